@@ -1,0 +1,344 @@
+"""Which layer each measure prefers, how sure that is, and what the measures prefer together.
+
+A preference comes from the table of one run alone, without labels. Every function takes the table
+of one model on one set of texts; the layers compared are the blocks' outputs 0..L, never sub-block
+stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from layerscope.errors import InputError
+from layerscope.metrics.catalogue import CATALOGUE, Measure
+from layerscope.statistics import within_noise
+
+BLOCK: Final = "block"
+FINAL_NORM: Final = "final_norm"
+PAPER: Final = "paper"
+NORMALIZED: Final = "normalized"
+
+CAUTION: Final = (
+    "This is a hint, not a proof: on the scores the authors published for Pythia-410M no such rule "
+    "beat simply taking the middle layer (least DiME 48.60, middle layer 49.49, means over the "
+    "same 29 tasks). Evaluate on your task before you rely on it."
+)
+
+
+@dataclass(frozen=True)
+class Preference:
+    """The layer one measure prefers in one convention, beside the two trivial choices.
+
+    Attributes:
+        metric: Name of the measure in the catalogue.
+        convention: Its preprocessing; empty where the measure has none.
+        direction: "least", "most" or "none": which values are preferred.
+        layer: The preferred layer, the shallower of equals; None where nothing can be preferred.
+        value: The measure there.
+        within_noise: Layers that the texts cannot tell from the preferred one, itself included.
+        last_value: The measure on what the model itself outputs: after the final norm where there
+            is one, else after the last block; None where it was not measured.
+        last_stage: "final_norm" or "block", saying which of the two that is.
+        middle_layer: L / 2, rounded down.
+        middle_value: The measure there; None where undefined.
+        reason: Why there is no layer; empty where there is one.
+    """
+
+    metric: str
+    convention: str
+    direction: str
+    layer: int | None
+    value: float | None
+    within_noise: tuple[int, ...]
+    last_value: float | None
+    last_stage: str
+    middle_layer: int
+    middle_value: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Whether a measure prefers one layer whatever its convention.
+
+    Attributes:
+        metric: Name of the measure.
+        paper: Layer preferred by the printed formula on raw states.
+        normalized: Layer preferred after centering and unit rows.
+        same: The two layers are equal.
+        overlap: The two sets of layers within noise share at least one.
+    """
+
+    metric: str
+    paper: int
+    normalized: int
+    same: bool
+    overlap: bool
+
+
+@dataclass(frozen=True)
+class Vote:
+    """The measures that vote for one layer."""
+
+    layer: int
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What the paper's measures prefer together; a hint, which `sentence` says.
+
+    Attributes:
+        layer: The layer with most votes, the shallower of equals; None where nothing voted.
+        votes: Votes of every layer that has any, most votes first.
+        voters: Number of measures that voted.
+        paper_layer: The layer the same vote picks in the paper's convention, None if not measured.
+        sentence: The whole of it for people.
+    """
+
+    layer: int | None
+    votes: tuple[Vote, ...]
+    voters: int
+    paper_layer: int | None
+    sentence: str
+
+
+def layer_name(layer: int, stage: str = BLOCK) -> str:
+    """Return the layer's name: "k" for the output of block k, "final_norm" after the final norm."""
+    return stage if stage != BLOCK else str(layer)
+
+
+def number_of_blocks(table: pd.DataFrame) -> int:
+    """Return L, read from layer / depth so that it holds where the pass stopped early.
+
+    Raises:
+        InputError: If the table has no row with a layer.
+    """
+    layers = table["layer"].dropna()
+    if layers.empty:
+        raise InputError("expected a results table with layers, got one without rows")
+    deep = table[table["depth"].fillna(0) > 0]
+    if deep.empty:
+        return int(layers.max())
+    return round(float((deep["layer"].astype(float) / deep["depth"].astype(float)).median()))
+
+
+def middle_layer(blocks: int) -> int:
+    """Return L / 2 rounded down, the baseline that every choice of a layer has to beat."""
+    return blocks // 2
+
+
+def of_measure(
+    table: pd.DataFrame, metric: str, convention: str, stage: str = BLOCK
+) -> pd.DataFrame:
+    """Return the defined rows of one measure at one stage, indexed by layer in ascending order.
+
+    Raises:
+        InputError: If a layer has two values, which means the table holds more than one run.
+    """
+    rows = table[
+        (table["metric"] == metric)
+        & (table["convention"].fillna("") == convention)
+        & (table["stage"] == stage)
+        & table["other_layer"].isna()
+        & table["value"].notna()
+    ]
+    if rows["layer"].duplicated().any():
+        raise InputError(
+            f"expected one value of {metric!r} a layer, got several: "
+            "the table holds more than one model, data set or perturbation; select one run first"
+        )
+    return rows.set_index("layer").sort_index()
+
+
+def measured(
+    table: pd.DataFrame, measures: Iterable[Measure] = CATALOGUE
+) -> tuple[tuple[Measure, str], ...]:
+    """Return each measure that the table holds for single layers, once a convention."""
+    single = table[table["other_layer"].isna()]
+    pairs = set(zip(single["metric"], single["convention"].fillna(""), strict=True))
+    return tuple(
+        (measure, convention)
+        for measure in measures
+        for convention in (*(str(name) for name in measure.conventions), "")
+        if (measure.name, convention) in pairs
+    )
+
+
+def preferences(
+    table: pd.DataFrame,
+    contributions: pd.DataFrame,
+    *,
+    measures: Sequence[Measure] = CATALOGUE,
+    seed: int = 0,
+) -> tuple[Preference, ...]:
+    """Return the preference of every measure and convention in a run's table.
+
+    Args:
+        table: The results of one run (see `layerscope.table`).
+        contributions: Its per-text numbers: columns text, layer, stage, metric, convention, value.
+            Without them only the preferred layer itself is "within noise".
+        measures: The catalogue that says which direction is preferred.
+        seed: Seed of the resampling behind `within_noise`.
+
+    Returns:
+        One preference a measure and convention, in the catalogue's order. Layers where the measure
+        is undefined take no part.
+    """
+    blocks = number_of_blocks(table)
+    return tuple(
+        _preference(table, contributions, measure, convention, blocks, seed)
+        for measure, convention in measured(table, measures)
+    )
+
+
+def agreement(choices: Iterable[Preference]) -> tuple[Agreement, ...]:
+    """Return whether the paper and normalized conventions agree, for measures that have both."""
+    found: dict[str, dict[str, tuple[int, tuple[int, ...]]]] = {}
+    for choice in choices:
+        if choice.layer is not None:
+            found.setdefault(choice.metric, {})[choice.convention] = (
+                choice.layer,
+                choice.within_noise,
+            )
+    return tuple(
+        _agreement(metric, *layers[PAPER], *layers[NORMALIZED])
+        for metric, layers in found.items()
+        if PAPER in layers and NORMALIZED in layers
+    )
+
+
+def recommendation(
+    choices: Sequence[Preference], *, measures: Sequence[Measure] = CATALOGUE
+) -> Recommendation:
+    """Return the layer that most of the paper's seven measures vote for, normalized convention.
+
+    Each measure votes for every layer within noise of its best, so one that cannot tell layers
+    apart does not decide between them.
+    """
+    seven = {measure.name for measure in measures if measure.paper_seven}
+    votes = _votes(choices, seven, NORMALIZED)
+    paper = _votes(choices, seven, PAPER)
+    paper_layer = paper[0].layer if paper else None
+    voters = len({metric for vote in votes for metric in vote.metrics})
+    if not votes:
+        sentence = (
+            "No layer is recommended: none of the paper's measures has a value and a preferred "
+            "direction in the normalized convention."
+        )
+        return Recommendation(None, (), 0, paper_layer, sentence)
+    sentence = f"{_counted(votes[0], voters)} {_flip(votes[0].layer, paper_layer)}{CAUTION}"
+    return Recommendation(votes[0].layer, votes, voters, paper_layer, sentence)
+
+
+def _preference(
+    table: pd.DataFrame,
+    contributions: pd.DataFrame,
+    measure: Measure,
+    convention: str,
+    blocks: int,
+    seed: int,
+) -> Preference:
+    rows = of_measure(table, measure.name, convention)
+    direction = str(measure.direction)
+    middle = middle_layer(blocks)
+    last_value, last_stage = _last(table, measure.name, convention, blocks)
+    layer, reason = _best(rows["value"], direction)
+    return Preference(
+        metric=measure.name,
+        convention=convention,
+        direction=direction,
+        layer=layer,
+        value=None if layer is None else float(rows["value"][layer]),
+        within_noise=()
+        if layer is None
+        else _within_noise(contributions, measure.name, convention, layer, list(rows.index), seed),
+        last_value=last_value,
+        last_stage=last_stage,
+        middle_layer=middle,
+        middle_value=_value_at(rows, middle),
+        reason=reason,
+    )
+
+
+def _best(values: pd.Series[float], direction: str) -> tuple[int | None, str]:
+    """Return the layer of the preferred value and "", or None and why there is none."""
+    if direction not in ("least", "most"):
+        return None, "the measure has no preferred direction"
+    if values.empty:
+        return None, "the measure is defined at no layer"
+    array = values.to_numpy(dtype=float)
+    position = int(array.argmin() if direction == "least" else array.argmax())
+    return int(values.index[position]), ""
+
+
+def _last(
+    table: pd.DataFrame, metric: str, convention: str, blocks: int
+) -> tuple[float | None, str]:
+    """Return the measure on the model's own output, and the stage that is."""
+    stage = FINAL_NORM if (table["stage"] == FINAL_NORM).any() else BLOCK
+    return _value_at(of_measure(table, metric, convention, stage), blocks), stage
+
+
+def _value_at(rows: pd.DataFrame, layer: int) -> float | None:
+    return float(rows["value"][layer]) if layer in rows.index else None
+
+
+def _within_noise(
+    contributions: pd.DataFrame,
+    metric: str,
+    convention: str,
+    best: int,
+    layers: list[int],
+    seed: int,
+) -> tuple[int, ...]:
+    """Return the layers not told from `best`, compared on the texts defined at all of them."""
+    rows = contributions[
+        (contributions["metric"] == metric)
+        & (contributions["convention"].fillna("") == convention)
+        & (contributions["stage"] == BLOCK)
+        & contributions["layer"].isin(layers)
+    ]
+    # Layer x text. A text undefined at some layer is left out: layers are compared on equal texts.
+    matrix = rows.pivot(index="layer", columns="text", values="value").dropna(axis="columns")
+    if best not in matrix.index or matrix.shape[1] < 2:
+        return (best,)
+    array = matrix.to_numpy(dtype=np.float64)
+    close = np.asarray(within_noise(array, list(matrix.index).index(best), seed))
+    return tuple(sorted({best, *(int(layer) for layer in matrix.index[close])}))
+
+
+def _agreement(
+    metric: str, paper: int, near_paper: tuple[int, ...], normalized: int, near: tuple[int, ...]
+) -> Agreement:
+    overlap = not set(near_paper).isdisjoint(near)
+    return Agreement(metric, paper, normalized, same=paper == normalized, overlap=overlap)
+
+
+def _votes(choices: Iterable[Preference], voters: set[str], convention: str) -> tuple[Vote, ...]:
+    """Return the votes of one convention, most first, the shallower of equals first."""
+    votes: dict[int, list[str]] = {}
+    for choice in choices:
+        if choice.metric in voters and choice.convention == convention:
+            for layer in choice.within_noise:
+                votes.setdefault(layer, []).append(choice.metric)
+    ordered = sorted(votes, key=lambda layer: (-len(votes[layer]), layer))
+    return tuple(Vote(layer, tuple(votes[layer])) for layer in ordered)
+
+
+def _counted(vote: Vote, voters: int) -> str:
+    return (
+        f"Layer {vote.layer}: {len(vote.metrics)} of {voters} measures prefer it or cannot tell it "
+        "from their best (normalized convention)."
+    )
+
+
+def _flip(layer: int, paper_layer: int | None) -> str:
+    if paper_layer is None or paper_layer == layer:
+        return ""
+    return f"On raw states (paper convention) the same vote picks layer {paper_layer}. "
