@@ -1,0 +1,241 @@
+"""One forward pass a batch -> the token states of every site, one site at a time.
+
+Hooks read each state as it appears and hand it to a reducer; what the reducer returns is all that
+stays. Nothing here knows a measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from layerscope.architectures import STAGES
+from layerscope.errors import InputError, RunError, unknown_name
+from layerscope.models import Backbone, evaluating
+from layerscope.states import Site, TokenStates
+from layerscope.tokenization import TokenBatch
+
+Reduced = TypeVar("Reduced")
+Reducer = Callable[[TokenStates], Reduced]
+
+
+@dataclass(frozen=True)
+class BatchResult(Generic[Reduced]):
+    """What the reducer made of one batch: a result for every site."""
+
+    items: tuple[int, ...]
+    by_site: dict[Site, Reduced]
+
+
+class _StopForwardError(Exception):
+    """Raised from a hook to end the pass once the highest site asked for was read."""
+
+
+def sites_of(
+    backbone: Backbone, layers: Iterable[int] | None = None, stages: Iterable[str] = ("block",)
+) -> tuple[Site, ...]:
+    """Return the sites for some layers and stages, in the order in which the model computes them.
+
+    All layers by default. `block` brings layer 0 and, where layer L is asked for and the model has
+    one, the `final_norm` as well.
+
+    Raises:
+        InputError: a layer or a stage that this model does not have.
+    """
+    wanted = sorted(set(range(backbone.depth + 1) if layers is None else layers))
+    for layer in wanted:
+        if not 0 <= layer <= backbone.depth:
+            raise InputError(
+                f"expected layers from 0 (the embeddings) to {backbone.depth} (the last block of "
+                f"{backbone.info.name}), got {layer}."
+            )
+    chosen = _checked_stages(backbone, stages)
+    sites = [Site(layer, stage) for layer in wanted for stage in chosen if layer or stage == "block"]
+    if "block" in chosen and backbone.depth in wanted and backbone.final_norm is not None:
+        sites.append(Site(backbone.depth, "final_norm"))
+    return tuple(sites)
+
+
+def _checked_stages(backbone: Backbone, stages: Iterable[str]) -> list[str]:
+    asked = set(stages)
+    for stage in asked:
+        if stage not in STAGES[:-1]:
+            raise unknown_name("stage", stage, STAGES[:-1])
+        if stage != "block" and stage not in backbone.stages:
+            available = ", ".join([*backbone.stages, "block"])
+            raise InputError(
+                f"{backbone.info.model_class} has no stage {stage!r}; it has: {available}."
+            )
+    return [stage for stage in STAGES if stage in asked]
+
+
+def extract(
+    backbone: Backbone,
+    batches: Iterable[TokenBatch],
+    sites: Sequence[Site],
+    reduce: Reducer[Reduced],
+) -> Iterator[BatchResult[Reduced]]:
+    """Run every batch once and yield what `reduce` makes of each site's token states.
+
+    The pass ends after the last site. A batch that does not fit in memory is halved until it does.
+
+    Raises:
+        RunError: a single text does not fit in memory, or a site was never computed.
+    """
+    with evaluating(backbone.model):
+        for batch in batches:
+            yield from _fitting(backbone, batch, sites, reduce)
+
+
+def _fitting(
+    backbone: Backbone, batch: TokenBatch, sites: Sequence[Site], reduce: Reducer[Reduced]
+) -> Iterator[BatchResult[Reduced]]:
+    try:
+        yield BatchResult(batch.items, _run(backbone, batch, sites, reduce))
+        return
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        if len(batch) == 1:
+            raise RunError(
+                f"one text of {batch.ids.shape[1]} tokens does not fit in memory; "
+                "lower --max-length, or use a smaller dtype or another device."
+            ) from error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    for half in batch.halves():
+        yield from _fitting(backbone, half, sites, reduce)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or "out of memory" in str(error) or "can't allocate memory" in str(error)
+
+
+def _run(
+    backbone: Backbone, batch: TokenBatch, sites: Sequence[Site], reduce: Reducer[Reduced]
+) -> dict[Site, Reduced]:
+    """Run one batch; all of its sites are reduced, or none is returned."""
+    results: dict[Site, Reduced] = {}
+    wanted = set(sites)
+
+    def receive(site: Site, state: Tensor) -> None:
+        if site in wanted and site not in results:
+            wide = state if state.dtype in (torch.float32, torch.float64) else state.float()
+            if wide.ndim == 2:  # OPT lays its tokens in one row before the MLP
+                wide = wide.reshape(*batch.ids.shape, -1)
+            masks = (batch.real.to(wide.device), batch.counted.to(wide.device))
+            results[site] = reduce(TokenStates(site, wide, *masks))
+        if len(results) == len(wanted):
+            raise _StopForwardError
+
+    with _taps(backbone, wanted, receive):
+        try:
+            backbone.model(**_inputs(backbone, batch))
+        except _StopForwardError:
+            return results
+    missing = [str(site) for site in sites if site not in results]
+    raise RunError(f"{backbone.info.model_class} never computed {', '.join(missing)}.")
+
+
+def _inputs(backbone: Backbone, batch: TokenBatch) -> dict[str, Any]:
+    inputs: dict[str, Any] = {"input_ids": batch.ids, "attention_mask": batch.real.long()}
+    if backbone.positions == "given":
+        inputs["position_ids"] = batch.positions
+    if hasattr(backbone.model.config, "use_cache"):
+        inputs["use_cache"] = False
+    return inputs
+
+
+# --- hooks -------------------------------------------------------------------------------------
+
+
+def _taps(backbone: Backbone, wanted: set[Site], receive: Callable[[Site, Tensor], None]) -> ExitStack:
+    """Hook every wanted site. A block that several layers share is told apart by counting its calls."""
+    stack = ExitStack()
+
+    def keep(handle: Any) -> None:
+        stack.callback(handle.remove)
+
+    layers_of: dict[nn.Module, list[int]] = {}
+    for layer, block in enumerate(backbone.blocks, start=1):
+        layers_of.setdefault(block, []).append(layer)
+
+    def embedding(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        receive(Site(0), _hidden(args, kwargs))
+
+    keep(backbone.blocks[0].register_forward_pre_hook(embedding, with_kwargs=True))
+    for block, layers in layers_of.items():
+        _tap_block(backbone, block, _Counter(layers), wanted, receive, keep)
+    if backbone.final_norm is not None:
+        last = Site(backbone.depth, "final_norm")
+        keep(backbone.final_norm.register_forward_hook(_output_hook(lambda: last, receive)))
+    return stack
+
+
+class _Counter:
+    """Which layer a block is at, for blocks that are called once for each of several layers."""
+
+    def __init__(self, layers: list[int]) -> None:
+        self.layers = layers
+        self.calls = 0
+
+    def enter(self, *_: Any) -> None:
+        self.calls += 1
+
+    @property
+    def layer(self) -> int:
+        return self.layers[(self.calls - 1) % len(self.layers)]
+
+
+def _tap_block(
+    backbone: Backbone,
+    block: nn.Module,
+    counter: _Counter,
+    wanted: set[Site],
+    receive: Callable[[Site, Tensor], None],
+    keep: Callable[[Any], None],
+) -> None:
+    keep(block.register_forward_pre_hook(counter.enter))
+    asked = {site.stage for site in wanted if site.layer in counter.layers}
+    for stage, tap in backbone.stages.items():
+        if stage not in asked:
+            continue
+        module = block.get_submodule(tap.module)
+        site = _site_maker(counter, stage)
+        if tap.side == "output":
+            keep(module.register_forward_hook(_output_hook(site, receive)))
+        else:
+            keep(module.register_forward_pre_hook(_input_hook(site, receive), with_kwargs=True))
+    keep(block.register_forward_hook(_output_hook(_site_maker(counter, "block"), receive)))
+
+
+def _site_maker(counter: _Counter, stage: str) -> Callable[[], Site]:
+    return lambda: Site(counter.layer, stage)
+
+
+def _output_hook(site: Callable[[], Site], receive: Callable[[Site, Tensor], None]) -> Any:
+    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+        receive(site(), output[0] if isinstance(output, tuple) else output)
+
+    return hook
+
+
+def _input_hook(site: Callable[[], Site], receive: Callable[[Site, Tensor], None]) -> Any:
+    def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        receive(site(), _hidden(args, kwargs))
+
+    return hook
+
+
+def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Return the hidden states among a module's arguments: the first one, by place or by name."""
+    state = args[0] if args else kwargs["hidden_states"]
+    if not isinstance(state, Tensor):
+        raise RunError(f"expected hidden states as a block's first argument, got {type(state)}.")
+    return state

@@ -1,0 +1,46 @@
+"""Hidden states on their way from the model to the measures, with named axes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from layerscope.errors import RunError
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """One place in a model: a layer (0 is the embedding output) and a stage in it."""
+
+    layer: int
+    stage: str = "block"
+
+    def __str__(self) -> str:
+        return f"{self.stage}.{self.layer}"
+
+
+@dataclass(frozen=True)
+class TokenStates:
+    """The states of one site for a batch of texts, alive only while they are reduced.
+
+    Attributes:
+        site: where they come from.
+        states: (text, token, dim), float32 or float64, padding included.
+        real: (text, token), True where a token is not padding.
+        counted: (text, token), True where a token counts: real, and neither a special token nor a
+            first token that the settings leave out.
+    """
+
+    site: Site
+    states: Tensor
+    real: Tensor
+    counted: Tensor
+
+    def __post_init__(self) -> None:
+        expected = tuple(self.states.shape[:2])
+        if self.states.ndim != 3 or {tuple(self.real.shape), tuple(self.counted.shape)} != {expected}:
+            raise RunError(
+                f"expected states (text, token, dim) with masks (text, token) at {self.site}, got "
+                f"{tuple(self.states.shape)}, {tuple(self.real.shape)}, {tuple(self.counted.shape)}."
+            )

@@ -1,0 +1,165 @@
+"""Texts -> tokens -> batches: which tokens count, how many fit together, on which side padding goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from layerscope.errors import InputError
+
+PaddingSide = Literal["right", "left"]
+
+
+@dataclass(frozen=True)
+class TokenizedText:
+    """One text as the model reads it.
+
+    Attributes:
+        ids: token ids, special tokens included, cut to the length limit.
+        special: for each token, whether the tokenizer added it.
+        truncated: whether the limit cut the text.
+    """
+
+    ids: tuple[int, ...]
+    special: tuple[bool, ...]
+    truncated: bool
+
+    def counted(self, *, special_tokens: bool, first_token: bool) -> list[bool]:
+        """For each token, whether it counts under a policy on special tokens and position 0."""
+        counts = [special_tokens or not special for special in self.special]
+        if counts and not first_token:
+            counts[0] = False
+        return counts
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Padded inputs of some texts.
+
+    Attributes:
+        items: which of the given texts these are, in the order of the rows.
+        ids: (text, token) token ids.
+        real: (text, token), True where a token is not padding.
+        counted: (text, token), True where a token counts for the measures.
+    """
+
+    items: tuple[int, ...]
+    ids: Tensor
+    real: Tensor
+    counted: Tensor
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def positions(self) -> Tensor:
+        """(text, token) position ids that count real tokens from 0, whatever the padding side."""
+        return (self.real.long().cumsum(dim=1) - 1).clamp(min=0)
+
+    def halves(self) -> tuple[TokenBatch, TokenBatch]:
+        """Split the rows in two."""
+        middle = len(self) // 2
+        return self._rows(slice(0, middle)), self._rows(slice(middle, None))
+
+    def _rows(self, rows: slice) -> TokenBatch:
+        return TokenBatch(self.items[rows], self.ids[rows], self.real[rows], self.counted[rows])
+
+
+def length_limit(tokenizer: Any, model_config: Any, asked: int) -> int:
+    """Return the most tokens a text may have: what was asked, unless the model takes fewer."""
+    limits = [asked, int(getattr(tokenizer, "model_max_length", asked) or asked)]
+    positions = getattr(model_config, "max_position_embeddings", None)
+    if positions:  # RoBERTa-likes lose the positions up to the padding id
+        offset = 2 if getattr(model_config, "model_type", "") in _OFFSET_POSITIONS else 0
+        limits.append(int(positions) - offset)
+    return min(limits)
+
+
+_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text"}
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], limit: int) -> list[TokenizedText]:
+    """Tokenize texts as the model expects them, cut to `limit` tokens.
+
+    Raises:
+        InputError: the tokenizer is missing.
+    """
+    if tokenizer is None:
+        raise InputError("texts were given but no tokenizer; pass tokenizer= with a loaded model.")
+    encoded = tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=limit,
+        return_special_tokens_mask=True,
+        padding=False,
+    )
+    rows = zip(encoded["input_ids"], encoded["special_tokens_mask"], texts, strict=True)
+    return [
+        TokenizedText(
+            tuple(ids),
+            tuple(bool(mark) for mark in marks),
+            len(ids) >= limit and _exceeds(tokenizer, text, limit),
+        )
+        for ids, marks, text in rows
+    ]
+
+
+def _exceeds(tokenizer: Any, text: str, limit: int) -> bool:
+    """Tell a text that was cut from one that just fits."""
+    return len(tokenizer(text, truncation=False, verbose=False)["input_ids"]) > limit
+
+
+def plan_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Group texts of similar length so that rows x longest row stays within a budget of tokens.
+
+    Longest first: if memory is short, the first batch says so. A text longer than the budget goes
+    alone. The grouping depends on nothing but the lengths, so a resumed run makes the same batches.
+
+    >>> plan_batches([3, 9, 4, 8], budget=18)
+    [[1, 3], [2, 0]]
+    """
+    batches: list[list[int]] = []
+    longest = 0
+    for item in sorted(range(len(lengths)), key=lambda item: (-lengths[item], item)):
+        if batches and (len(batches[-1]) + 1) * longest <= budget:
+            batches[-1].append(item)
+        else:
+            batches.append([item])
+            longest = max(1, lengths[item])
+    return batches
+
+
+def pad(
+    items: Sequence[int],
+    texts: Sequence[TokenizedText],
+    counted: Sequence[Sequence[bool]],
+    *,
+    pad_id: int,
+    side: PaddingSide = "right",
+    device: torch.device | str = "cpu",
+) -> TokenBatch:
+    """Make one padded batch of the texts that `items` names."""
+    width = max(len(texts[item].ids) for item in items)
+    shape = (len(items), width)
+    ids = torch.full(shape, pad_id, dtype=torch.long)
+    real, counts = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+    for row, item in enumerate(items):
+        length = len(texts[item].ids)
+        place = slice(0, length) if side == "right" else slice(width - length, width)
+        ids[row, place] = torch.tensor(texts[item].ids)
+        real[row, place] = True
+        counts[row, place] = torch.tensor(counted[item], dtype=torch.bool)
+    return TokenBatch(tuple(items), ids.to(device), real.to(device), counts.to(device))
+
+
+def padding_id(tokenizer: Any, model_config: Any) -> int:
+    """Return the id to pad with; any will do where the tokenizer names none, since it is masked."""
+    for source in (tokenizer, model_config):
+        value = getattr(source, "pad_token_id", None)
+        if value is not None and value >= 0:
+            return int(value)
+    return 0

@@ -1,0 +1,287 @@
+"""Layer k is layer k: hooks against the library's own hidden states, on every architecture."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tiny import CONFIGS, VOCABULARY, tiny_model
+
+from layerscope.extraction import extract, sites_of
+from layerscope.models import Backbone, backbone_of
+from layerscope.states import Site, TokenStates
+from layerscope.tokenization import TokenBatch, TokenizedText, pad, padding_id, plan_batches
+
+LENGTHS = (7, 12, 3, 12, 9, 20, 5, 16)
+SHIFTED = {"mamba", "mamba2"}
+
+
+def some_texts() -> list[TokenizedText]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        TokenizedText(
+            tuple(torch.randint(4, VOCABULARY, (n,), generator=generator).tolist()),
+            (False,) * n,
+            truncated=False,
+        )
+        for n in LENGTHS
+    ]
+
+
+def batches(budget: int, side: str = "right", pad_id: int = 0) -> list[TokenBatch]:
+    texts = some_texts()
+    counted = [[True] * len(text.ids) for text in texts]
+    plan = plan_batches([len(text.ids) for text in texts], budget)
+    return [pad(group, texts, counted, pad_id=pad_id, side=side) for group in plan]
+
+
+def states(backbone: Backbone, given: list[TokenBatch], **options) -> dict[tuple[int, Site], torch.Tensor]:
+    """The real tokens' states of every text at every site."""
+
+    def reduce(token_states: TokenStates) -> list[torch.Tensor]:
+        return [s[m].clone() for s, m in zip(token_states.states, token_states.real, strict=True)]
+
+    sites = options.pop("sites", None) or sites_of(backbone, **options)
+    found = {}
+    for result in extract(backbone, given, sites, reduce):
+        for site, rows in result.by_site.items():
+            for item, row in zip(result.items, rows, strict=True):
+                found[item, site] = row
+    return found
+
+
+def library_states(backbone: Backbone, ids: tuple[int, ...]) -> list[torch.Tensor]:
+    with torch.no_grad():
+        cache = {"use_cache": False} if hasattr(backbone.model.config, "use_cache") else {}
+        output = backbone.model(input_ids=torch.tensor([ids]), output_hidden_states=True, **cache)
+    return [state[0] for state in output.hidden_states]
+
+
+def close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return bool((one - other).norm() <= 1e-5 * other.norm())
+
+
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - {"albert"}))
+def test_states_equal_the_librarys_own(name):
+    backbone = backbone_of(tiny_model(name), None)
+    found = states(backbone, batches(10_000))
+    depth = backbone.depth
+    for item, text in enumerate(some_texts()):
+        reported = library_states(backbone, text.ids)
+        assert len(reported) == depth + 1
+        first = 1 if name in SHIFTED else 0
+        for layer in range(first, depth):
+            position = layer - 1 if name in SHIFTED else layer
+            assert close(found[item, Site(layer)], reported[position]), (layer, item)
+        last = Site(depth, "final_norm") if backbone.final_norm is not None else Site(depth)
+        assert close(found[item, last], reported[-1]), "last"
+
+
+@pytest.mark.parametrize("name", sorted(SHIFTED))
+def test_state_space_models_have_an_embedding_layer_that_the_library_leaves_out(name):
+    backbone = backbone_of(tiny_model(name), None)
+    found = states(backbone, batches(10_000))
+    text = some_texts()[0]
+    embedded = backbone.model.get_input_embeddings()(torch.tensor([text.ids]))[0]
+    assert close(found[0, Site(0)], embedded)
+    assert not close(found[0, Site(0)], library_states(backbone, text.ids)[0])
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_the_last_raw_state_is_what_the_final_norm_takes(name):
+    backbone = backbone_of(tiny_model(name), None)
+    if backbone.final_norm is None:
+        assert Site(backbone.depth, "final_norm") not in sites_of(backbone)
+        return
+    found = states(backbone, batches(10_000))
+    raw, normed = found[0, Site(backbone.depth)], found[0, Site(backbone.depth, "final_norm")]
+    with torch.no_grad():
+        assert close(backbone.final_norm(raw), normed)
+    assert not close(raw, normed)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_batch_size_and_padding_side_change_nothing(name):
+    backbone = backbone_of(tiny_model(name), None)
+    pad_id = padding_id(None, backbone.model.config)
+    alone = states(backbone, batches(1))
+    variants = [batches(10_000, pad_id=pad_id), batches(40, pad_id=pad_id)]
+    if name != "bart":  # its positions count from the left edge, and it takes no position ids
+        variants.append(batches(10_000, side="left", pad_id=pad_id))
+    for other in variants:
+        together = states(backbone, other)
+        assert together.keys() == alone.keys()
+        for key, state in alone.items():
+            assert close(together[key], state), key
+
+
+def test_albert_runs_a_shared_block_once_for_each_layer():
+    model = tiny_model("albert")
+    backbone = backbone_of(model, None)
+    assert backbone.depth == 4
+    assert len(set(backbone.blocks)) == 2
+    found = states(backbone, batches(10_000))
+    for item, text in enumerate(some_texts()):
+        for layer, state in enumerate(library_states(backbone, text.ids)[1:], start=1):
+            assert close(found[item, Site(layer)], state)
+
+
+def test_tied_blocks_are_told_apart_by_their_calls():
+    model = copy.deepcopy(tiny_model("gpt2"))
+    for layer in (1, 2, 3):
+        model.h[layer] = model.h[0]
+    backbone = backbone_of(model, None)
+    found = states(backbone, batches(10_000))
+    text = some_texts()[0]
+    reported = library_states(backbone, text.ids)
+    assert all(close(found[0, Site(layer)], reported[layer]) for layer in range(4))
+
+
+def test_a_model_of_another_dtype_gives_float32_states_and_its_own_numbers():
+    model = copy.deepcopy(tiny_model("llama")).to(torch.bfloat16)
+    backbone = backbone_of(model, None)
+    found = states(backbone, batches(10_000))
+    reference = library_states(backbone, some_texts()[0].ids)
+    assert {state.dtype for state in found.values()} == {torch.float32}
+    assert (found[0, Site(2)] - reference[2].float()).norm() < 0.05 * reference[2].float().norm()
+
+
+def test_training_mode_and_gradient_checkpointing_are_set_aside_and_given_back():
+    model = copy.deepcopy(tiny_model("llama"))
+    model.config.attention_dropout = 0.5
+    model.activation_checkpointing_enable()
+    model.train()
+    backbone = backbone_of(model, None)
+    found = states(backbone, batches(10_000))
+    assert model.training
+    assert all(module.training for module in model.modules())
+    expected = states(backbone_of(tiny_model("llama"), None), batches(10_000))
+    assert all(close(found[key], expected[key]) for key in expected)
+
+
+def test_frozen_parts_stay_frozen():
+    model = copy.deepcopy(tiny_model("bert")).train()
+    model.embeddings.eval()
+    states(backbone_of(model, None), batches(10_000))
+    assert model.encoder.training
+    assert not model.embeddings.training
+
+
+def test_the_pass_stops_after_the_highest_layer_asked_for():
+    backbone = backbone_of(tiny_model("llama"), None)
+    calls = []
+    handles = [
+        block.register_forward_hook(lambda *_, layer=layer: calls.append(layer))
+        for layer, block in enumerate(backbone.blocks, start=1)
+    ]
+    try:
+        found = states(backbone, batches(10_000), layers=[0, 2])
+    finally:
+        for handle in handles:
+            handle.remove()
+    # The third hook of block 2 never runs: the pass ends inside the second.
+    assert set(calls) <= {1, 2}
+    assert {site.layer for _, site in found} == {0, 2}
+    whole = states(backbone, batches(10_000))
+    assert all(torch.equal(found[key], whole[key]) for key in found)
+
+
+def test_no_hook_is_left_behind():
+    backbone = backbone_of(tiny_model("gemma3"), None)
+
+    def hooks() -> list[int]:
+        modules = list(backbone.model.modules())
+        return [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules]
+
+    before = hooks()
+    states(backbone, batches(10_000), stages=["attn", "attn_residual", "mlp_norm", "block"])
+    assert hooks() == before
+
+
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - {"albert", "mamba", "mamba2"}))
+def test_stages_add_up(name):
+    """What a block does to the residual stream is what its stages say."""
+    backbone = backbone_of(tiny_model(name), None)
+    found = states(backbone, batches(10_000), stages=[*backbone.stages, "block"])
+    layer = 2
+    at = {stage: found[1, Site(layer, stage)] for stage in [*backbone.stages, "block"]}
+    before = found[1, Site(layer - 1)]
+    block = backbone.blocks[layer - 1]
+    with torch.no_grad():
+        if "attn_residual" in at and name not in {"olmo2", "gemma2", "gemma3"}:
+            attn = at["attn"]
+            assert close(before + attn, at["attn_residual"])
+        if name == "gemma3":
+            assert close(before + block.post_attention_layernorm(at["attn"]), at["attn_residual"])
+            assert close(
+                at["attn_residual"] + block.post_feedforward_layernorm(at["mlp"]), at["block"]
+            )
+        if name == "olmo2":
+            assert close(before + at["attn_norm"], at["attn_residual"])
+            assert close(at["attn_residual"] + at["mlp_norm"], at["block"])
+        if name in {"llama", "qwen3", "gpt2", "modernbert", "t5", "bloom", "opt", "mistral"}:
+            assert close(at["attn_residual"] + at["mlp"], at["block"])
+        if name in {"gpt_neox", "phi", "gptj", "falcon"}:
+            assert "attn_residual" not in at
+            assert close(before + at["attn"] + at["mlp"], at["block"])
+
+
+def test_out_of_memory_halves_the_batch():
+    backbone = backbone_of(tiny_model("bert"), None)
+    sizes = []
+
+    def greedy(token_states: TokenStates) -> list[float]:
+        sizes.append(len(token_states.states))
+        if len(token_states.states) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return token_states.states.sum(dim=(1, 2)).tolist()
+
+    [batch] = batches(10_000)
+    results = list(extract(backbone, [batch], [Site(4)], greedy))
+    assert sorted(item for result in results for item in result.items) == list(range(8))
+    assert sizes == [8, 4, 2, 2, 4, 2, 2]
+
+
+def test_one_text_that_does_not_fit_is_an_error_that_says_so():
+    backbone = backbone_of(tiny_model("bert"), None)
+
+    def greedy(_: TokenStates) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(Exception, match="one text of .* tokens does not fit in memory; lower"):
+        list(extract(backbone, batches(10_000), [Site(4)], greedy))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    backbone = backbone_of(tiny_model("bert"), None)
+
+    def broken(_: TokenStates) -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        list(extract(backbone, batches(10_000), [Site(4)], broken))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": [5]}, "expected layers from 0 .* to 4 .* got 5"),
+        ({"layers": [-1]}, "got -1"),
+        ({"stages": ["atn"]}, "unknown stage 'atn'; did you mean 'attn'"),
+    ],
+)
+def test_sites_that_do_not_exist_are_refused(options, message):
+    with pytest.raises(Exception, match=message):
+        sites_of(backbone_of(tiny_model("bert"), None), **options)
+
+
+def test_a_stage_that_a_parallel_block_lacks_is_refused_by_name():
+    with pytest.raises(Exception, match="PhiModel has no stage 'attn_residual'; it has: attn_norm"):
+        sites_of(backbone_of(tiny_model("phi"), None), stages=["attn_residual"])
+
+
+def test_stages_come_in_the_order_of_the_computation():
+    backbone = backbone_of(tiny_model("llama"), None)
+    sites = sites_of(backbone, layers=[1], stages=["block", "mlp", "attn"])
+    assert [site.stage for site in sites] == ["attn", "mlp", "block"]

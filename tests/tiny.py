@@ -1,0 +1,144 @@
+"""Tiny random models of every architecture that the tests walk through, and a tokenizer for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+import transformers as hf
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import nn
+
+VOCABULARY = 120
+COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 96,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GQA = COMMON | {"num_key_value_heads": 2, "head_dim": 8}
+SMALL_GPT = {
+    "vocab_size": VOCABULARY,
+    "n_embd": 32,
+    "n_layer": 4,
+    "n_head": 4,
+    "n_positions": 96,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+MAMBA = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "bert": lambda: hf.BertConfig(**COMMON),
+    "roberta": lambda: hf.RobertaConfig(**COMMON),
+    "mpnet": lambda: hf.MPNetConfig(**COMMON | {"pad_token_id": 1, "bos_token_id": 0}),
+    "electra": lambda: hf.ElectraConfig(**COMMON, embedding_size=16),
+    "deberta-v2": lambda: hf.DebertaV2Config(**COMMON),
+    "distilbert": lambda: hf.DistilBertConfig(
+        vocab_size=VOCABULARY, dim=32, n_layers=4, n_heads=4, hidden_dim=64, pad_token_id=0
+    ),
+    "modernbert": lambda: hf.ModernBertConfig(
+        **COMMON, local_attention=16, cls_token_id=1, sep_token_id=2
+    ),
+    "albert": lambda: hf.AlbertConfig(**COMMON, embedding_size=16, num_hidden_groups=2),
+    "gpt2": lambda: hf.GPT2Config(**SMALL_GPT),
+    "gptj": lambda: hf.GPTJConfig(**SMALL_GPT, rotary_dim=4),
+    "gpt_neox": lambda: hf.GPTNeoXConfig(**COMMON),
+    "bloom": lambda: hf.BloomConfig(
+        vocab_size=VOCABULARY, hidden_size=32, n_layer=4, n_head=4, bos_token_id=1, eos_token_id=2
+    ),
+    "falcon": lambda: hf.FalconConfig(**COMMON),
+    "opt": lambda: hf.OPTConfig(**COMMON, ffn_dim=64, word_embed_proj_dim=32),
+    "llama": lambda: hf.LlamaConfig(**GQA),
+    "mistral": lambda: hf.MistralConfig(**GQA, sliding_window=8),
+    "qwen3": lambda: hf.Qwen3Config(**GQA),
+    "gemma2": lambda: hf.Gemma2Config(**GQA, sliding_window=8),
+    "gemma3": lambda: hf.Gemma3TextConfig(**GQA, sliding_window=8),
+    "olmo2": lambda: hf.Olmo2Config(**GQA),
+    "phi": lambda: hf.PhiConfig(**COMMON),
+    "mixtral": lambda: hf.MixtralConfig(**GQA, num_local_experts=2),
+    "t5": lambda: hf.T5Config(
+        vocab_size=VOCABULARY, d_model=32, num_layers=4, num_heads=4, d_ff=64, d_kv=8
+    ),
+    "bart": lambda: hf.BartConfig(
+        vocab_size=VOCABULARY,
+        d_model=32,
+        encoder_layers=4,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+    ),
+    "mamba": lambda: hf.MambaConfig(**MAMBA),
+    "mamba2": lambda: hf.Mamba2Config(
+        **MAMBA, num_heads=8, head_dim=8, n_groups=1, state_size=16, chunk_size=8
+    ),
+}
+
+
+@cache
+def tiny_model(name: str) -> nn.Module:
+    """A random model, the same every time; norms are shaken so that a normed state shows."""
+    torch.manual_seed(0)
+    model = hf.AutoModel.from_config(CONFIGS[name](), attn_implementation="eager").eval()
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if weight.ndim == 1 and "norm" in key.lower():
+                weight.add_(torch.rand_like(weight))
+    return model
+
+
+WORDS = ["river", "stone", "light", "engine", "paper", "green", "seven", "ocean", "quiet", "market"]
+
+
+@cache
+def tiny_tokenizer() -> Any:
+    """A word tokenizer that puts [CLS] before and [SEP] behind a text."""
+    vocabulary = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3}
+    for word in WORDS:
+        vocabulary[word] = len(vocabulary)
+    for letter in "abcdefghijklmnopqrstuvwxyz":
+        vocabulary[letter] = len(vocabulary)
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return hf.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
+        model_max_length=96,
+    )
+
+
+def texts(count: int, seed: int = 0, longest: int = 20) -> list[str]:
+    """Distinct word salads of varying length."""
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        length = int(torch.randint(3, longest, (1,), generator=generator))
+        picks = torch.randint(len(WORDS), (length,), generator=generator).tolist()
+        found[" ".join(WORDS[pick] for pick in picks)] = None
+    return list(found)
