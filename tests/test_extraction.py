@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
-from tiny import CONFIGS, VOCABULARY, tiny_model
 
 from layerscope.extraction import extract, sites_of
 from layerscope.models import Backbone, backbone_of
 from layerscope.states import Site, TokenStates
 from layerscope.tokenization import TokenBatch, TokenizedText, pad, padding_id, plan_batches
+from tiny import CONFIGS, VOCABULARY, tiny_model
 
 LENGTHS = (7, 12, 3, 12, 9, 20, 5, 16)
 SHIFTED = {"mamba", "mamba2"}
@@ -36,7 +36,9 @@ def batches(budget: int, side: str = "right", pad_id: int = 0) -> list[TokenBatc
     return [pad(group, texts, counted, pad_id=pad_id, side=side) for group in plan]
 
 
-def states(backbone: Backbone, given: list[TokenBatch], **options) -> dict[tuple[int, Site], torch.Tensor]:
+def states(
+    backbone: Backbone, given: list[TokenBatch], **options
+) -> dict[tuple[int, Site], torch.Tensor]:
     """The real tokens' states of every text at every site."""
 
     def reduce(token_states: TokenStates) -> list[torch.Tensor]:

@@ -7,9 +7,11 @@ import errno
 import numpy as np
 import pytest
 
+from layerscope import files as files_module
 from layerscope import store as store_module
 from layerscope.errors import InputError, RunError
-from layerscope.store import StateStore, write_atomically
+from layerscope.files import write_atomically
+from layerscope.store import StateStore
 
 
 def add(store: StateStore, items: list[int]) -> None:
@@ -69,11 +71,13 @@ def test_a_temporary_store_cleans_up():
         (errno.EACCES, InputError, "cannot write to .* choose another --out folder"),
     ],
 )
-def test_a_disk_that_refuses_is_one_sentence_and_leaves_no_file(tmp_path, monkeypatch, code, kind, message):
+def test_a_disk_that_refuses_is_one_sentence_and_leaves_no_file(
+    tmp_path, monkeypatch, code, kind, message
+):
     def refuse(*_args):
         raise OSError(code, "refused")
 
-    monkeypatch.setattr(store_module.os, "fsync", refuse)
+    monkeypatch.setattr(files_module.os, "fsync", refuse)
     with pytest.raises(kind, match=message):
         write_atomically(tmp_path / "run.json", b"{}")
     assert not list(tmp_path.iterdir())
@@ -85,7 +89,7 @@ def test_a_disk_that_refuses_is_one_sentence_and_leaves_no_file(tmp_path, monkey
 def test_an_old_file_survives_a_failed_write(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
     write_atomically(path, b"old")
-    monkeypatch.setattr(store_module.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(5, "io")))
+    monkeypatch.setattr(files_module.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(5, "io")))
     with pytest.raises(InputError):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"

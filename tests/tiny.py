@@ -1,4 +1,4 @@
-"""Tiny random models of every architecture that the tests walk through, and a tokenizer for them."""
+"""Tiny random models of every architecture that the tests walk through, and a tokenizer."""
 
 from __future__ import annotations
 

@@ -44,7 +44,9 @@ class Architecture:
     positions: Literal["given", "own"] = "given"
 
 
-def _stages(attn_norm: str, attn: str, residual: Tap | None, mlp_norm: str, mlp: str) -> dict[str, Tap]:
+def _stages(
+    attn_norm: str, attn: str, residual: Tap | None, mlp_norm: str, mlp: str
+) -> dict[str, Tap]:
     """Stages of a sequential block; a missing name is the empty string, a missing tap None."""
     named = {"attn_norm": attn_norm, "attn": attn, "mlp_norm": mlp_norm, "mlp": mlp}
     taps = {stage: Tap(path) for stage, path in named.items() if path}
@@ -142,7 +144,9 @@ _PHI = Architecture(
 _OPT = Architecture(
     "decoder.layers",
     "decoder.final_layer_norm",
-    _stages("self_attn_layer_norm", "self_attn", _before("final_layer_norm"), "final_layer_norm", "fc2"),
+    _stages(
+        "self_attn_layer_norm", "self_attn", _before("final_layer_norm"), "final_layer_norm", "fc2"
+    ),
     positions="own",
 )
 _T5 = Architecture(
@@ -260,9 +264,9 @@ def longest_block_list(backbone: nn.Module) -> str:
     """
     best, length = "", 1
     for path, module in backbone.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) > length:
-            if len({type(member) for member in module}) == 1:
-                best, length = path, len(module)
+        longer = isinstance(module, nn.ModuleList) and len(module) > length
+        if longer and len({type(member) for member in module.children()}) == 1:
+            best, length = path, len(list(module.children()))
     if not best:
         raise InputError(
             f"expected a model built of a list of like blocks, found none in "

@@ -55,7 +55,9 @@ def sites_of(
                 f"{backbone.info.name}), got {layer}."
             )
     chosen = _checked_stages(backbone, stages)
-    sites = [Site(layer, stage) for layer in wanted for stage in chosen if layer or stage == "block"]
+    sites = [
+        Site(layer, stage) for layer in wanted for stage in chosen if layer or stage == "block"
+    ]
     if "block" in chosen and backbone.depth in wanted and backbone.final_norm is not None:
         sites.append(Site(backbone.depth, "final_norm"))
     return tuple(sites)
@@ -155,7 +157,9 @@ def _inputs(backbone: Backbone, batch: TokenBatch) -> dict[str, Any]:
 # --- hooks -------------------------------------------------------------------------------------
 
 
-def _taps(backbone: Backbone, wanted: set[Site], receive: Callable[[Site, Tensor], None]) -> ExitStack:
+def _taps(
+    backbone: Backbone, wanted: set[Site], receive: Callable[[Site, Tensor], None]
+) -> ExitStack:
     """Hook every wanted site. A block that several layers share is told apart by counting its calls."""
     stack = ExitStack()
 

@@ -121,7 +121,9 @@ def load(name: str | Path, options: ModelOptions | None = None) -> Backbone:
     return backbone_of(model, tokenizer, name=source.label, revision=revision)
 
 
-def backbone_of(model: nn.Module, tokenizer: Any, *, name: str = "", revision: str = "") -> Backbone:
+def backbone_of(
+    model: nn.Module, tokenizer: Any, *, name: str = "", revision: str = ""
+) -> Backbone:
     """Tell the layers of a loaded transformers model apart.
 
     A model in the table of architectures is read by it; any other by its longest list of like blocks,
@@ -195,9 +197,13 @@ def _locate(name: str) -> _Source:
     if path.is_dir():
         return _locate_folder(path)
     if path.exists():
-        raise InputError(f"expected a model folder, a .gguf file or a hub id, got the file {name!r}.")
+        raise InputError(
+            f"expected a model folder, a .gguf file or a hub id, got the file {name!r}."
+        )
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise InputError(f"no model folder at {name!r}; check the path, or give a hub id like org/model.")
+        raise InputError(
+            f"no model folder at {name!r}; check the path, or give a hub id like org/model."
+        )
     return _Source(name, name)
 
 
@@ -213,8 +219,12 @@ def _locate_folder(path: Path) -> _Source:
         return _Source(str(path), ggufs[0].stem, ggufs[0].name)
     if ggufs:
         names = ", ".join(gguf.name for gguf in ggufs)
-        raise InputError(f"the folder {str(path)!r} holds several GGUF files ({names}); name one of them.")
-    raise InputError(f"expected a model in {str(path)!r}, found no config.json and no .gguf file there.")
+        raise InputError(
+            f"the folder {str(path)!r} holds several GGUF files ({names}); name one of them."
+        )
+    raise InputError(
+        f"expected a model in {str(path)!r}, found no config.json and no .gguf file there."
+    )
 
 
 def _transformer_module(path: Path) -> str:
@@ -242,7 +252,7 @@ def _load_model(source: _Source, options: ModelOptions) -> nn.Module:
         arguments["device_map"] = options.device_map
     model, report = _explained(source, lambda: AutoModel.from_pretrained(source.path, **arguments))
     _refuse_fresh_weights(model, report, source)
-    placed = options.device_map or getattr(model, "is_quantized", False) and not source.gguf_file
+    placed = options.device_map or (getattr(model, "is_quantized", False) and not source.gguf_file)
     return model if placed else _move(model, options.device)  # type: ignore[no-any-return]
 
 
@@ -424,4 +434,3 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     probe = tokenizer("layerscope probes, 1, 2, 3.")["input_ids"]
     facts = [sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map, probe]
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:16]
-

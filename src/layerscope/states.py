@@ -39,7 +39,9 @@ class TokenStates:
 
     def __post_init__(self) -> None:
         expected = tuple(self.states.shape[:2])
-        if self.states.ndim != 3 or {tuple(self.real.shape), tuple(self.counted.shape)} != {expected}:
+        if self.states.ndim != 3 or {tuple(self.real.shape), tuple(self.counted.shape)} != {
+            expected
+        }:
             raise RunError(
                 f"expected states (text, token, dim) with masks (text, token) at {self.site}, got "
                 f"{tuple(self.states.shape)}, {tuple(self.real.shape)}, {tuple(self.counted.shape)}."

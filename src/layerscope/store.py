@@ -7,8 +7,6 @@ is rewritten; a run that was killed reads which items are finished and computes 
 from __future__ import annotations
 
 import errno
-import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,42 +17,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from layerscope.errors import InputError, RunError
+from layerscope.files import explained_write_error
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a kill, finds the old one or the new one, never a part.
-
-    Raises:
-        RunError: the disk is full.
-        InputError: the folder cannot be written to.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise explained_write_error(error, path) from error
-
-
-def explained_write_error(error: OSError, path: Path) -> RunError | InputError:
-    """Return one sentence for what went wrong with writing."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunError(
-            f"no space left on the disk of {str(path.parent)!r}; what was finished is kept: free some "
-            "space and run the same command again."
-        )
-    reason = error.strerror or str(error)
-    return InputError(f"cannot write to {str(path)!r} ({reason}); choose another --out folder.")
 
 
 class StateStore:
@@ -127,7 +92,9 @@ class StateStore:
             out[places[places >= 0]] = rows[places >= 0]
             seen += int((places >= 0).sum())
         if seen < len(items):
-            raise RunError(f"{len(items) - seen} of {len(items)} texts were never computed for {key!r}.")
+            raise RunError(
+                f"{len(items) - seen} of {len(items)} texts were never computed for {key!r}."
+            )
         return out
 
     def _parts(self, key: str) -> list[tuple[Array, Array]]:
@@ -156,8 +123,3 @@ def _from_safetensors(error: Exception, path: Path) -> RunError | InputError:
     if "Permission denied" in text:
         return explained_write_error(OSError(errno.EACCES, "Permission denied"), path)
     return RunError(f"{str(path)!r} could not be written: {text}")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a record as readable JSON, atomically."""
-    write_atomically(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())

@@ -1,10 +1,27 @@
-"""The results table: one long frame that measures, task scores, decisions and plots all share."""
+"""The results table and the run folder that holds it.
+
+One long table serves measures, task scores, decisions and plots alike: a value, its limits, and what
+it is a value of. Beside it stand the per-text contributions (numbers whose mean is the value, so that
+every limit and every comparison of layers can be made again) and the record of how they were made.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
 import pandas as pd
+
+from layerscope.errors import InputError
+from layerscope.files import write_atomically, write_json
+
+SCHEMA_VERSION: Final = 1
+RECORD_FILE: Final = "run.json"
+TABLE_FILE: Final = "results.parquet"
+CONTRIBUTIONS_FILE: Final = "prompts.parquet"
 
 COLUMNS: Final = {
     "model": "string",
@@ -24,3 +41,94 @@ COLUMNS: Final = {
     "n": "Int64",
     "seed": "Int64",
 }
+CONTRIBUTION_COLUMNS: Final = {
+    "text": "int32",
+    "layer": "int32",
+    "stage": "category",
+    "metric": "category",
+    "convention": "category",
+    "value": "float64",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a scan found.
+
+    Attributes:
+        table: the long table, columns as `COLUMNS`.
+        contributions: per-text numbers whose mean is the table's value, `CONTRIBUTION_COLUMNS`.
+        record: how it was made: model, data, settings, versions, times, what is undefined and why.
+    """
+
+    table: pd.DataFrame
+    contributions: pd.DataFrame
+    record: dict[str, Any]
+
+
+def conform(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame with the table's columns, in their order and types; missing ones are empty.
+
+    Raises:
+        InputError: no value column, or a column that cannot take its type.
+    """
+    if "value" not in frame or "metric" not in frame:
+        found = ", ".join(map(str, frame.columns))
+        raise InputError(f"expected a results table with metric and value, found columns: {found}.")
+    filled = frame.reindex(columns=list(COLUMNS))
+    try:
+        return filled.astype(COLUMNS)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the results table has a column of the wrong type: {error}") from error
+
+
+def save_run(run: Run, folder: Path) -> None:
+    """Write a run; the record comes last, so that a folder with a record is whole.
+
+    Raises:
+        RunError: the disk is full.
+        InputError: the folder cannot be written to.
+    """
+    write_atomically(folder / TABLE_FILE, run.table.to_parquet(index=False))
+    write_atomically(folder / CONTRIBUTIONS_FILE, run.contributions.to_parquet(index=False))
+    write_json(folder / RECORD_FILE, {"schema_version": SCHEMA_VERSION, **run.record})
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read a run folder of this or any older schema version.
+
+    Raises:
+        InputError: not a finished run, or one of a newer layerscope.
+    """
+    path = Path(folder)
+    if not (path / RECORD_FILE).is_file():
+        raise InputError(f"expected a finished run in {str(path)!r}, found no {RECORD_FILE} there.")
+    try:
+        record = json.loads((path / RECORD_FILE).read_text(encoding="utf-8"))
+        table = pd.read_parquet(path / TABLE_FILE)
+        contributions = pd.read_parquet(path / CONTRIBUTIONS_FILE)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the run in {str(path)!r} cannot be read: {error}") from error
+    version = int(record.get("schema_version", SCHEMA_VERSION))
+    if version > SCHEMA_VERSION:
+        raise InputError(
+            f"the run in {str(path)!r} has schema version {version}, this layerscope reads up to "
+            f"{SCHEMA_VERSION}; upgrade layerscope."
+        )
+    while version < SCHEMA_VERSION:
+        table, contributions, record = UPGRADES[version]((table, contributions, record))
+        version += 1
+    record["schema_version"] = SCHEMA_VERSION
+    return Run(conform(table), _typed_contributions(contributions), record)
+
+
+def _typed_contributions(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.reindex(columns=list(CONTRIBUTION_COLUMNS)).astype(CONTRIBUTION_COLUMNS)
+
+
+_Parts = tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]
+
+
+# Version -> how a run of it becomes one of the next. A change of schema adds an entry here and a run
+# folder to tests/historic_runs; nothing is ever taken away.
+UPGRADES: Final[dict[int, Callable[[_Parts], _Parts]]] = {}

@@ -1,0 +1,54 @@
+"""layerscope: measure every layer of a Hugging Face model on your own texts, in one pass.
+
+>>> import layerscope
+>>> layerscope.metrics("curvature").unit
+'radians'
+
+Nothing heavy is imported until a function that needs it is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layerscope.api import Scan, load, metrics, scan
+    from layerscope.errors import InputError, LayerscopeError, RunError
+    from layerscope.settings import ScanSettings
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "InputError": "errors",
+    "LayerscopeError": "errors",
+    "RunError": "errors",
+    "Scan": "api",
+    "ScanSettings": "settings",
+    "load": "api",
+    "metrics": "api",
+    "scan": "api",
+}
+__all__ = [
+    "InputError",
+    "LayerscopeError",
+    "RunError",
+    "Scan",
+    "ScanSettings",
+    "__version__",
+    "load",
+    "metrics",
+    "scan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home the first time that it is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'layerscope' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"layerscope.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return __all__
