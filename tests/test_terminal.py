@@ -1,0 +1,192 @@
+import io
+from dataclasses import replace
+
+import pytest
+from fake_runs import fake_run
+from layerscope import selection, terminal
+from layerscope.metrics.catalogue import CATALOGUE
+from rich.console import Console
+
+
+def shown(renderable, encoding="utf-8", width=80):
+    """What a terminal of that width prints, without color."""
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding, newline="\n")
+    console = Console(file=stream, width=width, color_system=None, legacy_windows=False)
+    console.print(renderable)
+    stream.flush()
+    return raw.getvalue().decode(encoding)
+
+
+def row(text, start):
+    """The one line whose first word is `start`."""
+    (line,) = [line for line in text.splitlines() if line.split()[:1] == [start]]
+    return line
+
+
+@pytest.fixture(scope="module")
+def run():
+    return fake_run()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("blocks", [1, 7, 80])
+def test_a_summary_fits_80_columns_and_any_encoding(blocks, encoding):
+    table, contributions, record = fake_run(blocks=blocks, model="größe/模型")
+    text = shown(terminal.scan_summary(table, contributions, record), encoding)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "…" not in text
+
+
+def test_a_row_per_layer_and_one_for_the_final_norm(run):
+    table, _, _ = run
+    text = shown(terminal.scan_summary(*run))
+    entropy = selection.of_measure(table, "prompt_entropy", "normalized")["value"]
+    rows = [line.split() for line in text.splitlines()[8:20]]
+    layers = [cells for cells in rows if cells and cells[0].isdigit()]
+    assert [cells[0] for cells in layers] == [str(k) for k in range(8)]
+    assert [cells[2].strip("▼▲") for cells in layers] == [f"{value:.3f}" for value in entropy]
+    assert len(row(text, "norm").split()) == 9
+
+
+@pytest.mark.parametrize(
+    ("encoding", "least", "greatest"), [("utf-8", "▼", "▲"), ("ascii", "v", "^")]
+)
+def test_least_and_greatest_are_marked_once_a_column(run, encoding, least, greatest):
+    text = shown(terminal.scan_summary(*run), encoding)
+    cells = [line for line in text.splitlines() if line.strip()[:1].isdigit() and "0." in line]
+    for sign in (least, greatest):
+        marks = sum(
+            cell.strip(" |").endswith(sign)
+            for line in cells
+            for cell in line.replace("|", " ").split()
+        )
+        assert marks == 7
+
+
+def test_undefined_is_a_dash_with_its_reason(run):
+    text = shown(terminal.scan_summary(*run))
+    assert "\N{EN DASH}" in row(text, "0")
+    assert "curvature at layer 0: every step between tokens is zero" in text
+
+
+def test_the_preferences_show_both_conventions(run):
+    table, contributions, _ = run
+    choices = selection.preferences(table, contributions)
+    text = shown(terminal.preference_table(choices))
+    for choice in choices:
+        if choice.convention == "normalized" and choice.layer is not None:
+            (line,) = [
+                x
+                for x in text.splitlines()
+                if x.split() and x.strip().startswith(_title(choice.metric) + " ")
+            ]
+            assert f" {choice.layer} " in line
+            assert terminal.layer_ranges(choice.within_noise) in line
+    assert row(text, "DiME").strip().endswith("\N{EN DASH}")  # not measured on raw states
+
+
+def _title(metric):
+    return next(measure.title for measure in CATALOGUE if measure.name == metric)
+
+
+@pytest.mark.parametrize(
+    ("normalized", "near", "sign"), [(2, (2,), "2 ✓"), (3, (2, 3), "2 ≈"), (4, (4,), "2 ✗")]
+)
+def test_agreement_has_three_signs(run, normalized, near, sign):
+    table, contributions, _ = run
+    template = selection.preferences(table, contributions)[0]
+    choices = [
+        replace(template, convention="paper", layer=2, within_noise=(2,)),
+        replace(template, convention="normalized", layer=normalized, within_noise=near),
+    ]
+    assert sign in shown(terminal.preference_table(choices))
+
+
+def test_a_deep_model_shows_ends_and_marks_and_says_what_is_left_out():
+    table, contributions, record = fake_run(blocks=80)
+    text = shown(terminal.scan_summary(table, contributions, record))
+    assert "of 81 layers shown" in text
+    rows = [line for line in text.splitlines() if len(line.split()) == 9]
+    assert sum(line.split()[0].isdigit() for line in rows) <= terminal.MAX_ROWS
+    assert text.count("▲") == text.count("▼") == 8  # seven columns and the legend
+
+
+def test_the_header_says_what_was_run(run):
+    text = " ".join(shown(terminal.scan_summary(*run)).split())
+    for words in (
+        "example/decoder-30m @ main",
+        "7 blocks",
+        "200 texts of letters.txt, 51,230 tokens",
+        "left out: 4 duplicates, 1 empty, 2 too short, 3 cut to",
+        "mean pooling",
+        "first token excluded (norm 146 x the median)",
+        "33.4 s",
+        "! the first token's norm",
+    ):
+        assert words in text
+
+
+def test_an_empty_record_is_enough(run):
+    table, contributions, _ = run
+    text = shown(terminal.scan_summary(table, contributions, {}))
+    assert "example/decoder-30m" in text
+    assert "Layer" in text
+
+
+def test_a_name_with_markup_is_printed_as_it_is(run):
+    table, contributions, record = run
+    record = {**record, "model": {**record["model"], "name": "[red]x[/red]"}, "notes": ["[bold]"]}
+    text = shown(terminal.scan_summary(table, contributions, record))
+    assert "[red]x[/red] @ main" in text
+    assert "! [bold]" in text
+
+
+def test_measures_outside_the_paper_are_shown_where_alone(run):
+    table, contributions, record = run
+    rest = table[table["metric"] == "rankme"]
+    assert [c.measure.name for c in terminal.main_columns(rest)] == ["rankme"]
+    assert "No layer is recommended" in shown(terminal.scan_summary(rest, contributions, record))
+
+
+def test_the_catalogue_fits_and_names_every_measure():
+    text = shown(terminal.catalogue_table())
+    assert max(len(line) for line in text.splitlines()) <= 80
+    for measure in CATALOGUE:
+        assert measure.name[:12] in text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("measure", CATALOGUE, ids=lambda measure: measure.name)
+def test_a_measures_page_holds_what_the_catalogue_knows(measure, encoding):
+    text = shown(terminal.measure_page(measure), encoding)
+    assert measure.name in text
+    assert str(measure.direction) in text
+    assert "formula" in text
+
+
+def test_shapes_are_binned_and_flat_ones_do_not_divide_by_zero():
+    assert terminal._shape([1.0, 2.0], terminal.UNICODE) == "▁█"
+    assert terminal._shape([2.0, 2.0], terminal.ASCII) == "__"
+    assert terminal._shape([float(k) for k in range(80)], terminal.UNICODE) == "▁▂▃▄▅▆▇█"
+    assert terminal._shape([], terminal.UNICODE) == ""
+
+
+def test_reasons_are_grouped_over_layers_and_conventions():
+    entry = {
+        "metric": "curvature",
+        "convention": "paper",
+        "layer": 0,
+        "stage": "block",
+        "reason": "r",
+    }
+    others = [
+        {**entry, "convention": "normalized", "layer": 1},
+        {**entry, "layer": 7, "stage": "final_norm"},
+        {"metric": "dime"},
+    ]
+    record = {"undefined": [entry, *others]}
+    assert terminal.undefined_reasons(record) == (
+        ("curvature", "paper, normalized", "0, 1, final_norm", "r"),
+        ("dime", "", "", "no reason was recorded"),
+    )
