@@ -21,8 +21,8 @@ from rapidfuzz.distance import Levenshtein
 
 from layerscope.errors import InputError
 
-# Neither white space nor ASCII, Arabic, Indic, general, CJK or full-width punctuation. Not \w, which
-# would break words at combining marks and leave emoji out; the joiners U+200C and U+200D stay in.
+# Neither white space nor ASCII, Arabic, Indic, general, CJK or full-width punctuation. Not \w: it
+# would break words at combining marks and leave emoji out. Joiners U+200C and U+200D stay inside.
 _WORD: Final = re.compile(
     r"[^\s!-/:-@\[-`{-~\u060c\u061b\u061f\u06d4\u0964\u0965\u2010-\u2027\u2030-\u205e"
     r"\u3001-\u303f\uff01-\uff0f\uff1a-\uff20]+"

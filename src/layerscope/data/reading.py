@@ -1,0 +1,158 @@
+"""Which door: a file, standard input, the built-in sample or a datasets id."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from layerscope.data.formats import (
+    READERS,
+    ROWS,
+    Reader,
+    choose_column,
+    or_empty,
+    read_plain,
+    refuse_options,
+)
+from layerscope.data.texts import DEFAULT_LIMIT, Column, Texts, keep
+from layerscope.errors import InputError, unknown_name
+
+SAMPLE: Final = "sample"
+STANDARD_INPUT: Final = "-"
+
+# A hub id has at most one slash and may be followed by a configuration: "owner/name:config".
+_DATASET_ID: Final = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+
+
+def read_texts(
+    source: str | Path,
+    *,
+    column: str | None = None,
+    limit: int | None = DEFAULT_LIMIT,
+    seed: int = 0,
+    split: str | None = None,
+) -> Texts:
+    """Read texts from a file, standard input ("-"), the built-in "sample" or a dataset id.
+
+    Args:
+        source: .txt (paragraphs if blank lines separate them, otherwise one text a line),
+            .jsonl or .json (one object a line), .csv, .tsv, .parquet, "-" (read like .txt),
+            "sample", or a datasets id "owner/name" or "owner/name:config". A `Path` is always a
+            file, so `Path("sample")` is the file of that name.
+        column: where the texts are; by default "text" or else the only column of strings.
+        limit: the most texts to keep; None keeps all.
+        seed: of the random subset that is kept when there are more.
+        split: of a datasets id; by default "train", or the only one.
+
+    Raises:
+        InputError: nothing readable there, no such column, or no text left.
+    """
+    if source == SAMPLE and isinstance(source, str):
+        refuse_options(source, column=column, split=split)
+        stream = io.BytesIO(resources.files("layerscope").joinpath("sample.txt").read_bytes())
+        return keep(read_plain(stream, SAMPLE), SAMPLE, limit=limit, seed=seed)
+    if source == STANDARD_INPUT and isinstance(source, str):
+        refuse_options("standard input", column=column, split=split)
+        stream = io.BytesIO(sys.stdin.buffer.read())
+        plain = read_plain(stream, "standard input")
+        return keep(plain, STANDARD_INPUT, name="standard input", limit=limit, seed=seed)
+    path = Path(source).expanduser()
+    if path.exists() or _looks_like_a_file(source):
+        return _read_file(path, column=column, limit=limit, seed=seed, split=split)
+    found = _read_dataset(str(source), column, split)
+    return keep(found, str(source), limit=limit, seed=seed)
+
+
+def _read_file(
+    path: Path, *, column: str | None, limit: int | None, seed: int, split: str | None
+) -> Texts:
+    refuse_options(path.name, split=split)
+    reader = _reader_of(path)
+    try:
+        with path.open("rb") as stream:
+            found = reader(stream, column, path.name)
+            return keep(found, str(path), name=path.name, limit=limit, seed=seed)
+    except PermissionError:
+        raise InputError(
+            f"expected a readable file, {str(path)!r} may not be read by this user; "
+            "change its permissions or copy it."
+        ) from None
+
+
+def _reader_of(path: Path) -> Reader:
+    if path.is_dir():
+        raise InputError(
+            f"expected a file, {str(path)!r} is a folder; name one of the files in it "
+            f"({_expected_suffixes()})."
+        )
+    if not path.exists():
+        raise InputError(f"there is no file {str(path)!r}; {_close_files(path)}")
+    if path.suffix.lower() not in READERS:
+        raise InputError(
+            f"expected a file that ends in {_expected_suffixes()}, {path.name!r} came; "
+            "rename it after what it holds."
+        )
+    return READERS[path.suffix.lower()]
+
+
+def _expected_suffixes() -> str:
+    return ", ".join(READERS)
+
+
+def _close_files(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"there is no folder {str(path.parent)!r} either; check the path."
+    names = sorted(entry.name for entry in path.parent.iterdir())
+    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(repr(match) for match in close)}?"
+    return f"nothing in {str(path.parent.resolve())!r} has a similar name; check the path."
+
+
+def _looks_like_a_file(source: str | Path) -> bool:
+    if isinstance(source, Path) or not _DATASET_ID.fullmatch(source):
+        return True
+    return source.startswith(".") or Path(source).suffix.lower() in READERS
+
+
+def _read_dataset(source: str, column: str | None, split: str | None) -> Column:
+    import datasets
+
+    name, _, config = source.partition(":")
+    try:
+        # Since version 4 datasets runs no code of a repository, and has no option for it.
+        loaded = datasets.load_dataset(name, config or None)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(
+            f"{source!r} is neither a file here nor a dataset that can be loaded ({reason}); "
+            "check the name, or save the texts to a file: without network only cached "
+            "datasets load."
+        ) from None
+    rows = loaded[_choose_split(split, list(loaded), source)]
+    strings = [name for name, kind in rows.features.items() if _is_string_feature(kind)]
+    chosen = choose_column(column, rows.column_names, strings, source)
+    batches = rows.select_columns([chosen]).iter(batch_size=ROWS)
+    return Column(chosen, or_empty(batch[chosen] for batch in batches))
+
+
+def _is_string_feature(kind: object) -> bool:
+    return str(getattr(kind, "dtype", "")) in {"string", "large_string"}
+
+
+def _choose_split(split: str | None, known: Sequence[str], source: str) -> str:
+    if split is not None and split not in known:
+        raise unknown_name(f"split of {source!r}:", split, known)
+    if split is not None:
+        return split
+    if "train" in known:
+        return "train"
+    if len(known) == 1:
+        return known[0]
+    raise InputError(f"expected one split, {source!r} has {', '.join(known)}; choose one.")
