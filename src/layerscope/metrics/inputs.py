@@ -7,15 +7,19 @@ the authors' code does (`reference`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from layerscope.errors import InputError, RunError, UndefinedError
 from layerscope.metrics.spectrum import Spectrum, eigenvalues, spectrum
+
+T = TypeVar("T")
 
 
 class Convention(StrEnum):
@@ -190,11 +194,6 @@ class SampleInputs:
         return spectrum(self.centered)
 
     @cached_property
-    def unit_spectrum(self) -> Spectrum:
-        """Spectrum of the vectors scaled to unit length."""
-        return spectrum(self.unit)
-
-    @cached_property
     def normalized_spectrum(self) -> Spectrum:
         """Spectrum of the vectors less their mean, then scaled to unit length."""
         return spectrum(unit_rows(self.centered))
@@ -215,6 +214,7 @@ class ViewInputs:
     reference_vectors: Tensor | None = None
     seed: int = 0
     permutations: Tensor | None = None
+    _computed: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_vectors(self, ("sample", "view", "dim"))
@@ -232,6 +232,13 @@ class ViewInputs:
     def unit(self) -> Tensor:
         """Vectors of unit length."""
         return unit_rows(self.vectors)
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what `compute` returned the first time it was asked for by this key."""
+        if key not in self._computed:
+            self._computed[key] = compute()
+        found: T = self._computed[key]
+        return found
 
     @cached_property
     def normalized(self) -> Tensor:

@@ -42,7 +42,8 @@ class Spectrum:
 
     Attributes:
         eigenvalues: (rank,) float64, largest first, none negative.
-        shares: (row, rank) squared entries of the unit left singular vectors; a column sums to 1
+        shares: (row, rank) derivatives of the log eigenvalues by a row's weight, over n: for a Gram
+            matrix the squared entries of the unit left singular vectors, whose columns sum to 1
             (to 0 where the eigenvalue is zero and the vector is arbitrary).
         n: number of rows.
         d: number of columns.
@@ -144,6 +145,13 @@ def jackknife_estimate(value: float, without: Tensor) -> Estimate:
     """Return an estimate from the values (text,) that are left when each text is left out."""
     influence = (len(without) - 1) * (without.mean() - without)
     return Estimate(value, value + influence)
+
+
+def spread(contributions: Tensor, kept: Tensor) -> Tensor:
+    """Return contributions (kept text,) on the axis of all texts (text,), NaN for those left out."""
+    everywhere = torch.full(kept.shape, torch.nan, dtype=torch.float64, device=kept.device)
+    everywhere[kept] = contributions
+    return everywhere
 
 
 def _tolerance(values: Tensor) -> Tensor:

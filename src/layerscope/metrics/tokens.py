@@ -38,10 +38,9 @@ def prompt_entropy(inputs: TokenInputs, convention: Convention, *, alpha: float 
         texts = zip(inputs.unit, inputs.mask, strict=True)
         entropies = [_reference_entropy(unit[mask], alpha) for unit, mask in texts]
         return torch.stack(entropies) if entropies else inputs.lengths.double()
-    if alpha < 1:  # ruled by the smallest eigenvalues, which float32 cannot tell from rounding
-        values = eigenvalues(inputs.prepared(convention))
-    else:
-        values = inputs.eigenvalues(convention)
+    # Below order 1 the smallest eigenvalues rule, and float32 cannot tell them from rounding.
+    exact = alpha < 1
+    values = eigenvalues(inputs.prepared(convention)) if exact else inputs.eigenvalues(convention)
     entropy = renyi_entropy(values, alpha).double()
     return torch.where(inputs.lengths >= 2, entropy, torch.nan)
 

@@ -1,0 +1,334 @@
+"""Measures of augmented copies of each text: does the representation stay with the text?
+
+Every function returns an `Estimate`: the value and each text's contribution to it. InfoNCE and DiME
+compare the first two views; LiDAR uses all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from layerscope.errors import UndefinedError
+from layerscope.metrics.inputs import Convention, ViewInputs
+from layerscope.metrics.spectrum import (
+    Estimate,
+    Spectrum,
+    gram_spectrum,
+    jackknife_estimate,
+    renyi_entropy,
+    spectral_estimate,
+    spread,
+    weighted_estimate,
+)
+
+BLOCK = 512  # rows of a Gram matrix that exist at a time
+DIME_LIMIT = 1000  # texts up to which DiME's 11 N x N eigenvector problems are affordable
+
+
+def infonce(inputs: ViewInputs, convention: Convention, *, temperature: float = 0.1) -> Estimate:
+    """SimCLR's loss of finding a text's other view among all 2N - 1 vectors, in nats.
+
+    Chance is `ln(2N - 1)`; compare only at equal N. Cosines, except that `reference` takes dot
+    products of vectors that are far shorter than 1, which puts it at chance. A text's contribution
+    is the mean loss of its two views with the negatives held fixed. Pairs with a zero vector are
+    left out. Oord et al. 2018; Chen et al. 2020.
+    """
+    first, second, kept = _pairs(inputs, convention)
+    rows = torch.cat([first, second])
+    scale = rows / temperature
+    losses = torch.cat(
+        [
+            _without_self(scale[start : start + BLOCK] @ rows.T, start).logsumexp(1)
+            for start in range(0, len(rows), BLOCK)
+        ]
+    )
+    positives = (first * second).sum(-1) / temperature
+    return _mean_estimate(losses.view(2, -1).mean(0) - positives, kept)
+
+
+def infonce_cross(
+    inputs: ViewInputs, convention: Convention, *, temperature: float = 0.1
+) -> Estimate:
+    """Loss of finding a text's other view among the N other views, in nats; chance is `ln N`.
+
+    The mean of both directions; the form whose `ln N - loss` bounds mutual information.
+    """
+    first, second, kept = _pairs(inputs, convention)
+
+    def one_way(queries: Tensor, keys: Tensor) -> Tensor:
+        scaled = queries / temperature
+        starts = range(0, len(scaled), BLOCK)
+        return torch.cat(
+            [(scaled[start : start + BLOCK] @ keys.T).logsumexp(1) for start in starts]
+        )
+
+    positives = (first * second).sum(-1) / temperature
+    losses = (one_way(first, second) + one_way(second, first)) / 2 - positives
+    return _mean_estimate(losses, kept)
+
+
+def infonce_mi_bound(
+    inputs: ViewInputs, convention: Convention, *, temperature: float = 0.1
+) -> Estimate:
+    """`ln N - infonce_cross`, a lower bound on mutual information in nats; at most `ln N`.
+
+    Skean et al. 2025, theorem 3.
+    """
+    loss = infonce_cross(inputs, convention, temperature=temperature)
+    most = math.log(int(loss.contributions.isfinite().sum()))
+    return Estimate(most - loss.value, most - loss.contributions)
+
+
+def lidar(inputs: ViewInputs, convention: Convention, *, delta: float = 1e-4) -> Estimate:
+    """LiDAR: effective number of directions that tell texts apart; 1 to `min(N - 1, D)`.
+
+    The exponential of the entropy of the eigenvalues of the scatter between texts whitened by the
+    scatter within texts. `delta` is added to the latter's diagonal: as it is for `paper` and
+    `reference`, times its mean diagonal entry for `normalized`. With `N (views - 1) < D` the
+    within-scatter is singular and delta rules. Thilak et al. 2024.
+    """
+    spectrum = _lidar_spectrum(inputs, convention, delta)
+    return spectral_estimate(lambda values: renyi_entropy(values).exp(), spectrum)
+
+
+def lidar_log(inputs: ViewInputs, convention: Convention, *, delta: float = 1e-4) -> Estimate:
+    """The logarithm of LiDAR, in nats: what the authors' code returns; 0 to `ln min(N - 1, D)`."""
+    return spectral_estimate(renyi_entropy, _lidar_spectrum(inputs, convention, delta))
+
+
+def lidar_log_normalized(
+    inputs: ViewInputs, convention: Convention, *, delta: float = 1e-4
+) -> Estimate:
+    """The logarithm of LiDAR over `min(ln N, ln D)`, the form in the paper's figures; 0 to 1."""
+    most = math.log(min(inputs.n, inputs.vectors.shape[2]))
+    if most == 0:
+        raise UndefinedError("one dimension has no entropy to normalize by")
+    estimate = lidar_log(inputs, convention, delta=delta)
+    return Estimate(estimate.value / most, estimate.contributions / most)
+
+
+def _lidar_spectrum(inputs: ViewInputs, convention: Convention, delta: float) -> Spectrum:
+    n, views, _ = inputs.vectors.shape
+    if n < 3 or views < 2:
+        raise UndefinedError(f"LiDAR needs 3 texts and 2 views, got {n} and {views}")
+    relative = convention is Convention.NORMALIZED
+    return inputs.once(
+        ("lidar", convention, delta),
+        lambda: _whitened_spectrum(inputs.prepared(convention), delta, relative=relative),
+    )
+
+
+def _whitened_spectrum(vectors: Tensor, delta: float, *, relative: bool) -> Spectrum:
+    """Return the spectrum of `Sw^-1/2 Sb Sw^-1/2` for vectors (sample, view, dim).
+
+    Its shares are the derivatives of the log eigenvalues by the text's weight, over n: with
+    `Sb g = lambda Sw g` and `g^T Sw g = 1` the derivative is `g^T (dSb - lambda dSw) g`.
+    """
+    n, views, d = vectors.shape
+    if d > n * views:  # coordinates in the span of the rows: never a D x D matrix
+        factor: Tensor = torch.linalg.qr(vectors.flatten(0, 1).T, mode="r").R
+        vectors = factor.T.reshape(n, views, -1)
+    means = vectors.mean(1)
+    between = (means - means.mean(0)) / math.sqrt(n)
+    within = (vectors - means[:, None]) / math.sqrt(n * views)
+    energy = within.square().sum((1, 2))
+    # A text's own part of delta, which moves with the text's weight only where it is relative.
+    parts = delta * energy / d if relative else torch.full_like(energy, delta / n)
+    scatter = within.flatten(0, 1).T @ within.flatten(0, 1)
+    scatter.diagonal().add_(parts.sum())
+    lower, failed = torch.linalg.cholesky_ex(scatter)
+    if bool(failed):
+        raise UndefinedError("the views of each text are identical, so nothing varies within texts")
+    left, roots, right = torch.linalg.svd(
+        torch.linalg.solve_triangular(lower, between.T, upper=False), full_matrices=False
+    )
+    directions = torch.linalg.solve_triangular(lower.T, left, upper=True)
+    noise = (within @ directions).square().sum(1)
+    if relative:
+        noise = noise + parts[:, None] * directions.square().sum(0)
+    return Spectrum(roots.square(), right.mT.square() - noise, n, d)
+
+
+def dime(
+    inputs: ViewInputs,
+    convention: Convention,
+    *,
+    alpha: float = 1.0,
+    count: int = 10,
+    limit: int = DIME_LIMIT,
+) -> Estimate:
+    """DiME: entropy of shuffled pairs of views less that of true pairs, in nats.
+
+    `E[H(K_A o P K_B P^T)] - H(K_A o K_B)` over permutations P, with N x N Gram matrices of unit
+    rows; about `-ln N` to `ln N`, larger when the views agree more than random pairs. All
+    permutations for N up to 6, else `count` drawn by the inputs' seed, common to all layers.
+    `reference` follows the authors' code: dot products, and D x D covariances where N > D, whose
+    columns it permutes. Skean, Osorio, Brockmeier, Sanchez Giraldo 2023.
+
+    Raises:
+        UndefinedError: more than `limit` texts (use `dip_order2`), or fewer than 2.
+    """
+    return _dime(inputs, convention, alpha, count, limit)[0]
+
+
+def dime_standard_error(
+    inputs: ViewInputs,
+    convention: Convention,
+    *,
+    alpha: float = 1.0,
+    count: int = 10,
+    limit: int = DIME_LIMIT,
+) -> Estimate:
+    """Standard error of DiME that is due to the drawn permutations alone, in nats.
+
+    0 where all permutations were taken. Every text's contribution is the value itself.
+    """
+    estimate, entropies = _dime(inputs, convention, alpha, count, limit)
+    drawn = len(estimate.contributions) > _ENUMERATED or inputs.permutations is not None
+    if drawn and len(entropies) < 2:
+        raise UndefinedError("one permutation has no standard error")
+    value = float(entropies.std() / math.sqrt(len(entropies))) if drawn else 0.0
+    return Estimate(value, torch.full_like(estimate.contributions, value))
+
+
+_ENUMERATED = 6  # rows whose permutations are all taken
+
+
+def _dime(
+    inputs: ViewInputs, convention: Convention, alpha: float, count: int, limit: int
+) -> tuple[Estimate, Tensor]:
+    """Return DiME and the entropy under each permutation (permutation,)."""
+    if inputs.n > limit:
+        raise UndefinedError(
+            f"DiME of {inputs.n} texts needs {count + 1} eigenvector problems of that size and is "
+            f"offered for at most {limit}; use dip_order2, its closed form of order 2"
+        )
+
+    def compute() -> tuple[Estimate, Tensor]:
+        first, second, kept = _pairs(inputs, convention)
+        n, d = first.shape
+        if convention is Convention.REFERENCE and n > d:
+            return _covariance_dime(first, second, _permutations(inputs, d, count), alpha)
+        estimate, entropies = _gram_dime(first, second, _permutations(inputs, n, count), alpha)
+        return Estimate(estimate.value, spread(estimate.contributions, kept)), entropies
+
+    return inputs.once(("dime", convention, alpha, count), compute)
+
+
+def _gram_dime(
+    first: Tensor, second: Tensor, permutations: Tensor, alpha: float
+) -> tuple[Estimate, Tensor]:
+    """Return DiME on Gram matrices (text, text) and the entropy under each permutation."""
+    formula = partial(renyi_entropy, alpha=alpha)
+    rank = first.shape[1] ** 2
+    gram, other = first @ first.T, second @ second.T
+    joint = spectral_estimate(formula, gram_spectrum(gram * other, d=rank))
+    entropies, influence = [], torch.zeros_like(joint.contributions)
+    for order in permutations:
+        shuffled = gram_spectrum(gram * other[order][:, order], d=rank)
+        estimate = spectral_estimate(formula, shuffled)
+        entropies.append(estimate.value)
+        # Row i pairs text i's first view with text order[i]'s second: both texts move it.
+        moved = (estimate.contributions - estimate.value) / len(permutations)
+        influence += moved
+        influence.index_add_(0, order, moved)
+    found = torch.tensor(entropies, dtype=torch.float64)
+    mean = float(found.mean())
+    return Estimate(mean - joint.value, mean + influence - joint.contributions), found
+
+
+def _covariance_dime(
+    first: Tensor, second: Tensor, permutations: Tensor, alpha: float
+) -> tuple[Estimate, Tensor]:
+    """Return the authors' DiME on covariances (dim, dim), as `_gram_dime` does."""
+    entropies: list[Tensor] = []
+
+    def functional(weights: Tensor) -> Tensor:
+        one, two = ((rows.T * weights) @ rows for rows in (first, second))
+        for order in permutations:
+            entropies.append(_matrix_entropy(one * two[order][:, order], alpha))
+        return torch.stack(entropies).mean() - _matrix_entropy(one * two, alpha)
+
+    estimate = weighted_estimate(functional, len(first), first)
+    return estimate, torch.stack(entropies).detach()
+
+
+def _matrix_entropy(matrix: Tensor, alpha: float) -> Tensor:
+    values: Tensor = torch.linalg.eigvalsh(matrix)
+    return renyi_entropy(values[values > 0], alpha)
+
+
+def _permutations(inputs: ViewInputs, size: int, count: int) -> Tensor:
+    """Return permutations (permutation, size): the given ones, all of a few rows, or drawn ones."""
+    device = inputs.vectors.device
+    if inputs.permutations is not None:
+        return inputs.permutations.to(device)
+    if size <= _ENUMERATED:
+        return torch.tensor(list(itertools.permutations(range(size))), device=device)
+    generator = torch.Generator().manual_seed(inputs.seed)
+    drawn = [torch.randperm(size, generator=generator) for _ in range(count)]
+    return torch.stack(drawn).to(device)
+
+
+def dip_order2(inputs: ViewInputs) -> Estimate:
+    """DiP of order 2: DiME's closed form without permutations or eigenvalues, in nats.
+
+    `ln |K_A o K_B|^2 - ln(N + a b / (N (N - 1)))`, with a and b the sums of the squared cosines of
+    different texts in each view; at most DiME of order 2. Contributions by leaving each text out.
+    Skean et al. 2023 for the quantity, the expectation is exact.
+    """
+    first, second, kept = _pairs(inputs, Convention.PAPER)
+    n = len(first)
+    if n < 3:
+        raise UndefinedError(f"needs at least 3 texts with nonzero views, got {n}")
+    joint, one, two = torch.cat(list(_row_sums(first, second)), 1)
+    # A text leaves with its row and its column; the diagonal entry, 1, is in both.
+    without = _dip(joint.sum() - 2 * joint + 1, one.sum() - 2 * one, two.sum() - 2 * two, n - 1)
+    value = float(_dip(joint.sum(), one.sum(), two.sum(), n))
+    estimate = jackknife_estimate(value, without)
+    return Estimate(value, spread(estimate.contributions, kept))
+
+
+def _dip(joint: Tensor, one: Tensor, two: Tensor, n: int) -> Tensor:
+    return joint.log() - (n + one * two / (n * (n - 1))).log()
+
+
+def _row_sums(first: Tensor, second: Tensor) -> Iterator[Tensor]:
+    """Yield (3, row) sums of squares by row of K_A o K_B, and of K_A and K_B off the diagonal."""
+    for start in range(0, len(first), BLOCK):
+        one = (first[start : start + BLOCK] @ first.T).square()
+        two = (second[start : start + BLOCK] @ second.T).square()
+        yield torch.stack([(one * two).sum(1), one.sum(1) - 1, two.sum(1) - 1])
+
+
+def _pairs(inputs: ViewInputs, convention: Convention) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the rows (kept, dim) of the first two views, and which texts they are (sample,).
+
+    Unit rows, so texts with a zero vector are left out; under `reference` the rows as they are.
+    """
+    if inputs.vectors.shape[1] < 2:
+        raise UndefinedError("needs 2 views of each text, got 1")
+    rows = inputs.unit if convention is Convention.PAPER else inputs.prepared(convention)
+    rows = rows[:, :2]
+    kept = rows.any(-1).all(-1)
+    if convention is Convention.REFERENCE:
+        kept = torch.ones_like(kept)
+    if int(kept.sum()) < 2:
+        raise UndefinedError(f"needs 2 texts with nonzero views, got {int(kept.sum())}")
+    return rows[kept, 0], rows[kept, 1], kept
+
+
+def _without_self(similarities: Tensor, start: int) -> Tensor:
+    """Return similarities (row, all rows) of rows from `start` on, minus infinity to themselves."""
+    similarities.diagonal(start).fill_(-torch.inf)
+    return similarities
+
+
+def _mean_estimate(values: Tensor, kept: Tensor) -> Estimate:
+    return Estimate(float(values.mean()), spread(values, kept))
