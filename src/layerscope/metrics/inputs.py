@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from layerscope.errors import InputError, RunError, UndefinedError
-from layerscope.metrics.spectrum import Spectrum, eigenvalues, spectrum
+from layerscope.metrics.spectrum import Spectrum, eigenvalues, normalized_spectrum, spectrum
 
 T = TypeVar("T")
 
@@ -196,7 +196,7 @@ class SampleInputs:
     @cached_property
     def normalized_spectrum(self) -> Spectrum:
         """Spectrum of the vectors less their mean, then scaled to unit length."""
-        return spectrum(unit_rows(self.centered))
+        return normalized_spectrum(self.centered)
 
 
 @dataclass(frozen=True, eq=False)

@@ -81,15 +81,44 @@ def gram_eigenvalues(gram: Tensor) -> Tensor:
 
 def spectrum(rows: Tensor) -> Spectrum:
     """Return the spectrum of rows (row, dim) in float64, from the smaller Gram matrix."""
-    rows = rows.double()
+    values, left = _left_vectors(rows.double())
+    return Spectrum(values, left.square(), *rows.shape)
+
+
+def normalized_spectrum(deviations: Tensor) -> Spectrum:
+    """Return the spectrum of centered rows (row, dim) scaled to unit length.
+
+    The shares hold a second part: a row's weight moves the mean, which turns all the unit rows
+    y_j = c_j / r_j by `-(I - y_j y_j^T) dmean / r_j`. On skewed data it is a sixth of the spread.
+    """
+    deviations = deviations.double()
+    n, d = deviations.shape
+    lengths = deviations.norm(dim=-1, keepdim=True)
+    inverse = torch.where(lengths > 0, lengths, math.inf).reciprocal()
+    unit = deviations * inverse
+    values, left = _left_vectors(unit)
+    projections = left * values.sqrt()
+    pulled = unit @ (unit.T @ (projections.square() * inverse))
+    turned = projections * (projections * inverse).sum(0) - pulled
+    moved = -2 / n * lengths * turned * _inverse(values)
+    return Spectrum(values, left.square() + moved, n, d)
+
+
+def _left_vectors(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues (rank,) and left singular vectors (row, rank), zero where they are."""
     n, d = rows.shape
     if n <= d:
-        return gram_spectrum(rows @ rows.mT, d=d)
+        values, left = torch.linalg.eigh(rows @ rows.mT)
+        values, left = values.flip(-1).clamp(min=0), left.flip(-1)
+        return values, left * (values > _tolerance(values))
     values, right = torch.linalg.eigh(rows.mT @ rows)
-    values, right = values.flip(-1).clamp(min=0), right.flip(-1)
-    kept = values > _tolerance(values)
-    shares = (rows @ right).square() * torch.where(kept, values, math.inf).reciprocal()
-    return Spectrum(values, shares, n, d)
+    values = values.flip(-1).clamp(min=0)
+    return values, rows @ right.flip(-1) * _inverse(values).sqrt()
+
+
+def _inverse(values: Tensor) -> Tensor:
+    """Return the inverse of eigenvalues, 0 for those that cannot be told from zero."""
+    return torch.where(values > _tolerance(values), values, math.inf).reciprocal()
 
 
 def gram_spectrum(gram: Tensor, *, d: int) -> Spectrum:
@@ -103,9 +132,9 @@ def spectral_estimate(formula: Formula, spectrum: Spectrum) -> Estimate:
 
     With weights w on the rows (w = 1/n at the data), the derivative of eigenvalue k is
     `n lambda_k u_ki^2`, so one eigenvector decomposition serves every formula: influence_i is
-    `n sum_k f'_k lambda_k u_ki^2` less its mean. Where the rows were centered by their own mean the
-    mean's motion has no first-order effect on the Gram matrix (rows that were also scaled to unit
-    length: a small effect, which is left out).
+    `n sum_k f'_k lambda_k u_ki^2` less its mean. Where the rows were centered by their own mean, the
+    mean's motion has no first-order effect. The spread is too wide by up to half for formulas ruled
+    by one eigenvalue that is close to the next, whose order flips between samples.
 
     Raises:
         UndefinedError: the spectrum is zero, or the formula has no value on it.
