@@ -135,7 +135,8 @@ def backbone_of(
     if not hasattr(model, "config"):
         raise InputError(f"expected a transformers model, got {type(model).__name__}.")
     core = _core(model)
-    kind = str(getattr(core.config, "model_type", ""))
+    config: Any = core.config
+    kind = str(getattr(config, "model_type", ""))
     architecture = ARCHITECTURES.get(kind) or infer_architecture(core)
     blocks = blocks_of(core, architecture)
     final_norm = core.get_submodule(architecture.final_norm) if architecture.final_norm else None
@@ -152,7 +153,7 @@ def backbone_of(
             architecture=kind,
             model_class=type(core).__name__,
             blocks=len(blocks),
-            dim=int(core.config.hidden_size),
+            dim=int(config.hidden_size),
             parameters=sum(parameter.numel() for parameter in core.parameters()),
             dtype=str(next(core.parameters()).dtype).removeprefix("torch."),
             device=str(next(core.parameters()).device),
@@ -253,7 +254,7 @@ def _load_model(source: _Source, options: ModelOptions) -> nn.Module:
     model, report = _explained(source, lambda: AutoModel.from_pretrained(source.path, **arguments))
     _refuse_fresh_weights(model, report, source)
     placed = options.device_map or (getattr(model, "is_quantized", False) and not source.gguf_file)
-    return model if placed else _move(model, options.device)  # type: ignore[no-any-return]
+    return model if placed else _move(model, options.device)
 
 
 def _checkpoint_dtype(source: _Source, options: ModelOptions) -> Any:
@@ -326,7 +327,7 @@ def _require(module: str, extra: str) -> None:
 
 def _core(model: nn.Module) -> nn.Module:
     """Return what computes the hidden states: no head, the encoder of a pair, the text of a many."""
-    core: nn.Module = getattr(model, "base_model", model)
+    core: Any = getattr(model, "base_model", model)
     if getattr(core.config, "is_encoder_decoder", False) and hasattr(core, "get_encoder"):
         core = core.get_encoder()
     language = getattr(core, "language_model", None)
@@ -411,7 +412,7 @@ def _module_giving(core: nn.Module, state: Tensor, seen: dict[int, Tensor]) -> s
     """
     for path, module in core.named_modules():
         if id(module) in seen and _equal(seen[id(module)], state):
-            return path
+            return str(path)
     return None
 
 

@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from layerscope.errors import InputError, unknown_name
 from layerscope.metrics.inputs import Convention
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 class Pooling(StrEnum):
@@ -76,6 +78,14 @@ class ScanSettings:
     resamples: int = 1000
 
     def __post_init__(self) -> None:
+        for name, kind in (
+            ("pooling", Pooling),
+            ("first_token", FirstToken),
+            ("non_finite", NonFinite),
+        ):
+            object.__setattr__(self, name, choice(name, getattr(self, name), kind))
+        chosen = parse_conventions(self.conventions)
+        object.__setattr__(self, "conventions", chosen)
         for name, least in (("views", 0), ("max_length", 1), ("batch_tokens", 1), ("resamples", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"expected {name} of at least {least}, got {getattr(self, name)}.")
@@ -93,6 +103,17 @@ class ScanSettings:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for `run.json`."""
         return {key: _plain(value) for key, value in asdict(self).items()}
+
+
+def choice(name: str, value: str, kind: type[_Choice]) -> _Choice:
+    """Return the member of a closed set of choices that a plain string names.
+
+    Raises:
+        InputError: it names none.
+    """
+    if value not in list(kind):
+        raise unknown_name(name.replace("_", " "), value, list(kind))
+    return kind(value)
 
 
 def _plain(value: Any) -> Any:

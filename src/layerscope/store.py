@@ -10,7 +10,7 @@ import errno
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from safetensors import safe_open
@@ -30,7 +30,9 @@ class StateStore:
         budget: bytes that may wait in memory before they are written.
     """
 
-    def __init__(self, folder: Path | None = None, budget: int = 64_000_000) -> None:
+    BUDGET: ClassVar[int] = 64_000_000
+
+    def __init__(self, folder: Path | None = None, budget: int = BUDGET) -> None:
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="layerscope-")
         self.folder = Path(self._temporary.name) if self._temporary else Path(str(folder))
         self.budget = budget
@@ -86,15 +88,13 @@ class StateStore:
         wanted = np.full(largest + 1, -1)
         wanted[items] = np.arange(len(items))
         out = np.empty((len(items), *parts[0][1].shape[1:]), parts[0][1].dtype)
-        seen = 0
+        filled = np.zeros(len(items), dtype=bool)
         for part, rows in parts:
             places = wanted[part]
             out[places[places >= 0]] = rows[places >= 0]
-            seen += int((places >= 0).sum())
-        if seen < len(items):
-            raise RunError(
-                f"{len(items) - seen} of {len(items)} texts were never computed for {key!r}."
-            )
+            filled[places[places >= 0]] = True
+        if missing := int((~filled).sum()):
+            raise RunError(f"{missing} of {len(items)} texts were never computed for {key!r}.")
         return out
 
     def _parts(self, key: str) -> list[tuple[Array, Array]]:

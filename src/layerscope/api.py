@@ -1,0 +1,287 @@
+"""The public functions: every command of the command line, with the same names and options."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from layerscope import data as data_module
+from layerscope import models, plots, report, selection
+from layerscope.analysis import Prepared, Progress, prepare, scan_arrays, scan_backbone, silent
+from layerscope.data import Texts
+from layerscope.errors import InputError
+from layerscope.estimates import Estimates, estimate
+from layerscope.metrics import catalogue
+from layerscope.metrics.catalogue import Measure
+from layerscope.models import Backbone, ModelOptions
+from layerscope.provenance import versions
+from layerscope.runfolder import RunFolder
+from layerscope.settings import ScanSettings
+from layerscope.table import Run, load_run
+
+Watch = Callable[[], AbstractContextManager[Progress]]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a scan found; from `scan()` or, read from its folder, from `load()`.
+
+    Attributes:
+        run: the table, the per-text contributions and the record.
+        folder: where it is saved, None if it is not.
+    """
+
+    run: Run
+    folder: Path | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """How it was made: model, data, settings, versions, times, and what is undefined and why."""
+        return self.run.record
+
+    def table(self) -> pd.DataFrame:
+        """Return the long table: a row for each measure, convention and layer."""
+        return self.run.table.copy()
+
+    def contributions(self) -> pd.DataFrame:
+        """Return the per-text numbers whose means are the table's values."""
+        return self.run.contributions.copy()
+
+    def select(self) -> selection.Recommendation:
+        """Return the layer that the paper's measures point to, with the votes for each layer."""
+        return selection.recommendation(self.preferences())
+
+    def preferences(self) -> tuple[selection.Preference, ...]:
+        """Return the layer that each measure prefers, in each convention, with the baselines."""
+        seed = int(self.record.get("settings", {}).get("seed", 0))
+        return selection.preferences(self.run.table, self.run.contributions, seed=seed)
+
+    def plot(self, *metrics: str) -> Any:
+        """Return an interactive plotly figure of some measures, by default all."""
+        return plots.to_plotly(self._figure(metrics))
+
+    def save_plot(self, path: str | Path, *metrics: str) -> None:
+        """Write the plot to a .png, .svg or .pdf file (needs the extra `plots`)."""
+        plots.save(self._figure(metrics), path)
+
+    def _figure(self, metrics: tuple[str, ...]) -> plots.Figure:
+        chosen = catalogue.select(metrics) if metrics else catalogue.CATALOGUE
+        return plots.describe(self.run.table, self.preferences(), measures=chosen)
+
+    def page(self) -> str:
+        """Return the run as one self-contained HTML page."""
+        return report.page([(self.run.table, self.run.contributions, self.run.record)])
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Scan:
+        """Write the run and its page to a folder, and return the scan with it.
+
+        Raises:
+            InputError: the folder holds something already, or cannot be written to.
+        """
+        place = RunFolder(Path(folder), overwrite)
+        place.claim()
+        place.finish(self.run, self.page())
+        return Scan(self.run, place.path)
+
+
+def load(folder: str | Path) -> Scan:
+    """Read a finished scan from its folder.
+
+    Raises:
+        InputError: the folder holds none.
+    """
+    return Scan(load_run(folder), Path(folder))
+
+
+@overload
+def metrics() -> tuple[Measure, ...]: ...
+@overload
+def metrics(name: str) -> Measure: ...
+def metrics(name: str | None = None) -> tuple[Measure, ...] | Measure:
+    """Return every measure's facts, or those of one.
+
+    Raises:
+        InputError: no measure has that name.
+    """
+    return catalogue.CATALOGUE if name is None else catalogue.measure(name)
+
+
+def scan(
+    model: str | Path | nn.Module | np.ndarray[Any, Any] | torch.Tensor,
+    data: str | Path | Iterable[str] | Texts | None = None,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    tokenizer: Any = None,
+    column: str | None = None,
+    split: str | None = None,
+    limit: int | None = data_module.DEFAULT_LIMIT,
+    model_options: ModelOptions | None = None,
+    watch: Watch | None = None,
+    **settings: Any,
+) -> Scan:
+    """Measure every layer of a model on texts, in one pass.
+
+    Args:
+        model: a hub id, a local folder, a GGUF file, a loaded transformers model (give `tokenizer`),
+            or plain arrays of pooled vectors (layer, sample, dim) or of the pooled vectors of
+            augmented views (layer, sample, view, dim).
+        data: a file, a datasets id, "-" for standard input, "sample", or the texts themselves;
+            nothing for arrays.
+        out: folder for the run; None writes nothing.
+        overwrite: whether a run in that folder may be replaced.
+        tokenizer: for a loaded model.
+        column: of a table of texts.
+        split: of a datasets id.
+        limit: most texts to use; None uses all.
+        model_options: how to load the model: revision, dtype, device.
+        watch: opens a progress callback for the time of the scan; None shows nothing.
+        settings: any field of `ScanSettings`.
+
+    Raises:
+        InputError: something given cannot be used; the message says what and what to do.
+        RunError: the model or the disk failed.
+    """
+    chosen = _settings(settings)
+    place = RunFolder(Path(out), overwrite) if out is not None else None
+    if place:
+        place.claim()
+    with (watch or _unwatched)() as progress:
+        if isinstance(model, np.ndarray | torch.Tensor):
+            if data is not None:
+                raise InputError(
+                    "expected arrays without texts, got both: arrays are measured as they are."
+                )
+            run = scan_arrays(torch.as_tensor(model), chosen, progress)
+        else:
+            run = _scan_texts(
+                model, _texts(data, column, split, limit, chosen.seed), chosen, place, progress,
+                tokenizer=tokenizer, model_options=model_options,
+            )  # fmt: skip
+    if place is None:
+        return Scan(run)
+    found = Scan(run, place.path)
+    place.finish(run, found.page())
+    return found
+
+
+def estimate_scan(
+    model: str | Path | nn.Module,
+    data: str | Path | Iterable[str] | Texts,
+    *,
+    tokenizer: Any = None,
+    column: str | None = None,
+    split: str | None = None,
+    limit: int | None = data_module.DEFAULT_LIMIT,
+    model_options: ModelOptions | None = None,
+    watch: Watch | None = None,
+    **settings: Any,
+) -> Estimates:
+    """Return what a scan would take in time, memory and disk, from one batch of it."""
+    chosen = _settings(settings)
+    with (watch or _unwatched)() as progress:
+        texts = _texts(data, column, split, limit, chosen.seed)
+        backbone = _backbone(model, tokenizer, model_options)
+        return estimate(backbone, prepare(backbone, texts, chosen, progress))
+
+
+def _scan_texts(
+    model: str | Path | nn.Module,
+    texts: Texts,
+    settings: ScanSettings,
+    place: RunFolder | None,
+    progress: Progress,
+    *,
+    tokenizer: Any,
+    model_options: ModelOptions | None,
+) -> Run:
+    started = time.perf_counter()
+    progress("loading the model", 0, 1)
+    backbone = _backbone(model, tokenizer, model_options)
+    progress("loading the model", 1, 1)
+
+    def open_parts(prepared: Prepared) -> None:
+        if place:
+            place.open_parts(_plan(backbone, texts, prepared))
+
+    return scan_backbone(
+        backbone,
+        texts,
+        settings,
+        folder=place.parts if place else None,
+        progress=progress,
+        load_seconds=time.perf_counter() - started,
+        open_parts=open_parts,
+    )
+
+
+def _plan(backbone: Backbone, texts: Texts, prepared: Prepared) -> dict[str, Any]:
+    """Everything that decides the numbers: unfinished work goes on only if all of it is the same."""
+    info = backbone.info.as_dict()
+    kept = ("name", "revision", "weights_fingerprint", "tokenizer_fingerprint", "dtype", "device")
+    made_by = {name: versions()[name] for name in ("layerscope", "torch", "transformers")}
+    plan = {name: info[name] for name in kept} | made_by | prepared.settings.as_dict()
+    return plan | {"data": texts.name, "data_fingerprint": texts.fingerprint}
+
+
+def _settings(given: dict[str, Any]) -> ScanSettings:
+    known = ScanSettings.__dataclass_fields__
+    for name in given:
+        if name not in known:
+            raise InputError(f"unknown setting {name!r}; known: {', '.join(known)}.")
+    return ScanSettings(**{name: _hashable(value) for name, value in given.items()})
+
+
+def _hashable(value: Any) -> Any:
+    """Lists are as good as tuples to a caller."""
+    return tuple(value) if isinstance(value, list | range | set) else value
+
+
+def _texts(
+    data: str | Path | Iterable[str] | Texts | None,
+    column: str | None,
+    split: str | None,
+    limit: int | None,
+    seed: int,
+) -> Texts:
+    if data is None:
+        raise InputError("expected texts to measure the model on; give a file, a list or 'sample'.")
+    if isinstance(data, Texts):
+        return data
+    if isinstance(data, str | Path):
+        return data_module.read_texts(data, column=column, split=split, limit=limit, seed=seed)
+    return data_module.as_texts(data, limit=limit, seed=seed)
+
+
+def _backbone(
+    model: str | Path | nn.Module, tokenizer: Any, options: ModelOptions | None
+) -> Backbone:
+    if isinstance(model, str | Path):
+        return models.load(model, options)
+    return models.backbone_of(model, tokenizer)
+
+
+@contextmanager
+def _unwatched() -> Iterator[Progress]:
+    yield silent
+
+
+def default_folder(model: str, data: str) -> Path:
+    """Return where a scan goes if nobody says: runs/<model>--<data>."""
+    names = (
+        Path(model).resolve().name if Path(model).exists() else model,
+        Path(data).stem or "stdin",
+    )
+    return Path(
+        "runs", "--".join(re.sub(r"[^\w.-]+", "-", name).strip("-") or "run" for name in names)
+    )

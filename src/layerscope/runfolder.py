@@ -1,0 +1,95 @@
+"""A run's folder while it is being made: claimed, resumed, finished; never silently overwritten."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from layerscope.errors import InputError
+from layerscope.files import write_atomically, write_json
+from layerscope.table import RECORD_FILE, Run, save_run
+
+PARTS = "parts"
+PLAN_FILE = "plan.json"
+PAGE_FILE = "page.html"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run is written.
+
+    Attributes:
+        path: the folder.
+        overwrite: whether what a finished or different run left there may be replaced.
+    """
+
+    path: Path
+    overwrite: bool = False
+
+    @property
+    def parts(self) -> Path:
+        """Where unfinished work lies."""
+        return self.path / PARTS
+
+    def claim(self) -> None:
+        """Refuse, before any work, a folder that is not ours to write to.
+
+        Raises:
+            InputError: it is a file, holds a finished run, or holds other things.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"expected a folder for the run, {str(self.path)!r} is a file.")
+        if (self.path / RECORD_FILE).exists() and not self.overwrite:
+            raise InputError(
+                f"{str(self.path)!r} already holds a finished run; pass --overwrite to replace it, or "
+                "choose another --out folder."
+            )
+        ours = (self.path / RECORD_FILE).exists() or self.parts.exists()
+        if self.path.exists() and not ours and any(self.path.iterdir()):
+            raise InputError(
+                f"{str(self.path)!r} holds other files; choose a new or empty --out folder."
+            )
+
+    def open_parts(self, plan: dict[str, Any]) -> bool:
+        """Make room for unfinished work, or go on with work of the same plan.
+
+        Returns:
+            Whether there is work to go on with.
+
+        Raises:
+            InputError: unfinished work of another plan is there, and may not be replaced.
+        """
+        found = self._found_plan()
+        if found == plan:
+            return True
+        if found is not None and not self.overwrite:
+            raise InputError(
+                f"{str(self.path)!r} holds an unfinished run with other {_differences(found, plan)}; "
+                "run that command again to finish it, pass --overwrite to drop it, or choose "
+                "another --out folder."
+            )
+        if self.parts.exists():
+            shutil.rmtree(self.parts)
+        write_json(self.parts / PLAN_FILE, plan)
+        return False
+
+    def _found_plan(self) -> dict[str, Any] | None:
+        try:
+            found = json.loads((self.parts / PLAN_FILE).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def finish(self, run: Run, page: str) -> None:
+        """Write the run and its page, then drop what it was made of."""
+        write_atomically(self.path / PAGE_FILE, page.encode())
+        save_run(run, self.path)
+        shutil.rmtree(self.parts, ignore_errors=True)
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    return ", ".join(f"{name} ({old.get(name)} there, {new.get(name)} now)" for name in names[:3])

@@ -1,0 +1,57 @@
+"""Is position 0 an attention sink? Measured, since a mean that counts one is ruled by it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+
+from layerscope.extraction import extract, sites_of
+from layerscope.models import Backbone
+from layerscope.states import TokenStates
+from layerscope.tokenization import TokenizedText, pad, padding_id
+
+# SmolLM2's first token reaches 146 x the median norm, Gemma 3's BOS more; encoders stay near 1.
+SINK_RATIO: Final = 10.0
+_TEXTS: Final = 16
+_TOKENS: Final = 64
+
+
+def first_token_ratio(backbone: Backbone, texts: Sequence[TokenizedText]) -> float | None:
+    """Return how far the first token's norm exceeds the others', at the worst layer.
+
+    At each block the norm of position 0 is divided by the median norm of the other ordinary tokens,
+    and the median is taken over the first texts. None if no text has another ordinary token.
+    """
+    short = [
+        TokenizedText(text.ids[:_TOKENS], text.special[:_TOKENS], truncated=False)
+        for text in texts
+        if not all(text.special[1:_TOKENS])
+    ][:_TEXTS]
+    if not short:
+        return None
+    counted = [text.counted(special_tokens=False, first_token=False) for text in short]
+    batch = pad(
+        range(len(short)),
+        short,
+        counted,
+        pad_id=padding_id(backbone.tokenizer, backbone.model.config),
+        device=backbone.device,
+    )
+    sites = sites_of(backbone, range(1, backbone.depth + 1))
+    [*results] = extract(backbone, [batch], [s for s in sites if s.stage == "block"], _ratios)
+    worst = [
+        float(torch.cat([result.by_site[site] for result in results]).median())
+        for site in results[0].by_site
+    ]
+    return max(worst)
+
+
+def _ratios(tokens: TokenStates) -> torch.Tensor:
+    """Return first norm over median norm of the counted tokens, (text,)."""
+    norms = tokens.states.norm(dim=-1)
+    others = norms.masked_fill(~tokens.counted, torch.nan).nanmedian(dim=1).values
+    first = norms.gather(1, tokens.real.int().argmax(dim=1, keepdim=True))[:, 0]
+    ratios: torch.Tensor = first / others.clamp(min=torch.finfo(norms.dtype).tiny)
+    return ratios
