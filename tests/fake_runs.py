@@ -48,7 +48,7 @@ CURVES = {
         "view",
         {"paper": (61.2, 118.0, 92.0, 40.0), "normalized": (64.0, 121.5, 101.0, 40.0)},
     ),
-    "dime": ("view", {"normalized": (0.41, 0.78, 0.55, 0.6)}),
+    "dime": ("view", {"normalized": (0.93, 0.42, 0.61, 0.6)}),
     "rankme": ("dataset", {"": (90.0, 25.0, 60.0, 30.0)}),
 }
 
@@ -116,7 +116,7 @@ def fake_record(blocks: int, texts: int, model: str, seed: int) -> dict[str, Any
             "fingerprint": "sha256:99ab31f0c2",
         },
         "settings": {
-            "pooling": "mean", "special_tokens": "excluded", "first_token": "excluded",
+            "pooling": "mean", "special_tokens": False, "first_token": "drop",
             "first_token_ratio": 146.2, "conventions": ["paper", "normalized"], "views": 16,
             "alpha": 1.0, "seed": seed, "max_length": 512,
         },

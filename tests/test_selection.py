@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+
 from fake_runs import fake_run
 from layerscope import selection
 from layerscope.errors import InputError
@@ -130,7 +131,7 @@ def test_layers_that_texts_cannot_tell_apart_are_within_noise():
 
 def test_a_text_undefined_at_one_layer_is_left_out_of_the_comparison():
     matrix = [[5.0 + text / 9 for text in range(20)], [1.0 + text / 9 for text in range(20)]]
-    matrix[0][3] = None
+    matrix[0][3] = matrix[1][4] = None
     assert only(table_of([5.0, 1.0]), contributions_of(matrix)).within_noise == (1,)
 
 

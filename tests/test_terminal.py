@@ -2,10 +2,11 @@ import io
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
+
 from fake_runs import fake_run
 from layerscope import selection, terminal
 from layerscope.metrics.catalogue import CATALOGUE
-from rich.console import Console
 
 
 def shown(renderable, encoding="utf-8", width=80):
@@ -81,7 +82,7 @@ def test_the_preferences_show_both_conventions(run):
                 for x in text.splitlines()
                 if x.split() and x.strip().startswith(_title(choice.metric) + " ")
             ]
-            assert f" {choice.layer} " in line
+            assert f" {choice.layer} " in line, line
             assert terminal.layer_ranges(choice.within_noise) in line
     assert row(text, "DiME").strip().endswith("\N{EN DASH}")  # not measured on raw states
 
@@ -120,7 +121,7 @@ def test_the_header_says_what_was_run(run):
         "200 texts of letters.txt, 51,230 tokens",
         "left out: 4 duplicates, 1 empty, 2 too short, 3 cut to",
         "mean pooling",
-        "first token excluded (norm 146 x the median)",
+        "special tokens left out, first token left out (norm 146 x the median)",
         "33.4 s",
         "! the first token's norm",
     ):
@@ -190,3 +191,12 @@ def test_reasons_are_grouped_over_layers_and_conventions():
         ("curvature", "paper, normalized", "0, 1, final_norm", "r"),
         ("dime", "", "", "no reason was recorded"),
     )
+
+
+def test_an_estimate_names_its_units():
+    estimates = pytest.importorskip("layerscope.estimates", reason="not built yet")
+    text = shown(
+        terminal.estimate_table(estimates.Estimates(10, 30, 4500, 8, 75.0, 2_500_000, 900))
+    )
+    for words in ("4,500", "1 min 15 s", "2.5 MB", "900 B"):
+        assert words in text

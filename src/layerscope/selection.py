@@ -297,18 +297,18 @@ def _within_noise(
     layers: list[int],
     seed: int,
 ) -> tuple[int, ...]:
-    """Return the layers not told from `best`, compared on the texts defined at all of them."""
+    """Return the layers not told from `best`, each compared on the texts defined at both."""
     rows = contributions[
         (contributions["metric"] == metric)
         & (contributions["convention"].fillna("") == convention)
         & (contributions["stage"] == BLOCK)
         & contributions["layer"].isin(layers)
     ]
-    # Layer x text. A text undefined at some layer is left out: layers are compared on equal texts.
-    matrix = rows.pivot(index="layer", columns="text", values="value").dropna(axis="columns")
-    if best not in matrix.index or matrix.shape[1] < 2:
+    # Layer x text, NaN where a text is undefined.
+    matrix = rows.pivot(index="layer", columns="text", values="value")
+    if best not in matrix.index:
         return (best,)
-    array = matrix.to_numpy(dtype=np.float64)
+    array = matrix.to_numpy(dtype=np.float64, na_value=np.nan)
     close = np.asarray(within_noise(array, list(matrix.index).index(best), seed))
     return tuple(sorted({best, *(int(layer) for layer in matrix.index[close])}))
 

@@ -7,10 +7,10 @@ alone, and a terminal that is not UTF-8 gets the same in ASCII.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 from rich import box
@@ -22,6 +22,9 @@ from rich.text import Text
 from layerscope import selection
 from layerscope.metrics.catalogue import CATALOGUE, Measure
 from layerscope.selection import Agreement, Preference, Recommendation
+
+if TYPE_CHECKING:
+    from layerscope.estimates import Estimates
 
 MAX_ROWS: Final = 40
 SHAPE_WIDTH: Final = 8
@@ -176,6 +179,51 @@ def measure_page(measure: Measure) -> RenderableType:
     return Adaptive(build)
 
 
+def estimate_table(estimates: Estimates) -> RenderableType:
+    """Return what a scan would take, as `--dry-run` prints it."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(justify="right")
+    for label, words in (
+        ("texts", f"{estimates.texts:,}"),
+        ("forward passes, views included", f"{estimates.forward_passes:,}"),
+        ("tokens", f"{estimates.tokens:,}"),
+        ("layers and stages", f"{estimates.sites:,}"),
+        ("time of the pass", _duration(estimates.pass_seconds)),
+        ("memory", _size(estimates.memory_bytes)),
+        ("disk while it runs", _size(estimates.disk_bytes)),
+    ):
+        grid.add_row(label, words)
+    return grid
+
+
+def _duration(seconds: float) -> str:
+    """Return seconds as people say them.
+
+    >>> _duration(0.42), _duration(75), _duration(7380)
+    ('0.4 s', '1 min 15 s', '2 h 3 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, left = divmod(minutes, 60)
+    return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s"
+
+
+def _size(number: int) -> str:
+    """Return bytes in a unit that leaves few digits.
+
+    >>> _size(900), _size(2_500_000), _size(3_200_000_000)
+    ('900 B', '2.5 MB', '3.2 GB')
+    """
+    size = float(number)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.1f} GB"
+
+
 def main_columns(
     table: pd.DataFrame, measures: Sequence[Measure] = CATALOGUE
 ) -> tuple[Column, ...]:
@@ -196,7 +244,7 @@ def column(table: pd.DataFrame, measure: Measure, convention: str) -> Column:
     """Return one measure's values by layer."""
     rows = selection.of_measure(table, measure.name, convention)["value"]
     normed = selection.of_measure(table, measure.name, convention, selection.FINAL_NORM)["value"]
-    values = {int(layer): float(value) for layer, value in rows.items()}
+    values = dict(zip(rows.index.astype(int).tolist(), rows.astype(float).tolist(), strict=True))
     return Column(measure, convention, values, float(normed.iloc[0]) if len(normed) else None)
 
 
@@ -291,13 +339,14 @@ def _dropped_line(data: Mapping[str, Any]) -> str:
 
 
 def _tokens_line(settings: Mapping[str, Any]) -> str:
-    first = settings.get("first_token")
+    counted = {True: "counted", False: "left out", "keep": "counted", "drop": "left out"}
+    special, first = (settings.get(key) for key in ("special_tokens", "first_token"))
     ratio = settings.get("first_token_ratio")
     beside = "" if ratio is None else f" (norm {ratio:.3g} x the median)"
     parts = (
         f"{settings['pooling']} pooling" if "pooling" in settings else "",
-        f"special tokens {settings['special_tokens']}" if "special_tokens" in settings else "",
-        "" if first is None else f"first token {first}{beside}",
+        "" if special is None else f"special tokens {counted.get(special, special)}",
+        "" if first is None else f"first token {counted.get(first, first)}{beside}",
     )
     return ", ".join(part for part in parts if part)
 
@@ -469,7 +518,11 @@ def _advice(advice: Recommendation, table: pd.DataFrame, symbols: Symbols) -> Re
 
 
 def _facts(measure: Measure) -> tuple[tuple[str, object], ...]:
-    conventions = ", ".join(str(name) for name in measure.conventions if str(name))
+    conventions = ", ".join(measure.conventions) or "one way only"
+    null = measure.null
+    level = "" if null is None else null.label
+    if null is not None and not null.varies:
+        level = f"{null.level(0, 0):.4g}: {level}"
     return (
         ("level", measure.level),
         ("formula", measure.formula),
@@ -477,6 +530,8 @@ def _facts(measure: Measure) -> tuple[tuple[str, object], ...]:
         ("range", measure.range),
         ("prefers", f"{measure.direction} ({measure.direction_source})"),
         ("conventions", conventions),
+        ("no structure", level),
         ("undefined", measure.undefined),
+        ("note", measure.note),
         ("reference", measure.reference),
     )

@@ -1,0 +1,425 @@
+"""One run, or several compared, as a single interactive page that works offline.
+
+The page holds its own drawing library and data, and a content security policy that makes the
+browser refuse every request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Final, NamedTuple
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from layerscope import plots, selection, terminal
+from layerscope.errors import InputError
+from layerscope.metrics.catalogue import CATALOGUE, Measure
+from layerscope.plots import Figure, Panel
+from layerscope.selection import Preference, Recommendation
+from layerscope.terminal import Column
+
+LIBRARY: Final = "plotly-cartesian.min.js"
+DASHES: Final = {"solid": "none", "dash": "7 4", "dot": "2 4"}
+AGREEMENT: Final = {
+    "same": "same layer",
+    "overlap": "within noise of each other",
+    "differ": "prefer different layers",
+}
+SECTIONS: Final = {
+    "model": "Model",
+    "data": "Texts",
+    "settings": "Settings",
+    "augmentation": "Augmentation",
+    "versions": "Versions",
+    "times": "Seconds",
+}
+
+Run = tuple[pd.DataFrame, pd.DataFrame, Mapping[str, Any]]
+
+
+class Cell(NamedTuple):
+    """One value of a table: its text, "▼" or "▲", its style, what the pointer shows."""
+
+    text: str
+    mark: str
+    style: str
+    title: str
+
+
+class Row(NamedTuple):
+    """One layer of a table."""
+
+    layer: str
+    depth: str
+    cells: list[Cell]
+
+
+class Grid(NamedTuple):
+    """A table of layers by measures; a head is (measure, convention and direction)."""
+
+    heads: list[tuple[str, str]]
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What the page shows of one run, ready to be written."""
+
+    name: str
+    blocks: int
+    lines: tuple[str, ...]
+    advice: Recommendation
+    middle: int
+    last_stage: str
+    preferences: list[dict[str, Any]]
+    main: Grid
+    rest: Grid
+    undefined: tuple[tuple[str, str, str, str], ...]
+    notes: list[str]
+    facts: list[tuple[str, list[tuple[str, str]]]]
+
+
+def page(
+    runs: Sequence[Run], *, title: str | None = None, measures: Sequence[Measure] = CATALOGUE
+) -> str:
+    """Return the whole page as HTML.
+
+    Args:
+        runs: (table, contributions, record) of each run; several are drawn over depth.
+        title: What stands on top; by default the models and texts.
+        measures: The catalogue.
+
+    Raises:
+        InputError: If there is no run, or none of the measures is in a table.
+    """
+    if not runs:
+        raise InputError("expected at least one run to report on, got none")
+    choices = [
+        selection.preferences(table, contributions, measures=measures)
+        for table, contributions, _ in runs
+    ]
+    if len(runs) == 1:
+        dim = runs[0][2].get("model", {}).get("dim")
+        figure = plots.describe(runs[0][0], choices[0], dim=dim, measures=measures)
+    else:
+        pairs = [(run[0], own) for run, own in zip(runs, choices, strict=True)]
+        figure = plots.compare(pairs, measures=measures)
+    names = plots.run_names([table for table, _, _ in runs])
+    views = [
+        _view(name, run, own, measures) for name, run, own in zip(names, runs, choices, strict=True)
+    ]
+    panels = [(f"panel-{index}", panel) for index, panel in enumerate(figure.panels)]
+    return _template().render(
+        title=title or (figure.title if len(runs) == 1 else f"{', '.join(names)} compared"),
+        runs=views,
+        groups=_groups(figure, panels),
+        legend=_legend(figure),
+        titles={measure.name: measure.title for measure in measures},
+        caution=selection.CAUTION,
+        version=_version(runs),
+        library=Markup(_library()),  # noqa: S704 - our own file, not the user's words
+        drawings=_embedded([_drawing(figure, panel, name) for name, panel in panels]),
+    )
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("layerscope"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("report.html.j2")
+
+
+def _library() -> str:
+    """Return plotly.js's cartesian bundle (MIT; its license lies beside it)."""
+    return (files("layerscope") / "templates" / LIBRARY).read_text(encoding="utf-8")
+
+
+def _embedded(value: object) -> Markup:
+    """Return JSON that no content can end: inside a script element "<" must not appear."""
+    text = json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+    return Markup(text)  # noqa: S704 - escaped in the line above
+
+
+def _version(runs: Iterable[Run]) -> str:
+    return next(
+        (
+            str(record["versions"]["layerscope"])
+            for _, _, record in runs
+            if "layerscope" in record.get("versions", {})
+        ),
+        "",
+    )
+
+
+def _groups(figure: Figure, panels: Sequence[tuple[str, Panel]]) -> list[dict[str, Any]]:
+    """Return the panels in the main group and a folded one with the rest."""
+    described = [
+        ({"id": name, "title": panel.title, "caption": _caption(panel)}, _is_main(figure, panel))
+        for name, panel in panels
+    ]
+    main = [shown for shown, first in described if first]
+    rest = [shown for shown, first in described if not first]
+    if not main:
+        main, rest = rest, []
+    return [
+        {"title": "Measures by layer", "panels": main, "open": True},
+        {"title": "More measures and conventions", "panels": rest, "open": False},
+    ]
+
+
+def _is_main(figure: Figure, panel: Panel) -> bool:
+    """Whether a panel is seen without unfolding: the paper's measures, when compared normalized."""
+    if not figure.by_depth:
+        return panel.main
+    return panel.main and panel.lines[0].convention in (selection.NORMALIZED, "")
+
+
+def _caption(panel: Panel) -> str:
+    far = [
+        f"{level.label}: {level.value:.3g}" for level in panel.levels if not panel.is_near(level)
+    ]
+    return "; ".join([panel.unit, *far])
+
+
+def _legend(figure: Figure) -> list[tuple[str, str, str]]:
+    found = {line.name: line for panel in figure.panels for line in panel.lines}
+    if len(found) > 1:
+        found.pop("value", None)  # the measures without conventions explain themselves
+    return [(name, line.color, DASHES[line.dash]) for name, line in found.items()]
+
+
+def _drawing(figure: Figure, panel: Panel, name: str) -> dict[str, Any]:
+    """Return one panel as plotly's data and layout; colors of text and grid are the page's."""
+    values, labels = plots.ticks(figure)
+    shapes = [_vertical(figure.middle, "#8a8a8a", "dot")]
+    if panel.preferred is not None and not figure.by_depth:
+        shapes.append(_vertical(panel.preferred, panel.lines[0].color, "dash"))
+    levels = [level for level in panel.levels if panel.is_near(level)]
+    level_line = {"color": "#8a8a8a", "width": 1, "dash": "longdash"}
+    shapes += [
+        {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": level.value, "y1": level.value,
+         "line": level_line, "layer": "below"}
+        for level in levels
+    ]  # fmt: skip
+    layout = {
+        "margin": {"l": 46, "r": 12, "t": 8, "b": 34},
+        "showlegend": False,
+        "hovermode": "x unified",
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"size": 11},
+        "hoverlabel": {"font": {"size": 11}},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)"},
+        "xaxis": {
+            "range": list(plots.x_range(figure)),
+            "tickvals": values,
+            "ticktext": [label.replace("\n", "<br>") for label in labels],
+            "zeroline": False,
+            "spikecolor": "#8a8a8a",
+            "spikedash": "solid",
+            "spikethickness": -1,
+            "unifiedhovertitle": {"text": "depth %{x:.2f}" if figure.by_depth else "layer %{x}"},
+        },
+        "yaxis": {"zeroline": False, "nticks": 6},
+        "shapes": shapes,
+        "annotations": [
+            {"xref": "paper", "x": 1, "y": level.value, "text": level.label, "showarrow": False,
+             "xanchor": "right", "yanchor": "bottom", "font": {"size": 10}}
+            for level in levels
+        ],
+    }  # fmt: skip
+    traces = plots.panel_traces(figure, panel)
+    for trace in traces:
+        trace["name"] = str(Markup.escape(trace["name"]))  # plotly reads names as HTML
+    return {"id": name, "data": traces, "layout": layout}
+
+
+def _vertical(x: float, color: str, dash: str) -> dict[str, Any]:
+    return {
+        "type": "line", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1, "layer": "below",
+        "line": {"color": color, "width": 1.2, "dash": dash},
+    }  # fmt: skip
+
+
+def _view(
+    name: str, run: Run, choices: Sequence[Preference], measures: Sequence[Measure]
+) -> RunView:
+    table, _, record = run
+    blocks = selection.number_of_blocks(table)
+    main = terminal.main_columns(table, measures)
+    shown = {(item.measure.name, item.convention) for item in main}
+    rest = [
+        terminal.column(table, measure, convention)
+        for measure, convention in selection.measured(table, measures)
+        if (measure.name, convention) not in shown
+    ]
+    return RunView(
+        name=name,
+        blocks=blocks,
+        lines=terminal.settings_lines(record),
+        advice=selection.recommendation(choices, measures=measures),
+        middle=selection.middle_layer(blocks),
+        last_stage=choices[0].last_stage if choices else selection.BLOCK,
+        preferences=_preference_rows(choices, measures),
+        main=_grid(main, choices, table, blocks),
+        rest=_grid(rest, choices, table, blocks),
+        undefined=terminal.undefined_reasons(record),
+        notes=[str(note) for note in record.get("notes", ())],
+        facts=_facts(record),
+    )
+
+
+def _preference_rows(
+    choices: Sequence[Preference], measures: Sequence[Measure]
+) -> list[dict[str, Any]]:
+    titles = {measure.name: measure.title for measure in measures}
+    agreed = {item.metric: item for item in selection.agreement(choices)}
+    order = [measure.name for measure in measures]
+    conventions = list(plots.STYLES)
+    rows = []
+    for choice in sorted(
+        choices, key=lambda c: (order.index(c.metric), conventions.index(c.convention))
+    ):
+        values = (choice.value, choice.last_value, choice.middle_value)
+        digits = terminal.decimals([value for value in values if value is not None])
+        there, last, middle = (_number(value, digits) for value in values)
+        found = agreed.get(choice.metric)
+        verdict = (
+            ""
+            if found is None
+            else "same"
+            if found.same
+            else "overlap"
+            if found.overlap
+            else "differ"
+        )
+        lead = choice.convention == selection.NORMALIZED
+        rows.append(
+            {
+                "title": titles.get(choice.metric, choice.metric),
+                "convention": choice.convention,
+                "direction": choice.direction,
+                "layer": choice.layer,
+                "reason": choice.reason,
+                "value": there,
+                "last": last,
+                "middle": middle,
+                "near": terminal.layer_ranges(choice.within_noise),
+                "agreement": (verdict, AGREEMENT[verdict]) if verdict and lead else ("", ""),
+            }
+        )
+    return rows
+
+
+def _grid(
+    columns: Sequence[Column], choices: Sequence[Preference], table: pd.DataFrame, blocks: int
+) -> Grid:
+    """Return the layers by measures, the final norm last."""
+    preferred = {(choice.metric, choice.convention): choice for choice in choices}
+    limits = _limits(table)
+    layers = sorted({layer for item in columns for layer in item.values})
+    rows = [
+        Row(
+            str(layer),
+            f"{layer / blocks if blocks else 0:.2f}",
+            [
+                _cell(item, layer, preferred.get((item.measure.name, item.convention)), limits)
+                for item in columns
+            ],
+        )
+        for layer in layers
+    ]
+    if any(item.final is not None for item in columns):
+        key = (blocks, selection.FINAL_NORM)
+        cells = [
+            Cell(
+                _number(item.final, item.decimals),
+                "",
+                "",
+                limits.get((item.measure.name, item.convention, *key), ""),
+            )
+            for item in columns
+        ]
+        rows.append(Row("final norm", "out", cells))
+    heads = [
+        (item.measure.title, " ".join(filter(None, (item.convention, _wanted(item.measure)))))
+        for item in columns
+    ]
+    return Grid(heads, rows)
+
+
+def _cell(
+    item: Column, layer: int, choice: Preference | None, limits: Mapping[tuple[Any, ...], str]
+) -> Cell:
+    flat = item.least == item.greatest
+    mark = "" if flat else {item.greatest: "▲", item.least: "▼"}.get(layer, "")
+    style = ""
+    if choice is not None and layer in choice.within_noise:
+        style = "best" if layer == choice.layer else "near"
+    key = (item.measure.name, item.convention, layer, selection.BLOCK)
+    return Cell(_number(item.values.get(layer), item.decimals), mark, style, limits.get(key, ""))
+
+
+def _limits(table: pd.DataFrame) -> dict[tuple[Any, ...], str]:
+    """Return, for every (metric, convention, layer, stage), its limits and texts in words."""
+    rows = table[table["other_layer"].isna() & table["value"].notna()]
+    words: dict[tuple[Any, ...], str] = {}
+    for row in rows.to_dict("records"):
+        bounded = not (pd.isna(row["low"]) or pd.isna(row["high"]))
+        limits = f"{row['low']:.4g} to {row['high']:.4g}" if bounded else ""
+        texts = "" if pd.isna(row["n"]) else f"{row['n']:,} texts"
+        convention = "" if pd.isna(row["convention"]) else row["convention"]
+        key = (row["metric"], convention, int(row["layer"]), row["stage"])
+        words[key] = ", ".join(filter(None, (limits, texts)))
+    return words
+
+
+def _number(value: float | None, digits: int) -> str:
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{value:.{digits}f}" if abs(value) < 1e5 else f"{value:.2e}"
+
+
+def _wanted(measure: Measure) -> str:
+    return "" if str(measure.direction) == "none" else str(measure.direction)
+
+
+def _facts(record: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return the record in sections of (name, value), known sections first."""
+    sections = []
+    for key, heading in SECTIONS.items():
+        if isinstance(record.get(key), Mapping) and record[key]:
+            sections.append((heading, [(_spoken(k), _worded(v)) for k, v in record[key].items()]))
+    known = {*SECTIONS, "undefined", "notes"}
+    other = [(_spoken(key), _worded(value)) for key, value in record.items() if key not in known]
+    return [*sections, ("Record", other)] if other else sections
+
+
+def _spoken(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _worded(value: object) -> str:
+    """Return a value of the record as words."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{_spoken(str(k))} {_worded(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_worded(part) for part in value) or "none"
+    return str(value)

@@ -1,0 +1,185 @@
+import sys
+
+import numpy as np
+import pytest
+
+from fake_runs import fake_run
+from layerscope import plots, selection
+from layerscope.errors import InputError
+
+
+def chosen(**options):
+    table, contributions, _ = fake_run(**options)
+    return table, selection.preferences(table, contributions)
+
+
+@pytest.fixture(scope="module")
+def run():
+    return chosen()
+
+
+@pytest.fixture(scope="module")
+def figure(run):
+    return plots.describe(*run)
+
+
+def lines_of(figure, metric):
+    return {line.convention: line for p in figure.panels if p.metric == metric for line in p.lines}
+
+
+def test_every_measure_and_convention_is_described_once(run, figure):
+    table, _ = run
+    described = [(p.metric, line.convention) for p in figure.panels for line in p.lines]
+    assert len(set(described)) == len(described)
+    assert set(described) == set(zip(table["metric"], table["convention"], strict=True))
+
+
+def test_a_line_holds_the_tables_numbers(run, figure):
+    table, choices = run
+    rows = selection.of_measure(table, "lidar", "normalized")
+    line = lines_of(figure, "lidar")["normalized"]
+    np.testing.assert_array_equal([point.value for point in line.points], rows["value"])
+    np.testing.assert_array_equal([point.low for point in line.points], rows["low"])
+    assert [point.layer for point in line.points] == list(range(8))
+    (choice,) = [c for c in choices if (c.metric, c.convention) == ("lidar", "normalized")]
+    assert (line.preferred, line.near) == (choice.layer, choice.within_noise)
+
+
+def test_the_final_norm_is_a_mark_at_the_last_layer_not_part_of_the_curve(figure):
+    line = lines_of(figure, "lidar")["normalized"]
+    assert (line.final.layer, line.final.stage) == (7, "final_norm")
+    assert len(line.points) == 8
+
+
+def test_undefined_layers_are_absent(figure):
+    assert [p.layer for p in lines_of(figure, "curvature")["paper"].points] == list(range(1, 8))
+
+
+def test_conventions_share_an_axis_only_where_neither_is_squeezed(figure):
+    shared = [{line.convention for line in p.lines} for p in figure.panels if p.metric == "infonce"]
+    assert shared == [{"normalized", "paper"}, {"reference"}]
+    for panel in figure.panels:
+        low, high = plots._union(panel.lines)
+        for line in panel.lines[1:]:
+            bottom, top = line.extent
+            assert high - low <= 2.5 * (top - bottom) * 1.0001
+
+
+def test_the_first_line_is_the_one_to_decide_by(figure):
+    panel = figure.panels[0]
+    assert panel.lines[0].convention == "normalized"
+    assert panel.preferred == panel.lines[0].preferred
+
+
+def test_a_convention_looks_the_same_in_every_panel(figure):
+    looks = {(line.convention, line.color, line.dash) for p in figure.panels for line in p.lines}
+    assert len(looks) == len({convention for convention, _, _ in looks})
+    assert len({look[1:] for look in looks if look[0]}) == 3
+
+
+def test_the_middle_is_marked_where_selection_says(figure):
+    assert figure.middle == selection.middle_layer(7) == 3
+
+
+def test_a_point_in_words():
+    point = plots.Point(3, 0.5, 2.39812, 2.3, 2.5, 1000)
+    assert point.words == "2.398 [2.3, 2.5], 1,000 texts"
+    assert plots.Point(3, 0.5, 2.0, None, None, None).words == "2"
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 6, 7, 12, 30, 80])
+def test_ticks_are_few_and_hold_both_ends(figure, blocks):
+    sized = plots.Figure("", figure.panels, blocks, False)
+    values, labels = plots.ticks(sized)
+    assert (values[0], values[-1]) == (0, blocks)
+    assert len(values) == len(labels) == len(set(values)) <= 9
+    low, high = plots.x_range(sized)
+    assert low < values[0]
+    assert high > values[-1]
+
+
+def test_runs_are_compared_by_depth_in_one_panel_a_convention(run):
+    other = chosen(blocks=12, model="other/model", seed=2)
+    figure = plots.compare([run, other])
+    assert figure.by_depth
+    assert figure.middle == 0.5
+    for panel in figure.panels:
+        assert [line.name for line in panel.lines] == ["example/decoder-30m", "other/model"]
+        assert len({line.convention for line in panel.lines}) == 1
+        assert len({line.color for line in panel.lines}) == 2
+        assert max(figure.x(point) for line in panel.lines for point in line.points) == 1
+
+
+def test_runs_of_one_model_are_told_apart(run):
+    table, _ = run
+    step = table.assign(revision="step1000")
+    assert plots.run_names([table, step]) == [
+        "example/decoder-30m main",
+        "example/decoder-30m step1000",
+    ]
+    assert plots.run_names([table, table])[1].endswith("letters.txt (2)")
+
+
+def test_ten_models_still_look_different(run):
+    table, _ = run
+    runs = [(table.assign(model=f"model {index}"), ()) for index in range(10)]
+    lines = plots.compare(runs).panels[0].lines
+    assert len({(line.color, line.dash) for line in lines}) == 10
+
+
+def test_a_table_without_known_measures_is_refused(run):
+    table, _ = run
+    with pytest.raises(InputError, match="expected a table with measures of the catalogue"):
+        plots.describe(table.assign(metric="mteb/STS/cosine"))
+
+
+def test_a_level_far_from_the_curves_is_told_not_drawn(figure):
+    panel = figure.panels[0]
+    low, high = plots._union(panel.lines)
+    assert panel.is_near(plots.Level((low + high) / 2, "near"))
+    assert not panel.is_near(plots.Level(high + 3 * (high - low), "far"))
+
+
+def test_bands_break_where_a_layer_is_missing(figure):
+    points = lines_of(figure, "lidar")["normalized"].points
+    line = lines_of(figure, "lidar")["normalized"]
+    broken = plots.replace(line, points=points[:3] + points[4:])
+    bands = plots._plotly_bands(figure, broken)
+    assert [len(band["x"]) for band in bands] == [6, 8]
+    assert bands[0]["y"] == [p.high for p in points[:3]] + [p.low for p in reversed(points[:3])]
+
+
+def test_plotly_draws_every_line(figure):
+    drawing = plots.to_plotly(figure)
+    drawn = [trace for trace in drawing.data if trace.mode == "lines+markers"]
+    assert len(drawn) == sum(len(panel.lines) for panel in figure.panels)
+    assert [trace.name for trace in drawing.data if trace.showlegend].count("normalized") == 1
+
+
+@pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
+def test_images_are_written(run, figure, tmp_path, ending):
+    pytest.importorskip("matplotlib", reason="the extra 'plots' is not installed")
+    few = plots.Figure(figure.title, figure.panels[:2], figure.blocks, figure.by_depth)
+    plots.save(few, tmp_path / f"page{ending}")
+    starts = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
+    assert (tmp_path / f"page{ending}").read_bytes().startswith(starts[ending])
+
+
+def test_matplotlib_draws_every_panel(figure):
+    pytest.importorskip("matplotlib", reason="the extra 'plots' is not installed")
+    canvas = plots.to_matplotlib(figure)
+    titles = [axes.get_title(loc="left") for axes in canvas.axes]
+    assert titles[: len(figure.panels)] == [panel.title for panel in figure.panels]
+
+
+def test_another_ending_is_refused(figure, tmp_path):
+    with pytest.raises(
+        InputError, match=r"expected a file ending in \.png, \.svg, \.pdf, got 'a\.gif'"
+    ):
+        plots.save(figure, tmp_path / "a.gif")
+
+
+def test_without_matplotlib_the_error_says_what_to_install(figure, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(InputError, match=r"pip install 'layerscope\[plots\]'"):
+        plots.to_matplotlib(figure)

@@ -1,0 +1,155 @@
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from fake_runs import fake_run
+from layerscope import report
+from layerscope.errors import InputError
+
+HOSTILE = '</script><script>document.title="taken"</script><img src=https://example.com/x>'
+
+
+@pytest.fixture(scope="module")
+def run():
+    return fake_run()
+
+
+@pytest.fixture(scope="module")
+def html(run):
+    return report.page([run])
+
+
+def without_library(text):
+    return text.replace(report._library(), "")
+
+
+def drawings(text):
+    found = re.search(r'<script id="panels" type="application/json">(.*?)</script>', text, re.S)
+    return json.loads(found.group(1))
+
+
+def test_the_page_forbids_every_request_and_refers_to_nothing(html):
+    assert "default-src 'none'" in html
+    own = without_library(html)
+    assert not re.search(r"(src|href)=", own)
+    assert "http" not in own.replace('http-equiv="Content', "")
+    assert "url(" not in own
+
+
+def test_the_toolbar_has_no_upload(html):
+    own = without_library(html)
+    assert "sendChartToCloud" not in own
+    assert 'modeBarButtons: [["toImage", "pan2d", "zoom2d", "resetScale2d"]]' in own
+    assert "showSendToCloud: false" in own
+
+
+def test_the_library_is_written_once_and_keeps_its_license(run):
+    several = report.page([run, fake_run(blocks=12, model="other", seed=1)])
+    assert several.count("plotly.js (cartesian - minified)") == 1
+    assert "Licensed under the MIT license" in several
+    assert len(several) < 2.5e6
+
+
+def test_every_panel_has_a_place_and_no_value_is_nan(html):
+    panels = drawings(html)
+    assert len(panels) >= 8
+    for panel in panels:
+        assert f'id="{panel["id"]}"' in html
+        assert panel["data"]
+
+
+def test_what_a_reader_needs_is_there(html):
+    for words in (
+        "example/decoder-30m on letters.txt",
+        "48.60, middle layer 49.49",
+        "every step between tokens is zero",
+        "barely changed by the augmentation",
+        "sha256:5f1c0a9e7d",
+        "30,412,800",
+        "200 texts of letters.txt, 51,230 tokens",
+        "transformers",
+        "final norm",
+        "prefers-color-scheme",
+        "@media print",
+    ):
+        assert words in html.replace("&#39;", "'"), words
+
+
+def test_foreign_words_are_escaped_everywhere():
+    table, contributions, record = fake_run(model=HOSTILE)
+    table["data"] = HOSTILE
+    record["notes"] = [HOSTILE]
+    record["data"]["name"] = HOSTILE
+    record[HOSTILE] = {HOSTILE: HOSTILE}
+    record["undefined"][0]["reason"] = HOSTILE
+    run = (table, contributions, record)
+    for text in (
+        report.page([run]),
+        report.page([run, fake_run()]),
+        report.page([run], title=HOSTILE),
+    ):
+        assert HOSTILE not in text
+        assert "<img" not in without_library(text)
+        assert text.count("</script>") == 3
+        assert all("<" not in trace["name"] for panel in drawings(text) for trace in panel["data"])
+
+
+@pytest.mark.parametrize("record", [{}, {"model": {"name": "x"}}, {"undefined": [{}], "notes": []}])
+def test_missing_parts_of_the_record_are_left_out(run, record):
+    table, contributions, _ = run
+    assert "Layer" in report.page([(table, contributions, record)])
+
+
+def test_several_runs_are_overlaid_by_depth(run):
+    other = fake_run(blocks=12, model="other/model", seed=1)
+    html = report.page([run, other])
+    names = {trace["name"] for trace in drawings(html)[0]["data"] if trace.get("hovertemplate")}
+    assert {"example/decoder-30m", "other/model"} <= names
+    assert html.count('class="card advice"') == 2
+    assert html.count("This is a hint, not a proof") == 1
+
+
+def test_no_run_is_refused():
+    with pytest.raises(InputError, match="expected at least one run to report on"):
+        report.page([])
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "none"),
+        (True, "yes"),
+        (7, "7"),
+        (30_412_800, "30,412,800"),
+        (1e-4, "0.0001"),
+        (["a", 1], "a, 1"),
+        ([], "none"),
+        ({"first_token": "kept"}, "first token kept"),
+        ("é", "é"),
+    ],
+)
+def test_a_records_values_in_words(value, words):
+    assert report._worded(value) == words
+
+
+def test_a_browser_draws_every_panel_without_errors(html, tmp_path):
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("needs chromium to draw the page")
+    page = tmp_path / "page.html"
+    page.write_text(html, encoding="utf-8")
+    shown = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+         f"--user-data-dir={tmp_path / 'user'}", "--virtual-time-budget=8000", "--dump-dom",
+         page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert shown.stdout.count('class="main-svg"') >= len(drawings(html))
+    titles = set(re.findall(r'data-title="([^"]*)"', shown.stdout))
+    assert titles
+    assert not any("loud" in title or "hare" in title for title in titles)
+    assert "Uncaught" not in shown.stderr
+    assert "Content Security Policy" not in shown.stderr
