@@ -90,6 +90,8 @@ def tokenize(tokenizer: Any, texts: Sequence[str], limit: int) -> list[Tokenized
     """
     if tokenizer is None:
         raise InputError("texts were given but no tokenizer; pass tokenizer= with a loaded model.")
+    if not texts:
+        return []
     encoded = tokenizer(
         list(texts),
         truncation=True,
