@@ -224,6 +224,7 @@ def _drawing(figure: Figure, panel: Panel, name: str) -> dict[str, Any]:
             "tickvals": values,
             "ticktext": [label.replace("\n", "<br>") for label in labels],
             "zeroline": False,
+            "showgrid": False,  # its lines would hide the marked layers
             "spikecolor": "#8a8a8a",
             "spikedash": "solid",
             "spikethickness": -1,

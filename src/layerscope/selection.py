@@ -191,8 +191,11 @@ def preferences(
         is undefined take no part.
     """
     blocks = number_of_blocks(table)
+    matrices = _matrices(contributions, {measure.name for measure in measures})
     return tuple(
-        _preference(table, contributions, measure, convention, blocks, seed)
+        _preference(
+            table, matrices.get((measure.name, convention)), measure, convention, blocks, seed
+        )
         for measure, convention in measured(table, measures)
     )
 
@@ -238,7 +241,7 @@ def recommendation(
 
 def _preference(
     table: pd.DataFrame,
-    contributions: pd.DataFrame,
+    matrix: pd.DataFrame | None,
     measure: Measure,
     convention: str,
     blocks: int,
@@ -255,9 +258,7 @@ def _preference(
         direction=direction,
         layer=layer,
         value=None if layer is None else float(rows["value"][layer]),
-        within_noise=()
-        if layer is None
-        else _within_noise(contributions, measure.name, convention, layer, list(rows.index), seed),
+        within_noise=() if layer is None else _within_noise(matrix, layer, set(rows.index), seed),
         last_value=last_value,
         last_stage=last_stage,
         middle_layer=middle,
@@ -289,25 +290,25 @@ def _value_at(rows: pd.DataFrame, layer: int) -> float | None:
     return float(rows["value"][layer]) if layer in rows.index else None
 
 
+def _matrices(
+    contributions: pd.DataFrame, metrics: set[str]
+) -> dict[tuple[str, str], pd.DataFrame]:
+    """Return, by metric and convention, the frame layer x text, NaN where a text is undefined."""
+    wanted = (contributions["stage"] == BLOCK) & contributions["metric"].isin(metrics)
+    groups = contributions[wanted].fillna({"convention": ""}).groupby(["metric", "convention"])
+    return {
+        (str(metric), str(convention)): rows.pivot(index="layer", columns="text", values="value")
+        for (metric, convention), rows in groups
+    }
+
+
 def _within_noise(
-    contributions: pd.DataFrame,
-    metric: str,
-    convention: str,
-    best: int,
-    layers: list[int],
-    seed: int,
+    matrix: pd.DataFrame | None, best: int, layers: set[int], seed: int
 ) -> tuple[int, ...]:
     """Return the layers not told from `best`, each compared on the texts defined at both."""
-    rows = contributions[
-        (contributions["metric"] == metric)
-        & (contributions["convention"].fillna("") == convention)
-        & (contributions["stage"] == BLOCK)
-        & contributions["layer"].isin(layers)
-    ]
-    # Layer x text, NaN where a text is undefined.
-    matrix = rows.pivot(index="layer", columns="text", values="value")
-    if best not in matrix.index:
+    if matrix is None or best not in matrix.index:
         return (best,)
+    matrix = matrix[matrix.index.isin(layers)]
     array = matrix.to_numpy(dtype=np.float64, na_value=np.nan)
     close = np.asarray(within_noise(array, list(matrix.index).index(best), seed))
     return tuple(sorted({best, *(int(layer) for layer in matrix.index[close])}))

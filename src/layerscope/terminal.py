@@ -113,11 +113,10 @@ def scan_summary(
         record: run.json as a dict; whatever it lacks is left out.
         measures: The catalogue.
     """
-    choices = selection.preferences(table, contributions, measures=measures)
-    advice = selection.recommendation(choices, measures=measures)
     columns = main_columns(table, measures)
-    shown = {column.measure.name for column in columns}
-    main = [choice for choice in choices if choice.metric in shown]
+    shown = [column.measure for column in columns]
+    main = selection.preferences(table, contributions, measures=shown)
+    advice = selection.recommendation(main, measures=shown)
     return Adaptive(
         lambda symbols: Group(
             _header(record, table, symbols),
@@ -145,18 +144,19 @@ def catalogue_table(measures: Sequence[Measure] = CATALOGUE) -> RenderableType:
     """Return one line a measure: its name, what it is, its level, which values are preferred."""
 
     def build(symbols: Symbols) -> RenderableType:
-        grid = _grid("name", "measure", "level", "prefers", "unit", "conv.")
+        grid = _grid("name", "measure", "level", "prefers", "conv.")
+        grid.columns[0].no_wrap = True
         grid.columns[1].ratio = 1
         for measure in measures:
             names = " ".join(str(name)[:1] for name in measure.conventions)
-            cells = (measure.title, measure.level, measure.direction, measure.unit, names)
+            cells = (measure.title, measure.level, measure.direction, names)
             grid.add_row(
                 Text(measure.name, style="bold"),
                 *(Text(symbols.text(cell) or symbols.undefined) for cell in cells),
             )
         hint = Text(
             "conv.: p paper, n normalized, r reference. "
-            "`layerscope metrics NAME` shows formula and source.",
+            "Formula and source: layerscope metrics NAME",
             "dim",
         )
         return Group(grid, hint)
