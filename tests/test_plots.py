@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from fake_runs import fake_run
 from layerscope import plots, selection
 from layerscope.errors import InputError
+from layerscope.plots import description, interactive
 
 
 def chosen(**options):
@@ -59,7 +61,7 @@ def test_conventions_share_an_axis_only_where_neither_is_squeezed(figure):
     shared = [{line.convention for line in p.lines} for p in figure.panels if p.metric == "infonce"]
     assert shared == [{"normalized", "paper"}, {"reference"}]
     for panel in figure.panels:
-        low, high = plots._union(panel.lines)
+        low, high = description._union(panel.lines)
         for line in panel.lines[1:]:
             bottom, top = line.extent
             assert high - low <= 2.5 * (top - bottom) * 1.0001
@@ -135,7 +137,7 @@ def test_a_table_without_known_measures_is_refused(run):
 
 def test_a_level_far_from_the_curves_is_told_not_drawn(figure):
     panel = figure.panels[0]
-    low, high = plots._union(panel.lines)
+    low, high = description._union(panel.lines)
     assert panel.is_near(plots.Level((low + high) / 2, "near"))
     assert not panel.is_near(plots.Level(high + 3 * (high - low), "far"))
 
@@ -143,8 +145,8 @@ def test_a_level_far_from_the_curves_is_told_not_drawn(figure):
 def test_bands_break_where_a_layer_is_missing(figure):
     points = lines_of(figure, "lidar")["normalized"].points
     line = lines_of(figure, "lidar")["normalized"]
-    broken = plots.replace(line, points=points[:3] + points[4:])
-    bands = plots._plotly_bands(figure, broken)
+    broken = replace(line, points=points[:3] + points[4:])
+    bands = interactive._plotly_bands(figure, broken)
     assert [len(band["x"]) for band in bands] == [6, 8]
     assert bands[0]["y"] == [p.high for p in points[:3]] + [p.low for p in reversed(points[:3])]
 

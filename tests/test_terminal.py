@@ -7,6 +7,7 @@ from rich.console import Console
 from fake_runs import fake_run
 from layerscope import selection, terminal
 from layerscope.metrics.catalogue import CATALOGUE
+from layerscope.terminal import scan, signs
 
 
 def shown(renderable, encoding="utf-8", width=80):
@@ -109,7 +110,7 @@ def test_a_deep_model_shows_ends_and_marks_and_says_what_is_left_out():
     text = shown(terminal.scan_summary(table, contributions, record))
     assert "of 81 layers shown" in text
     rows = [line for line in text.splitlines() if len(line.split()) == 9]
-    assert sum(line.split()[0].isdigit() for line in rows) <= terminal.MAX_ROWS
+    assert sum(line.split()[0].isdigit() for line in rows) <= scan.MAX_ROWS
     assert text.count("▲") == text.count("▼") == 8  # seven columns and the legend
 
 
@@ -167,10 +168,10 @@ def test_a_measures_page_holds_what_the_catalogue_knows(measure, encoding):
 
 
 def test_shapes_are_binned_and_flat_ones_do_not_divide_by_zero():
-    assert terminal._shape([1.0, 2.0], terminal.UNICODE) == "▁█"
-    assert terminal._shape([2.0, 2.0], terminal.ASCII) == "__"
-    assert terminal._shape([float(k) for k in range(80)], terminal.UNICODE) == "▁▂▃▄▅▆▇█"
-    assert terminal._shape([], terminal.UNICODE) == ""
+    assert scan._shape([1.0, 2.0], signs.UNICODE) == "▁█"
+    assert scan._shape([2.0, 2.0], signs.ASCII) == "__"
+    assert scan._shape([float(k) for k in range(80)], signs.UNICODE) == "▁▂▃▄▅▆▇█"
+    assert scan._shape([], signs.UNICODE) == ""
 
 
 def test_reasons_are_grouped_over_layers_and_conventions():

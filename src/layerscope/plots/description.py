@@ -1,15 +1,10 @@
-"""A table's curves over the layers: table -> plain description -> drawing.
-
-The description is frozen records of numbers and words, so that what a plot says can be tested
-without drawing it, and every backend draws the same thing.
-"""
+"""A table's curves over the layers as plain records: what a plot says, before it is drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import pandas as pd
 
@@ -17,10 +12,6 @@ from layerscope import selection
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE, Measure
 from layerscope.selection import Preference
-
-if TYPE_CHECKING:
-    import matplotlib.axes
-    import matplotlib.figure
 
 # Okabe and Ito's colors, told apart with any color vision; the blue a little lighter so that it also
 # stands out on a dark page. Dashes say the same for print without color.
@@ -36,13 +27,7 @@ MODEL_COLORS: Final = (
 DASHES: Final = ("solid", "dash", "dot")
 # Two curves share an axis while neither is squeezed into less than 1 / 2.5 of it.
 MOST_SQUEEZED: Final = 2.5
-FORMATS: Final = (".png", ".svg", ".pdf")
 BAND: Final = 0.16  # opacity; half of it where many models lie on top of each other
-MIDDLE: Final = "middle layer"
-PREFERRED: Final = "preferred layer"
-NEAR: Final = "within noise of it"
-NORMED: Final = "after the final norm"
-SIGNS: Final = (MIDDLE, PREFERRED, NEAR, NORMED)
 
 
 @dataclass(frozen=True)
@@ -236,44 +221,6 @@ def compare(
     return Figure(f"{len(kept)} runs by depth", _some(panels), blocks, True)
 
 
-def to_plotly(figure: Figure, *, columns: int = 3) -> Any:
-    """Return the description as an interactive `plotly.graph_objects.Figure`."""
-    from plotly.subplots import make_subplots
-
-    columns = min(columns, len(figure.panels))
-    rows = -(-len(figure.panels) // columns)
-    drawing = make_subplots(
-        rows=rows,
-        cols=columns,
-        subplot_titles=[panel.title for panel in figure.panels],
-        vertical_spacing=min(0.09, 0.3 / rows),
-        horizontal_spacing=0.07,
-    )
-    legend: set[str] = set()
-    for index, panel in enumerate(figure.panels):
-        place = {"row": index // columns + 1, "col": index % columns + 1}
-        for trace in panel_traces(figure, panel):
-            first = trace["name"] not in legend and trace.get("showlegend", True)
-            legend |= {trace["name"]} if first else set()
-            drawing.add_trace({**trace, "showlegend": first}, **place)
-        _plotly_marks(drawing, figure, panel, place)
-    drawing.update_layout(
-        title=figure.title if len(figure.panels) > 1 else None,
-        template="plotly_white",
-        hovermode="x unified",
-        height=110 + 270 * rows,
-        margin={"l": 60, "r": 20, "t": 90, "b": 50},
-    )
-    return drawing
-
-
-def panel_traces(figure: Figure, panel: Panel) -> list[dict[str, Any]]:
-    """Return a panel's bands, curves and final norms as plotly traces in plain dicts."""
-    bands = [trace for line in panel.lines for trace in _plotly_bands(figure, line)]
-    curves = [trace for line in panel.lines for trace in _plotly_curve(figure, line)]
-    return bands + curves
-
-
 def ticks(figure: Figure) -> tuple[list[float], list[str]]:
     """Return at most about eight x positions with their labels: the layer, and its depth below."""
     if figure.by_depth:
@@ -293,54 +240,13 @@ def x_range(figure: Figure) -> tuple[float, float]:
     return -0.04 * top, 1.04 * top
 
 
-def to_matplotlib(figure: Figure, *, columns: int = 3) -> matplotlib.figure.Figure:
-    """Return the description as a matplotlib figure, for print.
-
-    Raises:
-        InputError: If matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure as Canvas
-    except ImportError as error:
-        raise InputError(
-            "expected matplotlib for an image file, and it is not installed: "
-            "pip install 'layerscope[plots]'"
-        ) from error
-    columns = min(columns, len(figure.panels))
-    rows = -(-len(figure.panels) // columns)
-    canvas = Canvas(figsize=(4.1 * columns, 2.9 * rows + 0.8), layout="constrained")
-    grid = canvas.subplots(rows, columns, squeeze=False)
-    for axes, panel in zip(grid.flat, figure.panels, strict=False):
-        _draw_panel(axes, figure, panel)
-    for axes in grid.flat[len(figure.panels) :]:
-        axes.set_axis_off()
-    handles = {
-        label: handle
-        for axes in grid.flat
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    # Curves first, then the signs, which mean the same in every color.
-    labels = sorted(handles, key=lambda label: label in SIGNS)
-    canvas.legend(
-        [handles[label] for label in labels], labels, loc="outside upper right", ncols=8, fontsize=8
-    )
-    canvas.suptitle(figure.title, x=0.01, ha="left", fontsize=11)
-    return canvas
-
-
-def save(figure: Figure, path: str | Path) -> None:
-    """Write the description as .png, .svg or .pdf, told from the path's ending.
-
-    Raises:
-        InputError: If the ending is another, or matplotlib is not installed.
-    """
-    target = Path(path)
-    if target.suffix.lower() not in FORMATS:
-        raise InputError(
-            f"expected a file ending in {', '.join(FORMATS)}, got {target.name!r}; "
-            "an interactive page is written by `layerscope report`"
-        )
-    to_matplotlib(figure).savefig(target, dpi=160)
+def run_names(tables: Sequence[pd.DataFrame]) -> list[str]:
+    """Return the shortest names that tell the runs apart: model, then revision, data, a number."""
+    for keys in (["model"], ["model", "revision"], ["model", "revision", "data"]):
+        names = [" ".join(str(value) for value in table[keys].iloc[0].dropna()) for table in tables]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({index})" for index, name in enumerate(names, start=1)]
 
 
 def _line(
@@ -453,151 +359,3 @@ def _some(panels: Sequence[Panel]) -> tuple[Panel, ...]:
 def _titled(model: str, table: pd.DataFrame) -> str:
     data = " ".join(str(name) for name in table["data"].dropna().unique())
     return f"{model} on {data}" if data else model
-
-
-def run_names(tables: Sequence[pd.DataFrame]) -> list[str]:
-    """Return the shortest names that tell the runs apart: model, then revision, data, a number."""
-    for keys in (["model"], ["model", "revision"], ["model", "revision", "data"]):
-        names = [" ".join(str(value) for value in table[keys].iloc[0].dropna()) for table in tables]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{name} ({index})" for index, name in enumerate(names, start=1)]
-
-
-def _plotly_bands(figure: Figure, line: Line) -> list[dict[str, Any]]:
-    """Return one closed shape for every stretch of neighboring layers that has limits."""
-    stretches: list[list[Point]] = []
-    for point in line.points:
-        if point.low is None or point.high is None:
-            continue
-        if stretches and stretches[-1][-1].layer == point.layer - 1:
-            stretches[-1].append(point)
-        else:
-            stretches.append([point])
-    red, green, blue = (int(line.color[k : k + 2], 16) for k in (1, 3, 5))
-    return [
-        {
-            "type": "scatter",
-            "name": f"{line.name} limits",
-            "x": [figure.x(point) for point in (*stretch, *reversed(stretch))],
-            "y": [*(point.high for point in stretch), *(point.low for point in reversed(stretch))],
-            "fill": "toself",
-            "fillcolor": f"rgba({red},{green},{blue},{BAND if not figure.by_depth else BAND / 2})",
-            "line": {"width": 0},
-            "mode": "lines",
-            "hoverinfo": "skip",
-            "showlegend": False,
-            "legendgroup": line.name,
-        }
-        for stretch in stretches
-    ]
-
-
-def _plotly_curve(figure: Figure, line: Line) -> list[dict[str, Any]]:
-    """Return the curve, its layers within noise ringed, and the final norm as a diamond."""
-    best = [point.layer == line.preferred for point in line.points]
-    ring = [point.layer in line.near and not b for point, b in zip(line.points, best, strict=True)]
-    signs = list(zip(best, ring, strict=True))
-    curve = {
-        "type": "scatter",
-        "name": line.name,
-        "legendgroup": line.name,
-        "x": [figure.x(point) for point in line.points],
-        "y": [point.value for point in line.points],
-        "text": [point.words for point in line.points],
-        "hovertemplate": "%{text}",
-        "mode": "lines+markers",
-        "line": {"color": line.color, "dash": line.dash, "width": 2},
-        "marker": {
-            "color": line.color,
-            "size": [11 if preferred else 9 if near else 4 for preferred, near in signs],
-            "symbol": ["circle-open" if near else "circle" for near in ring],
-            "line": {"width": [2 if near else 0 for near in ring]},
-        },
-    }
-    if line.final is None:
-        return [curve]
-    final = {
-        "type": "scatter",
-        "name": f"{line.name}, final norm",
-        "legendgroup": line.name,
-        "x": [figure.x(line.final)],
-        "y": [line.final.value],
-        "text": [line.final.words],
-        "hovertemplate": "%{text}",
-        "mode": "markers",
-        "marker": {"color": line.color, "symbol": "diamond-open", "size": 9, "line": {"width": 2}},
-        "showlegend": False,
-    }
-    return [curve, final]
-
-
-def _plotly_marks(drawing: Any, figure: Figure, panel: Panel, place: dict[str, int]) -> None:
-    """Draw what is not a curve: the middle, the preferred layer, the levels, the axes' words."""
-    drawing.add_vline(
-        x=figure.middle, line={"color": "#8a8a8a", "width": 1, "dash": "dot"}, **place
-    )
-    if panel.preferred is not None and not figure.by_depth:
-        color = panel.lines[0].color
-        drawing.add_vline(
-            x=panel.preferred, line={"color": color, "width": 1, "dash": "dash"}, **place
-        )
-    for level in filter(panel.is_near, panel.levels):
-        drawing.add_hline(
-            y=level.value,
-            line={"color": "#8a8a8a", "width": 1, "dash": "longdash"},
-            annotation={"text": level.label, "font": {"size": 10, "color": "#777777"}},
-            **place,
-        )
-    values, labels = ticks(figure)
-    text = [label.replace("\n", "<br>") for label in labels]
-    drawing.update_xaxes(
-        range=list(x_range(figure)), tickvals=values, ticktext=text, zeroline=False, **place
-    )
-    drawing.update_yaxes(title={"text": panel.unit, "font": {"size": 11}}, zeroline=False, **place)
-
-
-def _draw_panel(axes: matplotlib.axes.Axes, figure: Figure, panel: Panel) -> None:
-    """Draw one panel with matplotlib."""
-    dashes = {"solid": "-", "dash": "--", "dot": ":"}
-    axes.axvline(figure.middle, color="#aaaaaa", linewidth=0.8, linestyle=":", label=MIDDLE)
-    if panel.preferred is not None and not figure.by_depth:
-        axes.axvline(panel.preferred, color=panel.lines[0].color, linewidth=0.8, linestyle="--")
-    for line in panel.lines:
-        _draw_line(axes, figure, line, dashes[line.dash])
-    for level in filter(panel.is_near, panel.levels):
-        axes.axhline(level.value, color="#888888", linewidth=0.8, linestyle=(0, (6, 3)))
-        axes.annotate(level.label, (0.99, level.value), xycoords=("axes fraction", "data"),
-                      ha="right", va="bottom", fontsize=7, color="#666666")  # fmt: skip
-    axes.set_title(panel.title, loc="left", fontsize=9, fontweight="bold")
-    axes.set_ylabel(panel.unit, fontsize=7)
-    values, labels = ticks(figure)
-    axes.set_xticks(values, labels)
-    axes.set_xlim(*x_range(figure))
-    axes.tick_params(labelsize=7, length=2)
-    axes.grid(color="#e6e6e6", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _draw_line(axes: matplotlib.axes.Axes, figure: Figure, line: Line, style: str) -> None:
-    """Draw a curve with its band, the layers within noise ringed, the final norm as a diamond."""
-    x = [figure.x(point) for point in line.points]
-    values = [point.value for point in line.points]
-    axes.plot(x, values, style, color=line.color, linewidth=1.6, label=line.name)
-    limited = [point for point in line.points if point.low is not None and point.high is not None]
-    axes.fill_between(
-        [figure.x(point) for point in limited],
-        [point.low for point in limited if point.low is not None],
-        [point.high for point in limited if point.high is not None],
-        color=line.color, alpha=BAND / 2 if figure.by_depth else BAND, linewidth=0,
-    )  # fmt: skip
-    near = [point for point in line.points if point.layer in line.near]
-    axes.plot([figure.x(p) for p in near], [p.value for p in near], "o", color=line.color,
-              markerfacecolor="white", markersize=5, label=NEAR)  # fmt: skip
-    best = [point for point in line.points if point.layer == line.preferred]
-    axes.plot([figure.x(p) for p in best], [p.value for p in best], "o", color=line.color,
-              markersize=6, label=PREFERRED)  # fmt: skip
-    if line.final is not None:
-        axes.plot([figure.x(line.final)], [line.final.value], "D", color=line.color,
-                  markerfacecolor="none", markersize=5, label=NORMED)  # fmt: skip

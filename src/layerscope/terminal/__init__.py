@@ -1,0 +1,23 @@
+"""What a scan, a choice and the catalogue look like in a terminal of 80 columns.
+
+Everything returned here is a rich renderable. Least and greatest are told by a sign, not by color
+alone, and a terminal that is not UTF-8 gets the same in ASCII.
+"""
+
+from layerscope.terminal.catalogue import catalogue_table, estimate_table, measure_page
+from layerscope.terminal.scan import preference_table, recommendation_line, scan_summary
+from layerscope.terminal.words import (
+    Column,
+    column,
+    decimals,
+    layer_ranges,
+    main_columns,
+    settings_lines,
+    undefined_reasons,
+)
+
+__all__ = [
+    "Column", "catalogue_table", "column", "decimals", "estimate_table", "layer_ranges",
+    "main_columns", "measure_page", "preference_table", "recommendation_line", "scan_summary",
+    "settings_lines", "undefined_reasons",
+]  # fmt: skip

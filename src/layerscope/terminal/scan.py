@@ -1,0 +1,234 @@
+"""A scan, and a choice, in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import pandas as pd
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from layerscope import selection
+from layerscope.metrics.catalogue import CATALOGUE, Measure
+from layerscope.selection import Agreement, Preference, Recommendation
+from layerscope.terminal.signs import Adaptive, Symbols, grid_of
+from layerscope.terminal.words import (
+    Column,
+    decimals,
+    layer_ranges,
+    main_columns,
+    settings_lines,
+    undefined_reasons,
+)
+
+MAX_ROWS: Final = 40
+SHAPE_WIDTH: Final = 8
+SHORT_HEADS: Final = {
+    "prompt_entropy": "prompt S",
+    "dataset_entropy": "data S",
+    "effective_rank": "eff.rank",
+    "curvature": "curv",
+    "infonce": "InfoNCE",
+    "lidar": "LiDAR",
+    "dime": "DiME",
+}
+
+
+def scan_summary(
+    table: pd.DataFrame,
+    contributions: pd.DataFrame,
+    record: Mapping[str, Any],
+    *,
+    measures: Sequence[Measure] = CATALOGUE,
+) -> RenderableType:
+    """Return what `scan` prints: the run, its layers by the main measures, the layers preferred.
+
+    Args:
+        table: Results of one run.
+        contributions: Its per-text numbers, for the layers that are within noise of each other.
+        record: run.json as a dict; whatever it lacks is left out.
+        measures: The catalogue.
+    """
+    columns = main_columns(table, measures)
+    shown = [column.measure for column in columns]
+    main = selection.preferences(table, contributions, measures=shown)
+    advice = selection.recommendation(main, measures=shown)
+    return Adaptive(
+        lambda symbols: Group(
+            _header(record, table, symbols),
+            Padding(_layers(columns, table, symbols), (0, 0, 0, 1)),
+            _footnotes(columns, record, symbols),
+            _preferences(main, measures, symbols),
+            _advice(advice, table, symbols),
+        )
+    )
+
+
+def preference_table(
+    choices: Sequence[Preference], *, measures: Sequence[Measure] = CATALOGUE
+) -> RenderableType:
+    """Return the table of preferred layers alone, as `select` prints it."""
+    return Adaptive(lambda symbols: _preferences(choices, measures, symbols))
+
+
+def recommendation_line(advice: Recommendation, table: pd.DataFrame) -> RenderableType:
+    """Return the recommended layer with the sentence that says how far to trust it."""
+    return Adaptive(lambda symbols: _advice(advice, table, symbols))
+
+
+def _header(record: Mapping[str, Any], table: pd.DataFrame, symbols: Symbols) -> RenderableType:
+    model = record.get("model", {})
+    name = model.get("name") or table["model"].iloc[0]
+    revision = model.get("revision")
+    title = Text(symbols.text(name), style="bold")
+    title.append(symbols.text(f" @ {revision}") if revision else "", style="dim")
+    number = None if table["n"].dropna().empty else int(table["n"].max())
+    lines = [Text(symbols.text(line)) for line in settings_lines(record, number)]
+    return Padding(Group(title, *lines), (0, 0, 1, 1))
+
+
+def _layers(columns: Sequence[Column], table: pd.DataFrame, symbols: Symbols) -> RenderableType:
+    """Return the table with a row per layer and a column per measure."""
+    grid = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, show_footer=True)
+    grid.add_column("layer\n", Text("shape", "dim"), justify="right", no_wrap=True, width=5)
+    grid.add_column("depth\n", justify="right", no_wrap=True, width=5)
+    for item in columns:
+        head = Text(symbols.text(SHORT_HEADS.get(item.measure.name, item.measure.title)))
+        head.append(f"\n{_wanted(item.measure)}", style="dim")
+        shape = Text(_shape(list(item.values.values()), symbols), style="cyan")
+        grid.add_column(head, shape, justify="right", no_wrap=True, width=SHAPE_WIDTH)
+    blocks = selection.number_of_blocks(table)
+    for layer in _shown_layers(columns):
+        cells = [_cell(item, layer, symbols) for item in columns]
+        depth = f"{layer / blocks if blocks else 0:.2f}"
+        grid.add_row(Text(str(layer), "bold"), Text(depth, "dim"), *cells)
+    if any(item.final is not None for item in columns):
+        final = [_number(item.final, item.decimals, symbols) + " " for item in columns]
+        grid.add_row(Text("norm", "bold"), Text("out", "dim"), *map(Text, final))
+    return grid
+
+
+def _shown_layers(columns: Sequence[Column]) -> list[int]:
+    """Return at most about MAX_ROWS layers: evenly spaced ones, both ends, and every marked one."""
+    layers = sorted({layer for item in columns for layer in item.values})
+    ends = {item.least for item in columns} | {item.greatest for item in columns}
+    for stride in range(1, len(layers) + 1):
+        kept = {*layers[::stride], *layers[-1:], *(end for end in ends if end is not None)}
+        if len(kept) <= MAX_ROWS or stride == len(layers):
+            return sorted(kept)
+    return layers
+
+
+def _cell(item: Column, layer: int, symbols: Symbols) -> Text:
+    """Return a value with its mark; the end that the measure prefers stands out."""
+    words = _number(item.values.get(layer), item.decimals, symbols)
+    flat = item.least == item.greatest
+    for end, mark, wanted in (
+        (item.least, symbols.least, "least"),
+        (item.greatest, symbols.greatest, "most"),
+    ):
+        if layer == end and not flat:
+            preferred = str(item.measure.direction) == wanted
+            return Text(words + mark, style="bold green" if preferred else "yellow")
+    return Text(words + " ", style="dim" if layer not in item.values else "")
+
+
+def _number(value: float | None, digits: int, symbols: Symbols) -> str:
+    if value is None:
+        return symbols.undefined
+    return f"{value:.{digits}f}" if abs(value) < 1e5 else f"{value:.1e}"
+
+
+def _wanted(measure: Measure) -> str:
+    return "" if str(measure.direction) == "none" else str(measure.direction)
+
+
+def _shape(values: Sequence[float], symbols: Symbols) -> str:
+    """Return the curve as a sparkline of at most SHAPE_WIDTH signs, long ones averaged in bins."""
+    if not values:
+        return ""
+    width = min(SHAPE_WIDTH, len(values))
+    edges = [round(index * len(values) / width) for index in range(width + 1)]
+    bins = [values[start:stop] for start, stop in pairwise(edges)]
+    means = [sum(part) / len(part) for part in bins]
+    low, span = min(means), max(means) - min(means)
+    top = len(symbols.ramp) - 1
+    return "".join(symbols.ramp[round(top * (mean - low) / span) if span else 0] for mean in means)
+
+
+def _footnotes(
+    columns: Sequence[Column], record: Mapping[str, Any], symbols: Symbols
+) -> RenderableType:
+    down, up = symbols.least, symbols.greatest
+    conventions = ", ".join(dict.fromkeys(c.convention for c in columns if c.convention))
+    lines = [
+        f"{down} least  {up} greatest" + (f"  convention: {conventions}" if conventions else "")
+    ]
+    if any(item.final is not None for item in columns):
+        lines[0] += "  norm: after the final norm"
+    shown, every = len(_shown_layers(columns)), len({k for c in columns for k in c.values})
+    if shown < every:
+        lines.append(f"{shown} of {every} layers shown: evenly spaced ones and all that are marked")
+    names = {(item.measure.name, item.convention) for item in columns}
+    drawn = [
+        entry
+        for entry in record.get("undefined", ())
+        if (entry.get("metric"), entry.get("convention") or "") in names
+    ]
+    for metric, _, layers, reason in undefined_reasons({"undefined": drawn}):
+        where = f"layer {layers}" if layers else "every layer"
+        lines.append(f"{symbols.undefined} {metric} at {where}: {reason}")
+    lines.extend(f"! {note}" for note in record.get("notes", ()))
+    return Padding(Text(symbols.text("\n".join(lines)), "dim"), (0, 0, 1, 1))
+
+
+def _preferences(
+    choices: Sequence[Preference], measures: Sequence[Measure], symbols: Symbols
+) -> RenderableType:
+    """Return one row a measure: the preferred layer, what it gains, whether conventions agree."""
+    titles = {measure.name: measure.title for measure in measures}
+    agreed = {item.metric: item for item in selection.agreement(choices)}
+    papers = {c.metric: c for c in choices if c.convention == selection.PAPER}
+    grid = grid_of(
+        "measure", "prefers", "layer", "there", "last", "middle", "within noise", "paper"
+    )
+    for index in (2, 3, 4, 5):
+        grid.columns[index].justify = "right"
+    for choice in choices:
+        if choice.convention in (selection.NORMALIZED, "") and choice.layer is not None:
+            values = (choice.value, choice.last_value, choice.middle_value)
+            digits = decimals([value for value in values if value is not None])
+            grid.add_row(
+                Text(symbols.text(titles.get(choice.metric, choice.metric))),
+                Text(choice.direction, "dim"),
+                Text(str(choice.layer), "bold green"),
+                *(Text(_number(value, digits, symbols)) for value in values),
+                Text(layer_ranges(choice.within_noise)),
+                _paper(papers.get(choice.metric), agreed.get(choice.metric), symbols),
+            )
+    legend = f"paper: layer on raw states; {symbols.same} same, {symbols.overlap} within noise, "
+    lines = Group(grid, Text(f"{legend}{symbols.differ} another", "dim"))
+    return Padding(lines, (0, 0, 1, 1))
+
+
+def _paper(choice: Preference | None, agreed: Agreement | None, symbols: Symbols) -> Text:
+    if choice is None or choice.layer is None or agreed is None:
+        return Text(symbols.undefined, "dim")
+    if agreed.same:
+        return Text(f"{choice.layer} {symbols.same}", "green")
+    if agreed.overlap:
+        return Text(f"{choice.layer} {symbols.overlap}")
+    return Text(f"{choice.layer} {symbols.differ}", "red")
+
+
+def _advice(advice: Recommendation, table: pd.DataFrame, symbols: Symbols) -> RenderableType:
+    blocks = selection.number_of_blocks(table)
+    if advice.layer is None:
+        return Padding(Text(symbols.text(advice.sentence)), (0, 0, 0, 1))
+    text = Text.assemble((f"Layer {advice.layer} of {blocks}", "bold green"))
+    return Padding(text.append(advice.sentence.removeprefix(f"Layer {advice.layer}")), (0, 0, 0, 1))

@@ -1,0 +1,172 @@
+"""A run in words and rounded numbers, as the terminal and the page both say it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from layerscope import selection
+from layerscope.metrics.catalogue import CATALOGUE, Measure
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measure in one convention: its values after each block and after the final norm."""
+
+    measure: Measure
+    convention: str
+    values: Mapping[int, float]
+    final: float | None
+
+    @property
+    def least(self) -> int | None:
+        """The shallowest layer of the least value."""
+        return min(self.values, key=lambda k: (self.values[k], k)) if self.values else None
+
+    @property
+    def greatest(self) -> int | None:
+        """The shallowest layer of the greatest value."""
+        return min(self.values, key=lambda k: (-self.values[k], k)) if self.values else None
+
+    @property
+    def decimals(self) -> int:
+        """Decimals that show four digits of the greatest number in the column."""
+        return decimals([*self.values.values(), *([] if self.final is None else [self.final])])
+
+
+def main_columns(
+    table: pd.DataFrame, measures: Sequence[Measure] = CATALOGUE
+) -> tuple[Column, ...]:
+    """Return the paper's measures that the table holds, each in the convention to decide by.
+
+    Where the table holds none of them, the first seven that it does hold.
+    """
+    found: dict[str, tuple[Measure, str]] = {}
+    for measure, convention in selection.measured(table, measures):
+        if convention == selection.NORMALIZED or measure.name not in found:
+            found[measure.name] = (measure, convention)
+    seven = [pair for pair in found.values() if pair[0].paper_seven]
+    chosen = seven or list(found.values())[:7]
+    return tuple(column(table, measure, convention) for measure, convention in chosen)
+
+
+def column(table: pd.DataFrame, measure: Measure, convention: str) -> Column:
+    """Return one measure's values by layer."""
+    rows = selection.of_measure(table, measure.name, convention)["value"]
+    normed = selection.of_measure(table, measure.name, convention, selection.FINAL_NORM)["value"]
+    values = dict(zip(rows.index.astype(int).tolist(), rows.astype(float).tolist(), strict=True))
+    return Column(measure, convention, values, float(normed.iloc[0]) if len(normed) else None)
+
+
+def decimals(values: Iterable[float]) -> int:
+    """Return the decimals that show four digits of the greatest of the values, 0 to 4.
+
+    >>> decimals([171.5, 88.0]), decimals([0.78, -2.4]), decimals([0.012]), decimals([])
+    (1, 3, 4, 3)
+    """
+    size = max((abs(value) for value in values), default=1.0)
+    return min(4, max(0, 3 - math.floor(math.log10(size)))) if size > 0 else 3
+
+
+def layer_ranges(layers: Iterable[int]) -> str:
+    """Return layers as short text, neighbors joined.
+
+    >>> layer_ranges([2, 3, 4, 7, 9, 10])
+    '2-4, 7, 9, 10'
+    """
+    runs: list[list[int]] = []
+    for layer in sorted(layers):
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(
+        f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs
+    )
+
+
+def undefined_reasons(record: Mapping[str, Any]) -> tuple[tuple[str, str, str, str], ...]:
+    """Return (metric, conventions, layers, reason) of a record's undefined values, grouped."""
+    groups: dict[tuple[str, str], tuple[list[str], list[str], list[int]]] = {}
+    for entry in record.get("undefined", ()):
+        key = (str(entry.get("metric", "")), str(entry.get("reason", "no reason was recorded")))
+        conventions, stages, layers = groups.setdefault(key, ([], [], []))
+        conventions.append(str(entry.get("convention") or ""))
+        if entry.get("stage", selection.BLOCK) != selection.BLOCK:
+            stages.append(str(entry["stage"]))
+        elif entry.get("layer") is not None:
+            layers.append(int(entry["layer"]))
+    return tuple(
+        (
+            metric,
+            ", ".join(dict.fromkeys(filter(None, conventions))),
+            ", ".join(filter(None, [layer_ranges(set(layers)), *dict.fromkeys(stages)])),
+            reason,
+        )
+        for (metric, reason), (conventions, stages, layers) in groups.items()
+    )
+
+
+def settings_lines(record: Mapping[str, Any], texts: int | None = None) -> tuple[str, ...]:
+    """Return the run in a few lines: model, texts, tokens that count, time, as far as known."""
+    return tuple(
+        line
+        for line in (
+            _model_line(record.get("model", {})),
+            _data_line(record.get("data", {}), texts),
+            _dropped_line(record.get("data", {})),
+            _tokens_line(record.get("settings", {})),
+            _time_line(record.get("times", {})),
+        )
+        if line
+    )
+
+
+def _model_line(model: Mapping[str, Any]) -> str:
+    parameters = model.get("parameters")
+    size = None if parameters is None else f"{parameters / 1e6:,.1f} M parameters"
+    dtype = " on ".join(str(model[key]) for key in ("dtype", "device") if model.get(key))
+    blocks = None if model.get("blocks") is None else f"{model['blocks']} blocks"
+    dim = None if model.get("dim") is None else f"{model['dim']} wide"
+    return ", ".join(str(part) for part in (model.get("class"), blocks, dim, size, dtype) if part)
+
+
+def _data_line(data: Mapping[str, Any], texts: int | None) -> str:
+    number = data.get("texts", texts)
+    if number is None:
+        return ""
+    tokens = f", {data['tokens']:,} tokens" if data.get("tokens") is not None else ""
+    source = f" of {data['name']}" if data.get("name") else ""
+    return f"{number:,} texts{source}{tokens}"
+
+
+def _dropped_line(data: Mapping[str, Any]) -> str:
+    kinds = {"duplicates": "duplicates", "empty": "empty", "short": "too short"}
+    counts = [(data.get(f"dropped_{kind}"), words) for kind, words in kinds.items()]
+    dropped = ", ".join(f"{count} {words}" for count, words in counts if count)
+    cut = f"{data['truncated']} cut to the longest length" if data.get("truncated") else ""
+    return ", ".join(part for part in (f"left out: {dropped}" if dropped else "", cut) if part)
+
+
+def _tokens_line(settings: Mapping[str, Any]) -> str:
+    counted = {True: "counted", False: "left out", "keep": "counted", "drop": "left out"}
+    special, first = (settings.get(key) for key in ("special_tokens", "first_token"))
+    ratio = settings.get("first_token_ratio")
+    beside = "" if ratio is None else f" (norm {ratio:.3g} x the median)"
+    parts = (
+        f"{settings['pooling']} pooling" if "pooling" in settings else "",
+        "" if special is None else f"special tokens {counted.get(special, special)}",
+        "" if first is None else f"first token {counted.get(first, first)}{beside}",
+    )
+    return ", ".join(part for part in parts if part)
+
+
+def _time_line(times: Mapping[str, Any]) -> str:
+    if "total" not in times:
+        return ""
+    parts = ", ".join(f"{name} {times[name]:.1f}" for name in times if name != "total")
+    return f"{times['total']:.1f} s" + (f" ({parts})" if parts else "")
