@@ -105,7 +105,7 @@ def fake_record(blocks: int, texts: int, model: str, seed: int) -> dict[str, Any
     return {
         "schema_version": 1,
         "model": {
-            "name": model, "revision": "main", "class": "GPTNeoXModel", "blocks": blocks,
+            "name": model, "revision": "main", "model_class": "GPTNeoXModel", "blocks": blocks,
             "dim": 256, "parameters": 30_412_800, "dtype": "float32", "device": "cpu",
             "weights_fingerprint": "sha256:5f1c0a9e7d",
             "tokenizer_fingerprint": "sha256:0b77e21c4a",

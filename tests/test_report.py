@@ -120,7 +120,7 @@ def test_no_run_is_refused():
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (None, "none"),
+        (None, "not set"),
         (True, "yes"),
         (7, "7"),
         (30_412_800, "30,412,800"),

@@ -118,7 +118,7 @@ def test_the_header_says_what_was_run(run):
     text = " ".join(shown(terminal.scan_summary(*run)).split())
     for words in (
         "example/decoder-30m @ main",
-        "7 blocks",
+        "GPTNeoXModel, 7 blocks",
         "200 texts of letters.txt, 51,230 tokens",
         "left out: 4 duplicates, 1 empty, 2 too short, 3 cut to",
         "mean pooling",

@@ -412,7 +412,7 @@ def _spoken(key: str) -> str:
 def _worded(value: object) -> str:
     """Return a value of the record as words."""
     if value is None:
-        return "none"
+        return "not set"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

@@ -132,7 +132,11 @@ def _model_line(model: Mapping[str, Any]) -> str:
     dtype = " on ".join(str(model[key]) for key in ("dtype", "device") if model.get(key))
     blocks = None if model.get("blocks") is None else f"{model['blocks']} blocks"
     dim = None if model.get("dim") is None else f"{model['dim']} wide"
-    return ", ".join(str(part) for part in (model.get("class"), blocks, dim, size, dtype) if part)
+    return ", ".join(
+        str(part)
+        for part in (model.get("model_class", model.get("class")), blocks, dim, size, dtype)
+        if part
+    )
 
 
 def _data_line(data: Mapping[str, Any], texts: int | None) -> str:
