@@ -6,12 +6,16 @@ Both resample the contributions of texts: numbers whose mean is the value (see
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.errors import InputError
 
 Floats = NDArray[np.float64]
+
+BLOCK = 4_000_000  # resampling weights that exist at a time: 32 MB
 
 
 def bootstrap_limits(
@@ -31,8 +35,8 @@ def bootstrap_limits(
     Returns:
         Lower and upper limits, each (...), NaN where fewer than 2 texts are defined.
     """
-    texts = contributions.shape[-1]
-    rows = contributions.reshape(-1, texts)
+    shape = contributions.shape[:-1]
+    rows = contributions.reshape(math.prod(shape), contributions.shape[-1])
     means = _resampled_means(rows, seed, resamples)
     tail = (1 - level) / 2
     means[(~np.isnan(rows)).sum(-1) < 2] = np.nan
@@ -40,7 +44,6 @@ def bootstrap_limits(
     known = ~np.isnan(means).all(-1)
     if known.any():
         low[known], high[known] = np.nanquantile(means[known], [tail, 1 - tail], axis=-1)
-    shape = contributions.shape[:-1]
     return low.reshape(shape), high.reshape(shape)
 
 
@@ -88,7 +91,7 @@ def _resampled_means(rows: Floats, seed: int, resamples: int) -> Floats:
     generator = np.random.default_rng(seed)
     texts = rows.shape[-1]
     means = np.empty((len(rows), resamples))
-    block = max(1, 4_000_000 // texts)  # weights of at most 32 MB exist at a time
+    block = max(1, BLOCK // texts)
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
         weights = generator.multinomial(texts, np.full(texts, 1 / texts), size).astype(float)

@@ -107,6 +107,8 @@ def normalized_spectrum(deviations: Tensor) -> Spectrum:
 def _left_vectors(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return eigenvalues (rank,) and left singular vectors (row, rank), zero where they are."""
     n, d = rows.shape
+    if not rows.numel():
+        raise UndefinedError(f"there are no vectors to measure: {n} rows of {d} dimensions")
     if n <= d:
         values, left = torch.linalg.eigh(rows @ rows.mT)
         values, left = values.flip(-1).clamp(min=0), left.flip(-1)
@@ -140,7 +142,7 @@ def spectral_estimate(formula: Formula, spectrum: Spectrum) -> Estimate:
         UndefinedError: the spectrum is zero, or the formula has no value on it.
     """
     values = spectrum.eigenvalues
-    if not values.numel() or not values[0] > 0:
+    if not values[0] > 0:
         raise UndefinedError("all rows are zero or equal, so there is no direction to measure")
     value = float(formula(values))
     if math.isnan(value):
@@ -163,10 +165,10 @@ def weighted_estimate(functional: Formula, n: int, like: Tensor) -> Estimate:
         weights = torch.full((n,), 1 / n, dtype=torch.float64, device=like.device)
         weights.requires_grad_()
         result = functional(weights)
+        value = float(result.detach())
+        if math.isnan(value):
+            raise UndefinedError("all rows are zero or equal, so there is no direction to measure")
         (slopes,) = torch.autograd.grad(result, weights)
-    value = float(result.detach())
-    if math.isnan(value):
-        raise UndefinedError("all rows are zero or equal, so there is no direction to measure")
     return Estimate(value, value + slopes - slopes.mean())
 
 

@@ -138,13 +138,16 @@ def _whitened_spectrum(vectors: Tensor, delta: float, *, relative: bool) -> Spec
     between = (means - means.mean(0)) / math.sqrt(n)
     within = (vectors - means[:, None]) / math.sqrt(n * views)
     energy = within.square().sum((1, 2))
+    rounding = 16 * torch.finfo(vectors.dtype).eps * vectors.norm() / math.sqrt(n * views)
+    if relative and energy.sum().sqrt() <= rounding:
+        raise UndefinedError("the views of each text are identical, so nothing varies within texts")
     # A text's own part of delta, which moves with the text's weight only where it is relative.
     parts = delta * energy / d if relative else torch.full_like(energy, delta / n)
     scatter = within.flatten(0, 1).T @ within.flatten(0, 1)
     scatter.diagonal().add_(parts.sum())
     lower, failed = torch.linalg.cholesky_ex(scatter)
     if bool(failed):
-        raise UndefinedError("the views of each text are identical, so nothing varies within texts")
+        raise UndefinedError("the scatter within texts is singular; LiDAR needs a larger delta")
     left, roots, right = torch.linalg.svd(
         torch.linalg.solve_triangular(lower, between.T, upper=False), full_matrices=False
     )

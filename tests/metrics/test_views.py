@@ -1,0 +1,305 @@
+"""View measures: closed forms, slow twins, edges."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from layerscope.errors import UndefinedError
+from layerscope.metrics import views
+from layerscope.metrics.inputs import Convention, ViewInputs
+
+PAPER, NORMALIZED, REFERENCE = Convention.PAPER, Convention.NORMALIZED, Convention.REFERENCE
+
+
+def pair(first, second=None) -> ViewInputs:
+    first = torch.as_tensor(first, dtype=torch.float64)
+    second = first if second is None else torch.as_tensor(second, dtype=torch.float64)
+    return ViewInputs(torch.stack([first, second], 1))
+
+
+def random_views(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def unit(rows: torch.Tensor) -> torch.Tensor:
+    return rows / rows.norm(dim=-1, keepdim=True)
+
+
+def entropy(matrix: torch.Tensor) -> float:
+    values = torch.linalg.eigvalsh(matrix / matrix.trace())
+    return -sum(v * math.log(v) for v in values.tolist() if v > 1e-14)
+
+
+# --- InfoNCE -------------------------------------------------------------------------------------
+
+
+def test_infonce_closed_forms():
+    loss = views.infonce(pair(torch.eye(2)), PAPER)
+    assert loss.value == pytest.approx(math.log(1 + 2 * math.exp(-10)), rel=1e-9)
+    equal = pair(torch.ones(5, 3))
+    assert views.infonce(equal, PAPER).value == pytest.approx(math.log(9))
+    assert views.infonce_cross(equal, PAPER).value == pytest.approx(math.log(5))
+    assert views.infonce_mi_bound(equal, PAPER).value == pytest.approx(0, abs=1e-12)
+
+
+def test_tiny_dot_products_sit_at_chance():
+    vectors = random_views(6, 2, 4)
+    loss = views.infonce(ViewInputs(vectors, 1e-6 * vectors), REFERENCE)
+    assert loss.value == pytest.approx(math.log(11), abs=1e-6)
+
+
+@pytest.mark.parametrize("block", [3, 512])
+@pytest.mark.parametrize("convention", [PAPER, NORMALIZED])
+def test_infonce_equals_its_definition(convention, block, monkeypatch):
+    monkeypatch.setattr(views, "BLOCK", block)
+    vectors = random_views(8, 2, 5) + 1
+    prepared = unit(vectors if convention is PAPER else vectors - vectors.mean((0, 1)))
+    rows = [*prepared[:, 0], *prepared[:, 1]]
+    n = len(vectors)
+
+    def similarity(i, j):
+        return float(rows[i] @ rows[j]) / 0.1
+
+    both, cross = [], []
+    for i in range(2 * n):
+        positive = (i + n) % (2 * n)
+        others = [j for j in range(2 * n) if j != i]
+        both.append(math.log(sum(math.exp(similarity(i, j)) for j in others)))
+        both[-1] -= similarity(i, positive)
+        other_view = range(n, 2 * n) if i < n else range(n)
+        cross.append(math.log(sum(math.exp(similarity(i, j)) for j in other_view)))
+        cross[-1] -= similarity(i, positive)
+    inputs = ViewInputs(vectors)
+    found = views.infonce(inputs, convention)
+    assert found.value == pytest.approx(sum(both) / len(both), abs=1e-12)
+    per_text = [(both[i] + both[i + n]) / 2 for i in range(n)]
+    assert found.contributions.tolist() == pytest.approx(per_text, abs=1e-12)
+    found = views.infonce_cross(inputs, convention)
+    assert found.value == pytest.approx(sum(cross) / len(cross), abs=1e-12)
+    bound = views.infonce_mi_bound(inputs, convention)
+    assert bound.value == pytest.approx(math.log(n) - found.value, abs=1e-12)
+    assert float(bound.contributions.mean()) == pytest.approx(bound.value, abs=1e-12)
+
+
+def test_a_pair_with_a_zero_vector_is_left_out():
+    vectors = random_views(5, 2, 3)
+    vectors[2, 1] = 0
+    kept = vectors[[0, 1, 3, 4]]
+    for measure in (views.infonce, views.infonce_cross, views.infonce_mi_bound, views.dime):
+        found = measure(ViewInputs(vectors), PAPER)
+        assert found.value == pytest.approx(measure(ViewInputs(kept), PAPER).value, abs=1e-12)
+        assert found.contributions.isnan().tolist() == [False, False, True, False, False]
+        assert float(found.contributions.nanmean()) == pytest.approx(found.value, abs=1e-12)
+
+
+# --- LiDAR ---------------------------------------------------------------------------------------
+
+
+def crossed(across: float, along: float) -> torch.Tensor:
+    """Views offset by +-across e_1 and +-along e_2 around means (+-2, 0), (0, +-1)."""
+    means = torch.tensor([[2, 0], [-2, 0], [0, 1], [0, -1]], dtype=torch.float64)
+    offsets = [[across, 0], [-across, 0], [0, along], [0, -along]]
+    return means[:, None] + torch.tensor(offsets, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("delta", [0.0, 1e-4, 0.3])
+def test_lidar_with_equal_scatter_within(delta):
+    inputs = ViewInputs(crossed(0.5, 0.5))
+    assert views.lidar(inputs, PAPER, delta=delta).value == pytest.approx(1.6493848885)
+    assert views.lidar_log(inputs, PAPER, delta=delta).value == pytest.approx(0.5004024235)
+
+
+def test_lidar_whitens_the_scatter_within():
+    assert views.lidar(ViewInputs(crossed(1.0, 0.5)), PAPER, delta=0).value == pytest.approx(2)
+
+
+@pytest.mark.parametrize("shape", [(7, 4, 5), (5, 3, 40)], ids=["tall", "wide"])
+@pytest.mark.parametrize("convention", [PAPER, NORMALIZED])
+def test_lidar_equals_its_definition(convention, shape):
+    vectors = random_views(shape[0], 1, shape[2]) + 0.5 * random_views(*shape, seed=1)
+    given = vectors if convention is PAPER else unit(vectors - vectors.mean((0, 1)))
+    n, a, d = shape
+    means = given.mean(1)
+    between = sum(torch.outer(m, m) for m in means - means.mean(0)) / n
+    within = sum(
+        torch.outer(given[i, j] - means[i], given[i, j] - means[i])
+        for i, j in itertools.product(range(n), range(a))
+    ) / (n * a)
+    delta = 1e-4 if convention is PAPER else 1e-4 * float(within.trace()) / d
+    within = within + delta * torch.eye(d, dtype=torch.float64)
+    values = torch.linalg.eigvals(torch.linalg.solve(within, between)).real
+    p = [v for v in (values / values.sum()).tolist() if v > 1e-13]
+    slow = -sum(v * math.log(v) for v in p)
+    inputs = ViewInputs(vectors)
+    assert views.lidar_log(inputs, convention).value == pytest.approx(slow, abs=1e-8)
+    assert views.lidar(inputs, convention).value == pytest.approx(math.exp(slow), rel=1e-8)
+    found = views.lidar_log_normalized(inputs, convention).value
+    assert found == pytest.approx(slow / math.log(min(n, d)), abs=1e-8)
+
+
+@pytest.mark.parametrize("convention", [PAPER, NORMALIZED])
+@pytest.mark.parametrize("shape", [(6, 3, 4), (4, 3, 30)])
+def test_lidar_contributions_are_the_derivative_by_the_weights(shape, convention):
+    vectors = random_views(shape[0], 1, shape[2]) + 0.5 * random_views(*shape, seed=1)
+    given = ViewInputs(vectors).prepared(convention)
+    n, a, d = shape
+
+    def functional(weights: torch.Tensor) -> torch.Tensor:
+        means = given.mean(1)
+        centered = means - weights @ means / weights.sum()
+        between = (centered.T * weights) @ centered
+        deviations = given - means[:, None]
+        within = torch.einsum("i,iad,iae->de", weights, deviations, deviations) / a
+        delta = 1e-4 * (within.trace() / d if convention is NORMALIZED else weights.sum())
+        lower = torch.linalg.cholesky(within + delta * torch.eye(d, dtype=torch.float64))
+        white = torch.linalg.solve_triangular(lower, between, upper=False)
+        values = torch.linalg.eigvalsh(
+            torch.linalg.solve_triangular(lower, white.T, upper=False)
+        ).clamp(min=0)
+        values = values[values > 1e-10 * values.max()]
+        p = values / values.sum()
+        return -(p * p.log()).sum()
+
+    weights = torch.full((n,), 1 / n, dtype=torch.float64, requires_grad=True)
+    functional(weights).backward()
+    influence = weights.grad - weights.grad.mean()
+    found = views.lidar_log(ViewInputs(vectors), convention)
+    torch.testing.assert_close(found.contributions - found.value, influence, rtol=1e-5, atol=1e-5)
+
+
+def test_identical_views_leave_nothing_to_whiten_by():
+    inputs = ViewInputs(random_views(6, 1, 4).expand(6, 3, 4))
+    with pytest.raises(UndefinedError, match="views of each text are identical"):
+        views.lidar(inputs, NORMALIZED)
+    assert views.lidar(inputs, PAPER).value > 1  # delta alone
+    with pytest.raises(UndefinedError, match="needs a larger delta"):
+        views.lidar(ViewInputs(torch.ones(6, 3, 4)), PAPER, delta=0)
+
+
+# --- DiME ----------------------------------------------------------------------------------------
+
+BLOCKS = torch.tensor(
+    [[1, 0], [1, 0], [0, 1]], dtype=torch.float64
+)  # Gram [[1,1,0],[1,1,0],[0,0,1]]
+
+
+def test_dime_closed_form_over_all_permutations():
+    inputs = pair(BLOCKS)
+    assert views.dime(inputs, PAPER).value == pytest.approx(4 / 9 * math.log(2), abs=1e-12)
+    assert views.dime_standard_error(inputs, PAPER).value == 0
+    expected = math.log(5) - math.log(3 + 4 / 6)
+    assert views.dip_order2(inputs).value == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("rows", [torch.ones(4, 3), torch.eye(4)], ids=["all ones", "identity"])
+def test_dime_of_extreme_grams_is_zero(rows):
+    assert views.dime(pair(rows), PAPER).value == pytest.approx(0, abs=1e-9)
+    assert views.dip_order2(pair(rows)).value == pytest.approx(0, abs=1e-9)
+
+
+def test_dime_of_two_texts_is_zero():
+    found = views.dime(pair(random_views(2, 3), random_views(2, 3, seed=1)), PAPER)
+    assert found.value == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [1, 2])
+def test_dime_equals_its_definition(alpha):
+    vectors = random_views(9, 2, 4)
+    first, second = unit(vectors[:, 0]), unit(vectors[:, 1])
+    gram, other = first @ first.T, second @ second.T
+    permutations = torch.stack([torch.randperm(9) for _ in range(4)])
+
+    def order(matrix: torch.Tensor) -> float:
+        if alpha == 1:
+            return entropy(matrix)
+        return -math.log(float((matrix / matrix.trace()).square().sum()))
+
+    slow = sum(order(gram * other[p][:, p]) for p in permutations) / 4 - order(gram * other)
+    found = views.dime(ViewInputs(vectors, permutations=permutations), PAPER, alpha=alpha)
+    assert found.value == pytest.approx(slow, abs=1e-9)
+
+
+def test_dime_of_order_two_is_at_least_its_closed_form():
+    vectors = random_views(5, 2, 3)
+    dime = views.dime(ViewInputs(vectors), PAPER, alpha=2).value  # all 120 permutations
+    dip = views.dip_order2(ViewInputs(vectors)).value
+    assert dip <= dime + 1e-12
+    assert dip == pytest.approx(dime, abs=0.02)
+
+
+@pytest.mark.parametrize("block", [4, 512])
+def test_dip_contributions_are_the_exact_jackknife(block, monkeypatch):
+    monkeypatch.setattr(views, "BLOCK", block)
+    vectors = random_views(9, 2, 4)
+    found = views.dip_order2(ViewInputs(vectors))
+    without = [
+        views.dip_order2(ViewInputs(vectors[[j for j in range(9) if j != i]])).value
+        for i in range(9)
+    ]
+    mean = sum(without) / 9
+    pseudo = [found.value + 8 * (mean - one) for one in without]
+    assert found.contributions.tolist() == pytest.approx(pseudo, abs=1e-12)
+
+
+def test_permutations_come_from_the_seed_alone():
+    vectors = random_views(12, 2, 4)
+    first, again, other = (
+        views.dime(ViewInputs(vectors, seed=seed), PAPER).value for seed in (0, 0, 1)
+    )
+    assert first == again != other
+
+
+def test_the_standard_error_is_that_of_the_permutations():
+    vectors = random_views(12, 2, 4)
+    values = [views.dime(ViewInputs(vectors, seed=seed), PAPER).value for seed in range(60)]
+    errors = [
+        views.dime_standard_error(ViewInputs(vectors, seed=seed), PAPER).value for seed in range(60)
+    ]
+    spread = float(torch.tensor(values).std())
+    assert sum(errors) / 60 == pytest.approx(spread, rel=0.25)
+
+
+def test_dime_says_where_to_go_above_its_limit():
+    inputs = ViewInputs(random_views(8, 2, 3))
+    with pytest.raises(UndefinedError, match="use dip_order2, its closed form"):
+        views.dime(inputs, PAPER, limit=7)
+    with pytest.raises(UndefinedError, match="offered for at most 1000"):
+        views.dime(ViewInputs(torch.ones(1001, 2, 1)), PAPER)
+
+
+@pytest.mark.parametrize(
+    ("measure", "shape", "reason"),
+    [
+        (views.infonce, (5, 1, 3), "needs 2 views of each text, got 1"),
+        (views.infonce, (1, 2, 3), "needs 2 texts with nonzero views, got 1"),
+        (views.dime, (1, 2, 3), "needs 2 texts with nonzero views, got 1"),
+        (views.lidar, (2, 2, 3), "3 texts and 2 views, got 2 and 2"),
+        (views.lidar, (3, 1, 3), "3 texts and 2 views, got 3 and 1"),
+        (views.lidar_log_normalized, (5, 3, 1), "one dimension has no entropy"),
+    ],
+)
+def test_undefined_says_why(measure, shape, reason):
+    with pytest.raises(UndefinedError, match=reason):
+        measure(ViewInputs(random_views(*shape)), PAPER)
+
+
+def test_dip_needs_three_texts():
+    with pytest.raises(UndefinedError, match="at least 3 texts with nonzero views, got 2"):
+        views.dip_order2(ViewInputs(random_views(2, 2, 3)))
+
+
+def test_one_given_permutation_has_no_standard_error():
+    inputs = ViewInputs(random_views(8, 2, 3), permutations=torch.randperm(8)[None])
+    with pytest.raises(UndefinedError, match="one permutation has no standard error"):
+        views.dime_standard_error(inputs, PAPER)
+
+
+def test_a_constant_layer_is_undefined_for_lidar_and_zero_for_dime():
+    inputs = ViewInputs(torch.full((5, 2, 3), 2.5))
+    with pytest.raises(UndefinedError, match="all rows are zero or equal"):
+        views.lidar(inputs, PAPER)
+    with pytest.raises(UndefinedError, match="needs 2 texts with nonzero views"):
+        views.infonce(inputs, NORMALIZED)
+    assert views.dime(inputs, PAPER).value == pytest.approx(0, abs=1e-9)
