@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -19,6 +19,8 @@ import layerscope
 from layerscope.errors import InputError, LayerscopeError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from layerscope.api import Scan
     from layerscope.estimates import Estimates
 
@@ -143,9 +145,9 @@ def scan(
         "limit": limit or None,
         "model_options": ModelOptions(revision, dtype, device, device_map, trust_remote_code),
         "watch": None if quiet or as_json else bars,
-        "metrics": _listed(metrics) if metrics else None,
+        "metrics": None if metrics is None else _listed(metrics),
         "conventions": _listed(convention),
-        "layers": parse_layers(layers) if layers else None,
+        "layers": None if layers is None else parse_layers(layers),
         "stages": _listed(stages),
         "views": views,
         "augmentation": augmentation,
@@ -163,9 +165,9 @@ def scan(
         return
     folder = out or api.default_folder(model, data)
     _Failures.folder = folder
-    for path in (png, svg):
+    for path, suffix in ((png, ".png"), (svg, ".svg")):
         if path is not None:
-            _check_plot(path)
+            _check_plot(path, suffix)
     found = api.scan(model, data, out=folder, overwrite=overwrite, **arguments)
     for path in (png, svg):
         if path is not None:
@@ -200,20 +202,26 @@ def metrics(
 def main() -> None:
     """Run the command; an error is one sentence and an exit code, a traceback only on --debug."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        raise SystemExit(stop.exit_code) from None
-    except typer.Abort:
+        code = app(standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
         raise SystemExit(_interrupted()) from None
-    except KeyboardInterrupt:
-        raise SystemExit(_interrupted()) from None
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit) as stop:
+        # typer and rich meet a broken pipe first and make an exit of it
+        if not isinstance(stop, BrokenPipeError) and not isinstance(
+            stop.__context__, BrokenPipeError
+        ):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # its reader has seen enough
         raise SystemExit(0) from None
     except Exception as error:
         if _Failures.debug:
             raise
         raise SystemExit(_explain(error)) from None
+    if code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+        raise SystemExit(_interrupted())
+
+
+INTERRUPTED: Final = 130
 
 
 class _Failures:
@@ -226,7 +234,12 @@ class _Failures:
 def _explain(error: Exception) -> int:
     """Print one sentence for an error and return the exit code."""
     if hasattr(error, "show") and hasattr(error, "exit_code"):  # a usage error of typer's own
-        error.show()
+        if str(error):
+            said = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+            command = getattr(getattr(error, "ctx", None), "command_path", "layerscope")
+            _complain(f"{said[:1].lower()}{said[1:]}; see {command} --help.")
+        else:  # no command at all: the help itself
+            error.show()
         return int(error.exit_code)
     if isinstance(error, LayerscopeError):
         _complain(str(error))
@@ -247,7 +260,7 @@ def _interrupted() -> int:
         else ""
     )
     _complain(f"interrupted{after}.")
-    return 130
+    return INTERRUPTED
 
 
 def _complain(sentence: str) -> None:
@@ -279,10 +292,12 @@ def _check_choice(kind: str, value: str, known: tuple[str, ...]) -> None:
         raise unknown_name(kind, value, known)
 
 
-def _check_plot(path: Path) -> None:
+def _check_plot(path: Path, suffix: str) -> None:
     """Refuse, before any work, a plot that could not be written after it."""
     import importlib.util
 
+    if path.suffix.lower() != suffix:
+        raise InputError(f"expected a file ending in {suffix}, got {str(path)!r}.")
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError(
             "plots to files need an extra; install it with: pip install 'layerscope[plots]'"
@@ -303,7 +318,7 @@ def _print_scan(found: Scan, as_json: bool) -> None:
                 "recommendation": asdict(found.select()),
                 "preferences": [asdict(choice) for choice in found.preferences()],
                 "record": found.record,
-                "table": json.loads(found.table().to_json(orient="records")),
+                "table": _records(found.table()),
             }
         )
         return
@@ -339,6 +354,12 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
     return None if isinstance(value, Callable) else value  # type: ignore[arg-type]
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a row as a dict, every digit of its numbers kept and what is absent as None."""
+    plain = table.astype(object).where(table.notna(), None)
+    return [dict(zip(plain.columns, row, strict=True)) for row in plain.itertuples(index=False)]
 
 
 def _print_json(value: Any) -> None:

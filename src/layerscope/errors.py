@@ -37,7 +37,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     >>> unknown_name("measure", "curvatur", ["curvature", "lidar"]).args[0]
     "unknown measure 'curvatur'; did you mean 'curvature'? Known: curvature, lidar."
     """
-    names = list(known)
+    names = [str(each) for each in known]  # a member of an enum would show its class
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(repr(match) for match in close)}? " if close else ""
     return InputError(f"unknown {kind} {name!r}; {hint}Known: {', '.join(names)}.")

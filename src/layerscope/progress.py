@@ -21,7 +21,10 @@ from layerscope.analysis import Progress as Callback
 
 @contextmanager
 def bars() -> Iterator[Callback]:
-    """Show a bar for each stage as it comes; yields the callback that moves it."""
+    """Show a bar for each stage as it comes; yields the callback that moves it.
+
+    Nothing is shown where standard error is no terminal: a log has no use for bars.
+    """
     columns = (
         TextColumn("{task.description:<18}"),
         BarColumn(bar_width=24),
@@ -30,7 +33,8 @@ def bars() -> Iterator[Callback]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         tasks: dict[str, TaskID] = {}
 
         def move(stage: str, done: int, total: int) -> None:
