@@ -76,7 +76,8 @@ class Scan:
 
     def _figure(self, metrics: tuple[str, ...]) -> plots.Figure:
         chosen = catalogue.select(metrics) if metrics else catalogue.CATALOGUE
-        return plots.describe(self.run.table, self.preferences(), measures=chosen)
+        dim = self.record.get("model", {}).get("dim")
+        return plots.describe(self.run.table, self.preferences(), dim=dim, measures=chosen)
 
     def page(self) -> str:
         """Return the run as one self-contained HTML page."""
@@ -239,12 +240,15 @@ def _settings(given: dict[str, Any]) -> ScanSettings:
     for name in given:
         if name not in known:
             raise InputError(f"unknown setting {name!r}; known: {', '.join(known)}.")
-    return ScanSettings(**{name: _hashable(value) for name, value in given.items()})
+    return ScanSettings(**{name: _as_tuple(name, value) for name, value in given.items()})
 
 
-def _hashable(value: Any) -> Any:
-    """Lists are as good as tuples to a caller."""
-    return tuple(value) if isinstance(value, list | range | set) else value
+def _as_tuple(name: str, value: Any) -> Any:
+    """Lists are as good as tuples to a caller, and so is a single name or layer."""
+    if isinstance(value, list | range | set | np.ndarray):
+        return tuple(value.tolist() if isinstance(value, np.ndarray) else value)
+    single = name in ("metrics", "conventions", "layers", "stages") and isinstance(value, str | int)
+    return (value,) if single else value
 
 
 def _texts(
@@ -280,7 +284,7 @@ def default_folder(model: str, data: str) -> Path:
     """Return where a scan goes if nobody says: runs/<model>--<data>."""
     names = (
         Path(model).resolve().name if Path(model).exists() else model,
-        Path(data).stem or "stdin",
+        "stdin" if data == data_module.STANDARD_INPUT else Path(data).stem,
     )
     return Path(
         "runs", "--".join(re.sub(r"[^\w.-]+", "-", name).strip("-") or "run" for name in names)

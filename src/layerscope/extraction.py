@@ -60,6 +60,10 @@ def sites_of(
     ]
     if "block" in chosen and backbone.depth in wanted and backbone.final_norm is not None:
         sites.append(Site(backbone.depth, "final_norm"))
+    if not sites:
+        raise InputError(
+            f"layer 0 is the embeddings, which have no stage {', '.join(chosen)}; ask for a later layer."
+        )
     return tuple(sites)
 
 

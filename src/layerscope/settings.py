@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from layerscope.errors import InputError, unknown_name
+from layerscope.metrics import catalogue
 from layerscope.metrics.inputs import Convention
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
+_LEAST: Final = {"views": 0, "max_length": 1, "batch_tokens": 1, "resamples": 1, "seed": 0}
 
 
 class Pooling(StrEnum):
@@ -86,15 +88,38 @@ class ScanSettings:
             object.__setattr__(self, name, choice(name, getattr(self, name), kind))
         chosen = parse_conventions(self.conventions)
         object.__setattr__(self, "conventions", chosen)
-        for name, least in (("views", 0), ("max_length", 1), ("batch_tokens", 1), ("resamples", 1)):
+        self._refuse_out_of_range()
+        self._refuse_nothing_to_measure()
+
+    def _refuse_out_of_range(self) -> None:
+        for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise InputError(f"expected {name} of at least {least}, got {getattr(self, name)}.")
+        if not isinstance(self.special_tokens, bool):  # the word "exclude" would count as true
+            raise InputError(f"expected special_tokens True or False, got {self.special_tokens!r}.")
         if self.views == 1:
             raise InputError("expected 0 views, or at least 2 to compare with each other, got 1.")
         if not self.alpha >= 0:
             raise InputError(f"expected an entropy order alpha of at least 0, got {self.alpha}.")
         if self.augmentation not in ("default", "authors"):
             raise unknown_name("augmentation", self.augmentation, ("default", "authors"))
+
+    def _refuse_nothing_to_measure(self) -> None:
+        """Look at the measures here, before a model is loaded in vain."""
+        for name in ("metrics", "conventions", "layers", "stages"):
+            if getattr(self, name) == ():
+                raise InputError(f"expected at least one of {name}, got none.")
+        chosen = catalogue.select(self.metrics)
+        if self.metrics is None or any(
+            not measure.conventions or set(measure.conventions) & set(self.conventions)
+            for measure in chosen
+        ):
+            return
+        names = ", ".join(measure.name for measure in chosen)
+        raise InputError(
+            f"nothing is left to measure: {names} in the convention {', '.join(self.conventions)} "
+            "does not exist; see layerscope metrics."
+        )
 
     def with_first_token(self, choice: FirstToken) -> ScanSettings:
         """Return the settings with `auto` decided."""
