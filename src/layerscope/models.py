@@ -230,10 +230,13 @@ def _locate_folder(path: Path) -> _Source:
 
 def _transformer_module(path: Path) -> str:
     """Return the subfolder of a sentence-transformers model that holds the transformer."""
-    modules = json.loads((path / "modules.json").read_text(encoding="utf-8"))
-    for module in modules:
-        if str(module.get("type", "")).rsplit(".", 1)[-1] == "Transformer":
-            return str(module.get("path", ""))
+    try:
+        modules = json.loads((path / "modules.json").read_text(encoding="utf-8"))
+        for module in modules:
+            if str(module.get("type", "")).rsplit(".", 1)[-1] == "Transformer":
+                return str(module.get("path", ""))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{str(path / 'modules.json')!r} cannot be read: {error}") from error
     raise InputError(f"the sentence-transformers folder {str(path)!r} has no Transformer module.")
 
 
@@ -267,7 +270,7 @@ def _load_tokenizer(source: _Source, options: ModelOptions) -> Any:
     from transformers import AutoTokenizer
 
     arguments: dict[str, Any] = {"gguf_file": source.gguf_file} if source.gguf_file else {}
-    return _explained(
+    tokenizer = _explained(
         source,
         lambda: AutoTokenizer.from_pretrained(
             source.path,
@@ -276,13 +279,19 @@ def _load_tokenizer(source: _Source, options: ModelOptions) -> Any:
             **arguments,
         ),
     )
+    # Where no vocabulary is found transformers makes an empty tokenizer, which reads every text alike.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise InputError(
+            f"{source.label!r} comes without a tokenizer; save the one it was trained with beside it."
+        )
+    return tokenizer
 
 
 def _explained(source: _Source, load_it: Callable[[], Any]) -> Any:
     """Call a transformers loader; turn what it raises into one sentence of ours."""
     try:
         return load_it()
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # a broken checkpoint raises whatever its reader raises
         text = str(error)
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
         if "trust_remote_code" in text:
@@ -295,12 +304,17 @@ def _explained(source: _Source, load_it: Callable[[], Any]) -> Any:
                 f"no model {source.label!r}: it is neither a local folder nor a model that the hub "
                 f"gives (offline, misspelled, private or gone): {first}"
             ) from error
-        raise InputError(f"{source.label!r} cannot be loaded: {first}") from error
+        if "ignore_mismatched_sizes" in text:
+            first = "its weights have other shapes than its config.json says"
+        raise InputError(f"{source.label!r} cannot be loaded: {first.rstrip('.')}.") from error
 
 
 def _refuse_fresh_weights(model: nn.Module, report: dict[str, Any], source: _Source) -> None:
     """Refuse a checkpoint that leaves weights at their random start: its numbers would mean nothing."""
-    missing = [key for key in report.get("missing_keys", ()) if "pooler" not in key]
+    used = {id(weight) for weight in _core(model).parameters()}
+    needed = {name for name, weight in model.named_parameters() if id(weight) in used}
+    lacking = needed.intersection(report.get("missing_keys", ()))
+    missing = [key for key in lacking if "pooler" not in key]
     if missing:
         raise InputError(
             f"{source.label!r} lacks {len(missing)} weights of a {type(model).__name__} "
@@ -315,7 +329,7 @@ def _move(model: nn.Module, device: str) -> nn.Module:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
-        raise InputError(f"the device {device!r} cannot be used here: {first}") from error
+        raise InputError(f"the device {device!r} cannot be used here: {first}.") from error
 
 
 def _require(module: str, extra: str) -> None:

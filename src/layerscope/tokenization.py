@@ -86,10 +86,15 @@ def tokenize(tokenizer: Any, texts: Sequence[str], limit: int) -> list[Tokenized
     """Tokenize texts as the model expects them, cut to `limit` tokens.
 
     Raises:
-        InputError: the tokenizer is missing.
+        InputError: the tokenizer is missing, or its own tokens fill the limit.
     """
     if tokenizer is None:
         raise InputError("texts were given but no tokenizer; pass tokenizer= with a loaded model.")
+    added = tokenizer.num_special_tokens_to_add()
+    if limit <= added:  # some tokenizers would then not cut at all
+        raise InputError(
+            f"texts are cut to {limit} tokens, but the tokenizer alone adds {added}; raise --max-length."
+        )
     if not texts:
         return []
     encoded = tokenizer(
