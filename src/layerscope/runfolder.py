@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from layerscope.errors import InputError
-from layerscope.files import write_atomically, write_json
+from layerscope.files import explained_write_error, write_atomically, write_json
 from layerscope.table import RECORD_FILE, Run, save_run
 
 PARTS = "parts"
@@ -40,18 +40,26 @@ class RunFolder:
         Raises:
             InputError: it is a file, holds a finished run, or holds other things.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"expected a folder for the run, {str(self.path)!r} is a file.")
+        for place in (self.path, *self.path.parents):
+            if place.exists() and not place.is_dir():
+                raise InputError(f"expected a folder for the run, {str(place)!r} is a file.")
         if (self.path / RECORD_FILE).exists() and not self.overwrite:
             raise InputError(
                 f"{str(self.path)!r} already holds a finished run; pass --overwrite to replace it, or "
                 "choose another --out folder."
             )
-        ours = (self.path / RECORD_FILE).exists() or self.parts.exists()
+        ours = (self.path / RECORD_FILE).exists() or self._holds_unfinished_work()
         if self.path.exists() and not ours and any(self.path.iterdir()):
             raise InputError(
                 f"{str(self.path)!r} holds other files; choose a new or empty --out folder."
             )
+
+    def _holds_unfinished_work(self) -> bool:
+        """Whether `parts` is ours; the plan is the first file in it, even when half written."""
+        return self.parts.is_dir() and all(
+            (self.parts / PLAN_FILE).exists() or name.name.startswith(f".{PLAN_FILE}")
+            for name in self.parts.iterdir()
+        )
 
     def open_parts(self, plan: dict[str, Any]) -> bool:
         """Make room for unfinished work, or go on with work of the same plan.
@@ -65,7 +73,7 @@ class RunFolder:
         found = self._found_plan()
         if found == plan:
             return True
-        if found is not None and not self.overwrite:
+        if found is not None and any(self.parts.glob("*.safetensors")) and not self.overwrite:
             raise InputError(
                 f"{str(self.path)!r} holds an unfinished run with other {_differences(found, plan)}; "
                 "run that command again to finish it, pass --overwrite to drop it, or choose "
@@ -81,10 +89,19 @@ class RunFolder:
             found = json.loads((self.parts / PLAN_FILE).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
+        except OSError as error:
+            raise explained_write_error(error, self.parts) from error
         return found if isinstance(found, dict) else None
 
     def finish(self, run: Run, page: str) -> None:
-        """Write the run and its page, then drop what it was made of."""
+        """Write the run and its page, then drop what it was made of.
+
+        The record of a run that is replaced goes first: it must never stand beside another's table.
+        """
+        try:
+            (self.path / RECORD_FILE).unlink(missing_ok=True)
+        except OSError as error:
+            raise explained_write_error(error, self.path / RECORD_FILE) from error
         write_atomically(self.path / PAGE_FILE, page.encode())
         save_run(run, self.path)
         shutil.rmtree(self.parts, ignore_errors=True)

@@ -107,9 +107,9 @@ def load_run(folder: str | Path) -> Run:
         record = json.loads((path / RECORD_FILE).read_text(encoding="utf-8"))
         table = pd.read_parquet(path / TABLE_FILE)
         contributions = pd.read_parquet(path / CONTRIBUTIONS_FILE)
-    except (OSError, ValueError) as error:
+        version = int(record.get("schema_version", SCHEMA_VERSION))
+    except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"the run in {str(path)!r} cannot be read: {error}") from error
-    version = int(record.get("schema_version", SCHEMA_VERSION))
     if version > SCHEMA_VERSION:
         raise InputError(
             f"the run in {str(path)!r} has schema version {version}, this layerscope reads up to "
