@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from layerscope.augmentation import AugmentationSettings, View, views
@@ -155,7 +156,8 @@ def _chosen_measures(settings: ScanSettings) -> tuple[Measure, ...]:
         return chosen
     views_needed = [measure.name for measure in chosen if measure.level == "view"]
     if settings.metrics and views_needed:
-        raise InputError(f"{', '.join(views_needed)} need augmented views, but views is 0.")
+        names = ", ".join(views_needed)
+        raise InputError(f"augmented views are needed for {names}, but the number of views is 0.")
     return tuple(measure for measure in chosen if measure.level != "view")
 
 
@@ -214,7 +216,8 @@ def _make_views(
     progress("making views", len(texts), len(texts))
     if reason is not None and len(viewed) < 3:
         raise InputError(
-            f"too few texts allow {settings.views} views ({reason}) Give longer texts or fewer views."
+            f"only {len(viewed)} of {len(texts)} texts allow {settings.views} distinct views; give "
+            "longer texts, or fewer --views (0 for none)."
         )
     return viewed, copies
 
@@ -257,17 +260,19 @@ def run_pass(
     )
     for items, reduction in phases:
         progress("reading layers", done, total)
-        for result in _results(backbone, prepared, items, finished, reduction):
-            found, by_site = result
-            rows = {
-                key(site, kind): array
-                for site, kinds in by_site.items()
-                for kind, array in kinds.items()
-            }
-            store.add(np.asarray(found), rows)
-            done += sum(len(prepared.texts[item].ids) for item in found)
-            progress("reading layers", done, total)
-        store.flush()
+        try:
+            for found, by_site in _results(backbone, prepared, items, finished, reduction):
+                store.add(np.asarray(found), _rows(by_site))
+                done += sum(len(prepared.texts[item].ids) for item in found)
+                progress("reading layers", done, total)
+        finally:  # an interrupt or a failure loses nothing that was computed
+            store.flush()
+
+
+def _rows(by_site: dict[Site, dict[str, Array]]) -> dict[str, Array]:
+    return {
+        key(site, kind): rows for site, kinds in by_site.items() for kind, rows in kinds.items()
+    }
 
 
 def _results(
@@ -286,8 +291,8 @@ def _results(
         if "NaN or infinite" not in str(error):
             raise
         raise RunError(
-            f"{backbone.info.name} gave hidden states that are NaN or infinite: {error} (dtype "
-            f"{backbone.info.dtype}); try --dtype float32, or --non-finite drop to leave such texts out."
+            f"{backbone.info.name} in {backbone.info.dtype} gave hidden states that are NaN or "
+            "infinite; try --dtype float32, or --non-finite drop to leave such texts out."
         ) from error
 
 
@@ -333,6 +338,7 @@ def measure(
         columns=prepared.columns,
         conventions=lambda record: conventions_of(record, prepared.settings),
         texts=texts,
+        width=prepared.plain,
         views=np.array([list(prepared.view_items(p)) for p in viewed], dtype=int),
         view_texts=np.array([prepared.viewed[p] for p in viewed], dtype=int),
         reference=prepared.reference,
@@ -413,6 +419,7 @@ def scan_backbone(
         perturbation=_augmentation(settings).label,
         resamples=settings.resamples,
     )
+    _refuse_nothing_measured(table, undefined)
     finished = time.perf_counter()
     seconds = {
         "load": load_seconds,
@@ -422,6 +429,13 @@ def scan_backbone(
     }
     record = _record(backbone, texts, prepared, len(used), seconds, undefined)
     return Run(table, contributions, record)
+
+
+def _refuse_nothing_measured(table: pd.DataFrame, undefined: list[dict[str, Any]]) -> None:
+    if table["value"].notna().any():
+        return
+    why = f": {undefined[0]['reason'].rstrip('.')}" if undefined else ""
+    raise RunError(f"no measure has a value at any layer{why}.")
 
 
 def _record(
@@ -498,7 +512,8 @@ def scan_arrays(vectors: torch.Tensor, settings: ScanSettings, progress: Progres
     groups = items.reshape(samples, -1)
     store = StateStore()
     sites = [Site(layer) for layer in range(layers)]
-    flat = vectors.reshape(layers, len(items), -1).float().cpu().numpy()
+    wide = vectors if vectors.dtype == torch.float64 else vectors.float()
+    flat = wide.detach().reshape(layers, len(items), -1).cpu().numpy()
     store.add(items, {key(site, "pooled"): flat[site.layer] for site in sites})
     measurement = Measurement(
         measures=measures,
@@ -507,6 +522,7 @@ def scan_arrays(vectors: torch.Tensor, settings: ScanSettings, progress: Progres
             c for c in conventions_of(record, settings) if c is not Convention.REFERENCE
         ),
         texts=np.arange(samples),
+        width=samples,
         views=groups,
         view_texts=np.arange(samples),
         reference=False,
@@ -527,6 +543,7 @@ def scan_arrays(vectors: torch.Tensor, settings: ScanSettings, progress: Progres
         perturbation="given",
         resamples=settings.resamples,
     )
+    _refuse_nothing_measured(table, undefined)
     record = {
         "model": {"name": "arrays", "blocks": layers - 1, "dim": vectors.shape[-1]},
         "data": {"name": "arrays", "texts": samples},

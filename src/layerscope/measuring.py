@@ -59,6 +59,7 @@ class Measurement:
         columns: the prompt measures, in the order of the store's columns.
         conventions: measure -> its conventions that were asked for.
         texts: items of the texts.
+        width: length of a cell's contributions, one for each kept text, measured or not.
         views: (text, view) items of the views.
         view_texts: for each row of `views`, its text.
         reference: whether reference vectors are in the store.
@@ -70,16 +71,12 @@ class Measurement:
     columns: Sequence[Column]
     conventions: Callable[[Measure], tuple[Convention | None, ...]]
     texts: Array
+    width: int
     views: Array
     view_texts: Array
     reference: bool
     alpha: float
     seed: int
-
-    @property
-    def width(self) -> int:
-        """Length of a cell's contributions: one for each text that could be measured."""
-        return int(self.texts.max()) + 1
 
 
 def measure_site(

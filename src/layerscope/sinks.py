@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -22,7 +23,8 @@ def first_token_ratio(backbone: Backbone, texts: Sequence[TokenizedText]) -> flo
     """Return how far the first token's norm exceeds the others', at the worst layer.
 
     At each block the norm of position 0 is divided by the median norm of the other ordinary tokens,
-    and the median is taken over the first texts. None if no text has another ordinary token.
+    and the median is taken over the first texts. None if no text has another ordinary token, or the
+    states are not finite (what to do about that, the pass decides).
     """
     short = [
         TokenizedText(text.ids[:_TOKENS], text.special[:_TOKENS], truncated=False)
@@ -42,10 +44,10 @@ def first_token_ratio(backbone: Backbone, texts: Sequence[TokenizedText]) -> flo
     sites = sites_of(backbone, range(1, backbone.depth + 1))
     [*results] = extract(backbone, [batch], [s for s in sites if s.stage == "block"], _ratios)
     worst = [
-        float(torch.cat([result.by_site[site] for result in results]).median())
+        float(torch.cat([result.by_site[site] for result in results]).nanmedian())
         for site in results[0].by_site
     ]
-    return max(worst)
+    return max((ratio for ratio in worst if math.isfinite(ratio)), default=None)
 
 
 def _ratios(tokens: TokenStates) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,6 +32,7 @@ class StateStore:
     """
 
     BUDGET: ClassVar[int] = 64_000_000
+    SECONDS: ClassVar[float] = 30  # of work that a kill may cost
 
     def __init__(self, folder: Path | None = None, budget: int = BUDGET) -> None:
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="layerscope-")
@@ -39,6 +41,7 @@ class StateStore:
         self._shards = sorted(self.folder.glob("shard-*.safetensors")) if folder else []
         self._waiting: list[tuple[Array, Mapping[str, Array]]] = []
         self._bytes = 0
+        self._flushed = time.monotonic()
 
     def finished(self) -> set[int]:
         """Items whose rows are kept."""
@@ -51,7 +54,8 @@ class StateStore:
         """Keep one batch: for every key an array with a row for each of `items`."""
         self._waiting.append((items, rows))
         self._bytes += sum(array.nbytes for array in rows.values())
-        if self._bytes > self.budget:
+        late = not self._temporary and time.monotonic() - self._flushed > self.SECONDS
+        if late or self._bytes > self.budget:
             self.flush()
 
     def flush(self) -> None:
@@ -74,6 +78,7 @@ class StateStore:
             raise _from_safetensors(error, path) from error
         self._shards.append(path)
         self._waiting, self._bytes = [], 0
+        self._flushed = time.monotonic()
 
     def rows(self, key: str, items: Array) -> Array:
         """Return the rows of `items` under a key, in their order.
