@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerscope.errors import InputError, UndefinedError
@@ -65,6 +65,7 @@ def test_a_zero_spectrum_has_no_entropy(alpha):
     assert math.isnan(float(sp.renyi_entropy(spectrum_of(0, 0), alpha)))
 
 
+@settings(deadline=None)  # the first call of anything in torch is slow
 @given(spectra)
 def test_entropy_falls_with_its_order_and_stays_in_range(values):
     found = [float(sp.renyi_entropy(values, alpha)) for alpha in ORDERS]
@@ -73,6 +74,7 @@ def test_entropy_falls_with_its_order_and_stays_in_range(values):
     assert found[-1] >= -1e-9
 
 
+@settings(deadline=None)  # the first call of anything in torch is slow
 @given(spectra, st.floats(0, 1), st.sampled_from(ORDERS))
 def test_entropy_is_schur_concave(values, mix, alpha):
     """Averaging a spectrum with its own reversal makes it more even, so entropy cannot fall."""
@@ -81,6 +83,7 @@ def test_entropy_is_schur_concave(values, mix, alpha):
     assert float(after) >= float(before) - 1e-9
 
 
+@settings(deadline=None)  # the first call of anything in torch is slow
 @given(spectra)
 def test_the_hill_family_is_one_spectrum_under_many_names(values):
     infinite = sp.renyi_entropy(values, math.inf).exp()
@@ -135,6 +138,7 @@ def test_effective_rank_and_rankme_closed_form():
     assert float(sp.rankme(values)) == pytest.approx(slow, abs=1e-12)
 
 
+@settings(deadline=None)  # the first call of anything in torch is slow
 @given(st.integers(0, 10_000), st.integers(1, 8), st.integers(1, 8))
 def test_the_corrected_bound_holds(seed, n, d):
     bound = sp.check_effective_rank_bound(random_rows(n, d, seed=seed))
