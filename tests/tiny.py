@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -142,3 +143,10 @@ def texts(count: int, seed: int = 0, longest: int = 20) -> list[str]:
         picks = torch.randint(len(WORDS), (length,), generator=generator).tolist()
         found[" ".join(WORDS[pick] for pick in picks)] = None
     return list(found)
+
+
+def save_tiny(model: nn.Module, folder: Path) -> Path:
+    """Save a model with the tokenizer, and return its folder."""
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder

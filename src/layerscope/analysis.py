@@ -126,16 +126,18 @@ def prepare(
     copies: list[View] = []
     if settings.views and any(measure.level == "view" for measure in measures):
         viewed, copies = _make_views([texts.texts[i] for i in kept], settings, progress)
-        if len(viewed) < len(kept):
-            notes.append(
-                f"{len(kept) - len(viewed)} texts are too short for {settings.views} distinct views; "
-                "the view measures leave them out."
-            )
+    copied = tokenize(backbone.tokenizer, [copy.text for copy in copies], limit)
+    viewed, copied = _with_counted_views(viewed, copied, settings)
+    if copies and len(viewed) < len(kept):
+        notes.append(
+            f"{len(kept) - len(viewed)} texts are too short for {settings.views} distinct views; "
+            "the view measures leave them out."
+        )
     return Prepared(
         settings=settings,
         sites=sites,
         measures=measures,
-        texts=(*plain, *tokenize(backbone.tokenizer, [copy.text for copy in copies], limit)),
+        texts=(*plain, *copied),
         kept=tuple(kept),
         viewed=tuple(viewed),
         notes=tuple(notes),
@@ -220,6 +222,20 @@ def _make_views(
             "longer texts, or fewer --views (0 for none)."
         )
     return viewed, copies
+
+
+def _with_counted_views(
+    viewed: list[int], copied: list[TokenizedText], settings: ScanSettings
+) -> tuple[list[int], list[TokenizedText]]:
+    """Leave out texts of which a view has no token that counts, so that it has no mean."""
+    count = settings.views
+    kept = [
+        number
+        for number in range(len(viewed))
+        if all(any(_counted(view, settings)) for view in copied[number * count :][:count])
+    ]
+    views_kept = [view for number in kept for view in copied[number * count :][:count]]
+    return [viewed[number] for number in kept], views_kept
 
 
 def _augmentation(settings: ScanSettings) -> AugmentationSettings:
@@ -530,11 +546,13 @@ def scan_arrays(vectors: torch.Tensor, settings: ScanSettings, progress: Progres
         seed=settings.seed,
     )
     cells: list[Cell] = []
-    for number, site in enumerate(sites):
-        progress("measuring layers", number, layers)
-        cells.extend(measure_site(measurement, site, store))
+    try:
+        for number, site in enumerate(sites):
+            progress("measuring layers", number, layers)
+            cells.extend(measure_site(measurement, site, store))
+    finally:
+        store.close()
     progress("measuring layers", layers, layers)
-    store.close()
     table, contributions, undefined = run_frames(
         cells,
         depth=max(1, layers - 1),

@@ -36,18 +36,20 @@ def unit_rows(rows: Tensor) -> Tensor:
     return torch.where(lengths > 0, rows / lengths, 0)
 
 
-def centered(rows: Tensor) -> Tensor:
+def centered(rows: Tensor, eps: float | None = None) -> Tensor:
     """Return rows (row, ..., dim) less their mean over all axes but the last.
 
     Rows that equal the mean up to rounding become exactly zero, so that no later scaling turns
-    rounding into a direction.
+    rounding into a direction. `eps` is that of the precision in which the rows were made, where it is
+    less than theirs.
     """
-    return _drop_rounding(rows - (mean := rows.flatten(0, -2).mean(0)), mean)
+    eps = eps or torch.finfo(rows.dtype).eps
+    return _drop_rounding(rows - (mean := rows.flatten(0, -2).mean(0)), mean, eps)
 
 
-def _drop_rounding(deviations: Tensor, mean: Tensor) -> Tensor:
+def _drop_rounding(deviations: Tensor, mean: Tensor, eps: float) -> Tensor:
     """Return deviations with those that are mere rounding of the mean (..., dim) set to zero."""
-    least = 16 * torch.finfo(mean.dtype).eps * mean.norm(dim=-1, keepdim=True)
+    least = 16 * eps * mean.norm(dim=-1, keepdim=True)
     lengths = deviations.norm(dim=-1, keepdim=True)
     return torch.where(lengths > least, deviations, 0)
 
@@ -156,10 +158,12 @@ class SampleInputs:
         vectors: (sample, dim), computed with in float64.
         reference_vectors: (sample, dim) means of the centered unit tokens, which are what the
             authors' code pools; only the reference convention needs them.
+        eps: relative rounding of the vectors as they came.
     """
 
     vectors: Tensor
     reference_vectors: Tensor | None = None
+    eps: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_vectors(self, ("sample", "dim"))
@@ -176,7 +180,7 @@ class SampleInputs:
     @cached_property
     def centered(self) -> Tensor:
         """Vectors less their mean."""
-        return centered(self.vectors)
+        return centered(self.vectors, self.eps)
 
     @cached_property
     def unit(self) -> Tensor:
@@ -208,12 +212,14 @@ class ViewInputs:
         reference_vectors: (sample, view, dim), as in `SampleInputs`.
         seed: of the permutations that are drawn for DiME, the same in every layer.
         permutations: (permutation, row) to use instead of drawn ones.
+        eps: relative rounding of the vectors as they came.
     """
 
     vectors: Tensor
     reference_vectors: Tensor | None = None
     seed: int = 0
     permutations: Tensor | None = None
+    eps: float = field(init=False, repr=False)
     _computed: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -243,7 +249,7 @@ class ViewInputs:
     @cached_property
     def normalized(self) -> Tensor:
         """Vectors less their mean over samples and views, then scaled to unit length."""
-        return unit_rows(centered(self.vectors))
+        return unit_rows(centered(self.vectors, self.eps))
 
     def prepared(self, convention: Convention) -> Tensor:
         """Return the vectors (sample, view, dim) that the formulas of a convention start from."""
@@ -269,6 +275,7 @@ def _check_vectors(inputs: SampleInputs | ViewInputs, axes: tuple[str, ...]) -> 
             f"got {tuple(reference.shape)}"
         )
     _require_finite(vectors, "pooled vectors")
+    object.__setattr__(inputs, "eps", torch.finfo(vectors.dtype).eps)
     object.__setattr__(inputs, "vectors", vectors.detach().double())
     if reference is not None:
         _require_finite(reference, "reference vectors")
