@@ -1,0 +1,325 @@
+"""Measures on nearest neighbors: what a layer keeps of another's, and the intrinsic dimension.
+
+Neighbor lists are found once per layer, exactly and in blocks of rows, and every measure takes
+them as an argument. Ties go to the lower sample index, in all layers alike.
+
+The Neighborhood Retention Score (NRS) is named by Jiang, Yang, Tam 2026 ("Layer-wise Representation
+Dynamics"), of which only the abstract could be read. That it is the neighborhood overlap of Doimo
+et al. 2020, with k = 10 and the cosine of uncentered vectors, is our choice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+from layerscope.errors import InputError, UndefinedError
+from layerscope.metrics.inputs import unit_rows
+from layerscope.metrics.pairs import Closeness, Pairs
+from layerscope.metrics.spectrum import Estimate, spread
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """The nearest other samples of every sample.
+
+    Attributes:
+        indices: (sample, k) int64, nearest first; ties by ascending index.
+        distances: (sample, k) float64, Euclidean; for cosines that of the unit vectors.
+        kind: by what they are nearest.
+    """
+
+    indices: Tensor
+    distances: Tensor
+    kind: Closeness
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.indices)
+
+
+def nearest(pairs: Pairs, k: int, kind: Closeness = Closeness.COSINE) -> Neighbors:
+    """Return the k nearest other samples of every sample, exactly.
+
+    Raises:
+        UndefinedError: there are fewer than k other samples, or distances mean nothing.
+    """
+    if not 1 <= k <= pairs.n - 1:
+        raise UndefinedError(f"{k} neighbors need at least {k + 1} samples, got {pairs.n}")
+    found = [_nearest_in_block(pairs, k, kind, start, stop) for start, stop in pairs.ranges()]
+    nearness = torch.cat([block for _, block in found])
+    squared = -nearness if kind is Closeness.EUCLIDEAN else -2 * nearness
+    return Neighbors(torch.cat([block for block, _ in found]), squared.sqrt(), kind)
+
+
+def _nearest_in_block(
+    pairs: Pairs, k: int, kind: Closeness, start: int, stop: int
+) -> tuple[Tensor, Tensor]:
+    exact = pairs.nearness(kind, start, stop)
+    # float32 keeps exact ties together and is twice as fast to search.
+    block = exact.float()
+    rows = torch.arange(stop - start, device=block.device)
+    block[rows, rows + start] = -torch.inf
+    values, indices = block.topk(k, dim=1)
+    crowded = (block >= values[:, -1:]).sum(1) > k  # more samples tie for the last place than fit
+    if bool(crowded.any()):
+        order = block[crowded].sort(dim=1, descending=True, stable=True)
+        values[crowded], indices[crowded] = order.values[:, :k], order.indices[:, :k]
+    indices, by_index = indices.sort(dim=1)
+    by_value = values.gather(1, by_index).sort(dim=1, descending=True, stable=True).indices
+    indices = indices.gather(1, by_value)
+    return indices, exact.gather(1, indices)
+
+
+def overlap(one: Neighbors, other: Neighbors, k: int) -> Tensor:
+    """Return how many of the k nearest neighbors two layers share, (sample,) float64."""
+    first, second = _prefix(one, k), _prefix(other, k)
+    if len(first) != len(second):
+        raise InputError(
+            f"layers hold {len(first)} and {len(second)} samples; "
+            "compare neighbors of the same samples in the same order"
+        )
+    shared = torch.zeros(len(first), dtype=torch.float64, device=first.device)
+    for rank in range(k):
+        shared += (first[:, rank, None] == second).any(1)
+    return shared
+
+
+def _prefix(neighbors: Neighbors, k: int) -> Tensor:
+    if not 1 <= k <= neighbors.indices.shape[1]:
+        raise UndefinedError(f"needs {k} neighbors, the lists hold {neighbors.indices.shape[1]}")
+    return neighbors.indices[:, :k]
+
+
+def retention(one: Neighbors, other: Neighbors, k: int = 10) -> Estimate:
+    """Neighborhood Retention Score: mean share of the k nearest neighbors kept; 0 to 1.
+
+    Two unrelated layers keep `chance_retention`. Between two models it is mutual kNN (Huh, Cheung,
+    Wang, Isola 2024). It is not comparable between different k / (N - 1).
+    """
+    shares = overlap(one, other, k) / k
+    return Estimate(float(shares.mean()), shares)
+
+
+def corrected_retention(one: Neighbors, other: Neighbors, k: int = 10) -> Estimate:
+    """Chance-corrected NRS: 0 for unrelated layers, 1 for equal lists; at least -k / (N - 1 - k).
+
+    `(NRS - c) / (1 - c)` with c the chance level; R_NX of Lee et al. 2013.
+
+    Raises:
+        UndefinedError: k is N - 1, where every list holds all samples.
+    """
+    chance = chance_retention(one.n, k)
+    if chance >= 1:
+        raise UndefinedError(f"all {one.n - 1} other samples are neighbors, so chance keeps all")
+    raw = retention(one, other, k)
+    return Estimate(
+        (raw.value - chance) / (1 - chance), (raw.contributions - chance) / (1 - chance)
+    )
+
+
+def chance_retention(n: int, k: int) -> float:
+    """Return the share of k neighbors that two unrelated lists over n samples have in common."""
+    return k / (n - 1)
+
+
+def chance_overlap_variance(n: int, k: int) -> float:
+    """Return the variance of one sample's number of shared neighbors in unrelated layers.
+
+    Hypergeometric: k draws from n - 1 samples of which k are neighbors.
+    """
+    share = chance_retention(n, k)
+    return k * share * (1 - share) * (n - 1 - k) / (n - 2)
+
+
+def mutual_neighbors(layers: Sequence[Neighbors], k: int = 10) -> Tensor:
+    """Return the NRS of every two layers, (layer, layer) float64, symmetric with diagonal 1."""
+    matrix = torch.eye(len(layers), dtype=torch.float64)
+    for row, one in enumerate(layers):
+        for column in range(row):
+            matrix[row, column] = retention(one, layers[column], k).value
+            matrix[column, row] = matrix[row, column]
+    return matrix
+
+
+def trustworthiness(pairs: Pairs, reference: Neighbors, new: Neighbors, k: int = 10) -> Estimate:
+    """Trustworthiness: 1 less a penalty for new neighbors that were far off; 0 to 1.
+
+    `1 - 2 / (N k (2N - 3k - 1)) sum_i sum_j max(0, r_i(j) - k)` over the new neighbors j, r their
+    rank in the reference layer. Continuity is the same with the layers swapped. Venna, Kaski 2001.
+
+    Args:
+        pairs: the reference layer.
+        reference: its neighbors.
+        new: neighbors in the other layer.
+        k: neighbors that count; less than N / 2.
+    """
+    n = pairs.n
+    if not 2 * k < n:
+        raise UndefinedError(
+            f"trustworthiness needs more than {2 * k} samples for k = {k}, got {n}"
+        )
+    known, candidates = _prefix(reference, k), _prefix(new, k)
+    penalties = torch.empty(n, dtype=torch.float64, device=known.device)
+    for start, stop in pairs.ranges():
+        block = pairs.nearness(reference.kind, start, stop).float()
+        ranks = _ranks(block, candidates[start:stop], start)
+        penalties[start:stop] = (ranks - k).clamp(min=0).sum(1)
+    scores = 1 - 2 / (k * (2 * n - 3 * k - 1)) * penalties
+    return Estimate(float(scores.mean()), scores)
+
+
+def _ranks(block: Tensor, candidates: Tensor, start: int) -> Tensor:
+    """Return the rank (row, candidate), 1 = nearest, of candidates in rows of nearness."""
+    rows = torch.arange(len(block), device=block.device)
+    block[rows, rows + start] = -torch.inf
+    columns = torch.arange(block.shape[1], device=block.device)
+    ranks = torch.empty(candidates.shape, dtype=torch.float64, device=block.device)
+    for place in range(candidates.shape[1]):
+        candidate = candidates[:, place, None]
+        value = block.gather(1, candidate)
+        before = (block > value) | ((block == value) & (columns < candidate))
+        ranks[:, place] = 1 + before.sum(1)
+    return ranks
+
+
+def cknna(
+    vectors: Tensor, neighbors: Neighbors, others: Tensor, other_neighbors: Neighbors, k: int = 10
+) -> float:
+    """Centered kernel alignment restricted to shared neighbors (CKNNA); about 0 to 1.
+
+    HSIC_u of two Gram matrices of unit vectors, each kept only where a sample is a neighbor in both
+    layers, over the root of the same of each layer with itself. Huh, Cheung, Wang, Isola 2024.
+
+    Args:
+        vectors: (sample, dim) of one layer or model.
+        neighbors: its nearest neighbors by cosine.
+        others: (sample, other dim) of the other.
+        other_neighbors: its nearest neighbors.
+        k: neighbors that count.
+    """
+    one, other = _prefix(neighbors, k), _prefix(other_neighbors, k)
+    first, second = unit_rows(vectors.double()), unit_rows(others.double())
+    shared = (one[:, :, None] == other[:, None, :]).any(-1)
+    everywhere = torch.ones_like(shared)
+    across = _sparse_hsic(one, shared, first, second)
+    own = _sparse_hsic(one, everywhere, first, first)
+    others_own = _sparse_hsic(other, torch.ones_like(other, dtype=torch.bool), second, second)
+    if not (own > 0 and others_own > 0):
+        raise UndefinedError("a layer's alignment with itself is not positive")
+    return across / math.sqrt(own * others_own)
+
+
+def _sparse_hsic(lists: Tensor, kept: Tensor, first: Tensor, second: Tensor) -> float:
+    """Return the unbiased HSIC of two Gram matrices that are zero but at listed entries."""
+    n = len(lists)
+    if n < 4:
+        raise UndefinedError(f"the unbiased HSIC needs at least 4 samples, got {n}")
+    rows = torch.arange(n, device=lists.device)[:, None].expand_as(lists)[kept]
+    columns = lists[kept]
+    k, m = (x[rows] * x[columns] for x in (first, second))
+    k, m = k.sum(1), m.sum(1)
+    here, there = rows * n + columns, columns * n + rows
+    sums = [k.new_zeros(n).index_add_(0, at, x) for at, x in ((columns, k), (rows, m))]
+    product = sums[0] @ sums[1]  # 1' K M 1
+    mirrored = torch.isin(there, here)
+    order = here.argsort()
+    partner = order[torch.searchsorted(here[order], there[mirrored])]
+    trace = k[mirrored] @ m[partner]  # tr(K M) meets entry (i, j) with (j, i)
+    total = k.sum() * m.sum() / ((n - 1) * (n - 2))
+    return float((trace + total - 2 / (n - 2) * product) / (n * (n - 3)))
+
+
+def two_nn(neighbors: Neighbors) -> Estimate:
+    """Intrinsic dimension by the ratio of the two nearest distances, maximum likelihood.
+
+    `(N - 1) / sum ln(r_2 / r_1)`; error about d / sqrt(N), too low in high dimension. Samples with
+    a duplicate are left out. Facco, d'Errico, Rodriguez, Laio 2017.
+
+    Raises:
+        UndefinedError: more than 5 % of the ratios are exactly 1, as on a lattice.
+    """
+    logs, kept = _log_ratios(neighbors, 1, 2)
+    n, mean = len(logs), logs.mean()
+    value = float((n - 1) / logs.sum())
+    return Estimate(value, spread(value - value * (logs / mean - 1), kept))
+
+
+def two_nn_linear(neighbors: Neighbors, discarded: float = 0.1) -> float:
+    """Intrinsic dimension by TwoNN's original fit: the slope of -ln(1 - F) on ln(r_2 / r_1).
+
+    Least squares through the origin, without the largest ratios. Facco et al. 2017.
+    """
+    logs, _ = _log_ratios(neighbors, 1, 2)
+    n = len(logs)
+    x = logs.sort().values[: int(n * (1 - discarded))]
+    below = torch.arange(1, len(x) + 1, dtype=x.dtype, device=x.device) / n
+    return float((x @ -torch.log1p(-below)) / (x @ x))
+
+
+def gride(neighbors: Neighbors, near: int = 2) -> Estimate:
+    """Intrinsic dimension by the distances of neighbors `near` and `2 near`, maximum likelihood.
+
+    The larger `near`, the larger the scale that it looks at; 1 is TwoNN. Maximizes
+    `N ln d + (n_2 - n_1 - 1) sum ln(mu^d - 1) - ((n_2 - 1) d + 1) sum ln mu`.
+    Denti, Doimo, Laio, Mira 2022.
+    """
+    far = 2 * near
+    logs, kept = _log_ratios(neighbors, near, far)
+
+    def terms(d: float) -> Tensor:
+        """Derivative of every sample's log-likelihood."""
+        return 1 / d + (far - near - 1) * logs / -torch.expm1(-d * logs) - (far - 1) * logs
+
+    logs = logs.clamp(min=torch.finfo(logs.dtype).tiny)
+    value = brentq(lambda d: float(terms(d).mean()), 1e-6, 1e6, xtol=1e-12, rtol=1e-14)
+    growth = logs / (2 * torch.sinh(value * logs / 2))
+    slope = float((-1 / value**2 - (far - near - 1) * growth.square()).mean())
+    return Estimate(value, spread(value - terms(value) / slope, kept))
+
+
+def levina_bickel(neighbors: Neighbors, k: int = 20) -> Estimate:
+    """Intrinsic dimension from the distances of k neighbors, maximum likelihood.
+
+    `1 / mean_i[1 / (k - 1) sum_j ln(T_k / T_j)]`: Levina, Bickel 2005, averaged as MacKay and
+    Ghahramani 2005 do. Samples with a duplicate are left out.
+    """
+    distances = _euclidean(neighbors, k)[:, :k]
+    kept = distances[:, 0] > 0
+    logs = distances[kept].log()
+    inverse = (logs[:, -1:] - logs[:, :-1]).mean(1)
+    if not inverse.numel() or not bool(inverse.mean() > 0):
+        raise UndefinedError("all neighbors are equally far, so distances say nothing of dimension")
+    value = float(1 / inverse.mean())
+    return Estimate(value, spread(value - value * (value * inverse - 1), kept))
+
+
+def _euclidean(neighbors: Neighbors, k: int) -> Tensor:
+    if neighbors.kind is not Closeness.EUCLIDEAN:
+        raise InputError(f"intrinsic dimension needs Euclidean neighbors, got {neighbors.kind}")
+    _prefix(neighbors, k)
+    return neighbors.distances
+
+
+def _log_ratios(neighbors: Neighbors, near: int, far: int) -> tuple[Tensor, Tensor]:
+    """Return ln(r_far / r_near) of the samples (kept,) without a duplicate, and which they are."""
+    distances = _euclidean(neighbors, far)
+    kept = distances[:, near - 1] > 0
+    chosen = distances[kept]
+    if len(chosen) < 2:
+        raise UndefinedError("needs at least 2 samples that are not duplicates")
+    logs = (chosen[:, far - 1] / chosen[:, near - 1]).log()
+    # Equal up to the rounding of float32: such ties are a lattice's, not those of a continuum.
+    tied = float((logs < 1e-6).double().mean())
+    if tied > 0.05:
+        raise UndefinedError(
+            f"{tied:.0%} of the samples have neighbors {near} and {far} equally far: "
+            "lattice-like or quantized data has no dimension by distance ratios"
+        )
+    return logs, kept

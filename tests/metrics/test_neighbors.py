@@ -1,0 +1,379 @@
+"""Neighbor measures against closed forms, slow twins, scikit-learn and scikit-dimension."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.manifold import trustworthiness as sklearn_trustworthiness
+
+from layerscope.errors import InputError, RunError, UndefinedError
+from layerscope.metrics import neighbors as nb
+from layerscope.metrics.neighbors import Neighbors, nearest
+from layerscope.metrics.pairs import Closeness, Pairs
+
+EUCLIDEAN = Closeness.EUCLIDEAN
+
+
+def points(*positions):
+    return torch.tensor(positions, dtype=torch.float64)[:, None]
+
+
+def normal(n, d, seed=0, shift=0.0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)).double() + shift
+
+
+def orthogonal(d, seed=0):
+    return torch.linalg.qr(normal(d, d, seed)).Q
+
+
+def lists(vectors, k, kind=Closeness.COSINE, **options):
+    return nearest(Pairs(vectors, **options), k, kind)
+
+
+def slow_lists(vectors, k, kind):
+    """Neighbors by their definition: sort all others by distance, then by index."""
+    rows = vectors.numpy()
+    if kind is Closeness.CENTERED_COSINE:
+        rows = rows - rows.mean(0)
+    if kind is not EUCLIDEAN:
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    found = []
+    for i, row in enumerate(rows):
+        distances = np.linalg.norm(rows - row, axis=1)
+        others = [j for j in range(len(rows)) if j != i]
+        found.append(sorted(others, key=lambda j: (round(distances[j], 9), j))[:k])
+    return found
+
+
+@pytest.mark.parametrize("kind", Closeness)
+@pytest.mark.parametrize("budget", [0, 10**9])
+def test_lists_are_those_of_the_definition(kind, budget):
+    vectors = normal(90, 7, shift=1.0)
+    found = lists(vectors, 12, kind, budget=budget, block=1000)
+    assert found.indices.tolist() == slow_lists(vectors, 12, kind)
+
+
+@pytest.mark.parametrize("kind", Closeness)
+def test_ties_and_duplicates_go_to_the_lower_index(kind):
+    lattice = torch.cartesian_prod(*[torch.arange(1.0, 5)] * 3).double()
+    vectors = torch.cat([lattice, lattice[:9]])
+    vectors[0] = torch.tensor([1.0, 1.0, 1.5])  # the centered lattice must have no zero row
+    found = lists(vectors, 9, kind)
+    assert found.indices.tolist() == slow_lists(vectors, 9, kind)
+
+
+def test_cosines_that_are_all_near_one_keep_their_order():
+    vectors = normal(60, 5) * 1e-4 + 100 * torch.ones(5, dtype=torch.float64)
+    cosines = [[math.nan] * 60 for _ in range(60)]
+    import decimal
+
+    decimal.getcontext().prec = 50
+    exact = [[decimal.Decimal(x) for x in row] for row in vectors.tolist()]
+    lengths = [sum(x * x for x in row).sqrt() for row in exact]
+    for i in range(60):
+        for j in range(60):
+            cosines[i][j] = sum(map(decimal.Decimal.__mul__, exact[i], exact[j]))
+            cosines[i][j] /= lengths[i] * lengths[j]
+    expected = [
+        sorted((j for j in range(60) if j != i), key=lambda j: -cosines[i][j])[:8]
+        for i in range(60)
+    ]
+    assert lists(vectors, 8).indices.tolist() == expected
+
+
+def test_distances_are_euclidean():
+    vectors = normal(50, 6, shift=30.0)
+    found = lists(vectors, 4, EUCLIDEAN)
+    expected = (vectors[:, None] - vectors[found.indices]).norm(dim=-1)
+    assert found.distances.numpy() == pytest.approx(expected.numpy(), rel=1e-9)
+    unit = vectors / vectors.norm(dim=-1, keepdim=True)
+    found = lists(vectors, 4)
+    expected = (unit[:, None] - unit[found.indices]).norm(dim=-1)
+    assert found.distances.numpy() == pytest.approx(expected.numpy(), rel=1e-9)
+
+
+def test_distances_of_duplicates_are_zero():
+    vectors = normal(20, 300, shift=5.0)
+    vectors[11] = vectors[3]
+    found = lists(vectors, 2, EUCLIDEAN)
+    assert found.indices[3, 0] == 11
+    assert found.distances[3, 0] == found.distances[11, 0] == 0
+
+
+def test_two_neighbors_that_swap():
+    x, y = points(0, 1, 2.1, 3.3), points(0, 2.1, 1, 3.3)
+    one, other = lists(x, 3, EUCLIDEAN), lists(y, 3, EUCLIDEAN)
+    assert nb.retention(one, other, 1).value == 0
+    assert nb.corrected_retention(one, other, 1).value == pytest.approx(-1 / 2)
+    assert nb.retention(one, other, 2).value == pytest.approx(3 / 4)
+    assert nb.corrected_retention(one, other, 2).value == pytest.approx(1 / 4)
+    shared = nb.overlap(one, other, 2)
+    assert float((shared / (4 - shared)).mean()) == pytest.approx(2 / 3)
+    assert nb.retention(one, other, 3).value == 1
+    with pytest.raises(UndefinedError, match="chance keeps all"):
+        nb.corrected_retention(one, other, 3)
+
+
+def test_contributions_are_the_overlaps_and_the_same_layer_keeps_all():
+    one, other = lists(normal(80, 5), 10), lists(normal(80, 5, 1), 10)
+    found = nb.retention(one, other, 10)
+    sets = [
+        len(set(a) & set(b)) / 10
+        for a, b in zip(one.indices.tolist(), other.indices.tolist(), strict=True)
+    ]
+    assert found.contributions.tolist() == sets
+    assert found.value == pytest.approx(np.mean(sets))
+    assert nb.retention(one, one, 10).value == 1
+    corrected = nb.corrected_retention(one, other, 10)
+    assert float(corrected.contributions.mean()) == pytest.approx(corrected.value)
+
+
+def test_unrelated_layers_keep_what_chance_keeps():
+    n, k = 400, 10
+    counts = torch.cat([
+        nb.overlap(lists(normal(n, 30, 2 * s), k), lists(normal(n, 30, 2 * s + 1), k), k)
+        for s in range(5)
+    ])  # fmt: skip
+    assert float(counts.mean()) / k == pytest.approx(nb.chance_retention(n, k), rel=0.1)
+    assert float(counts.var()) == pytest.approx(nb.chance_overlap_variance(n, k), rel=0.2)
+
+
+def test_the_variance_by_chance_is_hypergeometric():
+    from scipy.stats import hypergeom
+
+    assert nb.chance_overlap_variance(31, 7) == pytest.approx(hypergeom(30, 7, 7).var())
+
+
+CHANGES = {
+    "rotation": (lambda x: x @ orthogonal(x.shape[1]), set(Closeness)),
+    "scaling": (lambda x: 7 * x, set(Closeness)),
+    "translation": (lambda x: x + 3, {EUCLIDEAN, Closeness.CENTERED_COSINE}),
+    "scaling of each row": (
+        lambda x: x * torch.linspace(1, 9, len(x), dtype=torch.float64)[:, None],
+        {Closeness.COSINE},
+    ),
+    "stretching an axis": (
+        lambda x: x * torch.linspace(1, 30, x.shape[1], dtype=torch.float64),
+        set(),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", Closeness)
+@pytest.mark.parametrize("how", CHANGES)
+def test_declared_invariances_of_the_lists(kind, how):
+    change, invariant = CHANGES[how]
+    vectors = normal(120, 8, shift=0.4)
+    same = torch.equal(lists(vectors, 6, kind).indices, lists(change(vectors), 6, kind).indices)
+    assert same is (kind in invariant)
+
+
+def test_permuting_samples_in_all_layers_changes_nothing():
+    x, y = normal(70, 5), normal(70, 5) + 0.3 * normal(70, 5, 1)
+    order = torch.randperm(70, generator=torch.Generator().manual_seed(0))
+    before = nb.retention(lists(x, 5), lists(y, 5), 5)
+    after = nb.retention(lists(x[order], 5), lists(y[order], 5), 5)
+    assert torch.equal(before.contributions[order], after.contributions)
+    assert nb.retention(lists(x, 5), lists(y[order], 5), 5).value < before.value / 2
+
+
+def test_mutual_neighbors_is_the_table_of_retention():
+    three = [lists(normal(50, 4, s), 5) for s in range(3)]
+    table = nb.mutual_neighbors(three, 5)
+    assert table[2, 0] == table[0, 2] == nb.retention(three[0], three[2], 5).value
+    assert table.diagonal().tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("k", [1, 5, 12])
+def test_trustworthiness_is_that_of_scikit_learn(k):
+    x, y = normal(60, 6), normal(60, 6) @ torch.diag(torch.tensor([3.0, 2, 1, 0, 0, 0]).double())
+    pairs, new = Pairs(x, block=400), Pairs(y)
+    known, found = nearest(pairs, k, EUCLIDEAN), nearest(new, k, EUCLIDEAN)
+    estimate = nb.trustworthiness(pairs, known, found, k)
+    expected = sklearn_trustworthiness(x.numpy(), y.numpy(), n_neighbors=k)
+    assert estimate.value == pytest.approx(expected)
+    assert float(estimate.contributions.mean()) == pytest.approx(expected)
+    continuity = nb.trustworthiness(new, found, known, k).value
+    assert continuity == pytest.approx(sklearn_trustworthiness(y.numpy(), x.numpy(), n_neighbors=k))
+
+
+def test_trustworthiness_needs_few_neighbors():
+    pairs = Pairs(normal(10, 3))
+    known = nearest(pairs, 5)
+    with pytest.raises(UndefinedError, match="more than 10 samples"):
+        nb.trustworthiness(pairs, known, known, 5)
+    assert nb.trustworthiness(pairs, known, known, 4).value == 1
+
+
+def slow_cknna(x, y, k):
+    """CKNNA from whole masked Gram matrices, as it is defined."""
+    grams, masks = [], []
+    for rows in (x, y):
+        unit = (rows / rows.norm(dim=-1, keepdim=True)).numpy()
+        gram = unit @ unit.T
+        mask = np.zeros_like(gram)
+        for i, row in enumerate(slow_lists(rows, k, Closeness.COSINE)):
+            mask[i, row] = 1
+        grams.append(gram)
+        masks.append(mask)
+
+    def hsic(one, other):
+        n = len(one)
+        trace = np.trace(one @ other)
+        total = one.sum() * other.sum() / ((n - 1) * (n - 2))
+        return (trace + total - 2 / (n - 2) * (one @ other).sum()) / (n * (n - 3))
+
+    both = masks[0] * masks[1]
+    own = [hsic(m * g, m * g) for m, g in zip(masks, grams, strict=True)]
+    return hsic(both * grams[0], both * grams[1]) / math.sqrt(own[0] * own[1])
+
+
+def test_cknna_is_that_of_whole_matrices():
+    x = normal(60, 6)
+    y = torch.cat([x[:, :4], normal(60, 5, 1)], 1)
+    k = 7
+    found = nb.cknna(x, lists(x, k), y, lists(y, k), k)
+    assert found == pytest.approx(slow_cknna(x, y, k))
+    assert nb.cknna(x, lists(x, k), 3 * x @ orthogonal(6), lists(x, k), k) == pytest.approx(1)
+    with pytest.raises(UndefinedError, match="at least 4"):
+        nb.cknna(x[:3], lists(x[:3], 1), x[:3], lists(x[:3], 1), 1)
+
+
+def test_too_few_samples_are_refused():
+    with pytest.raises(UndefinedError, match="10 neighbors need at least 11 samples, got 6"):
+        lists(normal(6, 3), 10)
+    short = lists(normal(6, 3), 5)
+    with pytest.raises(UndefinedError, match="needs 10 neighbors, the lists hold 5"):
+        nb.retention(short, short, 10)
+    with pytest.raises(InputError, match="same samples in the same order"):
+        nb.retention(short, lists(normal(7, 3), 5), 5)
+    assert lists(normal(4, 3), 3).indices.sort(1).values.tolist() == [
+        [1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", Closeness)
+def test_constant_layers_have_no_neighbors(kind):
+    with pytest.raises(UndefinedError, match="all vectors are equal"):
+        lists(torch.full((30, 4), 0.1), 5, kind)
+
+
+def test_vectors_without_a_direction_are_refused_where_one_is_needed():
+    vectors = normal(20, 3)
+    vectors[4] = 0
+    with pytest.raises(UndefinedError, match="1 of 20 vectors are zero"):
+        lists(vectors, 3)
+    assert lists(vectors, 3, EUCLIDEAN).n == 20
+    symmetric = torch.cat([vectors[5:], -vectors[5:], torch.zeros(1, 3)])
+    with pytest.raises(UndefinedError, match="equal to the mean"):
+        lists(symmetric, 3, Closeness.CENTERED_COSINE)
+
+
+def test_what_is_no_matrix_of_finite_numbers_is_refused():
+    with pytest.raises(InputError, match="expected floating-point vectors"):
+        Pairs(torch.ones(3, 3, dtype=torch.int64))
+    with pytest.raises(RunError, match="NaN"):
+        Pairs(torch.full((3, 3), math.nan))
+
+
+def ladder(n, d, k):
+    """Every sample's j-th neighbor at distance e^(j / d)."""
+    steps = torch.exp(torch.arange(1, k + 1, dtype=torch.float64) / d)
+    return Neighbors(torch.zeros(n, k, dtype=torch.int64), steps.repeat(n, 1), EUCLIDEAN)
+
+
+def test_dimension_of_a_ladder_of_distances():
+    n, d = 50, 3.0
+    assert nb.two_nn(ladder(n, d, 2)).value == pytest.approx(d * (n - 1) / n)
+    assert nb.levina_bickel(ladder(n, d, 5), 5).value == pytest.approx(4 * d / 10)
+
+
+def cloud(n=1000, d=4, ambient=12, seed=0):
+    return normal(n, d, seed) @ orthogonal(ambient, seed + 1)[:d]
+
+
+def test_every_estimator_finds_the_dimension_of_a_cloud():
+    found = lists(cloud(3000), 64, EUCLIDEAN)
+    for estimate in (nb.two_nn(found), nb.gride(found, 4), nb.levina_bickel(found)):
+        assert estimate.value == pytest.approx(4, rel=0.1)
+        assert float(estimate.contributions.nanmean()) == pytest.approx(estimate.value)
+    assert nb.two_nn_linear(found) == pytest.approx(4, rel=0.1)
+    error = float(nb.two_nn(found).contributions.std()) / math.sqrt(3000)
+    assert error == pytest.approx(4 / math.sqrt(3000), rel=0.15)
+
+
+@pytest.mark.parametrize("near", [1, 2, 8])
+def test_gride_is_where_its_likelihood_is_largest(near):
+    found = lists(cloud(500), 16, EUCLIDEAN)
+    logs = (found.distances[:, 2 * near - 1] / found.distances[:, near - 1]).log()
+
+    def likelihood(d):
+        gap = torch.log(torch.expm1(d * logs)).sum() if near > 1 else 0
+        return float(500 * math.log(d) + (near - 1) * gap - ((2 * near - 1) * d + 1) * logs.sum())
+
+    best = nb.gride(found, near).value
+    assert likelihood(best) > max(likelihood(best * 0.999), likelihood(best * 1.001))
+
+
+def test_influences_on_the_dimension_are_those_of_leaving_a_sample_out():
+    found = lists(cloud(300), 16, EUCLIDEAN)
+    for measure in (nb.gride, nb.levina_bickel):
+        arguments = {"k": 10} if measure is nb.levina_bickel else {}
+        whole = measure(found, **arguments)
+        for i in (0, 17):
+            keep = torch.arange(300) != i
+            fewer = Neighbors(found.indices[keep], found.distances[keep], EUCLIDEAN)
+            influence = 299 * (whole.value - measure(fewer, **arguments).value)
+            expected = float(whole.contributions[i]) - whole.value
+            assert influence == pytest.approx(expected, rel=0.02, abs=0.02)
+
+
+def test_dimensions_do_not_change_with_rotation_scale_translation():
+    vectors = cloud(300)
+    moved = 5 * vectors @ orthogonal(12, 9) + 2
+    before, after = lists(vectors, 16, EUCLIDEAN), lists(moved, 16, EUCLIDEAN)
+    for measure in (nb.two_nn, nb.gride):
+        assert measure(before).value == pytest.approx(measure(after).value, rel=1e-7)
+    bent = lists(vectors**3, 16, EUCLIDEAN)
+    assert nb.two_nn(bent).value != pytest.approx(nb.two_nn(before).value, rel=1e-4)
+
+
+def test_duplicates_are_left_out_of_the_dimension():
+    vectors = cloud(300)
+    vectors[7] = vectors[100]
+    found = nb.two_nn(lists(vectors, 2, EUCLIDEAN))
+    assert found.contributions.isnan().nonzero()[:, 0].tolist() == [7, 100]
+    assert float(found.contributions.nanmean()) == pytest.approx(found.value)
+
+
+def test_a_lattice_has_no_dimension():
+    lattice = torch.cartesian_prod(*[torch.arange(8.0)] * 2).double()
+    with pytest.raises(UndefinedError, match="lattice-like"):
+        nb.two_nn(lists(lattice, 2, EUCLIDEAN))
+    corners = lists(torch.eye(8), 5, EUCLIDEAN)
+    with pytest.raises(UndefinedError, match="equally far"):
+        nb.levina_bickel(corners, 5)
+    with pytest.raises(InputError, match="needs Euclidean"):
+        nb.two_nn(lists(cloud(50), 2))
+    same = Neighbors(torch.zeros(5, 2, dtype=torch.int64), torch.zeros(5, 2).double(), EUCLIDEAN)
+    with pytest.raises(UndefinedError, match="not duplicates"):
+        nb.two_nn(same)
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero")  # its own, at F = 1
+def test_dimensions_are_those_of_scikit_dimension():
+    skdim = pytest.importorskip("skdim", reason="scikit-dimension is a cross-check only")
+    vectors = cloud(400)
+    found = lists(vectors, 64, EUCLIDEAN)
+    two = found.distances[:, :2].numpy()
+    linear = skdim.id.TwoNN(dist=True).fit(two).dimension_
+    assert nb.two_nn_linear(found) == pytest.approx(linear, rel=1e-9)
+    likely = skdim.id.TwoNN(dist=True, method="mle", discard_fraction=0).fit(two).dimension_
+    assert nb.two_nn(found).value == pytest.approx(likely, rel=1e-9)
+    for near in (1, 2, 16):
+        theirs = skdim.id.GRIDE(n1=near, n2=2 * near).fit(vectors.numpy()).dimension_
+        mine = nb.gride(found, near).value
+        assert mine == pytest.approx(theirs, rel=1e-6)
