@@ -1,0 +1,152 @@
+"""What every measure of the dynamics family needs of one layer, computed once.
+
+`layer_geometry` makes one pass over a layer's pooled vectors and keeps what is small: leading
+directions, neighbor lists, a kernel, and how its pairs of samples stand to the final layer's. Every
+measure between layers takes two of these. The matrix over pairs of samples is gone when it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from layerscope.errors import UndefinedError
+from layerscope.metrics.filtration import (
+    Filtration,
+    Tree,
+    filtration,
+    joint_counts,
+    spanning_tree,
+)
+from layerscope.metrics.halves import COUNT, half_sample_error, halvings
+from layerscope.metrics.neighbors import Neighbors, nearest
+from layerscope.metrics.pairs import Closeness, Pairs
+from layerscope.metrics.similarity import Kernel
+from layerscope.metrics.subspaces import Frame, Frenet, frame, half_bases, trajectory
+
+T = TypeVar("T")
+
+NEIGHBORS = 64
+"""Length of the neighbor lists: the largest k of NRS is 50, the largest scale of GRIDE 64."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerGeometry:
+    """One layer, as the dynamics measures see it.
+
+    A part that has no value on these vectors is the `UndefinedError` that says why: take parts with
+    `known`, which raises it.
+
+    Attributes:
+        frame: leading directions; none where all vectors are equal.
+        halves: feature bases of pairs of halves of the samples, for noise and error.
+        cosine: nearest neighbors by cosine, for NRS.
+        euclidean: nearest neighbors by distance, for the intrinsic dimension.
+        kernel: for CKA; it holds the centered vectors.
+        filtration: levels of all pairs, one byte a pair. Only of the final layer, None of others.
+        joint: pairs by their level here and in the final layer, for GFMI by edges.
+        thresholds: (level,) of the filtration, for GFMI by components.
+        tree: spanning tree, for the same; None unless asked for.
+    """
+
+    frame: Frame
+    halves: list[tuple[Tensor, Tensor]]
+    cosine: Neighbors | UndefinedError
+    euclidean: Neighbors | UndefinedError
+    kernel: Kernel
+    filtration: Filtration | UndefinedError | None
+    joint: Tensor | UndefinedError
+    thresholds: Tensor | UndefinedError
+    tree: Tree | UndefinedError | None
+
+
+def known(part: T | UndefinedError) -> T:
+    """Return a part of a geometry, or raise the reason why it has no value."""
+    if isinstance(part, UndefinedError):
+        raise part
+    return part
+
+
+def layer_geometry(
+    vectors: Tensor,
+    final: LayerGeometry | None = None,
+    *,
+    components: bool = False,
+    seed: int = 0,
+) -> LayerGeometry:
+    """Return the geometry of one layer's pooled vectors (sample, dim).
+
+    Args:
+        vectors: one a sample, in the order of all other layers.
+        final: geometry of the final layer, which is therefore made first; None for that layer.
+        components: find the spanning tree too.
+        seed: of the halvings, one for all layers.
+    """
+    pairs = Pairs(vectors)
+    whole = frame(pairs.vectors)
+    levels = _attempt(lambda: filtration(pairs))
+    against = levels if final is None else final.filtration
+    length = max(1, min(NEIGHBORS, pairs.n - 1))
+    return LayerGeometry(
+        frame=whole,
+        halves=half_bases(pairs.vectors, whole, halvings(pairs.n, COUNT, seed)),
+        cosine=_attempt(lambda: nearest(pairs, length)),
+        euclidean=_attempt(lambda: nearest(pairs, length, Closeness.EUCLIDEAN)),
+        kernel=Kernel(pairs.centered),
+        filtration=levels if final is None else None,
+        joint=_attempt(lambda: joint_counts(known(levels), _required(against))),
+        thresholds=_attempt(lambda: known(levels).thresholds),
+        tree=_attempt(lambda: spanning_tree(pairs)) if components else None,
+    )
+
+
+def _attempt(compute: Callable[[], T]) -> T | UndefinedError:
+    try:
+        return compute()
+    except UndefinedError as error:
+        return error
+
+
+def _required(part: Filtration | UndefinedError | None) -> Filtration:
+    if part is None:
+        raise ValueError("the final geometry was itself made against another layer")
+    try:
+        return known(part)
+    except UndefinedError as error:
+        raise UndefinedError(f"in the final layer {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class FrenetError:
+    """Standard errors of the Frenet measures over samples, in their units (NaN where undefined)."""
+
+    speed: Tensor
+    turning: Tensor
+    displacement: float
+
+
+def frenet_error(layers: Sequence[LayerGeometry], k: int) -> FrenetError:
+    """Return the standard errors of `frenet` in feature space, from the halves that layers hold.
+
+    The path is walked once with the first and once with the second half of the samples, for each
+    halving; see `halves.half_sample_error`. With 5 halvings they are right to about a third.
+
+    Args:
+        layers: in order.
+        k: dimension that `frenet` used, `Frenet.k`.
+    """
+    found = []
+    for split in zip(*(layer.halves for layer in layers), strict=True):
+        paths = [trajectory([pair[half][:, :k] for pair in split]) for half in (0, 1)]
+        found.append((_measured(paths[0]), _measured(paths[1])))
+    errors = half_sample_error(found)
+    steps = len(layers) - 1
+    return FrenetError(errors[:steps], errors[steps:-1], float(errors[-1]))
+
+
+def _measured(path: Frenet) -> Tensor:
+    return torch.cat([path.speed, path.turning, torch.tensor([path.end_distance]).double()])
