@@ -1,0 +1,284 @@
+"""A run that was killed goes on where it stopped, and gives what an uninterrupted one gives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from layerscope import analysis, api
+from layerscope.errors import InputError
+from layerscope.store import StateStore
+from tiny import texts
+
+# The command as it is, but with shards of one batch each and a pause after each step, so that a kill
+# can be aimed at a moment.
+WRAPPER = """
+import time
+from layerscope import store, measuring, cli
+store.StateStore.BUDGET = 0
+flush, write = store.StateStore.flush, measuring.write_atomically
+store.StateStore.__init__.__defaults__ = (None, 0)
+def slow_flush(self):
+    flush(self); time.sleep({pause})
+def slow_write(path, content):
+    write(path, content); time.sleep({pause})
+store.StateStore.flush, measuring.write_atomically = slow_flush, slow_write
+cli.main()
+"""
+
+
+def command(tiny_folder, text_file: Path, out: Path, pause: float, *more: str) -> list[str]:
+    script = WRAPPER.format(pause=pause)
+    options = ["--views", "4", "--batch-tokens", "150", "--threads", "1", *more]
+    where = ["--data", str(text_file), "--out", str(out)]
+    return [sys.executable, "-c", script, "scan", str(tiny_folder("bert")), *where, *options]
+
+
+def started(arguments: list[str]) -> subprocess.Popen[str]:
+    # Its own process group, so that no signal meant for it reaches anything else.
+    return subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for(process: subprocess.Popen[str], out: Path, pattern: str, count: int) -> None:
+    until = time.monotonic() + 120
+    while len(list((out / "parts").glob(pattern))) < count:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until, "the moment never came"
+        time.sleep(0.005)
+
+
+def parts(out: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in (out / "parts").glob("*.safetensors")}
+
+
+def scan_in_process(tiny_folder, text_file: Path, out: Path, **options) -> api.Scan:
+    given = {"views": 4, "batch_tokens": 150} | options
+    return api.scan(tiny_folder("bert"), text_file, out=out, **given)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_folder, text_file, tmp_path_factory) -> Path:
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    scan_in_process(tiny_folder, text_file, out)
+    return out
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    for name in ("results.parquet", "prompts.parquet"):
+        frames = [pd.read_parquet(folder / name) for folder in (one, other)]
+        pd.testing.assert_frame_equal(*frames, check_exact=True)
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    assert not (one / "parts").exists()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [("shard-*", 1), ("shard-*", 7), ("measured-*", 2)],
+    ids=["after the first shard", "among the views", "while measuring"],
+)
+def test_a_run_killed_at_any_moment_goes_on_and_ends_the_same(
+    tiny_folder, text_file, whole, tmp_path, monkeypatch, pattern, count
+):
+    out = tmp_path / "run"
+    process = started(command(tiny_folder, text_file, out, 0.05))
+    wait_for(process, out, pattern, count)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (out / "run.json").exists()
+    kept = parts(out)
+    assert kept
+
+    finished = []
+    reading = StateStore.finished
+    monkeypatch.setattr(
+        StateStore, "finished", lambda self: finished.append(reading(self)) or finished[-1]
+    )
+    ran = listen_to_batches(monkeypatch)
+    untouched = watch_finish(monkeypatch, out)
+    scan_in_process(tiny_folder, text_file, out)
+    assert_same_run(out, whole)
+    assert finished[0], "the second run found nothing of the first"
+    assert not finished[0] & set(ran), "a finished text went through the model again"
+    assert {name: untouched[0].get(name) for name in kept} == kept
+
+
+def listen_to_batches(monkeypatch) -> list[int]:
+    """The items of every batch that the pass runs."""
+    ran: list[int] = []
+    original = analysis._batches
+
+    def listening(*arguments):
+        for batch in original(*arguments):
+            ran.extend(batch.items)
+            yield batch
+
+    monkeypatch.setattr(analysis, "_batches", listening)
+    return ran
+
+
+def watch_finish(monkeypatch, out: Path) -> list[dict[str, int]]:
+    """What lies in `parts` when the run is about to finish."""
+    seen: list[dict[str, int]] = []
+    original = api.RunFolder.finish
+
+    def finish(self, run, page):
+        seen.append(parts(out))
+        original(self, run, page)
+
+    monkeypatch.setattr(api.RunFolder, "finish", finish)
+    return seen
+
+
+def test_a_kill_while_the_run_is_written_leaves_no_half_run(
+    tiny_folder, text_file, whole, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+
+    def killed(*_args):
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("layerscope.table.write_json", killed)
+        with pytest.raises(SystemExit):
+            scan_in_process(tiny_folder, text_file, out)
+    assert (out / "results.parquet").exists()
+    with pytest.raises(InputError, match="expected a finished run in .* found no run.json"):
+        api.load(out)
+    scan_in_process(tiny_folder, text_file, out)
+    assert_same_run(out, whole)
+
+
+def test_an_interrupt_says_that_the_work_is_kept_and_exits_130(
+    tiny_folder, text_file, whole, tmp_path
+):
+    out = tmp_path / "run"
+    process = started(command(tiny_folder, text_file, out, 0.1))
+    wait_for(process, out, "shard-*", 2)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert stderr == (
+        f"layerscope: interrupted; what was finished is kept in {out}, run the same command again "
+        "to go on.\n"
+    )
+    assert len(parts(out)) >= 2
+    scan_in_process(tiny_folder, text_file, out)
+    assert_same_run(out, whole)
+
+
+def test_an_interrupt_keeps_even_what_waited_in_memory(
+    tiny_folder, text_file, whole, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    original = StateStore.add
+
+    def interrupted(self, items, rows):
+        original(self, items, rows)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StateStore, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            scan_in_process(tiny_folder, text_file, out)
+    assert StateStore(out / "parts").finished()
+    scan_in_process(tiny_folder, text_file, out)
+    assert_same_run(out, whole)
+
+
+def test_long_work_is_written_even_if_it_is_small(tmp_path, monkeypatch):
+    import numpy as np
+
+    store = StateStore(tmp_path)
+    store.add(np.arange(2), {"x": np.zeros((2, 1))})
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(StateStore, "SECONDS", 0)
+    store.add(np.arange(2, 4), {"x": np.zeros((2, 1))})
+    assert StateStore(tmp_path).finished() == {0, 1, 2, 3}
+
+
+def test_a_finished_run_is_not_replaced_unless_asked(tiny_folder, text_file, tmp_path):
+    out = tmp_path / "run"
+    quick = {"views": 0, "metrics": ("curvature",)}
+    scan_in_process(tiny_folder, text_file, out, **quick)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    with pytest.raises(InputError, match="already holds a finished run; pass --overwrite"):
+        scan_in_process(tiny_folder, text_file, out, **quick)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    again = scan_in_process(tiny_folder, text_file, out, **(quick | {"seed": 5}), overwrite=True)
+    assert set(api.load(out).table()["seed"]) == {5}
+    pd.testing.assert_frame_equal(api.load(out).table(), again.table())
+
+
+def half_done(tiny_folder, text_file, out: Path, monkeypatch, **options) -> None:
+    """Leave an unfinished run behind."""
+
+    def failed(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(analysis, "measure", failed)
+        with pytest.raises(KeyboardInterrupt):
+            scan_in_process(tiny_folder, text_file, out, **options)
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"seed": 3}, r"seed \(0 there, 3 now\)"),
+        ({"pooling": "max"}, r"pooling \(mean there, max now\)"),
+        ({"views": 2}, r"views \(0 there, 2 now\)"),
+    ],
+)
+def test_unfinished_work_of_other_settings_is_refused_by_their_names(
+    tiny_folder, text_file, tmp_path, monkeypatch, other, named
+):
+    out = tmp_path / "run"
+    half_done(tiny_folder, text_file, out, monkeypatch, views=0)
+    with pytest.raises(InputError, match=f"holds an unfinished run with other {named}; run that"):
+        scan_in_process(tiny_folder, text_file, out, **({"views": 0} | other))
+    assert parts(out)
+    scan_in_process(tiny_folder, text_file, out, **({"views": 0} | other), overwrite=True)
+    assert not (out / "parts").exists()
+
+
+def test_unfinished_work_of_other_texts_or_another_model_is_refused(
+    tiny_folder, text_file, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    half_done(tiny_folder, text_file, out, monkeypatch, views=0)
+    with pytest.raises(InputError, match="data_fingerprint"):
+        api.scan(tiny_folder("bert"), texts(20, seed=9), out=out, views=0, batch_tokens=150)
+    with pytest.raises(InputError, match="unfinished run with other .*name"):
+        api.scan(tiny_folder("llama"), text_file, out=out, views=0, batch_tokens=150)
+
+
+def test_a_plan_without_any_finished_work_stands_in_nobodys_way(
+    tiny_folder, text_file, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+
+    def failed(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(analysis, "run_pass", failed)
+        with pytest.raises(KeyboardInterrupt):
+            scan_in_process(tiny_folder, text_file, out, views=0)
+    scan_in_process(tiny_folder, text_file, out, views=0, seed=4, metrics=("curvature",))
