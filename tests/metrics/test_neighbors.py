@@ -301,6 +301,7 @@ def test_every_estimator_finds_the_dimension_of_a_cloud():
         assert estimate.value == pytest.approx(4, rel=0.1)
         assert float(estimate.contributions.nanmean()) == pytest.approx(estimate.value)
     assert nb.two_nn_linear(found) == pytest.approx(4, rel=0.1)
+    assert nb.gride(found, 1).value == pytest.approx(nb.two_nn(found).value)
     error = float(nb.two_nn(found).contributions.std()) / math.sqrt(3000)
     assert error == pytest.approx(4 / math.sqrt(3000), rel=0.15)
 
@@ -312,7 +313,7 @@ def test_gride_is_where_its_likelihood_is_largest(near):
 
     def likelihood(d):
         gap = torch.log(torch.expm1(d * logs)).sum() if near > 1 else 0
-        return float(500 * math.log(d) + (near - 1) * gap - ((2 * near - 1) * d + 1) * logs.sum())
+        return float(499 * math.log(d) + (near - 1) * gap - ((2 * near - 1) * d + 1) * logs.sum())
 
     best = nb.gride(found, near).value
     assert likelihood(best) > max(likelihood(best * 0.999), likelihood(best * 1.001))

@@ -14,7 +14,7 @@ entropy.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -340,10 +340,13 @@ def spanning_tree(pairs: Pairs, kind: Closeness = Closeness.CENTERED_COSINE) -> 
     practice, each one pass over the pairs. Gower, Ross 1969 relate it to single linkage.
     """
     n = pairs.n
+    fits = 4 * n * n <= pairs.budget
+    kept = list(_nearness_blocks(pairs, kind)) if fits else None
     labels = np.arange(n)
     edges: list[tuple[float, int, int]] = []
     while len(edges) < n - 1:
-        lengths, partners = _nearest_outside(pairs, kind, labels)
+        found_blocks = _nearness_blocks(pairs, kind) if kept is None else kept
+        lengths, partners = _nearest_outside(found_blocks, labels)
         low = np.minimum(np.arange(n), partners)
         high = np.maximum(np.arange(n), partners)
         # One total order on edges (length, then samples) keeps ties from closing cycles.
@@ -359,21 +362,27 @@ def spanning_tree(pairs: Pairs, kind: Closeness = Closeness.CENTERED_COSINE) -> 
     )
 
 
+def _nearness_blocks(pairs: Pairs, kind: Closeness) -> Iterator[Tensor]:
+    for start, stop in pairs.ranges():
+        yield pairs.nearness(kind, start, stop).float()
+
+
 def _nearest_outside(
-    pairs: Pairs, kind: Closeness, labels: NDArray[np.int64]
+    blocks: Iterable[Tensor], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the distance and index (sample,) of the nearest sample of another component."""
-    component = torch.from_numpy(labels).to(pairs.vectors.device)
+    component = torch.from_numpy(labels)
     lengths, partners = [], []
-    for start, stop in pairs.ranges():
-        block = pairs.nearness(kind, start, stop).float()
-        block[component[start:stop, None] == component] = -torch.inf
-        nearness, index = block.max(1)
-        # max may return any of several maxima; the total order needs the first.
-        index = (block == nearness[:, None]).byte().argmax(1)
-        lengths.append(-nearness.double())
-        partners.append(index)
-    return torch.cat(lengths).cpu().numpy(), torch.cat(partners).cpu().numpy()
+    start = 0
+    for block in blocks:
+        own = component[start : start + len(block), None]
+        outside = block.masked_fill((own == component).to(block.device), -torch.inf)
+        nearness = outside.amax(1, keepdim=True)
+        # Of several nearest the total order needs the first, which max does not promise.
+        partners.append((outside == nearness).byte().argmax(1).cpu())
+        lengths.append(-nearness[:, 0].double().cpu())
+        start += len(block)
+    return torch.cat(lengths).numpy(), torch.cat(partners).numpy()
 
 
 def _unite(

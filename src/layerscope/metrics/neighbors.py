@@ -20,7 +20,7 @@ from torch import Tensor
 
 from layerscope.errors import InputError, UndefinedError
 from layerscope.metrics.inputs import unit_rows
-from layerscope.metrics.pairs import Closeness, Pairs
+from layerscope.metrics.pairs import Closeness, Pairs, blocks
 from layerscope.metrics.spectrum import Estimate, spread
 
 
@@ -85,9 +85,11 @@ def overlap(one: Neighbors, other: Neighbors, k: int) -> Tensor:
             f"layers hold {len(first)} and {len(second)} samples; "
             "compare neighbors of the same samples in the same order"
         )
-    shared = torch.zeros(len(first), dtype=torch.float64, device=first.device)
-    for rank in range(k):
-        shared += (first[:, rank, None] == second).any(1)
+    shared = torch.empty(len(first), dtype=torch.float64, device=first.device)
+    for start, stop in blocks(len(first), len(first)):
+        listed = first.new_zeros(stop - start, len(first), dtype=torch.bool)
+        listed.scatter_(1, first[start:stop], torch.ones_like(first[start:stop], dtype=torch.bool))
+        shared[start:stop] = listed.gather(1, second[start:stop]).sum(1)
     return shared
 
 
@@ -267,20 +269,24 @@ def gride(neighbors: Neighbors, near: int = 2) -> Estimate:
     """Intrinsic dimension by the distances of neighbors `near` and `2 near`, maximum likelihood.
 
     The larger `near`, the larger the scale that it looks at; 1 is TwoNN. Maximizes
-    `N ln d + (n_2 - n_1 - 1) sum ln(mu^d - 1) - ((n_2 - 1) d + 1) sum ln mu`.
+    `(N - 1) ln d + (n_2 - n_1 - 1) sum ln(mu^d - 1) - ((n_2 - 1) d + 1) sum ln mu`, where the paper
+    has N: with N - 1, as scikit-dimension has it, scale 1 is the unbiased TwoNN.
     Denti, Doimo, Laio, Mira 2022.
     """
     far = 2 * near
     logs, kept = _log_ratios(neighbors, near, far)
+    n = len(logs)
 
     def terms(d: float) -> Tensor:
         """Derivative of every sample's log-likelihood."""
-        return 1 / d + (far - near - 1) * logs / -torch.expm1(-d * logs) - (far - 1) * logs
+        return (
+            (1 - 1 / n) / d + (far - near - 1) * logs / -torch.expm1(-d * logs) - (far - 1) * logs
+        )
 
     logs = logs.clamp(min=torch.finfo(logs.dtype).tiny)
     value = brentq(lambda d: float(terms(d).mean()), 1e-6, 1e6, xtol=1e-12, rtol=1e-14)
     growth = logs / (2 * torch.sinh(value * logs / 2))
-    slope = float((-1 / value**2 - (far - near - 1) * growth.square()).mean())
+    slope = float(((1 / n - 1) / value**2 - (far - near - 1) * growth.square()).mean())
     return Estimate(value, spread(value - terms(value) / slope, kept))
 
 

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -91,7 +92,7 @@ def frame(vectors: Tensor, width: int = WIDTH, exact_limit: int = EXACT_LIMIT) -
         start = torch.randn(
             d, width + _OVERSAMPLING, dtype=rows.dtype, device=rows.device, generator=generator
         )
-        values, directions = _iterated(lambda x: rows.T @ (rows @ x), start, 10, width)
+        values, directions = _iterated(partial(_scattered, rows), start, 10, width)
     kept = values > 4 * max(n, d) * torch.finfo(values.dtype).eps * values[:1]
     values, directions = values[kept], directions[:, kept]
     roots = values.sqrt()
@@ -126,7 +127,7 @@ def half_bases(
     vectors: Tensor,
     whole: Frame,
     splits: Sequence[tuple[Tensor, Tensor]],
-    iterations: int = 4,
+    iterations: int = 3,
 ) -> list[tuple[Tensor, Tensor]]:
     """Return feature bases (dim, width) of pairs of halves of the samples, largest variance first.
 
@@ -141,22 +142,44 @@ def half_bases(
         iterations: power iterations.
     """
     rows = centered(vectors.double())
-    width = min(whole.width, *(len(index) - 1 for index in splits[0]))
-    return [
-        (
-            _half_basis(rows[one], whole, width, iterations),
-            _half_basis(rows[two], whole, width, iterations),
-        )
-        for one, two in splits
+    n, d = rows.shape
+    width = min(whole.width, n // 2 - 1)
+    total = rows.T @ rows if d <= n // 2 else None
+    found = []
+    for split in splits:
+        operators = _operators(rows, split) if total is None else _grams(rows, split, total)
+        one, other = (_iterated(x, whole.feature, iterations, width)[1] for x in operators)
+        found.append((one, other))
+    return found
+
+
+_Operator = Callable[[Tensor], Tensor]
+
+
+def _operators(rows: Tensor, split: tuple[Tensor, Tensor]) -> list[_Operator]:
+    """Return what multiplies by the scatter matrix of each half, without making the matrix."""
+    parts = [rows[half] - rows[half].mean(0) for half in split]
+    return [partial(_scattered, part) for part in parts]
+
+
+def _scattered(rows: Tensor, x: Tensor) -> Tensor:
+    return rows.T @ (rows @ x)
+
+
+def _grams(rows: Tensor, split: tuple[Tensor, Tensor], total: Tensor) -> list[_Operator]:
+    """Return what multiplies by the scatter matrix of each half: one product serves both."""
+    one, other = (rows[half] for half in split)
+    first = one.T @ one
+    second = total - first
+    if 2 * len(one) < len(rows):  # of an odd number of samples one is in neither half
+        left_out = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+        left_out[torch.cat(split)] = False
+        second -= rows[left_out].T @ rows[left_out]
+    scatters = [
+        gram - len(part) * torch.outer(part.mean(0), part.mean(0))
+        for gram, part in ((first, one), (second, other))
     ]
-
-
-def _half_basis(rows: Tensor, whole: Frame, width: int, iterations: int) -> Tensor:
-    rows = rows - rows.mean(0)
-    if len(rows) < rows.shape[1]:
-        return _iterated(lambda x: rows.T @ (rows @ x), whole.feature, iterations, width)[1]
-    gram = rows.T @ rows
-    return _iterated(lambda x: gram @ x, whole.feature, iterations, width)[1]
+    return [scatter.matmul for scatter in scatters]
 
 
 def noise_floor(bases: Sequence[tuple[Tensor, Tensor]], k: int) -> float:
@@ -175,20 +198,45 @@ def noise_floor(bases: Sequence[tuple[Tensor, Tensor]], k: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class _Principal:
-    """Principal angles of two subspaces and the directions that realize them."""
+    """Principal angles (m,) of two subspaces, and the vectors (ambient, m) that make them.
+
+    `turn` and `other_turn` (k, m) take the bases to the vectors.
+    """
 
     angles: Tensor
-    left: Tensor
-    residual: Tensor
-    sines: Tensor
+    vectors: Tensor
+    other_vectors: Tensor
+    turn: Tensor
+    other_turn: Tensor
+
+    def there(self) -> Tensor:
+        """Return the tangent (ambient, k) at the first subspace towards the second."""
+        return _tangent(self.vectors, self.other_vectors, self.angles) @ self.turn.mT
+
+    def back(self) -> Tensor:
+        """Return the tangent (ambient, k) at the second subspace towards the first."""
+        return _tangent(self.other_vectors, self.vectors, self.angles) @ self.other_turn.mT
 
 
 def _principal(one: Tensor, other: Tensor) -> _Principal:
-    left, cosines, right = torch.linalg.svd(one.mT @ other, full_matrices=False)
-    residual = other @ right.mT - (one @ left) * cosines
-    sines = residual.norm(dim=0)
+    if one.shape[0] != other.shape[0]:
+        raise InputError(
+            f"subspaces of {one.shape[0]} and {other.shape[0]} coordinates cannot be compared; "
+            "use the sample space between layers of different widths"
+        )
+    turn, cosines, other_turn = torch.linalg.svd(one.mT @ other, full_matrices=False)
+    vectors, other_vectors = one @ turn, other @ other_turn.mT
+    sines = (other_vectors - vectors * cosines).norm(dim=0)
     sines = torch.where(sines > 1e-13, sines, 0)  # equal subspaces differ by rounding
-    return _Principal(torch.atan2(sines, cosines.clamp(min=0)), left, residual, sines)
+    angles = torch.atan2(sines, cosines.clamp(min=0))
+    return _Principal(angles, vectors, other_vectors, turn, other_turn.mT)
+
+
+def _tangent(vectors: Tensor, towards: Tensor, angles: Tensor) -> Tensor:
+    """Return the tangents (ambient, m) of length `angles` from principal vectors to others."""
+    residual = towards - vectors * angles.cos()
+    lengths = torch.where(angles > 0, residual.norm(dim=0), math.inf)
+    return residual / lengths * angles
 
 
 def principal_angles(one: Tensor, other: Tensor) -> Tensor:
@@ -200,11 +248,6 @@ def principal_angles(one: Tensor, other: Tensor) -> Tensor:
         one: (ambient, k) orthonormal columns.
         other: (ambient, k') orthonormal columns.
     """
-    if one.shape[0] != other.shape[0]:
-        raise InputError(
-            f"subspaces of {one.shape[0]} and {other.shape[0]} coordinates cannot be compared; "
-            "use the sample space between layers of different widths"
-        )
     return _principal(one, other).angles
 
 
@@ -214,11 +257,15 @@ def geodesic_distance(one: Tensor, other: Tensor) -> float:
     Each dimension that one has more than the other adds `pi / 2` squared (Ye, Lim 2016). NaN where
     one has no dimension, because its layer's vectors are all equal.
     """
-    if not (one.shape[1] and other.shape[1]):
+    return _length(_principal(one, other))
+
+
+def _length(step: _Principal) -> float:
+    dimensions = len(step.turn), len(step.other_turn)
+    if not all(dimensions):
         return math.nan
-    angles = principal_angles(one, other)
-    missing = abs(one.shape[1] - other.shape[1])
-    return math.sqrt(float(angles.square().sum()) + missing * math.pi**2 / 4)
+    missing = abs(dimensions[0] - dimensions[1])
+    return math.sqrt(float(step.angles.square().sum()) + missing * math.pi**2 / 4)
 
 
 def largest_distance(k: int, ambient: int) -> float:
@@ -257,9 +304,7 @@ def log_map(one: Tensor, other: Tensor) -> Tensor:
         raise InputError(
             f"expected two subspaces of one dimension, got {tuple(one.shape)} and {tuple(other.shape)}"
         )
-    parts = _principal(one, other)
-    inverse = torch.where(parts.sines > 0, parts.sines, math.inf).reciprocal()
-    return (parts.residual * inverse * parts.angles) @ parts.left.mT
+    return _principal(one, other).there()
 
 
 def vector_angle(one: Tensor, other: Tensor) -> float:
@@ -405,21 +450,19 @@ def _common_dimensions(frames: Sequence[Frame], k: int, *, unequal: bool) -> lis
 
 def trajectory(bases: Sequence[Tensor], notes: tuple[str, ...] = ()) -> Frenet:
     """Return the motion along subspaces given by orthonormal bases (ambient, k) in layer order."""
-    speed = [geodesic_distance(*pair) for pair in pairwise(bases)]
+    steps = [_principal(*pair) for pair in pairwise(bases)]
+    speed = [_length(step) for step in steps]
     across = [geodesic_distance(*pair) for pair in zip(bases, bases[2:], strict=False)]
-    triples = list(zip(bases, bases[1:], bases[2:], strict=False))
-    turning = [_turning(*triple) for triple in triples]
+    turning = _numbers(_turning(*pair) for pair in pairwise(steps))
     sides = zip(pairwise(speed), across, strict=True)
-    cut = [
-        _at_cut_locus(here, before) or _at_cut_locus(here, after) for before, here, after in triples
-    ]
+    cut = [_at_cut_locus(arriving, leaving) for arriving, leaving in pairwise(steps)]
     return Frenet(
         dimensions=tuple(basis.shape[1] for basis in bases),
         ambient=len(bases[0]),
         speed=_numbers(speed),
-        turning=_numbers(turning),
+        turning=turning,
         comparison=_numbers(_flat_turning(*legs, opposite) for legs, opposite in sides),
-        curvature=_numbers(turning) * 2 / _numbers(map(sum, pairwise(speed))),
+        curvature=turning * 2 / _numbers(map(sum, pairwise(speed))),
         at_cut_locus=torch.tensor(cut, dtype=torch.bool),
         end_distance=geodesic_distance(bases[0], bases[-1]),
         notes=notes,
@@ -430,10 +473,11 @@ def _numbers(values: Iterable[float]) -> Tensor:
     return torch.tensor(list(values), dtype=torch.float64)
 
 
-def _turning(before: Tensor, here: Tensor, after: Tensor) -> float:
-    if not here.shape[1] or not before.shape == here.shape == after.shape:
+def _turning(arriving: _Principal, leaving: _Principal) -> float:
+    sizes = {len(arriving.turn), len(arriving.other_turn), len(leaving.other_turn)}
+    if len(sizes) > 1 or not all(sizes):
         return math.nan
-    return vector_angle(-log_map(here, before), log_map(here, after))
+    return vector_angle(-arriving.back(), leaving.there())
 
 
 def _flat_turning(arriving: float, leaving: float, across: float) -> float:
@@ -444,10 +488,8 @@ def _flat_turning(arriving: float, leaving: float, across: float) -> float:
     return math.pi - math.acos(max(-1.0, min(1.0, cosine)))
 
 
-def _at_cut_locus(one: Tensor, other: Tensor) -> bool:
-    if not (one.shape[1] and other.shape[1]):
-        return False
-    return bool((principal_angles(one, other).cos() < 1e-6).any())
+def _at_cut_locus(arriving: _Principal, leaving: _Principal) -> bool:
+    return bool((torch.cat([arriving.angles, leaving.angles]).cos() < 1e-6).any())
 
 
 def grassmann_distances(
