@@ -206,17 +206,15 @@ def _make_views(
     style = _augmentation(settings)
     viewed: list[int] = []
     copies: list[View] = []
-    reason: InputError | None = None
     for place, text in enumerate(texts):
         progress("making views", place, len(texts))
         try:
             copies.extend(views(text, settings.views, settings=style, seed=settings.seed))
-        except InputError as error:
-            reason = error
+        except InputError:  # too short for so many
             continue
         viewed.append(place)
     progress("making views", len(texts), len(texts))
-    if reason is not None and len(viewed) < 3:
+    if len(viewed) < min(3, len(texts)):
         raise InputError(
             f"only {len(viewed)} of {len(texts)} texts allow {settings.views} distinct views; give "
             "longer texts, or fewer --views (0 for none)."

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -202,7 +203,7 @@ def metrics(
 def main() -> None:
     """Run the command; an error is one sentence and an exit code, a traceback only on --debug."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="layerscope", standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         raise SystemExit(_interrupted()) from None
     except (BrokenPipeError, SystemExit) as stop:
@@ -215,7 +216,7 @@ def main() -> None:
         raise SystemExit(0) from None
     except Exception as error:
         if _Failures.debug:
-            raise
+            traceback.print_exc()
         raise SystemExit(_explain(error)) from None
     if code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
         raise SystemExit(_interrupted())

@@ -236,7 +236,7 @@ def _transformer_module(path: Path) -> str:
             if str(module.get("type", "")).rsplit(".", 1)[-1] == "Transformer":
                 return str(module.get("path", ""))
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"{str(path / 'modules.json')!r} cannot be read: {error}") from error
+        raise InputError(f"{str(path / 'modules.json')!r} cannot be read: {error}.") from error
     raise InputError(f"the sentence-transformers folder {str(path)!r} has no Transformer module.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -144,6 +145,8 @@ def choice(name: str, value: str, kind: type[_Choice]) -> _Choice:
 def _plain(value: Any) -> Any:
     if isinstance(value, StrEnum):
         return value.value
+    if value == math.inf:  # JSON has no word for it
+        return "inf"
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
