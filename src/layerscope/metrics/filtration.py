@@ -341,11 +341,11 @@ def spanning_tree(pairs: Pairs, kind: Closeness = Closeness.CENTERED_COSINE) -> 
     """
     n = pairs.n
     fits = 4 * n * n <= pairs.budget
-    kept = list(_nearness_blocks(pairs, kind)) if fits else None
+    kept = list(_distance_blocks(pairs, kind)) if fits else None
     labels = np.arange(n)
     edges: list[tuple[float, int, int]] = []
     while len(edges) < n - 1:
-        found_blocks = _nearness_blocks(pairs, kind) if kept is None else kept
+        found_blocks = _distance_blocks(pairs, kind) if kept is None else kept
         lengths, partners = _nearest_outside(found_blocks, labels)
         low = np.minimum(np.arange(n), partners)
         high = np.maximum(np.arange(n), partners)
@@ -362,9 +362,9 @@ def spanning_tree(pairs: Pairs, kind: Closeness = Closeness.CENTERED_COSINE) -> 
     )
 
 
-def _nearness_blocks(pairs: Pairs, kind: Closeness) -> Iterator[Tensor]:
+def _distance_blocks(pairs: Pairs, kind: Closeness) -> Iterator[Tensor]:
     for start, stop in pairs.ranges():
-        yield pairs.nearness(kind, start, stop).float()
+        yield pairs.distances(kind, start, stop).float()
 
 
 def _nearest_outside(
@@ -376,11 +376,11 @@ def _nearest_outside(
     start = 0
     for block in blocks:
         own = component[start : start + len(block), None]
-        outside = block.masked_fill((own == component).to(block.device), -torch.inf)
-        nearness = outside.amax(1, keepdim=True)
-        # Of several nearest the total order needs the first, which max does not promise.
-        partners.append((outside == nearness).byte().argmax(1).cpu())
-        lengths.append(-nearness[:, 0].double().cpu())
+        outside = block.masked_fill((own == component).to(block.device), torch.inf)
+        nearest = outside.amin(1, keepdim=True)
+        # Of several nearest the total order needs the first, which min does not promise.
+        partners.append((outside == nearest).byte().argmax(1).cpu())
+        lengths.append(nearest[:, 0].double().cpu())
         start += len(block)
     return torch.cat(lengths).numpy(), torch.cat(partners).numpy()
 

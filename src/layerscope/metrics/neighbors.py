@@ -53,26 +53,27 @@ def nearest(pairs: Pairs, k: int, kind: Closeness = Closeness.COSINE) -> Neighbo
     if not 1 <= k <= pairs.n - 1:
         raise UndefinedError(f"{k} neighbors need at least {k + 1} samples, got {pairs.n}")
     found = [_nearest_in_block(pairs, k, kind, start, stop) for start, stop in pairs.ranges()]
-    nearness = torch.cat([block for _, block in found])
-    squared = -nearness if kind is Closeness.EUCLIDEAN else -2 * nearness
+    squared = torch.cat([block for _, block in found])
+    if kind is not Closeness.EUCLIDEAN:
+        squared = 2 * squared  # of unit vectors, from 1 less the cosine
     return Neighbors(torch.cat([block for block, _ in found]), squared.sqrt(), kind)
 
 
 def _nearest_in_block(
     pairs: Pairs, k: int, kind: Closeness, start: int, stop: int
 ) -> tuple[Tensor, Tensor]:
-    exact = pairs.nearness(kind, start, stop)
+    exact = pairs.distances(kind, start, stop)
     # float32 keeps exact ties together and is twice as fast to search.
     block = exact.float()
     rows = torch.arange(stop - start, device=block.device)
-    block[rows, rows + start] = -torch.inf
-    values, indices = block.topk(k, dim=1)
-    crowded = (block >= values[:, -1:]).sum(1) > k  # more samples tie for the last place than fit
+    block[rows, rows + start] = torch.inf
+    values, indices = block.topk(k, dim=1, largest=False)
+    crowded = (block <= values[:, -1:]).sum(1) > k  # more samples tie for the last place than fit
     if bool(crowded.any()):
-        order = block[crowded].sort(dim=1, descending=True, stable=True)
+        order = block[crowded].sort(dim=1, stable=True)
         values[crowded], indices[crowded] = order.values[:, :k], order.indices[:, :k]
     indices, by_index = indices.sort(dim=1)
-    by_value = values.gather(1, by_index).sort(dim=1, descending=True, stable=True).indices
+    by_value = values.gather(1, by_index).sort(dim=1, stable=True).indices
     indices = indices.gather(1, by_value)
     return indices, exact.gather(1, indices)
 
@@ -170,7 +171,7 @@ def trustworthiness(pairs: Pairs, reference: Neighbors, new: Neighbors, k: int =
     known, candidates = _prefix(reference, k), _prefix(new, k)
     penalties = torch.empty(n, dtype=torch.float64, device=known.device)
     for start, stop in pairs.ranges():
-        block = pairs.nearness(reference.kind, start, stop).float()
+        block = pairs.distances(reference.kind, start, stop).float()
         ranks = _ranks(block, candidates[start:stop], start)
         penalties[start:stop] = (ranks - k).clamp(min=0).sum(1)
     scores = 1 - 2 / (k * (2 * n - 3 * k - 1)) * penalties
@@ -178,15 +179,15 @@ def trustworthiness(pairs: Pairs, reference: Neighbors, new: Neighbors, k: int =
 
 
 def _ranks(block: Tensor, candidates: Tensor, start: int) -> Tensor:
-    """Return the rank (row, candidate), 1 = nearest, of candidates in rows of nearness."""
+    """Return the rank (row, candidate), 1 = nearest, of candidates in rows of distances."""
     rows = torch.arange(len(block), device=block.device)
-    block[rows, rows + start] = -torch.inf
+    block[rows, rows + start] = torch.inf
     columns = torch.arange(block.shape[1], device=block.device)
     ranks = torch.empty(candidates.shape, dtype=torch.float64, device=block.device)
     for place in range(candidates.shape[1]):
         candidate = candidates[:, place, None]
         value = block.gather(1, candidate)
-        before = (block > value) | ((block == value) & (columns < candidate))
+        before = (block < value) | ((block == value) & (columns < candidate))
         ranks[:, place] = 1 + before.sum(1)
     return ranks
 

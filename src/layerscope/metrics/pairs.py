@@ -109,28 +109,26 @@ class Pairs:
             return self._whole[start:stop, first:]
         return self.centered[start:stop] @ self.centered[first:].T
 
-    def nearness(self, kind: Closeness, start: int, stop: int, first: int = 0) -> Tensor:
-        """Return how near samples start..stop are to samples first..: (row, column), at most 0.
+    def distances(self, kind: Closeness, start: int, stop: int, first: int = 0) -> Tensor:
+        """Return how far samples start..stop are from samples first..: (row, column), at least 0.
 
-        Minus the squared distance, or cosine - 1. Both come from differences of the vectors, so
-        that cosines that are all near 1 keep their order: `1 - cos = (|x - y|^2 - (|x| - |y|)^2) /
-        (2 |x| |y|)`. Distances that are mere rounding are 0, so equal samples tie.
+        The squared distance, or 1 less the cosine; 0 where it is mere rounding, so that equal
+        samples tie. Cosines that are all near 1 keep their order, because they come from the
+        differences of vectors: `1 - cos = (|x - y|^2 - (|x| - |y|)^2) / (2 |x| |y|)`.
 
         Raises:
             UndefinedError: all vectors are equal, or one has no direction where one is needed.
         """
+        gram = self.gram(start, stop, first)
         lengths = self._lengths(kind)
-        rows, columns = self.squares[start:stop, None], self.squares[None, first:]
-        scale = rows + columns
-        negative = torch.add(-scale, self.gram(start, stop, first), alpha=2)
-        negative[negative > -64 * torch.finfo(negative.dtype).eps * scale] = 0
-        if lengths is None:
-            return negative
-        left, right = lengths[start:stop, None], lengths[None, first:]
-        negative.add_((left - right).square_()).div_(left * right).div_(2)
-        # (|x| - |y|)^2 can only exceed the squared distance by rounding: then they are parallel.
-        negative[negative > -64 * torch.finfo(negative.dtype).eps] = 0
-        return negative
+        if kind is Closeness.CENTERED_COSINE:
+            return _without_rounding(1 - _over_lengths(gram, lengths, start, stop, first), 1)
+        scale = self.squares[start:stop, None] + self.squares[first:]
+        squared = _without_rounding(torch.add(scale, gram, alpha=-2), scale)
+        if kind is Closeness.EUCLIDEAN:
+            return squared
+        squared -= (lengths[start:stop, None] - lengths[first:]).square_()
+        return _without_rounding(_over_lengths(squared.div_(2), lengths, start, stop, first), 1)
 
     def keys(self, kind: Closeness) -> Iterator[Tensor]:
         """Yield how far apart every unordered pair is, as int32 in its order, block by block.
@@ -139,16 +137,16 @@ class Pairs:
         enough that pairs that tie in exact arithmetic still tie.
         """
         for start, stop in self.ranges():
-            block = self.nearness(kind, start, stop, start).neg_().float()
+            block = self.distances(kind, start, stop, start).float()
             upper = torch.ones(block.shape, dtype=torch.bool, device=block.device).triu_(1)
-            # Adding 0 turns the float -0, whose bits are not those of 0, into 0.
-            yield block[upper].add_(0.0).view(torch.int32)
+            yield block[upper].view(torch.int32)
 
-    def _lengths(self, kind: Closeness) -> Tensor | None:
+    def _lengths(self, kind: Closeness) -> Tensor:
+        """Return what the inner products are divided by, (sample,)."""
         if not bool(self.squares.any()):
             raise UndefinedError("all vectors are equal, so no two are nearer than others")
         if kind is Closeness.EUCLIDEAN:
-            return None
+            return torch.ones_like(self.squares)
         lengths = self._raw_lengths if kind is Closeness.COSINE else self.squares.sqrt()
         if bool((lengths == 0).any()):
             zero = "zero" if kind is Closeness.COSINE else "equal to the mean"
@@ -162,3 +160,15 @@ class Pairs:
     def _raw_lengths(self) -> Tensor:
         lengths: Tensor = self.vectors.norm(dim=-1)
         return lengths
+
+
+def _over_lengths(block: Tensor, lengths: Tensor, start: int, stop: int, first: int) -> Tensor:
+    """Return a block (row, column) over the lengths of both samples."""
+    inverse = lengths.reciprocal()
+    return (block * inverse[start:stop, None]).mul_(inverse[first:])
+
+
+def _without_rounding(distances: Tensor, scale: Tensor | float) -> Tensor:
+    """Set distances that cannot be told from rounding at this scale to 0, in place."""
+    least = 64 * torch.finfo(distances.dtype).eps * scale
+    return distances.masked_fill_(distances < least, 0)
