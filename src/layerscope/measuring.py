@@ -86,11 +86,13 @@ def measure_site(
     path = folder / f"measured-{site}.safetensors" if folder else None
     if path is not None and path.is_file():
         return _read_cells(path)
-    cells = [
-        *_prompt_cells(measurement, site, store),
-        *_dataset_cells(measurement, site, store),
-        *_view_cells(measurement, site, store),
-    ]
+    # The contributions come from derivatives, which a caller's inference mode would forbid.
+    with torch.inference_mode(False):
+        cells = [
+            *_prompt_cells(measurement, site, store),
+            *_dataset_cells(measurement, site, store),
+            *_view_cells(measurement, site, store),
+        ]
     if path is not None:
         write_atomically(path, _cells_as_bytes(cells))
     return cells
