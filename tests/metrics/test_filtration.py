@@ -13,6 +13,7 @@ from sklearn.metrics import adjusted_mutual_info_score
 from layerscope.errors import InputError, UndefinedError
 from layerscope.metrics import filtration as gf
 from layerscope.metrics.filtration import Sign
+from layerscope.metrics.halves import halvings
 from layerscope.metrics.neighbors import nearest, retention
 from layerscope.metrics.pairs import Closeness, Pairs
 
@@ -376,3 +377,16 @@ def test_subsets_of_the_samples_give_the_value_with_its_error():
     assert everything.contributions.tolist() == pytest.approx([whole] * 2)
     with pytest.raises(InputError, match="4 to 400 nodes"):
         gf.subsampled_gfmi(x, y, nodes=401)
+
+
+def test_the_error_from_halves_is_that_of_new_samples():
+    values, errors = [], []
+    for seed in range(14):
+        x = normal(200, 6, 2 * seed)
+        y = x + 0.5 * normal(200, 6, 2 * seed + 1)
+        values.append(edge(x, y))
+        splits = halvings(200)
+        halves = [gf.half_filtrations(rows, splits) for rows in (x, y)]
+        errors.append(gf.gfmi_edge_error(*halves))
+    assert 0.5 < np.mean(errors) / np.std(values, ddof=1) < 2
+    assert gf.gfmi_edge_error(halves[0], halves[0]) == pytest.approx(0, abs=1e-9)

@@ -27,6 +27,7 @@ from scipy.special import gammaln
 from torch import Tensor
 
 from layerscope.errors import InputError, UndefinedError
+from layerscope.metrics.halves import half_sample_error
 from layerscope.metrics.neighbors import Neighbors, chance_retention, overlap
 from layerscope.metrics.pairs import Closeness, Pairs
 from layerscope.metrics.spectrum import Estimate
@@ -229,6 +230,45 @@ def gfmi_birth(joint: Tensor) -> float:
     if not entropies > 0:
         raise UndefinedError("all pairs enter at one level, so there is no order to compare")
     return float(2 * (entropies - torch.special.entr(p).sum()).clamp(min=0) / entropies)
+
+
+def half_filtrations(
+    vectors: Tensor,
+    splits: Sequence[tuple[Tensor, Tensor]],
+    kind: Closeness = Closeness.CENTERED_COSINE,
+) -> list[tuple[Filtration, Filtration]]:
+    """Return the filtrations of pairs of halves of the samples, from which `gfmi_edge_error` works.
+
+    Args:
+        vectors: (sample, dim) of one layer.
+        splits: pairs of indices, from `halves.halvings`, the same for all layers. All of them
+            together cost half as often as there are splits what the whole filtration costs.
+        kind: by what pairs are ordered.
+    """
+    return [
+        (filtration(Pairs(vectors[one]), kind), filtration(Pairs(vectors[other]), kind))
+        for one, other in splits
+    ]
+
+
+def gfmi_edge_error(
+    one: Sequence[tuple[Filtration, Filtration]],
+    other: Sequence[tuple[Filtration, Filtration]],
+    sign: Sign = Sign.CLIP,
+) -> float:
+    """Return the standard error of `gfmi_edge` over samples, from the halves of two layers.
+
+    GFMI is no mean over samples, so their contributions cannot be resampled; limits are
+    `halves.half_sample_limits` of the value on all samples and this error.
+    """
+    found = [
+        tuple(
+            torch.tensor(gfmi_edge(joint_counts(*pair), sign), dtype=torch.float64)
+            for pair in zip(layer, final, strict=True)
+        )
+        for layer, final in zip(one, other, strict=True)
+    ]
+    return float(half_sample_error([(first, second) for first, second in found]))
 
 
 def _mean_level(scores: Tensor) -> float:
