@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.tables import markdown
 from layerscope.metrics.inputs import Convention, TokenInputs
 from layerscope.metrics.spectrum import gram_eigenvalues, renyi_entropy, smaller_gram
 
@@ -81,11 +82,9 @@ def errors(states: Tensor, convention: Convention) -> list[float]:
     ]
 
 
-def main() -> None:
-    """Print the table."""
-    columns = ["states", "tokens", "convention", *PRECISIONS]
-    print("| " + " | ".join(columns) + " |")
-    print("| " + " | ".join("---" for _ in columns) + " |")
+def main() -> str:
+    """Return the table."""
+    rows = []
     for tokens in LENGTHS:
         for name, layers in sources(tokens):
             worst: dict[Convention, list[float]] = {}
@@ -95,9 +94,10 @@ def main() -> None:
                     before = worst.get(convention, found)
                     worst[convention] = [max(pair) for pair in zip(before, found, strict=True)]
             for convention, found in worst.items():
-                cells = [name, str(tokens), convention, *(f"{error:.1e}" for error in found)]
-                print("| " + " | ".join(cells) + " |")
+                cells = dict(zip(PRECISIONS, [f"{error:.1e}" for error in found], strict=True))
+                rows.append({"states": name, "tokens": tokens, "convention": convention} | cells)
+    return markdown(rows)
 
 
 if __name__ == "__main__":
-    main()
+    print(main())

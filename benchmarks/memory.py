@@ -1,0 +1,111 @@
+"""Peak memory of a scan: how it grows with the texts, and how many layers' states are ever alive."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import weakref
+from typing import Any
+
+import torch
+
+from benchmarks.materials import SHARED, minilm
+from benchmarks.tables import markdown
+
+COUNTS = (1000, 8000)
+
+
+def texts(count: int) -> list[str]:
+    """Short distinct texts: Banking77's training set, or numbered sentences where it is missing."""
+    path = SHARED / "data" / "Banking77Classification" / "train.parquet"
+    if path.exists():
+        import pandas as pd
+
+        found = list(dict.fromkeys(pd.read_parquet(path)["text"]))
+        if len(found) >= count:
+            return found[:count]
+    return [f"please transfer {i} coins to account {i * 7}" for i in range(count)]
+
+
+def child(count: int) -> None:
+    """Scan in this process and print what it took, as JSON."""
+    from layerscope import models
+    from layerscope.analysis import prepare, scan_backbone
+    from layerscope.data import as_texts
+    from layerscope.reduction import Reduction
+    from layerscope.settings import ScanSettings
+
+    torch.set_num_threads(1)
+    backbone = models.load(str(minilm()))
+    alive, most, largest = 0, 0, 0
+    original = Reduction.__call__
+
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
+
+    def watched(self: Reduction, tokens: Any) -> Any:
+        nonlocal alive, most, largest
+        alive += 1
+        most, largest = max(most, alive), max(largest, tokens.states.nbytes)
+        weakref.finalize(tokens, gone)
+        return original(self, tokens)
+
+    Reduction.__call__ = watched  # type: ignore[method-assign]
+    given = as_texts(texts(count), limit=None)
+    settings = ScanSettings(views=0)
+    prepare(backbone, as_texts(texts(64)), settings)  # what loads lazily is loaded now
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    run = scan_backbone(backbone, given, settings)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    sites = backbone.depth + 1
+    print(
+        json.dumps(
+            {
+                "texts": run.record["data"]["texts"],
+                "before": before,
+                "peak": after,
+                "pooled": run.record["data"]["texts"] * sites * backbone.info.dim * 4,
+                "contributions": int(run.contributions.memory_usage(deep=True).sum()),
+                "most_alive": most,
+                "one_layer": largest,
+                "all_layers": largest * sites,
+            }
+        )
+    )
+
+
+def main() -> str:
+    """Return the table for MiniLM."""
+    if minilm() is None:
+        return "MiniLM is not installed."
+    rows = []
+    for count in COUNTS:
+        output = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "benchmarks.memory", str(count)],
+            check=True, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+        found = json.loads(output.splitlines()[-1])
+        mega = {name: f"{value / 1e6:.0f} MB" for name, value in found.items() if value > 1e5}
+        rows.append(
+            {
+                "texts": found["texts"],
+                "before the scan": mega["before"],
+                "peak": mega["peak"],
+                "pooled vectors": mega["pooled"],
+                "per-text numbers": mega["contributions"],
+                "layers' states alive at once": found["most_alive"],
+                "one layer's batch": mega["one_layer"],
+                "all layers' would be": mega["all_layers"],
+            }
+        )
+    return markdown(rows)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        child(int(sys.argv[1]))
+    else:
+        print(main())
