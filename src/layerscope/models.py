@@ -342,10 +342,17 @@ def _require(module: str, extra: str) -> None:
 def _core(model: nn.Module) -> nn.Module:
     """Return what computes the hidden states: no head, the encoder of a pair, the text of a many."""
     core: Any = getattr(model, "base_model", model)
-    if getattr(core.config, "is_encoder_decoder", False) and hasattr(core, "get_encoder"):
+    if hasattr(core, "get_encoder") and _is_pair(core):
         core = core.get_encoder()
     language = getattr(core, "language_model", None)
     return language if isinstance(language, nn.Module) else core
+
+
+def _is_pair(core: Any) -> bool:
+    """Whether this is an encoder with a decoder, or cut out of one: T5's then deny it in the config."""
+    both = all(isinstance(getattr(core, part, None), nn.Module) for part in ("encoder", "decoder"))
+    alone = type(core).__name__.endswith("EncoderModel")
+    return both or alone or bool(getattr(core.config, "is_encoder_decoder", False))
 
 
 # --- the fallback for architectures that are not in the table ----------------------------------
