@@ -19,7 +19,7 @@ from layerscope import data as data_module
 from layerscope import models, plots, report, selection
 from layerscope.analysis import Prepared, Progress, prepare, scan_arrays, scan_backbone, silent
 from layerscope.data import Texts
-from layerscope.errors import InputError
+from layerscope.errors import InputError, unknown_name
 from layerscope.estimates import Estimates, estimate
 from layerscope.metrics import catalogue
 from layerscope.metrics.catalogue import Measure
@@ -163,7 +163,7 @@ def scan(
                 raise InputError(
                     "expected arrays without texts, got both: arrays are measured as they are."
                 )
-            run = scan_arrays(torch.as_tensor(model), chosen, progress)
+            run = scan_arrays(_tensor(model), chosen, progress)
         else:
             run = _scan_texts(
                 model, _texts(data, column, split, limit, chosen.seed), chosen, place, progress,
@@ -235,11 +235,19 @@ def _plan(backbone: Backbone, texts: Texts, prepared: Prepared) -> dict[str, Any
     return plan | {"data": texts.name, "data_fingerprint": texts.fingerprint}
 
 
+def _tensor(arrays: np.ndarray[Any, Any] | torch.Tensor) -> torch.Tensor:
+    if isinstance(arrays, torch.Tensor):
+        return arrays
+    if arrays.dtype.kind not in "fiu":
+        raise InputError(f"expected arrays of floating-point numbers, got {arrays.dtype}.")
+    return torch.as_tensor(np.require(arrays, requirements=["C", "W"]))
+
+
 def _settings(given: dict[str, Any]) -> ScanSettings:
     known = ScanSettings.__dataclass_fields__
     for name in given:
         if name not in known:
-            raise InputError(f"unknown setting {name!r}; known: {', '.join(known)}.")
+            raise unknown_name("setting", name, known)
     return ScanSettings(**{name: _as_tuple(name, value) for name, value in given.items()})
 
 

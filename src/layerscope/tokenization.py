@@ -73,7 +73,7 @@ def length_limit(tokenizer: Any, model_config: Any, asked: int) -> int:
     """Return the most tokens a text may have: what was asked, unless the model takes fewer."""
     limits = [asked, int(getattr(tokenizer, "model_max_length", asked) or asked)]
     positions = getattr(model_config, "max_position_embeddings", None)
-    if positions:  # RoBERTa-likes lose the positions up to the padding id
+    if positions and positions > 0:  # RoBERTa-likes lose the positions up to the padding id
         offset = 2 if getattr(model_config, "model_type", "") in _OFFSET_POSITIONS else 0
         limits.append(int(positions) - offset)
     return min(limits)

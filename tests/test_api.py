@@ -1,0 +1,190 @@
+"""The public functions, as someone meets them in Python."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import layerscope
+from layerscope import api
+from layerscope.errors import InputError
+from tiny import texts, tiny_model, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def scan() -> layerscope.Scan:
+    return layerscope.scan(tiny_model("llama"), texts(12), tokenizer=tiny_tokenizer())
+
+
+def test_public_names_are_what_is_said():
+    assert set(dir(layerscope)) == set(layerscope.__all__)
+    assert all(hasattr(layerscope, name) for name in layerscope.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'scna'"):
+        _ = layerscope.scna
+
+
+def test_a_scan_offers_table_choice_plot_and_page(scan, tmp_path):
+    assert len(scan.table()) > 100
+    assert scan.folder is None
+    assert scan.select().layer in range(5)
+    assert {choice.metric for choice in scan.preferences()} >= {"curvature", "lidar", "rankme"}
+    assert scan.plot("curvature").data
+    assert "<html" in scan.page()
+    pytest.importorskip("matplotlib")
+    scan.save_plot(tmp_path / "plot.svg", "curvature", "lidar")
+    assert (tmp_path / "plot.svg").stat().st_size > 1000
+
+
+def test_what_a_scan_hands_out_is_a_copy(scan):
+    for frame in (scan.table(), scan.contributions()):
+        frame["value"] = 0
+    assert (scan.table()["value"] != 0).any()
+    assert (scan.contributions()["value"] != 0).any()
+
+
+def test_saving_and_loading(scan, tmp_path):
+    saved = scan.save(tmp_path / "run")
+    assert saved.folder == tmp_path / "run"
+    again = layerscope.load(tmp_path / "run")
+    pd.testing.assert_frame_equal(again.table(), scan.table(), check_exact=True)
+    assert again.select() == scan.select()
+    assert again.preferences() == scan.preferences()
+    with pytest.raises(InputError, match="already holds a finished run"):
+        scan.save(tmp_path / "run")
+    scan.save(tmp_path / "run", overwrite=True)
+
+
+def test_out_is_the_same_as_saving(scan, tmp_path):
+    out = layerscope.scan(
+        tiny_model("llama"), texts(12), tokenizer=tiny_tokenizer(), out=tmp_path / "run"
+    )
+    pd.testing.assert_frame_equal(out.table(), scan.table(), check_exact=True)
+    pd.testing.assert_frame_equal(layerscope.load(tmp_path / "run").table(), scan.table())
+
+
+def test_lists_single_names_and_single_layers_are_taken():
+    model = {"tokenizer": tiny_tokenizer(), "views": 0}
+    given = {"metrics": "rankme", "layers": 2, "stages": "block", "conventions": "paper"}
+    one = layerscope.scan(tiny_model("bert"), texts(5), **model, **given)
+    lists = {name: [value] for name, value in given.items()}
+    two = layerscope.scan(tiny_model("bert"), texts(5), **model, **lists)
+    pd.testing.assert_frame_equal(one.table(), two.table())
+    three = layerscope.scan(tiny_model("bert"), texts(5), **model, layers=np.arange(2))
+    assert set(three.table()["layer"]) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((None,), {}, "expected texts to measure the model on; give a file"),
+        (("nothing.txt",), {}, "there is no file"),
+        (([],), {}, "it is empty"),
+        ((["one", 2],), {}, "text 1 is int"),
+        (
+            (["river stone", "light"],),
+            {"layer": 3},
+            "unknown setting 'layer'; did you mean 'layers'",
+        ),
+        ((["river stone", "light"],), {"layers": [7]}, "expected layers from 0 .* to 4"),
+    ],
+)
+def test_mistakes_in_python_are_the_same_sentences(arguments, options, message):
+    with pytest.raises(InputError, match=message):
+        layerscope.scan(tiny_model("bert"), *arguments, tokenizer=tiny_tokenizer(), **options)
+
+
+def test_the_given_model_is_left_as_it_was():
+    model = tiny_model("bert")
+    model.train()
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    try:
+        layerscope.scan(model, texts(4), tokenizer=tiny_tokenizer(), views=0)
+        assert model.training
+    finally:
+        model.eval()
+    assert all(torch.equal(weights[name], weight) for name, weight in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+ARRAYS = np.random.default_rng(0).normal(size=(4, 30, 8))
+
+
+@pytest.mark.parametrize("kind", ["numpy", "float32", "read-only", "torch", "half", "gradient"])
+def test_arrays_of_every_kind(kind, tmp_path):
+    frozen = ARRAYS.copy()
+    frozen.flags.writeable = False
+    given = {
+        "numpy": ARRAYS,
+        "float32": ARRAYS.astype("float32"),
+        "read-only": frozen,
+        "torch": torch.as_tensor(ARRAYS),
+        "half": torch.as_tensor(ARRAYS).half(),
+        "gradient": torch.as_tensor(ARRAYS).requires_grad_(),
+    }[kind]
+    found = layerscope.scan(given, out=tmp_path / "run")
+    exact = layerscope.scan(ARRAYS)
+    loose = 1e-2 if kind == "half" else 1e-5
+    assert np.allclose(
+        found.table()["value"].astype(float), exact.table()["value"].astype(float), rtol=loose
+    )
+    assert layerscope.load(tmp_path / "run").record["model"]["name"] == "arrays"
+    assert found.select().layer is None or found.select().layer in range(4)
+
+
+def test_arrays_and_texts_together_are_refused():
+    with pytest.raises(InputError, match="expected arrays without texts, got both"):
+        layerscope.scan(ARRAYS, ["river"])
+    with pytest.raises(InputError, match="expected floating-point vectors"):
+        layerscope.scan(ARRAYS.astype(int))
+    with pytest.raises(InputError, match="expected arrays of floating-point numbers, got object"):
+        layerscope.scan(np.array([["a"], [None]], dtype=object))
+
+
+def test_an_estimate_writes_nothing_and_counts_everything(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = api.estimate_scan(tiny_model("bert"), texts(9), tokenizer=tiny_tokenizer(), views=3)
+    assert (found.texts, found.forward_passes, found.sites) == (9, 36, 5)
+    assert found.pass_seconds > 0
+    assert found.disk_bytes == 36 * 5 * 32 * 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_tells_of_every_stage():
+    from contextlib import contextmanager
+
+    told: list[tuple[str, int, int]] = []
+
+    @contextmanager
+    def watch():
+        yield lambda *what: told.append(what)
+
+    layerscope.scan(tiny_model("bert"), texts(9), tokenizer=tiny_tokenizer(), watch=watch)
+    stages = list(dict.fromkeys(stage for stage, _, _ in told))
+    assert stages == ["loading the model", "making views", "reading layers", "measuring layers"]
+    for stage in stages:
+        done = [(d, total) for name, d, total in told if name == stage]
+        assert done[-1][0] == done[-1][1], stage
+        assert [d for d, _ in done] == sorted(d for d, _ in done)
+
+
+def test_measures_are_listed_and_looked_up():
+    assert layerscope.metrics("lidar") in layerscope.metrics()
+    with pytest.raises(InputError, match="unknown measure 'lidr'; did you mean 'lidar'"):
+        layerscope.metrics("lidr")
+
+
+@pytest.mark.parametrize(
+    "first", ["import layerscope.metrics.catalogue", "layerscope.metrics()", "layerscope.load"]
+)
+def test_the_function_metrics_and_the_folder_metrics_live_together(first):
+    """In a new process: importing a submodule would otherwise replace the function of its name."""
+    then = "from layerscope.metrics import catalogue; print(len(layerscope.metrics()))"
+    code = f"import layerscope; {first}; {then}"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(found.stdout) == len(layerscope.metrics())

@@ -1,0 +1,60 @@
+"""The first token's norm against the others', measured."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+
+from layerscope.models import Backbone, backbone_of
+from layerscope.sinks import SINK_RATIO, first_token_ratio
+from layerscope.tokenization import TokenizedText, tokenize
+from tiny import texts, tiny_model, tiny_tokenizer
+
+
+def swollen(factor: float, *, layer: int = 2, position: int = 0) -> Backbone:
+    """A model whose state at one position and layer is `factor` times the others' norm."""
+    backbone = backbone_of(copy.deepcopy(tiny_model("bert")), tiny_tokenizer())
+
+    def swell(_module, _args, output):
+        state = (output[0] if isinstance(output, tuple) else output).clone()
+        state = torch.nn.functional.normalize(state, dim=-1)
+        state[:, position] *= factor
+        return (state, *output[1:]) if isinstance(output, tuple) else state
+
+    backbone.blocks[layer - 1].register_forward_hook(swell)
+    return backbone
+
+
+def tokens(count: int = 20) -> list[TokenizedText]:
+    return tokenize(tiny_tokenizer(), texts(count), 96)
+
+
+def test_the_ratio_is_that_of_the_worst_layer():
+    assert first_token_ratio(swollen(50, layer=4), tokens()) == pytest.approx(50, rel=1e-3)
+    assert first_token_ratio(swollen(0.1), tokens()) < SINK_RATIO
+
+
+def test_only_the_first_token_is_looked_at():
+    assert first_token_ratio(swollen(50, layer=4, position=1), tokens()) < SINK_RATIO
+
+
+def test_without_another_ordinary_token_there_is_no_ratio():
+    alone = TokenizedText((4,), (False,), truncated=False)
+    special = TokenizedText((1, 4, 2), (True, True, True), truncated=False)
+    assert first_token_ratio(swollen(50), [alone, special]) is None
+    assert first_token_ratio(swollen(50, layer=4), [alone, *tokens(2)]) == pytest.approx(50, 1e-3)
+
+
+def test_states_that_are_not_finite_are_no_sink():
+    assert first_token_ratio(swollen(math.nan), tokens()) is None or (
+        first_token_ratio(swollen(math.nan), tokens()) < SINK_RATIO
+    )
+    assert first_token_ratio(swollen(math.inf, layer=4), tokens()) < SINK_RATIO
+
+
+def test_long_texts_are_cut_for_the_test():
+    long = tokenize(tiny_tokenizer(), [" ".join(["river"] * 90), "stone light"], 96)
+    assert first_token_ratio(swollen(50, layer=4), long) == pytest.approx(50, rel=1e-3)

@@ -1,0 +1,132 @@
+"""The run's schema: what is written is read back; old folders keep loading, newer ones are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fake_runs import fake_run
+from layerscope import api, table
+from layerscope.errors import InputError
+from layerscope.table import COLUMNS, CONTRIBUTION_COLUMNS, Run, conform, load_run, save_run
+
+HISTORIC = Path(__file__).parent / "historic_runs"
+
+
+@pytest.fixture
+def run() -> Run:
+    return Run(*fake_run(blocks=3, texts=20))
+
+
+def test_a_run_comes_back_as_it_was(tmp_path, run):
+    save_run(run, tmp_path / "deep" / "run")
+    again = load_run(tmp_path / "deep" / "run")
+    pd.testing.assert_frame_equal(again.table, run.table, check_exact=True)
+    assert again.contributions["value"].tolist() == run.contributions["value"].tolist()
+    assert list(again.contributions.columns) == list(CONTRIBUTION_COLUMNS)
+    assert again.record == run.record
+    assert not [p for p in (tmp_path / "deep" / "run").iterdir() if p.name.startswith(".")]
+
+
+def test_others_may_read_a_run_as_far_as_the_umask_lets_them(tmp_path, run):
+    plain = tmp_path / "plain"
+    plain.touch()
+    save_run(run, tmp_path / "run")
+    modes = {path.stat().st_mode for path in (tmp_path / "run").iterdir()}
+    assert modes == {plain.stat().st_mode}
+
+
+@pytest.mark.parametrize("version", sorted(p.name for p in HISTORIC.iterdir()))
+def test_runs_of_every_older_version_keep_loading(version):
+    scan = api.load(HISTORIC / version)
+    found = scan.table()
+    assert list(found.columns) == list(COLUMNS)
+    assert set(found["layer"]) == set(range(5))
+    assert set(found["metric"]) >= {"prompt_entropy", "rankme", "infonce"}
+    assert np.isfinite(found["value"].astype(float)).all()
+    assert list(scan.contributions().columns) == list(CONTRIBUTION_COLUMNS)
+    assert scan.record["schema_version"] == table.SCHEMA_VERSION
+    assert scan.select().layer in range(5)
+    assert "<html" in scan.page()
+
+
+def test_an_older_version_goes_through_every_upgrade_in_turn(tmp_path, monkeypatch):
+    shutil.copytree(HISTORIC / "v1", tmp_path / "run")
+
+    def renamed(parts):
+        frame, contributions, record = parts
+        return frame.replace({"metric": {"rankme": "rank_me"}}), contributions, record
+
+    def noted(parts):
+        frame, contributions, record = parts
+        assert "rank_me" in set(frame["metric"]), "the first upgrade comes first"
+        return frame, contributions, record | {"upgraded": True}
+
+    monkeypatch.setattr(table, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(table, "UPGRADES", {1: renamed, 2: noted})
+    found = load_run(tmp_path / "run")
+    assert "rank_me" in set(found.table["metric"])
+    assert found.record["upgraded"]
+    assert found.record["schema_version"] == 3
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["schema_version"] == 1
+
+
+def test_there_is_an_upgrade_from_every_older_version_and_a_run_of_each_to_try_it_on():
+    versions = range(1, table.SCHEMA_VERSION)
+    assert set(table.UPGRADES) == set(versions)
+    assert {p.name for p in HISTORIC.iterdir()} == {
+        f"v{n}" for n in [*versions, table.SCHEMA_VERSION]
+    }
+
+
+def test_a_run_of_a_newer_version_is_refused(tmp_path, run):
+    save_run(Run(run.table, run.contributions, run.record | {"schema_version": 99}), tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(record | {"schema_version": 99}))
+    with pytest.raises(InputError, match="schema version 99, .* up to 1; upgrade layerscope"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("run.json", None, "expected a finished run in .*, found no run.json there"),
+        ("run.json", b"{", "cannot be read"),
+        ("run.json", b"[]", "cannot be read"),
+        ("results.parquet", None, "cannot be read"),
+        ("results.parquet", b"PAR1", "cannot be read"),
+        ("prompts.parquet", b"", "cannot be read"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_refused(tmp_path, run, name, content, message):
+    save_run(run, tmp_path)
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        load_run(tmp_path)
+
+
+def test_a_frame_gets_the_columns_and_types_of_the_table():
+    frame = conform(pd.DataFrame({"metric": ["x"], "value": [1], "layer": [2.0], "more": [0]}))
+    assert list(frame.columns) == list(COLUMNS)
+    assert str(frame["layer"].dtype) == "Int64"
+    assert frame["low"].isna().all()
+    with pytest.raises(InputError, match="expected a results table with metric and value"):
+        conform(pd.DataFrame({"a": [1]}))
+    with pytest.raises(InputError, match="a column of the wrong type"):
+        conform(pd.DataFrame({"metric": ["x"], "value": ["much"]}))
+
+
+def test_an_absent_number_stays_absent_and_is_no_nan(tmp_path, run):
+    frame = run.table.copy()
+    frame.loc[0, ["low", "high"]] = pd.NA
+    save_run(Run(frame, run.contributions, run.record), tmp_path)
+    again = load_run(tmp_path).table
+    assert again.loc[0, "low"] is pd.NA
+    assert again.loc[1:, "low"].notna().all()
