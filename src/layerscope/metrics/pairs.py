@@ -18,8 +18,8 @@ from torch import Tensor
 from layerscope.errors import InputError, RunError, UndefinedError
 from layerscope.metrics.inputs import centered
 
-BUDGET = 256 * 2**20
-"""Bytes above which a layer's (sample, sample) matrix is not held whole: 5,792 samples."""
+BUDGET = 512 * 2**20
+"""Bytes above which a layer's (sample, sample) matrix is not held whole: 8,192 samples."""
 
 BLOCK = 2**20
 """Entries of one block of rows."""

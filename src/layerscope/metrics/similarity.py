@@ -118,7 +118,7 @@ def _row_traces(layers: Sequence[Kernel]) -> Tensor:
                 inner = ((one.rows @ (one.rows.T @ other.rows)) * other.rows).sum(1)
                 traces[row, column] = traces[column, row] = inner
     else:
-        for start, stop in blocks(n * len(layers), n):
+        for start, stop in blocks(n * len(layers), n, 2**23):  # rows enough for a fast product
             grams = torch.stack([layer.rows[start:stop] @ layer.rows.T for layer in layers], dim=1)
             traces[..., start:stop] = (grams @ grams.mT).permute(1, 2, 0)
     return traces - diagonals[:, None] * diagonals
