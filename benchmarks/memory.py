@@ -32,8 +32,9 @@ def texts(count: int) -> list[str]:
 def child(count: int) -> None:
     """Scan in this process and print what it took, as JSON."""
     from layerscope import models
-    from layerscope.analysis import prepare, scan_backbone
+    from layerscope.analysis import scan_backbone
     from layerscope.data import as_texts
+    from layerscope.preparation import prepare
     from layerscope.reduction import Reduction
     from layerscope.settings import ScanSettings
 

@@ -11,9 +11,10 @@ import torch
 from benchmarks.materials import MODELS, wikitext
 from benchmarks.tables import markdown
 from layerscope import models
-from layerscope.analysis import measure, prepare, run_pass
+from layerscope.analysis import measure, run_pass
 from layerscope.data import as_texts
 from layerscope.models import Backbone, evaluating
+from layerscope.preparation import prepare
 from layerscope.settings import ScanSettings
 from layerscope.store import StateStore
 from layerscope.tokenization import pad, padding_id, plan_batches

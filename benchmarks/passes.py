@@ -17,11 +17,12 @@ from torch import Tensor
 from benchmarks.materials import minilm, wikitext
 from benchmarks.tables import markdown
 from layerscope import models
-from layerscope.analysis import measure, prepare, run_pass
+from layerscope.analysis import measure, run_pass
 from layerscope.data import as_texts
 from layerscope.metrics import catalogue, samples, tokens, views
 from layerscope.metrics.inputs import Convention, SampleInputs, TokenInputs, ViewInputs
 from layerscope.models import Backbone
+from layerscope.preparation import prepare
 from layerscope.settings import ScanSettings
 from layerscope.store import StateStore
 from layerscope.tokenization import TokenizedText
@@ -41,6 +42,7 @@ class Counted:
         self.texts += len(args[0] if args else kwargs["hidden_states"])
 
     def stop(self) -> int:
+        """Stop counting and return the count."""
         self.handle.remove()
         return self.texts
 
@@ -107,7 +109,10 @@ def lidar_by_outer_products(inputs: ViewInputs, convention: Convention) -> None:
 BASELINE: dict[str, tuple[int, Callable[[Backbone, Any], None]]] = {
     "prompt entropy": (1, by_prompt(tokens.prompt_entropy)),
     "curvature": (1, by_prompt(tokens.curvature)),
-    "dataset entropy, effective rank": (1, by_dataset(samples.dataset_entropy, samples.effective_rank)),
+    "dataset entropy, effective rank": (
+        1,
+        by_dataset(samples.dataset_entropy, samples.effective_rank),
+    ),
     "InfoNCE": (2, by_views(views.infonce, 2)),
     "LiDAR": (VIEWS, by_views(lidar_by_outer_products, VIEWS)),
     "DiME": (2, by_views(views.dime, 2)),
@@ -115,6 +120,7 @@ BASELINE: dict[str, tuple[int, Callable[[Backbone, Any], None]]] = {
 
 
 def ours(backbone: Backbone, prepared: Any) -> float:
+    """Seconds of one shared pass and its measures."""
     store = StateStore()
     started = time.perf_counter()
     run_pass(backbone, prepared, store)

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from layerscope import analysis
+from layerscope import arrays as arrays_module
+from layerscope import preparation
 from layerscope.analysis import scan_backbone
 from layerscope.augmentation import AugmentationSettings, View, views
 from layerscope.data import as_texts
@@ -195,13 +196,13 @@ def test_two_views_are_the_first_two_of_more():
 
 def test_every_model_gets_the_same_augmented_strings(monkeypatch):
     seen: list[list[str]] = []
-    original = analysis.tokenize
+    original = preparation.tokenize
 
     def listening(tokenizer, given, limit):
         seen.append(list(given))
         return original(tokenizer, given, limit)
 
-    monkeypatch.setattr(analysis, "tokenize", listening)
+    monkeypatch.setattr(preparation, "tokenize", listening)
     for name in ("bert", "llama"):
         scan(tiny_backbone(name), layers=(0,))
     assert seen[0] == seen[2] == texts(COUNT)
@@ -489,7 +490,7 @@ def test_non_finite_states_of_views_alone_are_seen_too():
 
 
 def test_a_view_without_a_token_that_counts_leaves_its_text_out_of_the_view_measures(monkeypatch):
-    original = analysis.views
+    original = preparation.views
 
     def emptied(text, count, **options):
         made = list(original(text, count, **options))
@@ -497,7 +498,7 @@ def test_a_view_without_a_token_that_counts_leaves_its_text_out_of_the_view_meas
             made[0] = View(**{**made[0].__dict__, "text": " "})
         return made
 
-    monkeypatch.setattr(analysis, "views", emptied)
+    monkeypatch.setattr(preparation, "views", emptied)
     run = scan(tiny_backbone("bert"), GIVEN)
     table = run.table.set_index(KEYS)
     assert table.loc[(2, "block", "infonce", "paper"), "n"] == 4
@@ -515,7 +516,7 @@ def arrays(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("make", [np.asarray, torch.as_tensor])
 def test_plain_arrays_are_measured_layer_by_layer(make):
     vectors = arrays(3, 20, 8)
-    run = analysis.scan_arrays(torch.as_tensor(make(vectors)), ScanSettings())
+    run = arrays_module.scan_arrays(torch.as_tensor(make(vectors)), ScanSettings())
     assert set(run.table["level"]) == {"dataset"}
     assert sorted(set(run.table["depth"])) == [0, 0.5, 1]
     for measure in CATALOGUE:
@@ -526,7 +527,7 @@ def test_plain_arrays_are_measured_layer_by_layer(make):
 
 
 def test_arrays_of_views_give_the_view_measures():
-    run = analysis.scan_arrays(torch.as_tensor(arrays(2, 10, 4, 8)), ScanSettings())
+    run = arrays_module.scan_arrays(torch.as_tensor(arrays(2, 10, 4, 8)), ScanSettings())
     assert set(run.table["level"]) == {"view"}
     assert set(run.table["convention"]) == {"paper", "normalized", ""}
     assert set(run.table["n"].dropna()) == {10}
@@ -543,15 +544,15 @@ def test_arrays_of_views_give_the_view_measures():
 )
 def test_arrays_that_cannot_be_measured_are_refused(shape, options, message):
     with pytest.raises(InputError, match=message):
-        analysis.scan_arrays(torch.as_tensor(arrays(*shape)), ScanSettings(**options))
+        arrays_module.scan_arrays(torch.as_tensor(arrays(*shape)), ScanSettings(**options))
 
 
 def test_arrays_with_nan_or_without_any_spread_are_refused():
     vectors = torch.as_tensor(arrays(3, 5, 4))
     with pytest.raises(RunError, match="NaN"):
-        analysis.scan_arrays(vectors.where(vectors < 1, torch.nan), ScanSettings())
+        arrays_module.scan_arrays(vectors.where(vectors < 1, torch.nan), ScanSettings())
     with pytest.raises(RunError, match="no measure has a value at any layer: all"):
-        analysis.scan_arrays(torch.zeros(2, 5, 4), ScanSettings(metrics=("rankme",)))
+        arrays_module.scan_arrays(torch.zeros(2, 5, 4), ScanSettings(metrics=("rankme",)))
     only = ScanSettings(metrics=("dataset_entropy",), conventions=("reference",))
     with pytest.raises(RunError, match="no measure has a value"):
-        analysis.scan_arrays(vectors, only)
+        arrays_module.scan_arrays(vectors, only)

@@ -17,13 +17,15 @@ from torch import nn
 
 from layerscope import data as data_module
 from layerscope import models, plots, report, selection
-from layerscope.analysis import Prepared, Progress, prepare, scan_arrays, scan_backbone, silent
+from layerscope.analysis import scan_backbone
+from layerscope.arrays import scan_arrays
 from layerscope.data import Texts
 from layerscope.errors import InputError, unknown_name
 from layerscope.estimates import Estimates, estimate
 from layerscope.metrics import catalogue
 from layerscope.metrics.catalogue import Measure
 from layerscope.models import Backbone, ModelOptions
+from layerscope.preparation import Prepared, Progress, prepare, silent
 from layerscope.provenance import versions
 from layerscope.runfolder import RunFolder
 from layerscope.settings import ScanSettings

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layerscope.analysis import Prepared, run_pass
+from layerscope.analysis import run_pass
 from layerscope.models import Backbone
+from layerscope.preparation import Prepared
 from layerscope.store import StateStore
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from layerscope.errors import UndefinedError
+from layerscope.errors import RunError, UndefinedError
 from layerscope.files import write_atomically
 from layerscope.metrics.catalogue import Measure
 from layerscope.metrics.inputs import Convention, SampleInputs, ViewInputs
@@ -295,3 +295,11 @@ def _undefined(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             }
             found.append(entry | ({"texts": missing} if cell.value is not None else {}))
     return found
+
+
+def refuse_nothing_measured(table: pd.DataFrame, undefined: list[dict[str, Any]]) -> None:
+    """Raise a RunError if no measure has a value anywhere: an empty table would be no answer."""
+    if table["value"].notna().any():
+        return
+    why = f": {undefined[0]['reason'].rstrip('.')}" if undefined else ""
+    raise RunError(f"no measure has a value at any layer{why}.")

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from layerscope.analysis import Progress as Callback
+from layerscope.preparation import Progress as Callback
 
 
 @contextmanager
