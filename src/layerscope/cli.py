@@ -270,6 +270,7 @@ def _complain(sentence: str) -> None:
 
 def _calm_libraries(threads: int | None) -> None:
     """Set the thread count, and keep other libraries' bars and notes out of ours."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # read by tqdm when a library imports it
     import torch
     from transformers.utils import logging
 

@@ -303,3 +303,11 @@ def test_a_constant_layer_is_undefined_for_lidar_and_zero_for_dime():
     with pytest.raises(UndefinedError, match="needs 2 texts with nonzero views"):
         views.infonce(inputs, NORMALIZED)
     assert views.dime(inputs, PAPER).value == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("convention", [Convention.PAPER, Convention.NORMALIZED])
+@pytest.mark.parametrize("measure", [views.infonce, views.infonce_cross, views.dime])
+def test_measures_of_two_views_do_not_change_with_more_of_them(measure, convention):
+    vectors = torch.randn(12, 5, 6, generator=torch.Generator().manual_seed(0)).double() + 1
+    two, five = (measure(ViewInputs(vectors[:, :count]), convention).value for count in (2, 5))
+    assert two == pytest.approx(five, rel=1e-12)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from layerscope.errors import UndefinedError
-from layerscope.metrics.inputs import Convention, ViewInputs
+from layerscope.metrics.inputs import Convention, ViewInputs, centered, unit_rows
 from layerscope.metrics.spectrum import (
     Estimate,
     Spectrum,
@@ -315,12 +315,18 @@ def _row_sums(first: Tensor, second: Tensor) -> Iterator[Tensor]:
 def _pairs(inputs: ViewInputs, convention: Convention) -> tuple[Tensor, Tensor, Tensor]:
     """Return the rows (kept, dim) of the first two views, and which texts they are (sample,).
 
-    Unit rows, so texts with a zero vector are left out; under `reference` the rows as they are.
+    `normalized` takes away the mean of these two alone, so that further views change nothing. Rows
+    have unit length, so texts with a zero vector are left out; under `reference` they stay as given.
     """
     if inputs.vectors.shape[1] < 2:
         raise UndefinedError("needs 2 views of each text, got 1")
-    rows = inputs.unit if convention is Convention.PAPER else inputs.prepared(convention)
-    rows = rows[:, :2]
+    match convention:
+        case Convention.PAPER:
+            rows = inputs.unit[:, :2]
+        case Convention.NORMALIZED:
+            rows = unit_rows(centered(inputs.vectors[:, :2]))
+        case Convention.REFERENCE:
+            rows = inputs.reference()[:, :2]
     kept = rows.any(-1).all(-1)
     if convention is Convention.REFERENCE:
         kept = torch.ones_like(kept)
