@@ -27,8 +27,8 @@ LIBRARY: Final = "plotly-cartesian.min.js"
 DASHES: Final = {"solid": "none", "dash": "7 4", "dot": "2 4"}
 AGREEMENT: Final = {
     "same": "same layer",
-    "overlap": "within noise of each other",
-    "differ": "prefer different layers",
+    "overlap": "within noise",
+    "differ": "disagree",
 }
 SECTIONS: Final = {
     "model": "Model",
