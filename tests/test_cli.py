@@ -113,7 +113,7 @@ OPTIONS = {
         lambda s: set(s.table()["convention"]) == {"", "paper", "normalized", "reference"},
     ),
     "--layers": (("--layers", "0,2-3"), lambda s: set(s.table()["layer"]) == {0, 2, 3}),
-    "--stages": (("--stages", "attn,block"), lambda s: "attn" in set(s.table()["stage"])),
+    "--stages": (("--stages", "attn"), lambda s: {"attn", "block"} <= set(s.table()["stage"])),
     "--pooling": (("--pooling", "max"), lambda s: settings(s)["pooling"] == "max"),
     "--special-tokens": (("--special-tokens", "include"), lambda s: settings(s)["special_tokens"]),
     "--first-token": (

@@ -27,6 +27,11 @@ def test_plain_strings_become_members():
     assert ScanSettings(conventions=("paper", "paper")).conventions == (Convention.PAPER,)
 
 
+def test_blocks_are_read_whatever_stages_are_asked_for():
+    assert ScanSettings(stages=("mlp", "attn")).stages == ("block", "mlp", "attn")
+    assert ScanSettings(stages=("attn", "block")).stages == ("block", "attn")
+
+
 def test_the_record_is_plain_json():
     found = ScanSettings(layers=(1, 2), alpha=float("inf")).as_dict()
     assert json.loads(json.dumps(found, allow_nan=False)) == found

@@ -91,7 +91,8 @@ def scan(
     ] = "paper,normalized",
     layers: Annotated[str | None, typer.Option(help="Layers, like 0,4-6  [default: all]")] = None,
     stages: Annotated[
-        str, typer.Option(help="block, attn_norm, attn, attn_residual, mlp_norm, mlp.")
+        str,
+        typer.Option(help="Besides block: attn_norm, attn, attn_residual, mlp_norm, mlp."),
     ] = "block",
     pooling: Annotated[str, typer.Option(help="mean, last, first, weighted_mean or max.")] = "mean",
     special_tokens: Annotated[

@@ -50,7 +50,8 @@ class ScanSettings:
         metrics: names from the catalogue; None for all.
         conventions: which preprocessings to compute.
         layers: which layers; None for all.
-        stages: `block` and sub-block stages.
+        stages: sub-block stages to read besides `block`, which is always among them: what is
+            preferred and drawn are the blocks' outputs.
         views: augmented copies of each text; 0 leaves the view measures out.
         augmentation: "default", or "authors" for the strength of the published figures.
         alpha: order of the matrix-based entropies.
@@ -91,6 +92,7 @@ class ScanSettings:
         object.__setattr__(self, "conventions", chosen)
         self._refuse_out_of_range()
         self._refuse_nothing_to_measure()
+        object.__setattr__(self, "stages", tuple(dict.fromkeys(("block", *self.stages))))
 
     def _refuse_out_of_range(self) -> None:
         for name, least in _LEAST.items():
