@@ -42,13 +42,15 @@ def command(tiny_folder, text_file: Path, out: Path, pause: float, *more: str) -
 
 
 def started(arguments: list[str]) -> subprocess.Popen[str]:
-    # Its own process group, so that no signal meant for it reaches anything else.
+    # Its own process group, so that no signal meant for it reaches anything else; and with Ctrl-C
+    # listened to, which a shell switches off for what it starts in the background.
     return subprocess.Popen(
         arguments,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 

@@ -324,7 +324,7 @@ def _pairs(inputs: ViewInputs, convention: Convention) -> tuple[Tensor, Tensor, 
         case Convention.PAPER:
             rows = inputs.unit[:, :2]
         case Convention.NORMALIZED:
-            rows = unit_rows(centered(inputs.vectors[:, :2]))
+            rows = unit_rows(centered(inputs.vectors[:, :2], inputs.eps))
         case Convention.REFERENCE:
             rows = inputs.reference()[:, :2]
     kept = rows.any(-1).all(-1)
