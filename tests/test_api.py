@@ -165,7 +165,13 @@ def test_progress_tells_of_every_stage():
 
     layerscope.scan(tiny_model("bert"), texts(9), tokenizer=tiny_tokenizer(), watch=watch)
     stages = list(dict.fromkeys(stage for stage, _, _ in told))
-    assert stages == ["loading the model", "making views", "reading layers", "measuring layers"]
+    assert stages == [
+        "loading the model",
+        "making views",
+        "reading layers",
+        "measuring layers",
+        "comparing layers",
+    ]
     for stage in stages:
         done = [(d, total) for name, d, total in told if name == stage]
         assert done[-1][0] == done[-1][1], stage

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 
 from layerscope.data import Texts
+from layerscope.dynamics import measure_dynamics
 from layerscope.errors import RunError
 from layerscope.extraction import extract
 from layerscope.measuring import (
     Cell,
     Measurement,
     measure_site,
+    notes_of,
     refuse_nothing_measured,
     run_frames,
 )
@@ -63,7 +65,10 @@ def run_pass(
         non_finite=settings.non_finite,
     )
     phases = (
-        (range(prepared.plain), replace(base, columns=prepared.columns)),
+        (
+            range(prepared.plain),
+            replace(base, columns=prepared.columns, crossings=prepared.crossings),
+        ),
         (range(prepared.plain, len(prepared.texts)), base),
     )
     for items, reduction in phases:
@@ -122,30 +127,40 @@ def _batches(
 
 
 def measure(
-    prepared: Prepared, store: StateStore, folder: Path | None = None, progress: Progress = silent
-) -> tuple[list[Cell], Array]:
-    """Make every measure at every site from what the pass left.
+    prepared: Prepared,
+    measurement: Measurement,
+    store: StateStore,
+    folder: Path | None = None,
+    progress: Progress = silent,
+) -> list[Cell]:
+    """Make every measure of single layers at every site from what the pass left.
 
     Args:
         prepared: what was decided before the pass.
+        measurement: what to measure, on which texts.
         store: what the pass left.
         folder: where finished sites are kept for a resumed run; None keeps none.
         progress: told after every site.
-
-    Returns:
-        The cells, and which of the kept texts (by place) they were made of.
     """
+    cells: list[Cell] = []
+    for number, site in enumerate(prepared.sites):
+        progress("measuring layers", number, len(prepared.sites))
+        cells.extend(measure_site(measurement, site, store, folder))
+    progress("measuring layers", len(prepared.sites), len(prepared.sites))
+    return cells
+
+
+def _measurement(prepared: Prepared, store: StateStore) -> Measurement:
+    """Return what to measure, on the texts whose states are finite."""
     good = _good_texts(prepared, store)
     viewed = np.array(
         [p for p in range(len(prepared.viewed)) if good[prepared.viewed[p]]], dtype=int
     )
-    cells: list[Cell] = []
-    texts = np.flatnonzero(good)
-    measurement = Measurement(
+    return Measurement(
         measures=prepared.measures,
         columns=prepared.columns,
         conventions=lambda record: conventions_of(record, prepared.settings),
-        texts=texts,
+        texts=np.flatnonzero(good),
         width=prepared.plain,
         views=np.array([list(prepared.view_items(p)) for p in viewed], dtype=int),
         view_texts=np.array([prepared.viewed[p] for p in viewed], dtype=int),
@@ -153,11 +168,6 @@ def measure(
         alpha=prepared.settings.alpha,
         seed=prepared.settings.seed,
     )
-    for number, site in enumerate(prepared.sites):
-        progress("measuring layers", number, len(prepared.sites))
-        cells.extend(measure_site(measurement, site, store, folder))
-    progress("measuring layers", len(prepared.sites), len(prepared.sites))
-    return cells, texts
 
 
 def _good_texts(prepared: Prepared, store: StateStore) -> Array:
@@ -211,7 +221,10 @@ def scan_backbone(
     try:
         run_pass(backbone, prepared, store, progress)
         passed = time.perf_counter()
-        cells, used = measure(prepared, store, folder, progress)
+        measurement = _measurement(prepared, store)
+        cells = measure(prepared, measurement, store, folder, progress)
+        measured = time.perf_counter()
+        cells += measure_dynamics(measurement, backbone.depth + 1, store, folder, progress)
     finally:
         store.close()
     table, contributions, undefined = run_frames(
@@ -232,10 +245,12 @@ def scan_backbone(
     seconds = {
         "load": load_seconds,
         "pass": passed - started,
-        "measure": finished - passed,
+        "measure": measured - passed,
+        "compare": finished - measured,
         "total": load_seconds + finished - started,
     }
-    record = _record(backbone, texts, prepared, len(used), seconds, undefined)
+    prepared = replace(prepared, notes=(*prepared.notes, *notes_of(cells)))
+    record = _record(backbone, texts, prepared, len(measurement.texts), seconds, undefined)
     return Run(table, contributions, record)
 
 

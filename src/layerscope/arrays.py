@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from layerscope.dynamics import measure_dynamics
 from layerscope.errors import InputError
 from layerscope.measuring import (
     Cell,
     Measurement,
     measure_site,
+    notes_of,
     refuse_nothing_measured,
     run_frames,
 )
@@ -29,8 +31,8 @@ def scan_arrays(vectors: torch.Tensor, settings: ScanSettings, progress: Progres
     """Measure pooled vectors that come from elsewhere, as layers 0..L.
 
     Args:
-        vectors: (layer, sample, dim) for dataset measures, or (layer, sample, view, dim), the pooled
-            vectors of augmented copies, for view measures.
+        vectors: (layer, sample, dim) for dataset measures and those of several layers, or (layer,
+            sample, view, dim), the pooled vectors of augmented copies, for view measures.
         settings: which measures and conventions; what concerns models and texts has no effect.
         progress: told after every layer.
 
@@ -73,9 +75,10 @@ def scan_arrays(vectors: torch.Tensor, settings: ScanSettings, progress: Progres
         for number, site in enumerate(sites):
             progress("measuring layers", number, layers)
             cells.extend(measure_site(measurement, site, store))
+        progress("measuring layers", layers, layers)
+        cells.extend(measure_dynamics(measurement, layers, store, progress=progress))
     finally:
         store.close()
-    progress("measuring layers", layers, layers)
     table, contributions, undefined = run_frames(
         cells,
         depth=max(1, layers - 1),
@@ -91,16 +94,19 @@ def scan_arrays(vectors: torch.Tensor, settings: ScanSettings, progress: Progres
         "settings": settings.as_dict(),
         "versions": versions(),
         "undefined": undefined,
-        "notes": ["measured on given arrays: no model was run"],
+        "notes": ["measured on given arrays: no model was run", *notes_of(cells)],
     }
     return Run(table, contributions, record)
 
 
 def _array_measures(settings: ScanSettings, level: str) -> tuple[Measure, ...]:
     chosen = catalogue.select(settings.metrics)
-    fitting = tuple(measure for measure in chosen if measure.level == level)
+    allowed = ("dataset", "pair") if level == "dataset" else (level,)
+    fitting = tuple(
+        measure for measure in chosen if measure.level in allowed and not measure.crosses_blocks
+    )
     if settings.metrics and len(fitting) < len(chosen):
-        others = ", ".join(measure.name for measure in chosen if measure.level != level)
+        others = ", ".join(measure.name for measure in chosen if measure not in fitting)
         axes = "(layer, sample, dim)" if level == "dataset" else "(layer, sample, view, dim)"
         raise InputError(f"arrays {axes} do not allow {others}.")
     return fitting

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -130,13 +130,12 @@ def _run(
     results: dict[Site, Reduced] = {}
     wanted = set(sites)
 
-    def receive(site: Site, state: Tensor) -> None:
+    def receive(site: Site, state: Tensor, entered: Tensor | None = None) -> None:
         if site in wanted and site not in results:
-            wide = state if state.dtype in (torch.float32, torch.float64) else state.float()
-            if wide.ndim == 2:  # OPT lays its tokens in one row before the MLP
-                wide = wide.reshape(*batch.ids.shape, -1)
+            wide = _wide(state, batch)
             masks = (batch.real.to(wide.device), batch.counted.to(wide.device))
-            results[site] = reduce(TokenStates(site, wide, *masks))
+            before = None if entered is None else _wide(entered, batch).to(wide.device)
+            results[site] = reduce(TokenStates(site, wide, *masks, before))
         if len(results) == len(wanted):
             raise _StopForwardError
 
@@ -147,6 +146,12 @@ def _run(
             return results
     missing = [str(site) for site in sites if site not in results]
     raise RunError(f"{backbone.info.model_class} never computed {', '.join(missing)}.")
+
+
+def _wide(state: Tensor, batch: TokenBatch) -> Tensor:
+    wide = state if state.dtype in (torch.float32, torch.float64) else state.float()
+    # OPT lays its tokens in one row before the MLP.
+    return wide.reshape(*batch.ids.shape, -1) if wide.ndim == 2 else wide
 
 
 def _inputs(backbone: Backbone, batch: TokenBatch) -> dict[str, Any]:
@@ -161,9 +166,13 @@ def _inputs(backbone: Backbone, batch: TokenBatch) -> dict[str, Any]:
 # --- hooks -------------------------------------------------------------------------------------
 
 
-def _taps(
-    backbone: Backbone, wanted: set[Site], receive: Callable[[Site, Tensor], None]
-) -> ExitStack:
+class _Receive(Protocol):
+    """Takes the state of a site and, of a block, what entered it."""
+
+    def __call__(self, site: Site, state: Tensor, entered: Tensor | None = None) -> None: ...
+
+
+def _taps(backbone: Backbone, wanted: set[Site], receive: _Receive) -> ExitStack:
     """Hook every wanted site. A block that several layers share is told apart by counting its calls."""
     stack = ExitStack()
 
@@ -206,7 +215,7 @@ def _tap_block(
     block: nn.Module,
     counter: _Counter,
     wanted: set[Site],
-    receive: Callable[[Site, Tensor], None],
+    receive: _Receive,
     keep: Callable[[Any], None],
 ) -> None:
     keep(block.register_forward_pre_hook(counter.enter))
@@ -220,21 +229,32 @@ def _tap_block(
             keep(module.register_forward_hook(_output_hook(site, receive)))
         else:
             keep(module.register_forward_pre_hook(_input_hook(site, receive), with_kwargs=True))
-    keep(block.register_forward_hook(_output_hook(_site_maker(counter, "block"), receive)))
+    hook = _block_hook(_site_maker(counter, "block"), receive)
+    keep(block.register_forward_hook(hook, with_kwargs=True))
 
 
 def _site_maker(counter: _Counter, stage: str) -> Callable[[], Site]:
     return lambda: Site(counter.layer, stage)
 
 
-def _output_hook(site: Callable[[], Site], receive: Callable[[Site, Tensor], None]) -> Any:
+def _block_hook(site: Callable[[], Site], receive: _Receive) -> Any:
+    """Return a hook that hands on what left a block, beside what entered it."""
+
+    def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        left = output[0] if isinstance(output, tuple) else output
+        receive(site(), left, _hidden(args, kwargs))
+
+    return hook
+
+
+def _output_hook(site: Callable[[], Site], receive: _Receive) -> Any:
     def hook(_module: nn.Module, _args: Any, output: Any) -> None:
         receive(site(), output[0] if isinstance(output, tuple) else output)
 
     return hook
 
 
-def _input_hook(site: Callable[[], Site], receive: Callable[[Site, Tensor], None]) -> Any:
+def _input_hook(site: Callable[[], Site], receive: _Receive) -> Any:
     def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
         receive(site(), _hidden(args, kwargs))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +38,10 @@ class Cell:
         contributions: a number for each kept text (NaN where it has none) whose mean is the value;
             empty for numbers that belong to no text, such as a null level.
         reason: why the value is undefined, or why some texts have none.
+        other_layer: the layer that this one is compared with, None where there is none.
+        low, high: limits, where they do not come from contributions.
+        n: number of texts, where it does not come from contributions.
+        note: what a reader of the record should know.
     """
 
     layer: int
@@ -48,6 +52,11 @@ class Cell:
     value: float | None
     contributions: Array = field(default_factory=lambda: np.empty(0))
     reason: str = ""
+    other_layer: int | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,22 +92,30 @@ def measure_site(
     measurement: Measurement, site: Site, store: StateStore, folder: Path | None = None
 ) -> list[Cell]:
     """Return the cells of a site; with a folder, kept there and read back if already made."""
-    path = folder / f"measured-{site}.safetensors" if folder else None
-    if path is not None and path.is_file():
-        return _read_cells(path)
-    # The contributions come from derivatives, which a caller's inference mode would forbid.
-    with torch.inference_mode(False):
-        cells = [
+
+    def make() -> list[Cell]:
+        return [
             *_prompt_cells(measurement, site, store),
             *_dataset_cells(measurement, site, store),
             *_view_cells(measurement, site, store),
         ]
+
+    return kept_cells(make, folder / f"measured-{site}.safetensors" if folder else None)
+
+
+def kept_cells(make: Callable[[], list[Cell]], path: Path | None) -> list[Cell]:
+    """Return cells read from a file or, where there is none, made and kept there."""
+    if path is not None and path.is_file():
+        return _read_cells(path)
+    # The contributions come from derivatives, which a caller's inference mode would forbid.
+    with torch.inference_mode(False):
+        cells = make()
     if path is not None:
         write_atomically(path, _cells_as_bytes(cells))
     return cells
 
 
-_FACTS: Final = ("layer", "stage", "level", "metric", "convention", "value", "reason")
+_FACTS: Final = tuple(part.name for part in fields(Cell) if part.name != "contributions")
 
 
 def _cells_as_bytes(cells: Sequence[Cell]) -> bytes:
@@ -124,7 +141,7 @@ def _prompt_cells(measurement: Measurement, site: Site, store: StateStore) -> It
         yield Cell(
             *_where(site, record, convention),
             value=float(kept.mean()) if len(kept) else None,
-            contributions=_spread(values, measurement.texts, measurement.width),
+            contributions=spread_over(values, measurement.texts, measurement.width),
             reason=record.undefined if len(kept) < len(values) else "",
         )
 
@@ -181,7 +198,7 @@ def _scalar_cells(
             yield Cell(*where, value=None, reason=str(error))
             continue
         numbers = estimate.contributions.cpu().numpy()
-        yield Cell(*where, estimate.value, _spread(numbers, texts, measurement.width))
+        yield Cell(*where, estimate.value, spread_over(numbers, texts, measurement.width))
 
 
 def _where(
@@ -190,7 +207,7 @@ def _where(
     return site.layer, site.stage, record.level, record.name, str(convention or "")
 
 
-def _spread(numbers: Array, texts: Array, width: int) -> Array:
+def spread_over(numbers: Array, texts: Array, width: int) -> Array:
     """Return numbers (text,) at the places of their texts among all kept texts; NaN elsewhere."""
     out = np.full(width, np.nan)
     out[texts] = numbers
@@ -232,6 +249,7 @@ def run_frames(
                 "layer": cell.layer,
                 "depth": cell.layer / depth,
                 "stage": cell.stage,
+                "other_layer": cell.other_layer,
                 "metric": cell.metric,
                 "convention": cell.convention,
                 "value": cell.value,
@@ -248,7 +266,7 @@ def _limits(
     cells: Sequence[Cell], seed: int, resamples: int
 ) -> list[tuple[float | None, float | None, int | None]]:
     """Return low, high and the number of texts of every cell, all on the same resamples."""
-    found: list[tuple[float | None, float | None, int | None]] = [(None, None, None)] * len(cells)
+    found = [(cell.low, cell.high, cell.n) for cell in cells]
     places = [
         i for i, cell in enumerate(cells) if cell.value is not None and len(cell.contributions)
     ]
@@ -293,8 +311,15 @@ def _undefined(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                 "stage": cell.stage,
                 "reason": cell.reason,
             }
+            if cell.other_layer is not None:
+                entry["other_layer"] = cell.other_layer
             found.append(entry | ({"texts": missing} if cell.value is not None else {}))
     return found
+
+
+def notes_of(cells: Iterable[Cell]) -> list[str]:
+    """Return what readers should know of some measures in this run, each once."""
+    return list(dict.fromkeys(cell.note for cell in cells if cell.note))
 
 
 def refuse_nothing_measured(table: pd.DataFrame, undefined: list[dict[str, Any]]) -> None:

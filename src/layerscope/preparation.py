@@ -69,6 +69,11 @@ class Prepared:
         )
 
     @property
+    def crossings(self) -> bool:
+        """Whether tokens are compared before and after each block."""
+        return any(measure.crosses_blocks for measure in self.measures)
+
+    @property
     def reference(self) -> bool:
         """Whether the vectors that the authors' code pools are needed."""
         return Convention.REFERENCE in self.settings.conventions
@@ -96,9 +101,11 @@ def prepare(
     """
     sites = sites_of(backbone, settings.layers, settings.stages)
     measures = _chosen_measures(settings)
+    measures, notes = _with_whole_stacks(measures, sites, backbone.depth, settings)
     limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
     tokenized = tokenize(backbone.tokenizer, texts.texts, limit)
-    settings, ratio, notes = _decide_first_token(backbone, tokenized, settings)
+    settings, ratio, told = _decide_first_token(backbone, tokenized, settings)
+    notes += told
     kept = [i for i, text in enumerate(tokenized) if any(counted(text, settings))]
     _refuse_too_few(texts, len(kept))
     plain = [tokenized[i] for i in kept]
@@ -141,6 +148,24 @@ def _chosen_measures(settings: ScanSettings) -> tuple[Measure, ...]:
         names = ", ".join(views_needed)
         raise InputError(f"augmented views are needed for {names}, but the number of views is 0.")
     return tuple(measure for measure in chosen if measure.level != "view")
+
+
+def _with_whole_stacks(
+    measures: tuple[Measure, ...], sites: Sequence[Site], depth: int, settings: ScanSettings
+) -> tuple[tuple[Measure, ...], list[str]]:
+    """Leave out measures of several layers where not every layer is read; say so in a note."""
+    between = [measure.name for measure in measures if measure.level == "pair"]
+    if not between or {Site(layer) for layer in range(depth + 1)} <= set(sites):
+        return measures, []
+    if settings.metrics:
+        raise InputError(
+            f"{', '.join(between)} need the output of every block, layers 0 to {depth}; leave "
+            "--layers and --stages out, or these measures."
+        )
+    note = (
+        "measures of several layers (Frenet, NRS, GFMI, ...) were left out: they need every layer."
+    )
+    return tuple(measure for measure in measures if measure.level != "pair"), [note]
 
 
 def _refuse_too_few(texts: Texts, kept: int) -> None:

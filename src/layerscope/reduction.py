@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from layerscope.errors import RunError
 from layerscope.metrics.catalogue import Measure
 from layerscope.metrics.inputs import Convention, TokenInputs
+from layerscope.metrics.similarity import token_cosines
 from layerscope.metrics.tokens import reference_pooling_rows
 from layerscope.pooling import mean, pool
 from layerscope.settings import NonFinite, Pooling
@@ -24,6 +25,7 @@ POOLED = "pooled"
 REFERENCE = "reference"
 PROMPT = "prompt"
 FINITE = "finite"
+CROSSED = "crossed"
 
 
 def key(site: Site, kind: str) -> str:
@@ -41,6 +43,7 @@ class Reduction:
         reference: whether the vectors that the authors' code pools are wanted too.
         alpha: order of the entropies.
         non_finite: what to do with states that are not finite.
+        crossings: whether to keep how far each block turns the tokens of a text.
     """
 
     pooling: Pooling
@@ -48,6 +51,7 @@ class Reduction:
     reference: bool = False
     alpha: float = 1.0
     non_finite: NonFinite = NonFinite.RAISE
+    crossings: bool = False
 
     def __call__(self, tokens: TokenStates) -> dict[str, Array]:
         """Return arrays with one row a text, by kind.
@@ -60,6 +64,9 @@ class Reduction:
             tokens, finite = _blank_non_finite(tokens)
             rows[FINITE] = finite
         rows[POOLED] = pool(tokens, self.pooling).float()
+        if self.crossings and tokens.entered is not None:
+            crossed = token_cosines(tokens.entered, tokens.states, tokens.counted)
+            rows[CROSSED] = torch.stack([crossed.sums, crossed.counts], dim=1)
         if self.columns or self.reference:
             inputs = TokenInputs(tokens.states, tokens.counted)
             if self.reference:
@@ -89,4 +96,4 @@ def _blank_non_finite(tokens: TokenStates) -> tuple[TokenStates, Tensor]:
     bad_token = ~tokens.states.isfinite().all(dim=-1) & tokens.real
     finite = ~bad_token.any(dim=1)
     clean = torch.where(finite[:, None, None], tokens.states, 0)
-    return TokenStates(tokens.site, clean, tokens.real, tokens.counted), finite
+    return replace(tokens, states=clean), finite

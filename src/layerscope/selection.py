@@ -159,12 +159,13 @@ def of_measure(
 def measured(
     table: pd.DataFrame, measures: Iterable[Measure] = CATALOGUE
 ) -> tuple[tuple[Measure, str], ...]:
-    """Return each measure that the table holds for single layers, once a convention."""
+    """Return each measure of single layers that the table holds, once a convention."""
     single = table[table["other_layer"].isna()]
     pairs = set(zip(single["metric"], single["convention"].fillna(""), strict=True))
     return tuple(
         (measure, convention)
         for measure in measures
+        if measure.level != "pair"
         for convention in (*(str(name) for name in measure.conventions), "")
         if (measure.name, convention) in pairs
     )

@@ -30,12 +30,14 @@ class TokenStates:
         real: (text, token), True where a token is not padding.
         counted: (text, token), True where a token counts: real, and neither a special token nor a
             first token that the settings leave out.
+        entered: (text, token, dim) what entered the block, where the site is a block's output.
     """
 
     site: Site
     states: Tensor
     real: Tensor
     counted: Tensor
+    entered: Tensor | None = None
 
     def __post_init__(self) -> None:
         expected = tuple(self.states.shape[:2])

@@ -13,8 +13,10 @@ from layerscope.metrics.spectrum import Estimate
 CASES = [
     pytest.param(record, convention, id=f"{record.name}-{convention or 'plain'}")
     for record in CATALOGUE
+    if record.level != "pair"  # those are in test_layers.py
     for convention in (record.conventions or ("",))
 ]
+SINGLE = [record for record in CATALOGUE if record.level != "pair"]
 # More rows than dimensions and fewer: what is declared holds in both, what is not fails in one.
 SHAPES = {
     "prompt": [(3, 12, 5), (3, 6, 20)],
@@ -79,7 +81,7 @@ def largest_change(record: Measure, convention, name: str) -> list[float]:
 @pytest.mark.parametrize("name", INVARIANCES)
 @pytest.mark.parametrize(("record", "convention"), CASES)
 def test_declared_invariances_hold_and_others_visibly_fail(record, convention, name):
-    if name == "token reversal" and record.level != "prompt":
+    if name.startswith("layer ") or (name == "token reversal" and record.level != "prompt"):
         assert name not in record.invariances[convention]
         return
     changes = largest_change(record, convention, name)
@@ -98,10 +100,11 @@ def test_every_record_is_complete(record):
     assert record.direction in {"least", "most", "none"}
     assert record.direction_source
     assert record.undefined.endswith(".")
-    assert record.level in {"prompt", "dataset", "view"}
+    assert record.level in {"prompt", "dataset", "view", "pair"}
+    assert bool(record.place) == (record.level == "pair")
 
 
-@pytest.mark.parametrize("record", CATALOGUE, ids=lambda record: record.name)
+@pytest.mark.parametrize("record", SINGLE, ids=lambda record: record.name)
 def test_alpha_is_taken_by_those_that_say_so(record):
     states = states_of(record.level, SHAPES[record.level][0])
     convention = record.conventions[:1]
@@ -128,7 +131,7 @@ def test_null_levels_say_whether_they_vary(record):
 
 
 def test_names_are_unique_and_the_seven_of_the_paper_are_there():
-    names = [record.name for record in CATALOGUE]
+    names = [name for record in CATALOGUE for name in (record.name, *record.variants)]
     assert len(set(names)) == len(names)
     seven = {"prompt_entropy", "dataset_entropy", "curvature", "effective_rank"}
     seven |= {"infonce", "lidar", "dime"}
@@ -144,6 +147,7 @@ def test_directions_of_the_paper():
 
 def test_lookup_by_name():
     assert measure("lidar").title == "LiDAR"
+    assert measure("nrs_k50") is measure("nrs_k10")
     with pytest.raises(InputError, match="unknown measure 'curvatur'; did you mean 'curvature'"):
         measure("curvatur")
 

@@ -7,89 +7,19 @@ it declares: the invariances that it names hold, and those that it does not name
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from collections.abc import Iterable
+from typing import Final
 
 from layerscope.errors import unknown_name
 from layerscope.metrics import samples, tokens, views
+from layerscope.metrics.dynamics import DYNAMICS
 from layerscope.metrics.inputs import Convention
+from layerscope.metrics.records import INVARIANCES, Level, Measure, Null
 
-Level = Literal["prompt", "dataset", "view"]
+__all__ = ["CATALOGUE", "INVARIANCES", "Level", "Measure", "Null", "measure", "select"]
 
 PAPER, NORMALIZED, REFERENCE = Convention.PAPER, Convention.NORMALIZED, Convention.REFERENCE
 ALL: Final = (PAPER, NORMALIZED, REFERENCE)
-
-INVARIANCES: Final = {
-    "orthogonal": "one rotation or reflection of all rows",
-    "scaling": "one positive factor on everything",
-    "row scaling": "a positive factor on each row",
-    "translation": "one vector added to all rows",
-    "permutation": "another order of the rows (tokens of a text, or texts)",
-    "token reversal": "the tokens of a text from last to first",
-}
-
-
-@dataclass(frozen=True)
-class Null:
-    """The level that a measure takes on states without structure.
-
-    Attributes:
-        label: what those states are.
-        level: the level from the number of rows n and of dimensions d.
-        varies: whether it depends on them.
-    """
-
-    label: str
-    level: Callable[[int, int], float]
-    varies: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """What there is to know about one measure.
-
-    Attributes:
-        name: its name in tables, commands and Python.
-        title: a few words for headings.
-        function: of the inputs, and of the convention where the measure has any, to a tensor
-            (text,) for prompt measures and to an `Estimate` for the others.
-        level: what it is measured on: the tokens of a prompt, a dataset's pooled vectors, or views.
-        conventions: the preprocessings it comes in; empty where there is only one way.
-        formula: the formula in plain text.
-        unit: of the value.
-        range: between what it lies; T tokens, N texts, D dimensions.
-        direction: which layers its paper, or the paper it comes from, selects by it.
-        direction_source: who says so.
-        invariances: by convention ("" where there is none), names out of `INVARIANCES`.
-        undefined: when it has no value, one sentence.
-        reference: the paper.
-        note: what a reader must know to read it right, or "".
-        takes_alpha: whether the function has an order `alpha`, as entropies do.
-        null: its level on states without structure, if known.
-        main: whether it stands in a terminal's short table.
-        paper_seven: whether it is one of the seven of Skean et al. 2025.
-    """
-
-    name: str
-    title: str
-    function: Callable[..., Any]
-    level: Level
-    conventions: tuple[Convention, ...] = ()
-    formula: str
-    unit: str
-    range: str
-    direction: Literal["least", "most", "none"]
-    direction_source: str
-    invariances: Mapping[str, frozenset[str]]
-    undefined: str
-    reference: str
-    note: str = ""
-    takes_alpha: bool = False
-    null: Null | None = None
-    main: bool = False
-    paper_seven: bool = False
-
 
 LBL = "Skean et al. 2025, Layer by Layer"
 _ANALOGY_ENTROPY = "by analogy with dataset entropy, of which Skean et al. 2025 take the least"
@@ -556,17 +486,18 @@ CATALOGUE: Final[tuple[Measure, ...]] = (
         reference="Skean, Osorio, Brockmeier, Sanchez Giraldo 2023; closed form ours",
         null=Null("views unrelated to texts", lambda _n, _d: 0.0),
     ),
+    *DYNAMICS,
 )
 
 
 def measure(name: str) -> Measure:
-    """Return the measure of that name.
+    """Return the measure of that name, or that gives the variant of that name.
 
     Raises:
         InputError: there is none; the message offers the closest.
     """
     for record in CATALOGUE:
-        if record.name == name:
+        if name == record.name or name in record.variants:
             return record
     raise unknown_name("measure", name, [record.name for record in CATALOGUE])
 

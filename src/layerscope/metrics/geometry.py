@@ -139,13 +139,26 @@ def frenet_error(layers: Sequence[LayerGeometry], k: int) -> FrenetError:
         layers: in order.
         k: dimension that `frenet` used, `Frenet.k`.
     """
-    found = []
-    for split in zip(*(layer.halves for layer in layers), strict=True):
-        paths = [trajectory([pair[half][:, :k] for pair in split]) for half in (0, 1)]
-        found.append((_measured(paths[0]), _measured(paths[1])))
+    found = [(_measured(one), _measured(other)) for one, other in half_paths(layers, k)]
     errors = half_sample_error(found)
     steps = len(layers) - 1
     return FrenetError(errors[:steps], errors[steps:-1], float(errors[-1]))
+
+
+def half_paths(layers: Sequence[LayerGeometry], k: int) -> list[tuple[Frenet, Frenet]]:
+    """Return, for each halving, the paths in feature space with one and with the other half.
+
+    Args:
+        layers: in order.
+        k: dimension of the subspaces.
+    """
+    return [
+        (
+            trajectory([one[:, :k] for one, _ in split]),
+            trajectory([other[:, :k] for _, other in split]),
+        )
+        for split in zip(*(layer.halves for layer in layers), strict=True)
+    ]
 
 
 def _measured(path: Frenet) -> Tensor:
