@@ -82,6 +82,25 @@ def test_view_spread_is_that_of_the_jackknife(name):
     assert found == pytest.approx(jackknife_error(on, 150), rel=0.1)
 
 
+INFONCE = {
+    "infonce": lambda x: views.infonce(x, PAPER),
+    "infonce_cross": lambda x: views.infonce_cross(x, PAPER),
+    "infonce_mi_bound": lambda x: views.infonce_mi_bound(x, PAPER),
+}
+
+
+@pytest.mark.parametrize("name", INFONCE)
+def test_a_text_moves_infonce_as_a_negative_too(name):
+    """In a narrow cone of many dimensions some texts are near to all others."""
+    measure, vectors = INFONCE[name], viewed(60, 120) + 1.5
+
+    def on(kept: torch.Tensor):
+        return measure(ViewInputs(vectors[kept]))
+
+    found = standard_error(on(torch.arange(60)).contributions)
+    assert found == pytest.approx(jackknife_error(on, 60), rel=0.05)
+
+
 def test_dime_spread_is_that_of_new_texts():
     """Leaving a text out redraws the permutations, so the spread over fresh texts is the judge."""
     estimates = [views.dime(ViewInputs(viewed(100, 6, seed)), PAPER) for seed in range(40)]

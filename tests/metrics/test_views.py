@@ -62,11 +62,14 @@ def test_infonce_equals_its_definition(convention, block, monkeypatch):
     def similarity(i, j):
         return float(rows[i] @ rows[j]) / 0.1
 
-    both, cross = [], []
+    both, cross, as_negative = [], [], torch.zeros(n, dtype=torch.float64)
     for i in range(2 * n):
         positive = (i + n) % (2 * n)
         others = [j for j in range(2 * n) if j != i]
-        both.append(math.log(sum(math.exp(similarity(i, j)) for j in others)))
+        total = sum(math.exp(similarity(i, j)) for j in others)
+        for j in set(others) - {positive}:
+            as_negative[j % n] += math.exp(similarity(i, j)) / total / 2
+        both.append(math.log(total))
         both[-1] -= similarity(i, positive)
         other_view = range(n, 2 * n) if i < n else range(n)
         cross.append(math.log(sum(math.exp(similarity(i, j)) for j in other_view)))
@@ -74,8 +77,9 @@ def test_infonce_equals_its_definition(convention, block, monkeypatch):
     inputs = ViewInputs(vectors)
     found = views.infonce(inputs, convention)
     assert found.value == pytest.approx(sum(both) / len(both), abs=1e-12)
-    per_text = [(both[i] + both[i + n]) / 2 for i in range(n)]
-    assert found.contributions.tolist() == pytest.approx(per_text, abs=1e-12)
+    per_text = torch.tensor(both, dtype=torch.float64).view(2, n).mean(0)
+    expected = per_text + as_negative - as_negative.mean()
+    assert found.contributions.tolist() == pytest.approx(expected.tolist(), abs=1e-12)
     found = views.infonce_cross(inputs, convention)
     assert found.value == pytest.approx(sum(cross) / len(cross), abs=1e-12)
     bound = views.infonce_mi_bound(inputs, convention)

@@ -35,21 +35,15 @@ def infonce(inputs: ViewInputs, convention: Convention, *, temperature: float = 
     """SimCLR's loss of finding a text's other view among all 2N - 1 vectors, in nats.
 
     Chance is `ln(2N - 1)`; compare only at equal N. Cosines, except that `reference` takes dot
-    products of vectors that are far shorter than 1, which puts it at chance. A text's contribution
-    is the mean loss of its two views with the negatives held fixed. Pairs with a zero vector are
-    left out. Oord et al. 2018; Chen et al. 2020.
+    products of vectors that are far shorter than 1, which puts it at chance. Pairs with a zero
+    vector are left out. Oord et al. 2018; Chen et al. 2020.
     """
     first, second, kept = _pairs(inputs, convention)
     rows = torch.cat([first, second])
-    scale = rows / temperature
-    losses = torch.cat(
-        [
-            _without_self(scale[start : start + BLOCK] @ rows.T, start).logsumexp(1)
-            for start in range(0, len(rows), BLOCK)
-        ]
-    )
-    positives = (first * second).sum(-1) / temperature
-    return _mean_estimate(losses.view(2, -1).mean(0) - positives, kept)
+    places = torch.arange(len(rows), device=rows.device).roll(len(first))
+    totals, shares = _search(rows / temperature, rows, places, themselves=False)
+    losses = totals.view(2, -1).mean(0) - (first * second).sum(-1) / temperature
+    return _loss_estimate(losses, shares.view(2, -1).sum(0) / 2, kept)
 
 
 def infonce_cross(
@@ -60,17 +54,43 @@ def infonce_cross(
     The mean of both directions; the form whose `ln N - loss` bounds mutual information.
     """
     first, second, kept = _pairs(inputs, convention)
+    places = torch.arange(len(first), device=first.device)
+    one, as_second = _search(first / temperature, second, places)
+    other, as_first = _search(second / temperature, first, places)
+    losses = (one + other) / 2 - (first * second).sum(-1) / temperature
+    return _loss_estimate(losses, (as_first + as_second) / 2, kept)
 
-    def one_way(queries: Tensor, keys: Tensor) -> Tensor:
-        scaled = queries / temperature
-        starts = range(0, len(scaled), BLOCK)
-        return torch.cat(
-            [(scaled[start : start + BLOCK] @ keys.T).logsumexp(1) for start in starts]
-        )
 
-    positives = (first * second).sum(-1) / temperature
-    losses = (one_way(first, second) + one_way(second, first)) / 2 - positives
-    return _mean_estimate(losses, kept)
+def _search(
+    queries: Tensor, keys: Tensor, places: Tensor, *, themselves: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return how the queries (query, dim) find their own among the keys (key, dim).
+
+    Args:
+        queries: divided by the temperature.
+        keys: candidates.
+        places: (query,) which key is the query's own.
+        themselves: whether query i may find key i; not where they are the same vector.
+
+    Returns:
+        The log-sum-exp over the candidates of every query (query,), and the share of every key in
+        the sums of the queries that are not its own (key,): what it weighs as a negative.
+    """
+    totals, shares = [], torch.zeros_like(keys[:, 0])
+    for start in range(0, len(queries), BLOCK):
+        block = queries[start : start + BLOCK] @ keys.T
+        if not themselves:
+            block.diagonal(start).fill_(-torch.inf)
+        total = block.logsumexp(1, keepdim=True)
+        share = (block - total).exp_()
+        shares += share.scatter_(1, places[start : start + BLOCK, None], 0).sum(0)
+        totals.append(total[:, 0])
+    return torch.cat(totals), shares
+
+
+def _loss_estimate(losses: Tensor, shares: Tensor, kept: Tensor) -> Estimate:
+    """Return the mean loss (text,); a text moves it by its own and as the others' negative."""
+    return Estimate(float(losses.mean()), spread(losses + shares - shares.mean(), kept))
 
 
 def infonce_mi_bound(
@@ -333,13 +353,3 @@ def _pairs(inputs: ViewInputs, convention: Convention) -> tuple[Tensor, Tensor, 
     if int(kept.sum()) < 2:
         raise UndefinedError(f"needs 2 texts with nonzero views, got {int(kept.sum())}")
     return rows[kept, 0], rows[kept, 1], kept
-
-
-def _without_self(similarities: Tensor, start: int) -> Tensor:
-    """Return similarities (row, all rows) of rows from `start` on, minus infinity to themselves."""
-    similarities.diagonal(start).fill_(-torch.inf)
-    return similarities
-
-
-def _mean_estimate(values: Tensor, kept: Tensor) -> Estimate:
-    return Estimate(float(values.mean()), spread(values, kept))
