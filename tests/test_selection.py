@@ -189,6 +189,12 @@ def test_most_votes_win_and_ties_go_to_the_shallower_layer():
     assert found.sentence.startswith("Layer 2: 2 of 3 measures")
 
 
+def test_measures_that_do_not_agree_are_said_not_to():
+    found = votes(*((index, "normalized", (index,)) for index in range(5)))
+    assert found.sentence.startswith("Layer 0: only 1 of 5 measures")
+    assert "do not agree on a layer" in found.sentence
+
+
 def test_only_the_normalized_convention_of_the_seven_votes():
     found = votes((0, "normalized", (2,)), (1, "paper", (6,)), (2, "paper", (6,)))
     assert (found.layer, found.voters, found.paper_layer) == (2, 1, 6)

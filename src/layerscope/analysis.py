@@ -150,7 +150,7 @@ def measure(
     return cells
 
 
-def _measurement(prepared: Prepared, store: StateStore) -> Measurement:
+def measurement_of(prepared: Prepared, store: StateStore) -> Measurement:
     """Return what to measure, on the texts whose states are finite."""
     good = _good_texts(prepared, store)
     viewed = np.array(
@@ -221,7 +221,7 @@ def scan_backbone(
     try:
         run_pass(backbone, prepared, store, progress)
         passed = time.perf_counter()
-        measurement = _measurement(prepared, store)
+        measurement = measurement_of(prepared, store)
         cells = measure(prepared, measurement, store, folder, progress)
         measured = time.perf_counter()
         cells += measure_dynamics(measurement, backbone.depth + 1, store, folder, progress)
@@ -265,9 +265,8 @@ def _record(
     facts = dict(prepared.facts)
     notes = list(prepared.notes)
     if facts["truncated"]:
-        notes.append(
-            f"{facts['truncated']} texts were cut to the length limit of {facts['longest']} tokens."
-        )
+        texts_cut = "1 text was" if facts["truncated"] == 1 else f"{facts['truncated']} texts were"
+        notes.append(f"{texts_cut} cut to the length limit of {facts['longest']} tokens.")
     if used < prepared.plain:
         notes.append(
             f"{prepared.plain - used} texts with states that are not finite were left out."

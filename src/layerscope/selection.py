@@ -334,9 +334,12 @@ def _votes(choices: Iterable[Preference], voters: set[str], convention: str) -> 
 
 
 def _counted(vote: Vote, voters: int) -> str:
+    count = len(vote.metrics)
+    divided = 2 * count < voters
     return (
-        f"Layer {vote.layer}: {len(vote.metrics)} of {voters} measures prefer it or cannot tell it "
-        "from their best (normalized convention)."
+        f"Layer {vote.layer}: {'only ' if divided else ''}{count} of {voters} measures prefer it or "
+        f"cannot tell it from their best (normalized convention)"
+        f"{', so the measures do not agree on a layer' if divided else ''}."
     )
 
 
