@@ -198,7 +198,9 @@ def _scalar_cells(
             yield Cell(*where, value=None, reason=str(error))
             continue
         numbers = estimate.contributions.cpu().numpy()
-        yield Cell(*where, estimate.value, spread_over(numbers, texts, measurement.width))
+        if len(numbers):
+            numbers = spread_over(numbers, texts, measurement.width)
+        yield Cell(*where, estimate.value, numbers)
 
 
 def _where(

