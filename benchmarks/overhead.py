@@ -11,7 +11,7 @@ import torch
 from benchmarks.materials import MODELS, wikitext
 from benchmarks.tables import markdown
 from layerscope import models
-from layerscope.analysis import measure, run_pass
+from layerscope.analysis import measure, measurement_of, run_pass
 from layerscope.data import as_texts
 from layerscope.models import Backbone, evaluating
 from layerscope.preparation import prepare
@@ -72,7 +72,7 @@ def scan_seconds(backbone: Backbone, prepared: Any) -> tuple[float, float]:
     started = time.perf_counter()
     run_pass(backbone, prepared, store)
     passed = time.perf_counter()
-    measure(prepared, store)
+    measure(prepared, measurement_of(prepared, store), store)
     finished = time.perf_counter()
     store.close()
     return passed - started, finished - passed

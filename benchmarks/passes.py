@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.materials import minilm, wikitext
 from benchmarks.tables import markdown
 from layerscope import models
-from layerscope.analysis import measure, run_pass
+from layerscope.analysis import measure, measurement_of, run_pass
 from layerscope.data import as_texts
 from layerscope.metrics import catalogue, samples, tokens, views
 from layerscope.metrics.inputs import Convention, SampleInputs, TokenInputs, ViewInputs
@@ -124,7 +124,7 @@ def ours(backbone: Backbone, prepared: Any) -> float:
     store = StateStore()
     started = time.perf_counter()
     run_pass(backbone, prepared, store)
-    measure(prepared, store)
+    measure(prepared, measurement_of(prepared, store), store)
     seconds = time.perf_counter() - started
     store.close()
     return seconds

@@ -160,7 +160,7 @@ def _with_whole_stacks(
     if settings.metrics:
         raise InputError(
             f"{', '.join(between)} need the output of every block, layers 0 to {depth}; leave "
-            "--layers and --stages out, or these measures."
+            "--layers out, or these measures."
         )
     note = (
         "measures of several layers (Frenet, NRS, GFMI, ...) were left out: they need every layer."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any, Final
 
 import pandas as pd
@@ -16,18 +15,21 @@ from rich.text import Text
 from layerscope import selection
 from layerscope.metrics.catalogue import CATALOGUE, Measure
 from layerscope.selection import Agreement, Preference, Recommendation
+from layerscope.terminal.dynamics import dynamics_table
 from layerscope.terminal.signs import Adaptive, Symbols, grid_of
 from layerscope.terminal.words import (
+    MAX_ROWS,
+    SHAPE_WIDTH,
     Column,
     decimals,
     layer_ranges,
     main_columns,
+    number,
     settings_lines,
+    sparkline,
     undefined_reasons,
 )
 
-MAX_ROWS: Final = 40
-SHAPE_WIDTH: Final = 8
 SHORT_HEADS: Final = {
     "prompt_entropy": "prompt S",
     "dataset_entropy": "data S",
@@ -58,15 +60,21 @@ def scan_summary(
     shown = [column.measure for column in columns]
     main = selection.preferences(table, contributions, measures=shown)
     advice = selection.recommendation(main, measures=shown)
-    return Adaptive(
-        lambda symbols: Group(
-            _header(record, table, symbols),
-            Padding(_layers(columns, table, symbols), (0, 0, 0, 1)),
-            _footnotes(columns, record, symbols),
-            _preferences(main, measures, symbols),
-            _advice(advice, table, symbols),
-        )
-    )
+
+    def build(symbols: Symbols) -> RenderableType:
+        parts = [_header(record, table, symbols)]
+        if columns:
+            parts.append(Padding(_layers(columns, table, symbols), (0, 0, 0, 1)))
+        parts.append(_footnotes(columns, record, symbols))
+        if columns:
+            parts.append(_preferences(main, measures, symbols))
+        if (dynamics := dynamics_table(table, symbols)) is not None:
+            parts.append(dynamics)
+        if columns:
+            parts.append(_advice(advice, table, symbols))
+        return Group(*parts)
+
+    return Adaptive(build)
 
 
 def preference_table(
@@ -87,8 +95,8 @@ def _header(record: Mapping[str, Any], table: pd.DataFrame, symbols: Symbols) ->
     revision = model.get("revision")
     title = Text(symbols.text(name), style="bold")
     title.append(symbols.text(f" @ {revision}") if revision else "", style="dim")
-    number = None if table["n"].dropna().empty else int(table["n"].max())
-    lines = [Text(symbols.text(line)) for line in settings_lines(record, number)]
+    texts = None if table["n"].dropna().empty else int(table["n"].max())
+    lines = [Text(symbols.text(line)) for line in settings_lines(record, texts)]
     return Padding(Group(title, *lines), (0, 0, 1, 1))
 
 
@@ -100,7 +108,7 @@ def _layers(columns: Sequence[Column], table: pd.DataFrame, symbols: Symbols) ->
     for item in columns:
         head = Text(symbols.text(SHORT_HEADS.get(item.measure.name, item.measure.title)))
         head.append(f"\n{_wanted(item.measure)}", style="dim")
-        shape = Text(_shape(list(item.values.values()), symbols), style="cyan")
+        shape = Text(sparkline(list(item.values.values()), symbols), style="cyan")
         grid.add_column(head, shape, justify="right", no_wrap=True, width=SHAPE_WIDTH)
     blocks = selection.number_of_blocks(table)
     for layer in _shown_layers(columns):
@@ -108,7 +116,7 @@ def _layers(columns: Sequence[Column], table: pd.DataFrame, symbols: Symbols) ->
         depth = f"{layer / blocks if blocks else 0:.2f}"
         grid.add_row(Text(str(layer), "bold"), Text(depth, "dim"), *cells)
     if any(item.final is not None for item in columns):
-        final = [_number(item.final, item.decimals, symbols) + " " for item in columns]
+        final = [number(item.final, item.decimals, symbols) + " " for item in columns]
         grid.add_row(Text("norm", "bold"), Text("out", "dim"), *map(Text, final))
     return grid
 
@@ -126,7 +134,7 @@ def _shown_layers(columns: Sequence[Column]) -> list[int]:
 
 def _cell(item: Column, layer: int, symbols: Symbols) -> Text:
     """Return a value with its mark; the end that the measure prefers stands out."""
-    words = _number(item.values.get(layer), item.decimals, symbols)
+    words = number(item.values.get(layer), item.decimals, symbols)
     flat = item.least == item.greatest
     for end, mark, wanted in (
         (item.least, symbols.least, "least"),
@@ -138,27 +146,8 @@ def _cell(item: Column, layer: int, symbols: Symbols) -> Text:
     return Text(words + " ", style="dim" if layer not in item.values else "")
 
 
-def _number(value: float | None, digits: int, symbols: Symbols) -> str:
-    if value is None:
-        return symbols.undefined
-    return f"{value:.{digits}f}" if abs(value) < 1e5 else f"{value:.1e}"
-
-
 def _wanted(measure: Measure) -> str:
     return "" if str(measure.direction) == "none" else str(measure.direction)
-
-
-def _shape(values: Sequence[float], symbols: Symbols) -> str:
-    """Return the curve as a sparkline of at most SHAPE_WIDTH signs, long ones averaged in bins."""
-    if not values:
-        return ""
-    width = min(SHAPE_WIDTH, len(values))
-    edges = [round(index * len(values) / width) for index in range(width + 1)]
-    bins = [values[start:stop] for start, stop in pairwise(edges)]
-    means = [sum(part) / len(part) for part in bins]
-    low, span = min(means), max(means) - min(means)
-    top = len(symbols.ramp) - 1
-    return "".join(symbols.ramp[round(top * (mean - low) / span) if span else 0] for mean in means)
 
 
 def _footnotes(
@@ -166,9 +155,10 @@ def _footnotes(
 ) -> RenderableType:
     down, up = symbols.least, symbols.greatest
     conventions = ", ".join(dict.fromkeys(c.convention for c in columns if c.convention))
-    lines = [
-        f"{down} least  {up} greatest" + (f"  convention: {conventions}" if conventions else "")
-    ]
+    lines = []
+    if columns:
+        told = f"  convention: {conventions}" if conventions else ""
+        lines.append(f"{down} least  {up} greatest{told}")
     if any(item.final is not None for item in columns):
         lines[0] += "  norm: after the final norm"
     shown, every = len(_shown_layers(columns)), len({k for c in columns for k in c.values})
@@ -207,7 +197,7 @@ def _preferences(
                 Text(symbols.text(titles.get(choice.metric, choice.metric))),
                 Text(choice.direction, "dim"),
                 Text(str(choice.layer), "bold green"),
-                *(Text(_number(value, digits, symbols)) for value in values),
+                *(Text(number(value, digits, symbols)) for value in values),
                 Text(layer_ranges(choice.within_noise)),
                 _paper(papers.get(choice.metric), agreed.get(choice.metric), symbols),
             )

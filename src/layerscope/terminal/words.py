@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, Final
 
 import pandas as pd
 
 from layerscope import selection
 from layerscope.metrics.catalogue import CATALOGUE, Measure
+from layerscope.terminal.signs import Symbols
+
+MAX_ROWS: Final = 40
+SHAPE_WIDTH: Final = 8
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,36 @@ def decimals(values: Iterable[float]) -> int:
     """
     size = max((abs(value) for value in values), default=1.0)
     return min(4, max(0, 3 - math.floor(math.log10(size)))) if size > 0 else 3
+
+
+def number(value: float | None, digits: int, symbols: Symbols) -> str:
+    """Return a value with its decimals, or the sign for none."""
+    if value is None:
+        return symbols.undefined
+    return f"{value:.{digits}f}" if abs(value) < 1e5 else f"{value:.1e}"
+
+
+def sparkline(values: Sequence[float], symbols: Symbols) -> str:
+    """Return the curve as a sparkline of at most SHAPE_WIDTH signs, long ones averaged in bins."""
+    if not values:
+        return ""
+    width = min(SHAPE_WIDTH, len(values))
+    edges = [round(index * len(values) / width) for index in range(width + 1)]
+    bins = [values[start:stop] for start, stop in pairwise(edges)]
+    means = [sum(part) / len(part) for part in bins]
+    low, span = min(means), max(means) - min(means)
+    top = len(symbols.ramp) - 1
+    return "".join(symbols.ramp[round(top * (mean - low) / span) if span else 0] for mean in means)
+
+
+def evenly(layers: Sequence[int]) -> list[int]:
+    """Return at most about MAX_ROWS layers: evenly spaced ones and the last.
+
+    >>> evenly(range(1, 5)), len(evenly(range(1, 127)))
+    ([1, 2, 3, 4], 33)
+    """
+    stride = max(1, -(-len(layers) // MAX_ROWS))
+    return sorted({*layers[::stride], *layers[-1:]})
 
 
 def layer_ranges(layers: Iterable[int]) -> str:
