@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LISTED = 20
+
 
 class LayerscopeError(Exception):
     """Anything that layerscope itself refuses or fails at; `exit_code` is the command's."""
@@ -40,4 +42,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     names = [str(each) for each in known]  # a member of an enum would show its class
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(repr(match) for match in close)}? " if close else ""
-    return InputError(f"unknown {kind} {name!r}; {hint}Known: {', '.join(names)}.")
+    # Past a screenful the list hides the hint.
+    many = close and len(names) > _LISTED
+    listed = f"{len(names)} are known" if many else f"Known: {', '.join(names)}"
+    return InputError(f"unknown {kind} {name!r}; {hint}{listed}.")
