@@ -537,6 +537,15 @@ def test_arrays_of_views_give_the_view_measures():
     assert set(run.table["n"].dropna()) == {10}
 
 
+def test_what_few_texts_do_to_limits_stands_in_the_record_once():
+    vectors = np.random.default_rng(0).normal(size=(3, 10, 4))
+    run = arrays_module.scan_arrays(
+        torch.from_numpy(vectors), ScanSettings(metrics=("effective_rank",))
+    )
+    (note,) = (note for note in run.record["notes"] if "too narrow" in note)
+    assert "10 texts in 4 dimensions" in note
+
+
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [

@@ -200,7 +200,7 @@ def _scalar_cells(
         numbers = estimate.contributions.cpu().numpy()
         if len(numbers):
             numbers = spread_over(numbers, texts, measurement.width)
-        yield Cell(*where, estimate.value, numbers)
+        yield Cell(*where, estimate.value, numbers, note=estimate.note)
 
 
 def _where(

@@ -180,3 +180,11 @@ def test_identical_texts_have_one_direction():
     assert samples.effective_rank(inputs, PAPER).value == pytest.approx(1, abs=1e-6)
     assert samples.stable_rank(inputs).value == pytest.approx(1, abs=1e-9)
     assert samples.anisotropy_mean_cosine(inputs).value == pytest.approx(1, abs=1e-12)
+
+
+def test_limits_that_few_texts_make_too_narrow_are_told():
+    few, enough = inputs_of(random_rows(30, 8)), inputs_of(random_rows(40, 8))
+    note = samples.effective_rank(few, NORMALIZED).note
+    assert note.startswith("the limits of effective_rank (normalized) are too narrow with 30 texts")
+    assert not samples.effective_rank(few, PAPER).note
+    assert not samples.effective_rank(enough, NORMALIZED).note

@@ -329,3 +329,15 @@ def test_measures_of_two_views_do_not_change_with_more_of_them(measure, conventi
     vectors = torch.randn(12, 5, 6, generator=torch.Generator().manual_seed(0)).double() + 1
     two, five = (measure(ViewInputs(vectors[:, :count]), convention).value for count in (2, 5))
     assert two == pytest.approx(five, rel=1e-12)
+
+
+def test_too_few_texts_are_told():
+    few, enough = ViewInputs(random_views(5, 2, 12)), ViewInputs(random_views(12, 2, 5))
+    for lidar in (views.lidar, views.lidar_log, views.lidar_log_normalized):
+        note = lidar(few, PAPER).note
+        assert "regularizer with 5 texts of 2 views in 12 dimensions" in note
+        assert note.endswith("or at least 4 views.")
+        assert not lidar(enough, PAPER).note
+        assert not lidar(ViewInputs(random_views(5, 4, 12)), PAPER).note
+    assert "DiME are too narrow with 5 texts in 12 dimensions" in views.dime(few, NORMALIZED).note
+    assert not views.dime(enough, NORMALIZED).note

@@ -21,8 +21,11 @@ from layerscope.metrics.spectrum import (
     smaller_gram,
     spectral_estimate,
     spread,
+    too_narrow,
     weighted_estimate,
 )
+
+FEW_TEXTS = 5  # a dimension, below which the limits of a normalized effective rank are too narrow
 
 
 def dataset_entropy(
@@ -75,8 +78,16 @@ def random_directions_entropy(n: int, d: int) -> float:
 
 
 def effective_rank(inputs: SampleInputs, convention: Convention) -> Estimate:
-    """Effective rank of the vectors by singular values; 1 to `min(N, D)`. Roy, Vetterli 2007."""
-    return spectral_estimate(spectrum.effective_rank, _spectrum(inputs, convention))
+    """Effective rank of the vectors by singular values; 1 to `min(N, D)`. Roy, Vetterli 2007.
+
+    Unit rows of few texts use nearly all directions that they can, whatever the texts, so that
+    `normalized` hardly depends on any one of them: see `spectrum.too_narrow`.
+    """
+    estimate = spectral_estimate(spectrum.effective_rank, _spectrum(inputs, convention))
+    n, d = inputs.vectors.shape
+    if convention is Convention.NORMALIZED and n < FEW_TEXTS * d:
+        return too_narrow(estimate, "effective_rank (normalized)", n, d)
+    return estimate
 
 
 def rankme(inputs: SampleInputs) -> Estimate:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,10 +31,12 @@ class Estimate:
             jackknife), so that resampling them gives the spread of the value. Resampling the texts
             themselves would not: repeated rows lower a rank. Empty for a number that is not about
             the texts, such as an error of the computation.
+        note: what a reader must know of it on these very texts, or "".
     """
 
     value: float
     contributions: Tensor
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +179,19 @@ def jackknife_estimate(value: float, without: Tensor) -> Estimate:
     """Return an estimate from the values (text,) that are left when each text is left out."""
     influence = (len(without) - 1) * (without.mean() - without)
     return Estimate(value, value + influence)
+
+
+def too_narrow(estimate: Estimate, name: str, n: int, d: int) -> Estimate:
+    """Return an estimate that says that n texts in d dimensions are too few for its limits.
+
+    The influence of a text is of first order. Where hardly any direction is seen twice, the spread
+    from one draw of texts to the next is mostly of second order, which contributions do not tell.
+    """
+    note = (
+        f"the limits of {name} are too narrow with {n} texts in {d} dimensions: more layers are "
+        "within its noise than are named."
+    )
+    return replace(estimate, note=note)
 
 
 def spread(contributions: Tensor, kept: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -18,12 +19,14 @@ from layerscope.errors import UndefinedError
 from layerscope.metrics.inputs import Convention, ViewInputs, centered, unit_rows
 from layerscope.metrics.spectrum import (
     Estimate,
+    Formula,
     Spectrum,
     gram_spectrum,
     jackknife_estimate,
     renyi_entropy,
     spectral_estimate,
     spread,
+    too_narrow,
     weighted_estimate,
 )
 
@@ -113,13 +116,12 @@ def lidar(inputs: ViewInputs, convention: Convention, *, delta: float = 1e-4) ->
     `reference`, times its mean diagonal entry for `normalized`. With `N (views - 1) < D` the
     within-scatter is singular and delta rules. Thilak et al. 2024.
     """
-    spectrum = _lidar_spectrum(inputs, convention, delta)
-    return spectral_estimate(lambda values: renyi_entropy(values).exp(), spectrum)
+    return _lidar_estimate(lambda values: renyi_entropy(values).exp(), inputs, convention, delta)
 
 
 def lidar_log(inputs: ViewInputs, convention: Convention, *, delta: float = 1e-4) -> Estimate:
     """The logarithm of LiDAR, in nats: what the authors' code returns; 0 to `ln min(N - 1, D)`."""
-    return spectral_estimate(renyi_entropy, _lidar_spectrum(inputs, convention, delta))
+    return _lidar_estimate(renyi_entropy, inputs, convention, delta)
 
 
 def lidar_log_normalized(
@@ -130,7 +132,21 @@ def lidar_log_normalized(
     if most == 0:
         raise UndefinedError("one dimension has no entropy to normalize by")
     estimate = lidar_log(inputs, convention, delta=delta)
-    return Estimate(estimate.value / most, estimate.contributions / most)
+    return Estimate(estimate.value / most, estimate.contributions / most, estimate.note)
+
+
+def _lidar_estimate(
+    formula: Formula, inputs: ViewInputs, convention: Convention, delta: float
+) -> Estimate:
+    estimate = spectral_estimate(formula, _lidar_spectrum(inputs, convention, delta))
+    n, views, d = inputs.vectors.shape
+    if n * (views - 1) >= d:
+        return estimate
+    note = (
+        f"LiDAR is ruled by its regularizer with {n} texts of {views} views in {d} dimensions: give "
+        f"more texts, or at least {1 + math.ceil(d / n)} views."
+    )
+    return replace(estimate, note=note)
 
 
 def _lidar_spectrum(inputs: ViewInputs, convention: Convention, delta: float) -> Spectrum:
@@ -240,8 +256,10 @@ def _dime(
         permutations = _permutations(inputs, d if by_covariance else n, count)
         between = _covariance_dime if by_covariance else _gram_dime
         estimate, entropies = between(first, second, permutations, alpha)
-        contributions = spread(estimate.contributions, kept)
-        return Estimate(estimate.value, contributions), entropies, permutations
+        estimate = replace(estimate, contributions=spread(estimate.contributions, kept))
+        if convention is not Convention.REFERENCE and n < d:
+            estimate = too_narrow(estimate, "DiME", n, d)
+        return estimate, entropies, permutations
 
     return inputs.once(("dime", convention, alpha, count), compute)
 
