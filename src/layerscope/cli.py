@@ -336,14 +336,9 @@ def _print_estimate(estimates: Estimates, as_json: bool) -> None:
     if as_json:
         _print_json(asdict(estimates))
         return
-    hours, rest = divmod(round(estimates.pass_seconds), 3600)
-    typer.echo(
-        f"{estimates.texts} texts, {estimates.forward_passes} forward passes over "
-        f"{estimates.tokens:,} tokens, read at {estimates.sites} places.\n"
-        f"The pass would take about {hours}:{rest // 60:02}:{rest % 60:02} here (the measures of views "
-        f"come on top), {estimates.memory_bytes / 1e9:.1f} GB of memory and, while it runs, "
-        f"{estimates.disk_bytes / 1e9:.2f} GB of disk."
-    )
+    from layerscope import terminal
+
+    _console().print(terminal.estimate_table(estimates))
 
 
 def _measure_facts(measure: Any) -> dict[str, Any]:

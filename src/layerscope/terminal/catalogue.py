@@ -77,7 +77,10 @@ def _facts(measure: Measure) -> tuple[tuple[str, object], ...]:
 
 
 def estimate_table(estimates: Estimates) -> RenderableType:
-    """Return what a scan would take, as `--dry-run` prints it."""
+    """Return what a scan would take, as `--dry-run` prints it.
+
+    The time of the measures that are made after the pass is not known before it.
+    """
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column(justify="right")
@@ -86,12 +89,14 @@ def estimate_table(estimates: Estimates) -> RenderableType:
         ("forward passes, views included", f"{estimates.forward_passes:,}"),
         ("tokens", f"{estimates.tokens:,}"),
         ("layers and stages", f"{estimates.sites:,}"),
-        ("time of the pass", _duration(estimates.pass_seconds)),
+        ("time of the pass, about", _duration(estimates.pass_seconds)),
         ("memory", _size(estimates.memory_bytes)),
         ("disk while it runs", _size(estimates.disk_bytes)),
     ):
         grid.add_row(label, words)
-    return grid
+    return Group(
+        grid, Text("The measures of views and of several layers take their time after it.", "dim")
+    )
 
 
 def _duration(seconds: float) -> str:
