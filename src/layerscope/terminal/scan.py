@@ -189,21 +189,29 @@ def _preferences(
     )
     for index in (2, 3, 4, 5):
         grid.columns[index].justify = "right"
-    for choice in choices:
-        if choice.convention in (selection.NORMALIZED, "") and choice.layer is not None:
-            values = (choice.value, choice.last_value, choice.middle_value)
-            digits = decimals([value for value in values if value is not None])
-            grid.add_row(
-                Text(symbols.text(titles.get(choice.metric, choice.metric))),
-                Text(choice.direction, "dim"),
-                Text(str(choice.layer), "bold green"),
-                *(Text(number(value, digits, symbols)) for value in values),
-                Text(layer_ranges(choice.within_noise)),
-                _paper(papers.get(choice.metric), agreed.get(choice.metric), symbols),
-            )
+    for choice in _decisive(choices):
+        values = (choice.value, choice.last_value, choice.middle_value)
+        digits = decimals([value for value in values if value is not None])
+        grid.add_row(
+            Text(symbols.text(titles.get(choice.metric, choice.metric))),
+            Text(choice.direction, "dim"),
+            Text(str(choice.layer), "bold green"),
+            *(Text(number(value, digits, symbols)) for value in values),
+            Text(layer_ranges(choice.within_noise)),
+            _paper(papers.get(choice.metric), agreed.get(choice.metric), symbols),
+        )
     legend = f"paper: layer on raw states; {symbols.same} same, {symbols.overlap} within noise, "
     lines = Group(grid, Text(f"{legend}{symbols.differ} another", "dim"))
     return Padding(lines, (0, 0, 1, 1))
+
+
+def _decisive(choices: Sequence[Preference]) -> list[Preference]:
+    """Return one preference a measure: normalized, or where that was not asked for, the first."""
+    found: dict[str, Preference] = {}
+    for choice in choices:
+        if choice.convention == selection.NORMALIZED or choice.metric not in found:
+            found[choice.metric] = choice
+    return [choice for choice in found.values() if choice.layer is not None]
 
 
 def _paper(choice: Preference | None, agreed: Agreement | None, symbols: Symbols) -> Text:

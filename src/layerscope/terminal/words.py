@@ -187,8 +187,7 @@ def _dropped_line(data: Mapping[str, Any]) -> str:
     kinds = {"duplicates": "duplicates", "empty": "empty", "short": "too short"}
     counts = [(data.get(f"dropped_{kind}"), words) for kind, words in kinds.items()]
     dropped = ", ".join(f"{count} {words}" for count, words in counts if count)
-    cut = f"{data['truncated']} cut to the longest length" if data.get("truncated") else ""
-    return ", ".join(part for part in (f"left out: {dropped}" if dropped else "", cut) if part)
+    return f"left out: {dropped}" if dropped else ""
 
 
 def _tokens_line(settings: Mapping[str, Any]) -> str:
@@ -198,6 +197,7 @@ def _tokens_line(settings: Mapping[str, Any]) -> str:
     beside = "" if ratio is None else f" (norm {ratio:.3g} x the median)"
     parts = (
         f"{settings['pooling']} pooling" if "pooling" in settings else "",
+        "" if settings.get("alpha", 1) == 1 else f"entropies of order {settings['alpha']}",
         "" if special is None else f"special tokens {counted.get(special, special)}",
         "" if first is None else f"first token {counted.get(first, first)}{beside}",
     )
