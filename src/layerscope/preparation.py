@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from layerscope.augmentation import AugmentationSettings, View, views
+from layerscope.augmentation import AugmentationSettings, View, mean_edit_distance, views
 from layerscope.data import Texts
 from layerscope.errors import InputError
 from layerscope.extraction import sites_of
@@ -134,7 +132,7 @@ def prepare(
             "truncated": sum(text.truncated for text in plain),
             "tokens": sum(len(text.ids) for text in plain),
             "longest": max(len(text.ids) for text in plain),
-            "mean_edit_distance": _mean_distance(copies),
+            "mean_edit_distance": mean_edit_distance(copies) if copies else None,
         },
     )
 
@@ -246,9 +244,3 @@ def augmentation(settings: ScanSettings) -> AugmentationSettings:
     """Return how views are made."""
     authors = settings.augmentation == "authors"
     return AugmentationSettings.authors() if authors else AugmentationSettings()
-
-
-def _mean_distance(copies: Sequence[View]) -> float | None:
-    if not copies:
-        return None
-    return float(np.mean([copy.relative_distance for copy in copies]))
