@@ -452,7 +452,7 @@ CATALOGUE: Final[tuple[Measure, ...]] = (
         undefined=_NO_DIME,
         reference="Skean, Osorio, Brockmeier, Sanchez Giraldo 2023",
         note="10 drawn permutations, the same in every layer: see dime_standard_error. With fewer "
-        "texts than dimensions the interval is a quarter to a third too narrow.",
+        "texts than dimensions the interval can be a third too narrow.",
         null=Null("views unrelated to texts", lambda _n, _d: 0.0),
         main=True,
         paper_seven=True,

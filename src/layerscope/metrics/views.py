@@ -257,8 +257,8 @@ def _dime(
         between = _covariance_dime if by_covariance else _gram_dime
         estimate, entropies = between(first, second, permutations, alpha)
         estimate = replace(estimate, contributions=spread(estimate.contributions, kept))
-        if convention is not Convention.REFERENCE and n < d:
-            estimate = too_narrow(estimate, "DiME", n, d)
+        if convention is Convention.NORMALIZED and n < d:
+            estimate = too_narrow(estimate, "dime (normalized)", n, d)
         return estimate, entropies, permutations
 
     return inputs.once(("dime", convention, alpha, count), compute)
