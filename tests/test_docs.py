@@ -13,6 +13,15 @@ LEVELS = {
     "prompt": "the token states of each text, averaged over texts",
     "dataset": "one pooled vector a text",
     "view": "pooled vectors of augmented copies of each text",
+    "pair": "the pooled vectors of the layers together",
+}
+PLACES = {
+    "": "",
+    "step": ", at each block; the row stands at the layer that it leads to",
+    "layer": ", at each layer",
+    "final": ", each layer against the final one",
+    "matrix": ", every two layers",
+    "model": ", once for the model; the row stands at layer L",
 }
 ENTRY = re.compile(r"^### `(\w+)`\n\n<!-- facts -->\n(.*?)<!-- end of facts -->$", re.M | re.S)
 
@@ -20,7 +29,7 @@ ENTRY = re.compile(r"^### `(\w+)`\n\n<!-- facts -->\n(.*?)<!-- end of facts -->$
 def facts(measure: Measure) -> str:
     """Return a record as the list that opens its entry."""
     lines = {
-        measure.title: f"on {LEVELS[measure.level]}",
+        measure.title: f"on {LEVELS[measure.level]}{PLACES[measure.place]}",
         "Formula": f"`{measure.formula}`",
         "Range": f"{measure.range} ({measure.unit})",
         "Preferred": f"{measure.direction} ({measure.direction_source})",
@@ -30,6 +39,7 @@ def facts(measure: Measure) -> str:
         "Undefined": measure.undefined,
         "Note": measure.note,
         "Reference": measure.reference,
+        "Rows of the same": ", ".join(f"`{name}`" for name in measure.variants),
     }
     return "".join(f"- **{name}**: {text}\n" for name, text in lines.items() if text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from itertools import combinations
 
@@ -9,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 
-from layerscope import api, dynamics
+from layerscope import api, dynamics, plots, report, terminal
 from layerscope.analysis import scan_backbone
 from layerscope.arrays import scan_arrays
 from layerscope.data import as_texts
@@ -273,3 +275,75 @@ def test_selection_and_summary_take_no_part_of_them(bert_run):
     scan_found = api.Scan(bert_run)
     names = {choice.metric for choice in scan_found.preferences()}
     assert names.isdisjoint(record.name for record in PAIRS)
+
+
+# --- what people see ------------------------------------------------------------------------------
+
+
+def printed(run: Run, width: int = 80) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(terminal.scan_summary(run.table, run.contributions, run.record))
+    return console.export_text()
+
+
+def test_the_terminal_shows_blocks_and_the_model_in_80_columns(bert_run):
+    shown = printed(bert_run)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+    table = shown[shown.index("Dynamics: what each block does") :]
+    rows = [line.split() for line in table.splitlines()]
+    influence = at(bert_run, "block_influence")
+    assert next(row for row in rows if row[:1] == ["4"])[-1] == f"{influence[4, 3]:.3f}"
+    null = at(bert_run, "mean_nrs_k10_null")[4, 0]
+    value = at(bert_run, "mean_nrs_k10")[4, 0]
+    assert ["mean", "NRS", f"{value:.3f}", f"{null:.3f}"] in rows
+
+
+def test_without_the_family_the_terminal_has_no_such_part():
+    assert "Dynamics" not in printed(scan("bert", 8, metrics=("rankme",)))
+
+
+@pytest.mark.parametrize("metric", ["nrs_k10", "mean_nrs_k10", "cka_matrix"])
+def test_the_family_alone_is_shown_too(metric):
+    run = scan("bert", 30, metrics=(metric,))
+    assert printed(run)
+    assert metric in api.Scan(run).page()
+
+
+def test_the_page_has_curves_scores_and_heatmaps(bert_run):
+    page = api.Scan(bert_run).page()
+    section = page[page.index('<section id="dynamics">') :]
+    for record in PAIRS:
+        assert f"{record.name}" in section, record.name
+    assert 'id="heat-0-3"' in section
+
+
+def test_two_runs_on_one_page_have_curves_by_model_and_heatmaps_each(bert_run):
+    other = scan("gpt2", 30)
+    runs = [(run.table, run.contributions, run.record) for run in (bert_run, other)]
+    page = report.page(runs)
+    assert 'id="heat-0-0"' in page
+    assert 'id="heat-1-0"' in page
+
+
+def test_curves_of_a_run_have_their_noise_floor_and_null(bert_run):
+    figure = plots.describe(bert_run.table)
+    panels = {panel.metric: panel for panel in figure.panels if panel.between}
+    assert set(panels) == {r.name for r in PAIRS if r.place in plots.CURVES} - {
+        name for name in panels if not at(bert_run, name)
+    }
+    speed = panels["frenet_speed_k32"]
+    assert [line.name for line in speed.lines] == ["value", "noise floor"]
+    assert [point.layer for point in speed.lines[0].points] == [1, 2, 3, 4]
+    null = at(bert_run, "frenet_speed_k32_null")[1, 0]
+    assert [level.value for level in speed.levels] == [null]
+    assert plots.to_plotly(figure)
+
+
+def test_heatmaps_are_symmetric_with_an_empty_diagonal(bert_run):
+    found = {heat.metric: heat for heat in plots.heatmaps(bert_run.table)}
+    assert set(found) == {record.name for record in PAIRS if record.place == "matrix"}
+    values = np.array(found["cka_matrix"].values, dtype=float)
+    np.testing.assert_array_equal(values, values.T)
+    assert np.isnan(values.diagonal()).all()
+    assert values[1, 3] == at(bert_run, "cka_matrix")[1, 3]

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from layerscope import plots, selection, terminal
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE, Measure
-from layerscope.plots import Figure, Panel
+from layerscope.plots import Figure, Heatmap, Panel
 from layerscope.selection import Preference, Recommendation
 from layerscope.terminal import Column
 
@@ -66,6 +66,17 @@ class Grid(NamedTuple):
     rows: list[Row]
 
 
+class Score(NamedTuple):
+    """One number of a whole model: its name, value, limits, level without structure, noise floor."""
+
+    metric: str
+    title: str
+    value: str
+    limits: str
+    null: str
+    floor: str
+
+
 @dataclass(frozen=True)
 class RunView:
     """What the page shows of one run, ready to be written."""
@@ -82,6 +93,8 @@ class RunView:
     undefined: tuple[tuple[str, str, str, str], ...]
     notes: list[str]
     facts: list[tuple[str, list[tuple[str, str]]]]
+    scores: list[Score]
+    heatmaps: list[tuple[str, Heatmap]]
 
 
 def page(
@@ -103,28 +116,42 @@ def page(
         selection.preferences(table, contributions, measures=measures)
         for table, contributions, _ in runs
     ]
-    if len(runs) == 1:
-        dim = runs[0][2].get("model", {}).get("dim")
-        figure = plots.describe(runs[0][0], choices[0], dim=dim, measures=measures)
-    else:
-        pairs = [(run[0], own) for run, own in zip(runs, choices, strict=True)]
-        figure = plots.compare(pairs, measures=measures)
+    figure = _figure(runs, choices, measures)
     names = plots.run_names([table for table, _, _ in runs])
     views = [
-        _view(name, run, own, measures) for name, run, own in zip(names, runs, choices, strict=True)
+        _view(f"heat-{place}", names[place], run, choices[place], measures)
+        for place, run in enumerate(runs)
     ]
     panels = [(f"panel-{index}", panel) for index, panel in enumerate(figure.panels)]
     return _template().render(
         title=title or (figure.title if len(runs) == 1 else f"{', '.join(names)} compared"),
         runs=views,
         groups=_groups(figure, panels),
-        legend=_legend(figure),
         titles={measure.name: measure.title for measure in measures},
         caution=selection.CAUTION,
         version=_version(runs),
         library=Markup(_library()),  # noqa: S704 - our own file, not the user's words
-        drawings=_embedded([_drawing(figure, panel, name) for name, panel in panels]),
+        drawings=_embedded(
+            [
+                *(_drawing(figure, panel, name) for name, panel in panels),
+                *(_heatmap(heat, name) for view in views for name, heat in view.heatmaps),
+            ]
+        ),
     )
+
+
+def _figure(
+    runs: Sequence[Run], choices: Sequence[Sequence[Preference]], measures: Sequence[Measure]
+) -> Figure:
+    """Return the curves; none where the runs hold only numbers of whole models."""
+    if len(runs) > 1:
+        pairs = [(run[0], own) for run, own in zip(runs, choices, strict=True)]
+        return plots.compare(pairs, measures=measures)
+    table, _, record = runs[0]
+    if set(table["level"].dropna()) == {"pair"} and not plots.has_curves(table, measures):
+        return Figure(str(table["model"].iloc[0]), (), selection.number_of_blocks(table), False)
+    dim = record.get("model", {}).get("dim")
+    return plots.describe(table, choices[0], dim=dim, measures=measures)
 
 
 def _template() -> jinja2.Template:
@@ -162,18 +189,29 @@ def _version(runs: Iterable[Run]) -> str:
 
 def _groups(figure: Figure, panels: Sequence[tuple[str, Panel]]) -> list[dict[str, Any]]:
     """Return the panels in the main group and a folded one with the rest."""
-    described = [
-        ({"id": name, "title": panel.title, "caption": _caption(panel)}, _is_main(figure, panel))
-        for name, panel in panels
-    ]
-    main = [shown for shown, first in described if first]
-    rest = [shown for shown, first in described if not first]
+    single = [(name, panel) for name, panel in panels if not panel.between]
+    main = [(name, panel) for name, panel in single if _is_main(figure, panel)]
+    rest = [(name, panel) for name, panel in single if not _is_main(figure, panel)]
     if not main:
         main, rest = rest, []
+    between = [(name, panel) for name, panel in panels if panel.between]
     return [
-        {"title": "Measures by layer", "panels": main, "open": True},
-        {"title": "More measures and conventions", "panels": rest, "open": False},
+        _group("Measures by layer", main, folded=False),
+        _group("More measures and conventions", rest, folded=True),
+        _group("Dynamics over depth", between, folded=False, between=True),
     ]
+
+
+def _group(
+    title: str, panels: Sequence[tuple[str, Panel]], *, folded: bool, between: bool = False
+) -> dict[str, Any]:
+    shown = [
+        {"id": name, "title": panel.title, "caption": _caption(panel)} for name, panel in panels
+    ]
+    legend = _legend([panel for _, panel in panels])
+    return {
+        "title": title, "panels": shown, "folded": folded, "between": between, "legend": legend,
+    }  # fmt: skip
 
 
 def _is_main(figure: Figure, panel: Panel) -> bool:
@@ -190,8 +228,8 @@ def _caption(panel: Panel) -> str:
     return "; ".join([panel.unit, *far])
 
 
-def _legend(figure: Figure) -> list[tuple[str, str, str]]:
-    found = {line.name: line for panel in figure.panels for line in panel.lines}
+def _legend(panels: Sequence[Panel]) -> list[tuple[str, str, str]]:
+    found = {line.name: line for panel in panels for line in panel.lines}
     if len(found) > 1:
         found.pop("value", None)  # the measures without conventions explain themselves
     return [(name, line.color, DASHES[line.dash]) for name, line in found.items()]
@@ -244,6 +282,61 @@ def _drawing(figure: Figure, panel: Panel, name: str) -> dict[str, Any]:
     return {"id": name, "data": traces, "layout": layout}
 
 
+def _heatmap(heat: Heatmap, name: str) -> dict[str, Any]:
+    """Return the values of every two layers as plotly's data and layout."""
+    ticks = {"tickmode": "auto", "nticks": 8, "zeroline": False, "showgrid": False}
+    trace = {
+        "type": "heatmap",
+        "x": list(heat.layers),
+        "y": list(heat.layers),
+        "z": [list(row) for row in heat.values],
+        "colorscale": "Viridis",
+        "colorbar": {"thickness": 10, "len": 1, "outlinewidth": 0, "tickfont": {"size": 10}},
+        "hovertemplate": "layers %{x} and %{y}: %{z:.3f}<extra></extra>",
+        "hoverongaps": False,
+    }
+    layout = {
+        "margin": {"l": 34, "r": 8, "t": 8, "b": 30},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"size": 11},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)"},
+        "xaxis": ticks,
+        "yaxis": ticks,
+    }
+    return {"id": name, "data": [trace], "layout": layout}
+
+
+def _scores(table: pd.DataFrame, measures: Sequence[Measure]) -> list[Score]:
+    """Return the numbers of the whole model, each with what it would be without structure."""
+    rows = table[(table["level"] == "pair") & table["value"].notna()]
+    by_metric = {str(row["metric"]): row for row in rows.to_dict("records")}
+
+    def level(metric: str, kind: str, digits: int) -> str:
+        row = by_metric.get(f"{metric}_{kind}")
+        return "" if row is None else _number(float(row["value"]), digits)
+
+    found = []
+    for measure in measures:
+        row = by_metric.get(measure.name)
+        if measure.place != "model" or row is None:
+            continue
+        digits = max(2, terminal.decimals([float(row["value"])]))
+        bounded = not (pd.isna(row["low"]) or pd.isna(row["high"]))
+        limits = f"{row['low']:.{digits}f} to {row['high']:.{digits}f}" if bounded else ""
+        found.append(
+            Score(
+                measure.name,
+                measure.title,
+                _number(float(row["value"]), digits),
+                limits,
+                level(measure.name, "null", digits),
+                level(measure.name, "floor", digits),
+            )
+        )
+    return found
+
+
 def _vertical(x: float, color: str, dash: str) -> dict[str, Any]:
     return {
         "type": "line", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1, "layer": "below",
@@ -252,7 +345,7 @@ def _vertical(x: float, color: str, dash: str) -> dict[str, Any]:
 
 
 def _view(
-    name: str, run: Run, choices: Sequence[Preference], measures: Sequence[Measure]
+    place: str, name: str, run: Run, choices: Sequence[Preference], measures: Sequence[Measure]
 ) -> RunView:
     table, _, record = run
     blocks = selection.number_of_blocks(table)
@@ -276,6 +369,11 @@ def _view(
         undefined=terminal.undefined_reasons(record),
         notes=[str(note) for note in record.get("notes", ())],
         facts=_facts(record),
+        scores=_scores(table, measures),
+        heatmaps=[
+            (f"{place}-{number}", heat)
+            for number, heat in enumerate(plots.heatmaps(table, measures))
+        ],
     )
 
 

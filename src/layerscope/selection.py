@@ -171,6 +171,21 @@ def measured(
     )
 
 
+def of_path(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return the defined rows of a measure of several layers, indexed by the layer they are told of.
+
+    For measures with one value a layer: steps of blocks, angles at a layer, layers against the final
+    one. Empty where it was not measured.
+
+    Raises:
+        InputError: If a layer has two values.
+    """
+    rows = table[(table["metric"] == metric) & (table["level"] == "pair") & table["value"].notna()]
+    if rows["layer"].duplicated().any():
+        raise InputError(f"expected one value of {metric!r} a layer, got several")
+    return rows.set_index("layer").sort_index()
+
+
 def preferences(
     table: pd.DataFrame,
     contributions: pd.DataFrame,

@@ -5,14 +5,18 @@ without drawing it, and every backend draws the same thing.
 """
 
 from layerscope.plots.description import (
+    CURVES,
     STYLES,
     Figure,
+    Heatmap,
     Level,
     Line,
     Panel,
     Point,
     compare,
     describe,
+    has_curves,
+    heatmaps,
     run_names,
     ticks,
     x_range,
@@ -21,6 +25,7 @@ from layerscope.plots.images import save, to_matplotlib
 from layerscope.plots.interactive import panel_traces, to_plotly
 
 __all__ = [
-    "STYLES", "Figure", "Level", "Line", "Panel", "Point", "compare", "describe", "panel_traces",
-    "run_names", "save", "ticks", "to_matplotlib", "to_plotly", "x_range",
+    "CURVES", "STYLES", "Figure", "Heatmap", "Level", "Line", "Panel", "Point", "compare", "describe",
+    "has_curves", "heatmaps", "panel_traces", "run_names", "save", "ticks", "to_matplotlib",
+    "to_plotly", "x_range",
 ]  # fmt: skip

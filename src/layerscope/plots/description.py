@@ -27,6 +27,8 @@ MODEL_COLORS: Final = (
 DASHES: Final = ("solid", "dash", "dot")
 # Two curves share an axis while neither is squeezed into less than 1 / 2.5 of it.
 MOST_SQUEEZED: Final = 2.5
+# Where a measure of several layers stands that has one value a layer.
+CURVES: Final = ("step", "layer", "final")
 BAND: Final = 0.16  # opacity; half of it where many models lie on top of each other
 
 
@@ -107,6 +109,7 @@ class Panel:
         lines: What is drawn; the first one is the one to decide by.
         levels: Values to compare with, drawn dashed; those far outside the curves are only told.
         main: Whether this is one of the paper's seven measures.
+        between: Whether it is a measure of several layers.
     """
 
     metric: str
@@ -115,6 +118,7 @@ class Panel:
     lines: tuple[Line, ...]
     levels: tuple[Level, ...]
     main: bool
+    between: bool = False
 
     @property
     def preferred(self) -> int | None:
@@ -178,6 +182,9 @@ def describe(
     preferred = {(choice.metric, choice.convention): choice for choice in choices}
     panels = []
     for measure in measures:
+        if measure.level == "pair":
+            panels += _path_panels(table, measure)
+            continue
         conventions = [convention for _, convention in selection.measured(table, (measure,))]
         lines = [
             _line(table, measure, convention, preferred.get((measure.name, convention)))
@@ -205,6 +212,9 @@ def compare(
     kept = [(table, tuple(choices)) for table, choices in runs]
     panels = []
     for measure in measures:
+        if measure.level == "pair":
+            panels += _compared_paths(kept, names, measure)
+            continue
         conventions = {c for table, _ in kept for m, c in selection.measured(table, (measure,))}
         for convention in sorted(conventions, key=list(STYLES).index):
             lines = []
@@ -348,6 +358,111 @@ def _levels(measure: Measure, lines: Sequence[Line], dim: int | None) -> tuple[L
     if number is None or dim is None:
         return ()
     return (Level(null.level(number, dim), null.label),)
+
+
+def has_curves(table: pd.DataFrame, measures: Sequence[Measure] = CATALOGUE) -> bool:
+    """Whether any of the measures has a value a layer, so that there is something to draw."""
+    if selection.measured(table, measures):
+        return True
+    return any(
+        measure.place in CURVES and not selection.of_path(table, measure.name).empty
+        for measure in measures
+    )
+
+
+def _path_panels(table: pd.DataFrame, measure: Measure) -> list[Panel]:
+    """Return the panel of a measure of several layers with its noise floor and null, if it has one."""
+    if measure.place not in CURVES:
+        return []
+    line = _path(table, measure.name, "value", *STYLES[""])
+    if line is None:
+        return []
+    floor = _path(table, f"{measure.name}_floor", "noise floor", "#8a8a8a", "dot")
+    lines = tuple(each for each in (line, floor) if each is not None)
+    return [_path_panel(table, measure, lines)]
+
+
+def _compared_paths(
+    runs: Sequence[tuple[pd.DataFrame, Iterable[Preference]]],
+    names: Sequence[str],
+    measure: Measure,
+) -> list[Panel]:
+    if measure.place not in CURVES:
+        return []
+    found = []
+    for index, (table, _) in enumerate(runs):
+        color = MODEL_COLORS[index % len(MODEL_COLORS)]
+        dash = DASHES[index // len(MODEL_COLORS) % len(DASHES)]
+        found.append(_path(table, measure.name, names[index], color, dash))
+    lines = tuple(line for line in found if line is not None)
+    # Each run has a null of its own, so none is drawn.
+    return [_path_panel(None, measure, lines)] if lines else []
+
+
+def _path(table: pd.DataFrame, metric: str, name: str, color: str, dash: str) -> Line | None:
+    points = _points(selection.of_path(table, metric).reset_index(names="layer"))
+    return Line(name, "", points, None, None, (), color, dash) if points else None
+
+
+def _path_panel(table: pd.DataFrame | None, measure: Measure, lines: tuple[Line, ...]) -> Panel:
+    null = measure.null
+    levels = (
+        set() if table is None else set(selection.of_path(table, f"{measure.name}_null")["value"])
+    )
+    return Panel(
+        metric=measure.name,
+        title=measure.title,
+        unit=f"{measure.name}: {measure.unit}",
+        lines=lines,
+        levels=tuple(Level(float(level), null.label) for level in levels) if null else (),
+        main=False,
+        between=True,
+    )
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """A measure of every two layers of one run.
+
+    Attributes:
+        metric: Name of the measure.
+        title: What stands above it.
+        unit: Unit of the values.
+        layers: The layers, along both axes.
+        values: (layer, layer), symmetric; None on the diagonal and where it is undefined.
+    """
+
+    metric: str
+    title: str
+    unit: str
+    layers: tuple[int, ...]
+    values: tuple[tuple[float | None, ...], ...]
+
+
+def heatmaps(table: pd.DataFrame, measures: Sequence[Measure] = CATALOGUE) -> tuple[Heatmap, ...]:
+    """Return the measures of every two layers that a run's table holds."""
+    return tuple(
+        found
+        for measure in measures
+        if measure.place == "matrix" and (found := _heatmap(table, measure)) is not None
+    )
+
+
+def _heatmap(table: pd.DataFrame, measure: Measure) -> Heatmap | None:
+    rows = table[(table["metric"] == measure.name) & table["value"].notna()]
+    if rows.empty:
+        return None
+    pairs = {
+        (int(row["layer"]), int(row["other_layer"])): float(row["value"])
+        for row in rows.to_dict("records")
+    }
+    layers = sorted({layer for pair in pairs for layer in pair})
+    values = tuple(
+        tuple(pairs.get((min(one, other), max(one, other))) for other in layers) for one in layers
+    )
+    return Heatmap(
+        measure.name, measure.title, f"{measure.name}: {measure.unit}", tuple(layers), values
+    )
 
 
 def _some(panels: Sequence[Panel]) -> tuple[Panel, ...]:
