@@ -267,6 +267,8 @@ def _record(
     if facts["truncated"]:
         texts_cut = "1 text was" if facts["truncated"] == 1 else f"{facts['truncated']} texts were"
         notes.append(f"{texts_cut} cut to the length limit of {facts['longest']} tokens.")
+    if facts["views_truncated"]:
+        notes.append(f"{facts['views_truncated']} views were cut to the length limit too.")
     if used < prepared.plain:
         notes.append(
             f"{prepared.plain - used} texts with states that are not finite were left out."
@@ -281,18 +283,19 @@ def _record(
         "with_views": len(prepared.viewed),
     }
     ratio = facts.pop("first_token_ratio")
-    distance = facts.pop("mean_edit_distance")
+    distance = facts.pop("edit_distance")
     return {
         "model": backbone.info.as_dict(),
         "data": data | facts,
         "settings": prepared.settings.as_dict() | {"first_token_ratio": ratio},
         "augmentation": {
             "label": augmentation(prepared.settings).label,
-            "mean_edit_distance": distance,
+            "mean_edit_distance": distance["mean"],
         },
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "times": {name: round(value, 3) for name, value in seconds.items()},
         "undefined": undefined,
         "notes": notes,
+        "edit_distance_by_text": distance["by_text"],
     }

@@ -111,6 +111,7 @@ def prepare(
     copies: list[View] = []
     if settings.views and any(measure.level == "view" for measure in measures):
         viewed, copies = _make_views([texts.texts[i] for i in kept], settings, progress)
+    distances = _distances([kept[place] for place in viewed], copies, settings.views)
     copied = tokenize(backbone.tokenizer, [copy.text for copy in copies], limit)
     viewed, copied = _with_counted_views(viewed, copied, settings)
     if copies and len(viewed) < len(kept):
@@ -132,9 +133,19 @@ def prepare(
             "truncated": sum(text.truncated for text in plain),
             "tokens": sum(len(text.ids) for text in plain),
             "longest": max(len(text.ids) for text in plain),
-            "mean_edit_distance": mean_edit_distance(copies) if copies else None,
+            "views_truncated": sum(text.truncated for text in copied),
+            "edit_distance": distances,
         },
     )
+
+
+def _distances(texts: Sequence[int], copies: Sequence[View], count: int) -> dict[str, Any]:
+    """Return how far views are from their texts: relative edit distance, on average and by text."""
+    if not copies:
+        return {"mean": None, "by_text": {}}
+    groups = (copies[place * count : (place + 1) * count] for place in range(len(texts)))
+    by_text = {str(i): round(mean_edit_distance(g), 4) for i, g in zip(texts, groups, strict=True)}
+    return {"mean": mean_edit_distance(copies), "by_text": by_text}
 
 
 def _chosen_measures(settings: ScanSettings) -> tuple[Measure, ...]:

@@ -498,7 +498,7 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]
     for key, heading in SECTIONS.items():
         if isinstance(record.get(key), Mapping) and record[key]:
             sections.append((heading, [(_spoken(k), _worded(v)) for k, v in record[key].items()]))
-    known = {*SECTIONS, "undefined", "notes"}
+    known = {*SECTIONS, "undefined", "notes", "edit_distance_by_text"}
     other = [(_spoken(key), _worded(value)) for key, value in record.items() if key not in known]
     return [*sections, ("Record", other)] if other else sections
 
