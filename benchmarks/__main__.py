@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks import memory, overhead, passes, precision, startup
+from benchmarks import dynamics, memory, overhead, passes, precision, scans, startup
 
 BENCHMARKS: dict[str, tuple[str, Callable[[], str]]] = {
     "startup": ("Start-up", startup.main),
@@ -20,6 +20,8 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], str]]] = {
     "overhead": ("Measures beside the bare forward pass", overhead.main),
     "passes": ("Shared passes against a pass for each measure", passes.main),
     "memory": ("Memory", memory.main),
+    "dynamics": ("Measures of several layers", dynamics.main),
+    "scans": ("Measures of several layers of real models", scans.main),
 }
 
 

@@ -1,6 +1,6 @@
 """What the dynamics family costs on one thread: all of it, its growth, and GFMI on many samples.
 
-Run: `python benchmarks/dynamics.py` (about 10 minutes; `--quick` leaves out all but the first).
+Run: `python -m benchmarks dynamics` (about 10 minutes), or `python -m benchmarks.dynamics --quick`.
 Layers are synthetic: a spectrum that decays like that of hidden states, moving smoothly over depth.
 """
 
@@ -11,15 +11,14 @@ import math
 import resource
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from layerscope.metrics import filtration, neighbors, similarity, subspaces
-from layerscope.metrics.geometry import LayerGeometry, frenet_error, known, layer_geometry
+from layerscope.metrics import filtration
+from layerscope.metrics.catalogue import CATALOGUE
+from layerscope.metrics.layers import LayerStack
 from layerscope.metrics.pairs import Pairs
 
 
@@ -38,49 +37,10 @@ def synthetic(layers: int, samples: int, dim: int) -> list[Tensor]:
 
 def family(layers: Sequence[Tensor]) -> None:
     """Compute every measure of the family with its limits, as a scan does."""
-    final = layer_geometry(layers[-1], components=True)
-    rest = [layer_geometry(rows, final, components=True) for rows in layers[:-1]]
-    geometry = [*rest, final]
-    between(geometry)
-    for rows, following in pairwise(layers):
-        similarity.procrustes_angle(rows, following)
-        similarity.angular_distance(rows, following)
-
-
-def between(geometry: Sequence[LayerGeometry]) -> None:
-    """Compute what takes two layers or more."""
-    frames = [layer.frame for layer in geometry]
-    for k in (16, 32, 64):
-        path = subspaces.frenet(frames, k)
-        frenet_error(geometry, path.k)
-        for layer in geometry:
-            subspaces.noise_floor(layer.halves, path.k)
-    for space in subspaces.Space:
-        subspaces.frenet(frames, 32, space)
-        subspaces.grassmann_distances(frames, 32, space)
-    lists = [known(layer.cosine) for layer in geometry]
-    for k in (5, 10, 20, 50):
-        neighbors.mutual_neighbors(lists, k)
-    last = geometry[-1]
-    for layer in geometry:
-        filtration.gfmi_edge(known(layer.joint))
-        filtration.gfmi_knn(known(layer.cosine), known(last.cosine))
-        filtration.gfmi_component(
-            known(_there(layer.tree)),
-            known(_there(last.tree)),
-            known(layer.thresholds),
-            known(last.thresholds),
-        )
-        distances = known(layer.euclidean)
-        neighbors.two_nn(distances)
-        neighbors.gride(distances, 16)
-        neighbors.levina_bickel(distances)
-    similarity.cka_matrix([layer.kernel for layer in geometry])
-
-
-def _there(part: Any) -> Any:
-    assert part is not None
-    return part
+    stack = LayerStack(layers.__getitem__, len(layers))
+    for measure in CATALOGUE:
+        if measure.level == "pair":
+            measure.function(stack)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -90,8 +50,8 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def many_samples(samples: int = 20_000, dim: int = 384) -> None:
-    """Print the time of GFMI by edges at many samples, and its memory above the input."""
+def many_samples(samples: int = 20_000, dim: int = 384) -> str:
+    """Say the time of GFMI by edges at many samples, and its memory above the input."""
     one, other = synthetic(2, samples, dim)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
@@ -101,37 +61,42 @@ def many_samples(samples: int = 20_000, dim: int = 384) -> None:
     value = filtration.gfmi_edge(filtration.joint_counts(layer, final))
     end = time.perf_counter()
     above = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
-    print(
+    return (
         f"gfmi_edge, N = {samples:,}, D = {dim}: {value:.6f} in {end - middle:.1f} s "
         f"(final layer {middle - start:.1f} s), {above:.2f} GiB above the input"
     )
 
 
-def main() -> None:
-    """Print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the whole family at N = 2,000 only")
-    arguments = parser.parse_args()
+def main(sizes: Sequence[int] = (1000, 2000, 4000, 8000), *, quick: bool = False) -> str:
+    """Return the figures, of one thread.
+
+    Args:
+        sizes: numbers of samples for the whole family.
+        quick: leave out GFMI at many samples.
+    """
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread")
-    if not arguments.quick:
-        many_samples()  # first, as the peak memory of a process never falls
-    sizes = [2000] if arguments.quick else [1000, 2000, 4000, 8000]
+    # Many samples first, as the peak memory of a process never falls.
+    lines = [] if quick else [many_samples()]
     times = []
     for samples in sizes:
         layers = synthetic(13, samples, 768)
         processor = time.process_time()
         times.append(seconds(lambda layers=layers: family(layers)))
         processor = time.process_time() - processor
-        print(
+        lines.append(
             f"whole family, 13 layers, N = {samples:,}, D = 768: {times[-1]:.1f} s "
-            f"({processor:.1f} s of processor time)",
-            flush=True,
+            f"({processor:.1f} s of processor time)"
         )
     if len(sizes) > 1:
         slope = np.polyfit(np.log(sizes), np.log(times), 1)[0]
-        print(f"growth from N = {sizes[0]:,} to {sizes[-1]:,}: N^{slope:.2f}")
+        lines.append(f"growth from N = {sizes[0]:,} to {sizes[-1]:,}: N^{slope:.2f}")
+    torch.set_num_threads(before)
+    return "\n".join(f"- {line}" for line in lines)
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the whole family at N = 2,000 only")
+    given = parser.parse_args()
+    print(main((2000,), quick=True) if given.quick else main())

@@ -19,7 +19,7 @@ from layerscope.settings import ScanSettings
 from layerscope.store import StateStore
 from layerscope.tokenization import pad, padding_id, plan_batches
 
-TEXTS = {"MiniLM": {128: 192, 512: 48}, "Gemma 3 270M": {128: 64, 512: 16}}
+TEXTS = {"MiniLM": {128: 192, 512: 48}, "Gemma 3 270M": {128: 32, 512: 8}}
 ROUNDS = 3
 
 

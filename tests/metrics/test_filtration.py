@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from sklearn.metrics import adjusted_mutual_info_score
 from layerscope.errors import InputError, UndefinedError
 from layerscope.metrics import filtration as gf
 from layerscope.metrics.filtration import Sign
-from layerscope.metrics.halves import halvings
+from layerscope.metrics.halves import half_sample_error, halvings
 from layerscope.metrics.neighbors import nearest, retention
 from layerscope.metrics.pairs import Closeness, Pairs
 
@@ -386,7 +387,24 @@ def test_the_error_from_halves_is_that_of_new_samples():
         y = x + 0.5 * normal(200, 6, 2 * seed + 1)
         values.append(edge(x, y))
         splits = halvings(200)
-        halves = [gf.half_filtrations(rows, splits) for rows in (x, y)]
-        errors.append(gf.gfmi_edge_error(*halves))
+        levels = [gf.filtration(Pairs(rows)) for rows in (x, y)]
+        halves = gf.gfmi_edge_halves(gf.half_joint_counts(*levels, splits))
+        errors.append(float(half_sample_error(list(halves))))
     assert 0.5 < np.mean(errors) / np.std(values, ddof=1) < 2
-    assert gf.gfmi_edge_error(halves[0], halves[0]) == pytest.approx(0, abs=1e-9)
+    same = gf.gfmi_edge_halves(gf.half_joint_counts(levels[0], levels[0], splits))
+    assert same.flatten().tolist() == pytest.approx([1] * 10)
+
+
+def test_pairs_inside_halves_are_counted_as_one_by_one():
+    x, y = normal(11, 5), normal(11, 5, 1)
+    one, other = (gf.filtration(Pairs(rows, block=30)) for rows in (x, y))
+    splits = halvings(11, 2)
+    found = gf.half_joint_counts(one, other, splits)
+    pairs = list(combinations(range(11), 2))
+    expected = torch.zeros_like(found)
+    for number, split in enumerate(splits):
+        for half, chosen in enumerate(split):
+            inside = set(chosen.tolist())
+            for pair, u, v in zip(pairs, one.codes.tolist(), other.codes.tolist(), strict=True):
+                expected[number, half, u, v] += inside.issuperset(pair)
+    assert torch.equal(found, expected)

@@ -192,11 +192,11 @@ def test_trustworthiness_is_that_of_scikit_learn(k):
     x, y = normal(60, 6), normal(60, 6) @ torch.diag(torch.tensor([3.0, 2, 1, 0, 0, 0]).double())
     pairs, new = Pairs(x, block=400), Pairs(y)
     known, found = nearest(pairs, k, EUCLIDEAN), nearest(new, k, EUCLIDEAN)
-    estimate = nb.trustworthiness(pairs, known, found, k)
+    estimate = nb.trustworthiness(pairs, known, [found], k)[0]
     expected = sklearn_trustworthiness(x.numpy(), y.numpy(), n_neighbors=k)
     assert estimate.value == pytest.approx(expected)
     assert float(estimate.contributions.mean()) == pytest.approx(expected)
-    continuity = nb.trustworthiness(new, found, known, k).value
+    continuity = nb.trustworthiness(new, found, [known], k)[0].value
     assert continuity == pytest.approx(sklearn_trustworthiness(y.numpy(), x.numpy(), n_neighbors=k))
 
 
@@ -204,8 +204,8 @@ def test_trustworthiness_needs_few_neighbors():
     pairs = Pairs(normal(10, 3))
     known = nearest(pairs, 5)
     with pytest.raises(UndefinedError, match="more than 10 samples"):
-        nb.trustworthiness(pairs, known, known, 5)
-    assert nb.trustworthiness(pairs, known, known, 4).value == 1
+        nb.trustworthiness(pairs, known, [known], 5)
+    assert nb.trustworthiness(pairs, known, [known], 4)[0].value == 1
 
 
 def slow_cknna(x, y, k):

@@ -27,9 +27,8 @@ from scipy.special import gammaln
 from torch import Tensor
 
 from layerscope.errors import InputError, UndefinedError
-from layerscope.metrics.halves import half_sample_error
 from layerscope.metrics.neighbors import Neighbors, chance_retention, overlap
-from layerscope.metrics.pairs import Closeness, Pairs
+from layerscope.metrics.pairs import Closeness, Pairs, blocks
 from layerscope.metrics.spectrum import Estimate
 
 _LOW_BITS = 15
@@ -108,11 +107,11 @@ def filtration(
         or not 1 <= levels[0] <= levels[-1] <= total
     ):
         raise InputError(f"levels are rising numbers of edges from 1 to {total}, got {levels}")
-    blocks = _Blocks(pairs, kind)
-    thresholds = _order_statistics(blocks, levels)
+    passes = _Blocks(pairs, kind)
+    thresholds = _order_statistics(passes, levels)
     codes = torch.empty(total, dtype=torch.uint8, device=pairs.vectors.device)
     done = 0
-    for keys in blocks:
+    for keys in passes:
         part = codes[done : done + len(keys)].zero_()
         for threshold in thresholds.tolist():
             part += keys > threshold
@@ -134,11 +133,11 @@ class _Blocks:
         return self._pairs.keys(self._kind) if self._kept is None else iter(self._kept)
 
 
-def _order_statistics(blocks: _Blocks, ranks: Sequence[int]) -> Tensor:
+def _order_statistics(passes: _Blocks, ranks: Sequence[int]) -> Tensor:
     """Return the keys (rank,) int64 at the given ranks, 1 = smallest, of all pairs."""
-    device = blocks.device
+    device = passes.device
     counts = torch.zeros(_BINS, dtype=torch.int64, device=device)
-    for keys in blocks:
+    for keys in passes:
         counts += torch.bincount(keys >> _LOW_BITS, minlength=_BINS)
     wanted = torch.tensor(ranks, device=device)
     ends = counts.cumsum(0)
@@ -146,7 +145,7 @@ def _order_statistics(blocks: _Blocks, ranks: Sequence[int]) -> Tensor:
     distinct = sorted(set(bins.tolist()))
     slots = torch.tensor([distinct.index(bin_) for bin_ in bins.tolist()], device=device)
     fine = torch.zeros(len(distinct), 2**_LOW_BITS, dtype=torch.int64, device=device)
-    for keys in blocks:
+    for keys in passes:
         high = keys >> _LOW_BITS
         for slot, bin_ in enumerate(distinct):
             low = keys[high == bin_] & (2**_LOW_BITS - 1)
@@ -232,43 +231,56 @@ def gfmi_birth(joint: Tensor) -> float:
     return float(2 * (entropies - torch.special.entr(p).sum()).clamp(min=0) / entropies)
 
 
-def half_filtrations(
-    vectors: Tensor,
-    splits: Sequence[tuple[Tensor, Tensor]],
-    kind: Closeness = Closeness.CENTERED_COSINE,
-) -> list[tuple[Filtration, Filtration]]:
-    """Return the filtrations of pairs of halves of the samples, from which `gfmi_edge_error` works.
+def half_joint_counts(
+    one: Filtration, other: Filtration, splits: Sequence[tuple[Tensor, Tensor]]
+) -> Tensor:
+    """Return `joint_counts` of the pairs inside each half, (split, half, level + 1, level + 1).
+
+    The graphs are those of all samples, cut down to a half, so their densities are the same and no
+    distance is computed again.
 
     Args:
-        vectors: (sample, dim) of one layer.
-        splits: pairs of indices, from `halves.halvings`, the same for all layers. All of them
-            together cost half as often as there are splits what the whole filtration costs.
-        kind: by what pairs are ordered.
+        one: a layer.
+        other: another one.
+        splits: pairs of indices, from `halves.halvings`.
     """
-    return [
-        (filtration(Pairs(vectors[one]), kind), filtration(Pairs(vectors[other]), kind))
-        for one, other in splits
-    ]
+    side = len(one.levels) + 1
+    found = torch.zeros(len(splits), 3 * side * side, dtype=torch.int64, device=one.codes.device)
+    halves = torch.full((len(splits), one.n), 2, dtype=torch.int32, device=one.codes.device)
+    for labels, (first, second) in zip(halves, splits, strict=True):
+        labels[first], labels[second] = 0, 1
+    done = 0
+    for start, stop in blocks(one.n, one.n):
+        upper = torch.ones(stop - start, one.n - start, dtype=torch.bool, device=halves.device)
+        upper.triu_(1)
+        size = int(upper.sum())
+        u, v = one.codes[done : done + size], other.codes[done : done + size]
+        cells = u.to(torch.int32).mul_(side).add_(v)
+        for counts, labels in zip(found, halves, strict=True):
+            row, column = labels[start:stop, None], labels[None, start:]
+            inside = torch.where(row == column, row, 2)[upper]
+            counts += torch.bincount(cells + inside * side**2, minlength=3 * side * side)
+        done += size
+    return found.view(len(splits), 3, side, side)[:, :2]
 
 
-def gfmi_edge_error(
-    one: Sequence[tuple[Filtration, Filtration]],
-    other: Sequence[tuple[Filtration, Filtration]],
-    sign: Sign = Sign.CLIP,
-) -> float:
-    """Return the standard error of `gfmi_edge` over samples, from the halves of two layers.
+def gfmi_edge_halves(joints: Tensor, sign: Sign = Sign.CLIP) -> Tensor:
+    """Return `gfmi_edge` (split, half) of halves of the samples; NaN where it has no value.
 
-    GFMI is no mean over samples, so their contributions cannot be resampled; limits are
-    `halves.half_sample_limits` of the value on all samples and this error.
+    GFMI is no mean over samples, so their contributions cannot be resampled: its error is
+    `halves.half_sample_error` of these.
+
+    Args:
+        joints: the tables of `half_joint_counts`.
+        sign: what levels with fewer common edges than chance count.
     """
-    found = [
-        tuple(
-            torch.tensor(gfmi_edge(joint_counts(*pair), sign), dtype=torch.float64)
-            for pair in zip(layer, final, strict=True)
-        )
-        for layer, final in zip(one, other, strict=True)
-    ]
-    return float(half_sample_error([(first, second) for first, second in found]))
+    values = [[_mean_or_nan(joint, sign) for joint in split] for split in joints]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _mean_or_nan(joint: Tensor, sign: Sign) -> float:
+    scores = level_scores(joint, sign)
+    return float(scores[~scores.isnan()].mean())
 
 
 def _mean_level(scores: Tensor) -> float:
@@ -408,13 +420,13 @@ def _distance_blocks(pairs: Pairs, kind: Closeness) -> Iterator[Tensor]:
 
 
 def _nearest_outside(
-    blocks: Iterable[Tensor], labels: NDArray[np.int64]
+    distances: Iterable[Tensor], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the distance and index (sample,) of the nearest sample of another component."""
     component = torch.from_numpy(labels)
     lengths, partners = [], []
     start = 0
-    for block in blocks:
+    for block in distances:
         own = component[start : start + len(block), None]
         outside = block.masked_fill((own == component).to(block.device), torch.inf)
         nearest = outside.amin(1, keepdim=True)

@@ -19,6 +19,7 @@ from layerscope.metrics.filtration import (
     Filtration,
     Tree,
     filtration,
+    half_joint_counts,
     joint_counts,
     spanning_tree,
 )
@@ -49,6 +50,7 @@ class LayerGeometry:
         kernel: for CKA; it holds the centered vectors.
         filtration: levels of all pairs, one byte a pair. Only of the final layer, None of others.
         joint: pairs by their level here and in the final layer, for GFMI by edges.
+        half_joint: the same of pairs inside halves of the samples, for its error.
         thresholds: (level,) of the filtration, for GFMI by components.
         tree: spanning tree, for the same; None unless asked for.
     """
@@ -60,6 +62,7 @@ class LayerGeometry:
     kernel: Kernel
     filtration: Filtration | UndefinedError | None
     joint: Tensor | UndefinedError
+    half_joint: Tensor | UndefinedError
     thresholds: Tensor | UndefinedError
     tree: Tree | UndefinedError | None
 
@@ -90,15 +93,17 @@ def layer_geometry(
     whole = frame(pairs.vectors)
     levels = _attempt(lambda: filtration(pairs))
     against = levels if final is None else final.filtration
+    splits = halvings(pairs.n, COUNT, seed)
     length = max(1, min(NEIGHBORS, pairs.n - 1))
     return LayerGeometry(
         frame=whole,
-        halves=half_bases(pairs.vectors, whole, halvings(pairs.n, COUNT, seed)),
+        halves=half_bases(pairs.vectors, whole, splits),
         cosine=_attempt(lambda: nearest(pairs, length)),
         euclidean=_attempt(lambda: nearest(pairs, length, Closeness.EUCLIDEAN)),
         kernel=Kernel(pairs.centered),
         filtration=levels if final is None else None,
         joint=_attempt(lambda: joint_counts(known(levels), _required(against))),
+        half_joint=_attempt(lambda: half_joint_counts(known(levels), _required(against), splits)),
         thresholds=_attempt(lambda: known(levels).thresholds),
         tree=_attempt(lambda: spanning_tree(pairs)) if components else None,
     )

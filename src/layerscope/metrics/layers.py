@@ -25,7 +25,7 @@ from layerscope.metrics import filtration as graphs
 from layerscope.metrics import neighbors, similarity, subspaces
 from layerscope.metrics.filtration import Sign
 from layerscope.metrics.geometry import LayerGeometry, half_paths, known, layer_geometry
-from layerscope.metrics.halves import COUNT, half_sample_error, half_sample_limits, halvings
+from layerscope.metrics.halves import half_sample_error, half_sample_limits
 from layerscope.metrics.neighbors import Neighbors, chance_retention
 from layerscope.metrics.pairs import Pairs
 from layerscope.metrics.similarity import CkaMatrix, TokenCosines
@@ -108,6 +108,8 @@ class LayerStack:
     _halves: dict[int, list[tuple[Frenet, Frenet]]] = field(
         default_factory=dict, init=False, repr=False
     )
+
+    _half_gfmi: dict[tuple[int, Sign], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def last(self) -> int:
@@ -224,33 +226,12 @@ class LayerStack:
         """Linear CKA of every two layers."""
         return similarity.cka_matrix([layer.kernel for layer in self.geometry])
 
-    @cached_property
-    def half_gfmi(self) -> dict[Sign, Tensor]:
-        """GFMI by edges (layer, halving, half) of halves of the samples; NaN where undefined."""
-        splits = halvings(self.n, COUNT, self.seed)
-        found = {
-            sign: torch.full((self.last, COUNT, 2), math.nan, dtype=torch.float64)
-            for sign in (Sign.CLIP, Sign.SIGNED)
-        }
-        for number, split in enumerate(splits):
-            for half, chosen in enumerate(split):
-                final = self._levels(self.last, chosen)
-                for layer in range(self.last):
-                    own = None if final is None else self._levels(layer, chosen)
-                    if final is None or own is None:
-                        continue
-                    joint = graphs.joint_counts(own, final)
-                    for sign, values in found.items():
-                        values[layer, number, half] = _mean_or_nan(joint, sign)
-        return found
-
-    def _levels(self, layer: int, chosen: Tensor) -> graphs.Filtration | None:
-        """Return the filtration of some samples of a layer, None where it is undefined."""
-        rows = self.vectors[layer]
-        try:
-            return graphs.filtration(Pairs(rows[chosen.to(rows.device)]))
-        except UndefinedError:
-            return None
+    def half_gfmi(self, layer: int, sign: Sign) -> Tensor:
+        """Return GFMI by edges (halving, half) of halves of the samples; NaN where undefined."""
+        if (layer, sign) not in self._half_gfmi:
+            joints = known(self.geometry[layer].half_joint)
+            self._half_gfmi[layer, sign] = graphs.gfmi_edge_halves(joints, sign)
+        return self._half_gfmi[layer, sign]
 
     @cached_property
     def shuffled_gfmi(self) -> float:
@@ -268,16 +249,14 @@ class LayerStack:
             UndefinedError: too few samples, or a vector without a direction.
         """
         k = NEIGHBORHOODS[0]
-        kept, lost = [], []
+        kept: list[Estimate] = []
+        lost: list[Estimate] = []
         for layer, vectors in enumerate(self.vectors):
-            pairs = Pairs(vectors)
-            own = self.lists(layer)
-            if layer:
-                before = self.lists(layer - 1)
-                lost.append(neighbors.trustworthiness(pairs, own, before, k))
-            if layer < self.last:
-                after = self.lists(layer + 1)
-                kept.append(neighbors.trustworthiness(pairs, own, after, k))
+            beside = [other for other in (layer - 1, layer + 1) if 0 <= other <= self.last]
+            lists = [self.lists(other) for other in beside]
+            scores = neighbors.trustworthiness(Pairs(vectors), self.lists(layer), lists, k)
+            for other, score in zip(beside, scores, strict=True):
+                (lost if other < layer else kept).append(score)
         return list(zip(kept, lost, strict=True))
 
     @cached_property
@@ -306,13 +285,6 @@ class LayerStack:
             if wide
             else ""
         )
-
-
-def _mean_or_nan(joint: Tensor, sign: Sign) -> float:
-    try:
-        return graphs.gfmi_edge(joint, sign)
-    except UndefinedError:
-        return math.nan
 
 
 def _made(part: graphs.Filtration | UndefinedError | None) -> graphs.Filtration | UndefinedError:
@@ -681,7 +653,7 @@ def gfmi_edge(stack: LayerStack) -> tuple[Between, ...]:
 
 def _gfmi_edge(stack: LayerStack, name: str, sign: Sign) -> list[Between]:
     def error(layer: int, _final: int) -> float:
-        return float(_half_error(stack.half_gfmi[sign][layer]))
+        return float(_half_error(stack.half_gfmi(layer, sign)))
 
     return _between(
         name, stack.to_final,
@@ -746,7 +718,8 @@ def mean_gfmi_edge(stack: LayerStack) -> tuple[Between, ...]:
         return sum(map(graphs.gfmi_edge, joints)) / len(joints)
 
     def error(_last: int, _first: int) -> float:
-        return float(_half_error(stack.half_gfmi[Sign.CLIP].mean(0)))
+        values = [stack.half_gfmi(layer, Sign.CLIP) for layer in range(stack.last)]
+        return float(_half_error(torch.stack(values).mean(0)))
 
     return tuple(
         _between(

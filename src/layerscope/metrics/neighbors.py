@@ -151,7 +151,9 @@ def mutual_neighbors(layers: Sequence[Neighbors], k: int = 10) -> Tensor:
     return matrix
 
 
-def trustworthiness(pairs: Pairs, reference: Neighbors, new: Neighbors, k: int = 10) -> Estimate:
+def trustworthiness(
+    pairs: Pairs, reference: Neighbors, news: Sequence[Neighbors], k: int = 10
+) -> list[Estimate]:
     """Trustworthiness: 1 less a penalty for new neighbors that were far off; 0 to 1.
 
     `1 - 2 / (N k (2N - 3k - 1)) sum_i sum_j max(0, r_i(j) - k)` over the new neighbors j, r their
@@ -160,7 +162,7 @@ def trustworthiness(pairs: Pairs, reference: Neighbors, new: Neighbors, k: int =
     Args:
         pairs: the reference layer.
         reference: its neighbors.
-        new: neighbors in the other layer.
+        news: neighbors in each of some other layers, which share the reference's distances.
         k: neighbors that count; less than N / 2.
     """
     n = pairs.n
@@ -168,14 +170,15 @@ def trustworthiness(pairs: Pairs, reference: Neighbors, new: Neighbors, k: int =
         raise UndefinedError(
             f"trustworthiness needs more than {2 * k} samples for k = {k}, got {n}"
         )
-    known, candidates = _prefix(reference, k), _prefix(new, k)
-    penalties = torch.empty(n, dtype=torch.float64, device=known.device)
+    _prefix(reference, k)
+    candidates = torch.cat([_prefix(new, k) for new in news], dim=1)
+    penalties = torch.empty(n, len(news), dtype=torch.float64, device=candidates.device)
     for start, stop in pairs.ranges():
         block = pairs.distances(reference.kind, start, stop).float()
-        ranks = _ranks(block, candidates[start:stop], start)
-        penalties[start:stop] = (ranks - k).clamp(min=0).sum(1)
+        excess = (_ranks(block, candidates[start:stop], start) - k).clamp(min=0)
+        penalties[start:stop] = excess.view(stop - start, len(news), k).sum(-1)
     scores = 1 - 2 / (k * (2 * n - 3 * k - 1)) * penalties
-    return Estimate(float(scores.mean()), scores)
+    return [Estimate(float(score.mean()), score) for score in scores.unbind(1)]
 
 
 def _ranks(block: Tensor, candidates: Tensor, start: int) -> Tensor:
