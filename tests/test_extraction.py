@@ -104,6 +104,23 @@ def test_the_last_raw_state_is_what_the_final_norm_takes(name):
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_what_enters_a_block_is_what_left_the_one_before(name):
+    backbone = backbone_of(tiny_model(name), None)
+    left, entered = {}, {}
+
+    def reduce(tokens: TokenStates) -> None:
+        left[tokens.site] = tokens.states[tokens.real].clone()
+        if tokens.entered is not None:
+            entered[tokens.site] = tokens.entered[tokens.real].clone()
+
+    given = batches(10_000)
+    assert len(list(extract(backbone, given, sites_of(backbone), reduce))) == len(given) == 1
+    assert set(entered) == {Site(layer) for layer in range(1, backbone.depth + 1)}
+    for site, state in entered.items():
+        assert torch.equal(state, left[Site(site.layer - 1)]), site
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_batch_size_and_padding_side_change_nothing(name):
     backbone = backbone_of(tiny_model(name), None)
     pad_id = padding_id(None, backbone.model.config)

@@ -164,7 +164,7 @@ def test_a_constant_layer_0_has_no_subspace_and_the_others_do():
     assert {row.reason for row in layers.frenet_displacement(stack)} == {
         "constant layer 0 (CLS/EOS pooling?)"
     }
-    for name in ("nrs_k10", "gfmi_edge", "cka_unbiased", "frenet_speed_k32"):
+    for name in ("nrs_k10", "gfmi_edge", "cka_unbiased", "frenet_speed_k32", "continuity_k10"):
         found = rows_of(measure(name), stack)
         assert [row.value is None for row in found] == [True, False, False], name
     for record in PAIRS:

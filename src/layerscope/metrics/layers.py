@@ -242,22 +242,37 @@ class LayerStack:
         return graphs.gfmi_edge(graphs.joint_counts(other, final))
 
     @cached_property
-    def trust(self) -> list[tuple[Estimate, Estimate]]:
-        """Trustworthiness and continuity of every step, each layer's pairs made once.
+    def trust(self) -> dict[Place, Estimate | UndefinedError]:
+        """By layer and a neighboring layer: how far that one's neighbor lists can be trusted in it.
 
-        Raises:
-            UndefinedError: too few samples, or a vector without a direction.
+        Each layer's pairs are made once.
         """
-        k = NEIGHBORHOODS[0]
-        kept: list[Estimate] = []
-        lost: list[Estimate] = []
-        for layer, vectors in enumerate(self.vectors):
-            beside = [other for other in (layer - 1, layer + 1) if 0 <= other <= self.last]
-            lists = [self.lists(other) for other in beside]
-            scores = neighbors.trustworthiness(Pairs(vectors), self.lists(layer), lists, k)
-            for other, score in zip(beside, scores, strict=True):
-                (lost if other < layer else kept).append(score)
-        return list(zip(kept, lost, strict=True))
+        found: dict[Place, Estimate | UndefinedError] = {}
+        for layer in range(self.count):
+            places = [(layer, other) for other in (layer - 1, layer + 1) if 0 <= other <= self.last]
+            found.update(self._trusted(layer, places))
+        return found
+
+    def _trusted(
+        self, layer: int, places: list[tuple[int, int]]
+    ) -> dict[Place, Estimate | UndefinedError]:
+        lists = {place: self.geometry[place[1]].cosine for place in places}
+        known_lists = {p: part for p, part in lists.items() if isinstance(part, Neighbors)}
+        found: dict[Place, Estimate | UndefinedError] = {
+            place: part for place, part in lists.items() if isinstance(part, UndefinedError)
+        }
+        if not known_lists:
+            return found
+        try:
+            scores = neighbors.trustworthiness(
+                Pairs(self.vectors[layer]),
+                self.lists(layer),
+                list(known_lists.values()),
+                NEIGHBORHOODS[0],
+            )
+            return found | dict(zip(known_lists, scores, strict=True))
+        except UndefinedError as error:
+            return found | dict.fromkeys(known_lists, error)
 
     @cached_property
     def subspace_note(self) -> str:
@@ -624,7 +639,7 @@ def trustworthiness(stack: LayerStack) -> tuple[Between, ...]:
     return tuple(
         _between(
             f"trustworthiness_k{NEIGHBORHOODS[0]}", stack.steps,
-            lambda _layer, before: stack.trust[before][0], null=lambda: trust_level(stack.n),
+            lambda layer, before: known(stack.trust[before, layer]), null=lambda: trust_level(stack.n),
         )
     )  # fmt: skip
 
@@ -634,7 +649,7 @@ def continuity(stack: LayerStack) -> tuple[Between, ...]:
     return tuple(
         _between(
             f"continuity_k{NEIGHBORHOODS[0]}", stack.steps,
-            lambda _layer, before: stack.trust[before][1], null=lambda: trust_level(stack.n),
+            lambda layer, before: known(stack.trust[layer, before]), null=lambda: trust_level(stack.n),
         )
     )  # fmt: skip
 
