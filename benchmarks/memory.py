@@ -1,4 +1,4 @@
-"""Peak memory of a scan: how it grows with the texts, and how many layers' states are ever alive."""
+"""Peak memory of a scan of single layers: how it grows with the texts, and how many layers' states are ever alive."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def child(count: int) -> None:
     from layerscope import models
     from layerscope.analysis import scan_backbone
     from layerscope.data import as_texts
+    from layerscope.metrics.catalogue import CATALOGUE
     from layerscope.preparation import prepare
     from layerscope.reduction import Reduction
     from layerscope.settings import ScanSettings
@@ -56,7 +57,9 @@ def child(count: int) -> None:
 
     Reduction.__call__ = watched  # type: ignore[method-assign]
     given = as_texts(texts(count), limit=None)
-    settings = ScanSettings(views=0)
+    # Measures of several layers hold all layers at once: benchmarks/dynamics.py has their peak.
+    alone = tuple(measure.name for measure in CATALOGUE if measure.level in ("prompt", "dataset"))
+    settings = ScanSettings(views=0, metrics=alone)
     prepare(backbone, as_texts(texts(64)), settings)  # what loads lazily is loaded now
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     run = scan_backbone(backbone, given, settings)
