@@ -1,4 +1,4 @@
-"""Peak memory of a scan of single layers: how it grows with the texts, and how many layers' states are ever alive."""
+"""Peak memory of a scan of single layers: how it grows with texts, how many layers are ever alive."""
 
 from __future__ import annotations
 
