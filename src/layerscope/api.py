@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
@@ -65,6 +66,11 @@ class Scan:
 
     def preferences(self) -> tuple[selection.Preference, ...]:
         """Return the layer that each measure prefers, in each convention, with the baselines."""
+        return self._preferences
+
+    @cached_property
+    def _preferences(self) -> tuple[selection.Preference, ...]:
+        """Bootstrapped once: the choice of a layer, the plots and the JSON all ask for them."""
         seed = int(self.record.get("settings", {}).get("seed", 0))
         return selection.preferences(self.run.table, self.run.contributions, seed=seed)
 
