@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from layerscope import cli
+from layerscope.cli.app import Failures
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Finished:
 def run(monkeypatch: pytest.MonkeyPatch, capsys, *arguments: object) -> Finished:
     """Run `layerscope ARGUMENTS` and return what came of it."""
     monkeypatch.setattr(sys, "argv", ["layerscope", *map(str, arguments)])
-    monkeypatch.setattr(cli._Failures, "debug", False)
-    monkeypatch.setattr(cli._Failures, "folder", None)
+    monkeypatch.setattr(Failures, "debug", False)
+    monkeypatch.setattr(Failures, "folder", None)
     capsys.readouterr()
     code = 0
     try:

@@ -17,6 +17,7 @@ import torch
 
 from commands import Finished, run
 from layerscope import api, files, store
+from layerscope.runfolder import RunFolder
 from tiny import save_tiny, tiny_model
 
 INPUT, FAILURE, INTERRUPT = 2, 1, 130
@@ -311,13 +312,13 @@ def test_a_disk_that_takes_nothing(
     if target:
         monkeypatch.setattr(*target, refuse)
     else:
-        original = api.RunFolder.finish
+        original = RunFolder.finish
 
         def finish(self, *arguments):
             monkeypatch.setattr(files.os, "fsync", refuse)
             original(self, *arguments)
 
-        monkeypatch.setattr(api.RunFolder, "finish", finish)
+        monkeypatch.setattr(RunFolder, "finish", finish)
     scan = ("scan", tiny_folder("bert"), "--data", text_file, "--out", "run", "--views", "0")
     assert_one_sentence(command(*scan), exit_code, message)
     assert not (tmp_path / "run" / "run.json").exists()

@@ -14,6 +14,7 @@ import pytest
 
 from layerscope import analysis, api
 from layerscope.errors import InputError
+from layerscope.runfolder import RunFolder
 from layerscope.store import StateStore
 from tiny import texts
 
@@ -137,13 +138,13 @@ def listen_to_batches(monkeypatch) -> list[int]:
 def watch_finish(monkeypatch, out: Path) -> list[dict[str, int]]:
     """What lies in `parts` when the run is about to finish."""
     seen: list[dict[str, int]] = []
-    original = api.RunFolder.finish
+    original = RunFolder.finish
 
     def finish(self, run, page):
         seen.append(parts(out))
         original(self, run, page)
 
-    monkeypatch.setattr(api.RunFolder, "finish", finish)
+    monkeypatch.setattr(RunFolder, "finish", finish)
     return seen
 
 

@@ -1,11 +1,10 @@
-"""The public functions: every command of the command line, with the same names and options."""
+"""`scan`: every measure at every layer in one pass, and the `Scan` that it returns."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +16,9 @@ import torch
 from torch import nn
 
 from layerscope import data as data_module
-from layerscope import models, plots, report, selection
+from layerscope import plots, report, selection
 from layerscope.analysis import scan_backbone
+from layerscope.api.common import Watch, backbone_for, texts_of, unwatched
 from layerscope.arrays import scan_arrays
 from layerscope.data import Texts
 from layerscope.errors import InputError, unknown_name
@@ -26,13 +26,11 @@ from layerscope.estimates import Estimates, estimate
 from layerscope.metrics import catalogue
 from layerscope.metrics.catalogue import Measure
 from layerscope.models import Backbone, ModelOptions
-from layerscope.preparation import Prepared, Progress, prepare, silent
+from layerscope.preparation import Prepared, Progress, prepare
 from layerscope.provenance import versions
 from layerscope.runfolder import RunFolder
 from layerscope.settings import ScanSettings
 from layerscope.table import Run, load_run
-
-Watch = Callable[[], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ def scan(
     place = RunFolder(Path(out), overwrite) if out is not None else None
     if place:
         place.claim()
-    with (watch or _unwatched)() as progress:
+    with (watch or unwatched)() as progress:
         if isinstance(model, np.ndarray | torch.Tensor):
             if data is not None:
                 raise InputError(
@@ -174,7 +172,7 @@ def scan(
             run = scan_arrays(_tensor(model), chosen, progress)
         else:
             run = _scan_texts(
-                model, _texts(data, column, split, limit, chosen.seed), chosen, place, progress,
+                model, texts_of(data, column, split, limit, chosen.seed), chosen, place, progress,
                 tokenizer=tokenizer, model_options=model_options,
             )  # fmt: skip
     if place is None:
@@ -198,9 +196,9 @@ def estimate_scan(
 ) -> Estimates:
     """Return what a scan would take in time, memory and disk, from one batch of it."""
     chosen = _settings(settings)
-    with (watch or _unwatched)() as progress:
-        texts = _texts(data, column, split, limit, chosen.seed)
-        backbone = _backbone(model, tokenizer, model_options)
+    with (watch or unwatched)() as progress:
+        texts = texts_of(data, column, split, limit, chosen.seed)
+        backbone = backbone_for(model, tokenizer, model_options)
         return estimate(backbone, prepare(backbone, texts, chosen, progress))
 
 
@@ -216,7 +214,7 @@ def _scan_texts(
 ) -> Run:
     started = time.perf_counter()
     progress("loading the model", 0, 1)
-    backbone = _backbone(model, tokenizer, model_options)
+    backbone = backbone_for(model, tokenizer, model_options)
     progress("loading the model", 1, 1)
 
     def open_parts(prepared: Prepared) -> None:
@@ -265,35 +263,6 @@ def _as_tuple(name: str, value: Any) -> Any:
         return tuple(value.tolist() if isinstance(value, np.ndarray) else value)
     single = name in ("metrics", "conventions", "layers", "stages") and isinstance(value, str | int)
     return (value,) if single else value
-
-
-def _texts(
-    data: str | Path | Iterable[str] | Texts | None,
-    column: str | None,
-    split: str | None,
-    limit: int | None,
-    seed: int,
-) -> Texts:
-    if data is None:
-        raise InputError("expected texts to measure the model on; give a file, a list or 'sample'.")
-    if isinstance(data, Texts):
-        return data
-    if isinstance(data, str | Path):
-        return data_module.read_texts(data, column=column, split=split, limit=limit, seed=seed)
-    return data_module.as_texts(data, limit=limit, seed=seed)
-
-
-def _backbone(
-    model: str | Path | nn.Module, tokenizer: Any, options: ModelOptions | None
-) -> Backbone:
-    if isinstance(model, str | Path):
-        return models.load(model, options)
-    return models.backbone_of(model, tokenizer)
-
-
-@contextmanager
-def _unwatched() -> Iterator[Progress]:
-    yield silent
 
 
 def default_folder(model: str, data: str) -> Path:

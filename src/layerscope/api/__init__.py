@@ -1,0 +1,5 @@
+"""The public functions: every command of the command line, with the same names and options."""
+
+from layerscope.api.scanning import Scan, default_folder, estimate_scan, load, metrics, scan
+
+__all__ = ["Scan", "default_folder", "estimate_scan", "load", "metrics", "scan"]
