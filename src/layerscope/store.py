@@ -66,16 +66,7 @@ class StateStore:
         for key in self._waiting[0][1]:
             merged[key] = np.concatenate([rows[key] for _, rows in self._waiting])
         path = self.folder / f"shard-{len(self._shards):05d}.safetensors"
-        # Named so that a glob for shards does not find it before it is whole.
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(merged, partial)
-            partial.replace(path)
-        except OSError as error:
-            raise explained_write_error(error, path) from error
-        except Exception as error:  # safetensors wraps what the system says in an error of its own
-            raise _from_safetensors(error, path) from error
+        save_shard(merged, path)
         self._shards.append(path)
         self._waiting, self._bytes = [], 0
         self._flushed = time.monotonic()
@@ -119,6 +110,25 @@ class StateStore:
         """Remove a temporary folder; a folder that was given stays."""
         if self._temporary:
             self._temporary.cleanup()
+
+
+def save_shard(arrays: dict[str, Array], path: Path) -> None:
+    """Write arrays to a shard; a reader, or a kill, finds the whole of it or nothing.
+
+    Raises:
+        RunError: the disk is full.
+        InputError: the folder cannot be written to.
+    """
+    # Named so that a glob for shards does not find it before it is whole.
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, partial)
+        partial.replace(path)
+    except OSError as error:
+        raise explained_write_error(error, path) from error
+    except Exception as error:  # safetensors wraps what the system says in an error of its own
+        raise _from_safetensors(error, path) from error
 
 
 def _from_safetensors(error: Exception, path: Path) -> RunError | InputError:

@@ -1,0 +1,256 @@
+"""Pooled vectors of every site of a model, on disk, found again by the text they belong to.
+
+What one forward pass gave for a text is kept under the hash of that text (a prompt included), in one
+folder for one model and one way to count tokens. Any task, layer or pooling reads it from there, one
+site at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import numpy as np
+from safetensors import safe_open
+
+from layerscope.errors import InputError, RunError
+from layerscope.files import write_atomically, write_json
+from layerscope.settings import Pooling
+from layerscope.states import Site
+from layerscope.store import Array, save_shard
+
+BANK_FILE: Final = "bank.json"
+PLAN_FILE: Final = "encoding.plan"
+SCHEMA_VERSION: Final = 1
+FACTS: Final = ("tokens", "truncated", "all_counted")
+_HASH_BYTES: Final = 16
+
+
+def hash_of(text: str) -> bytes:
+    """Return the name of a text in a bank."""
+    encoded = text.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(encoded, digest_size=_HASH_BYTES).digest()
+
+
+def key(site: Site, pooling: Pooling) -> str:
+    """Name the rows of a site in a shard."""
+    return f"{pooling.value}/{site}"
+
+
+class VectorBank:
+    """The vectors of a folder, all of one model and one way to count tokens.
+
+    Args:
+        folder: where the shards lie; made if need be.
+        identity: everything that decides the vectors besides text, site and pooling, as plain values.
+        facts: what else a reader should find in the folder's description; not compared.
+
+    Raises:
+        InputError: the folder holds vectors of another identity, or something else.
+    """
+
+    BUDGET: ClassVar[int] = 64_000_000  # bytes that wait in memory before they are written
+    SECONDS: ClassVar[float] = 30  # of work that a kill may cost
+
+    def __init__(
+        self, folder: Path, identity: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+    ) -> None:
+        self.folder = folder
+        found = description(folder)
+        if found is None:
+            _refuse_other_files(folder)
+            described = {"schema_version": SCHEMA_VERSION, "identity": dict(identity)}
+            write_json(folder / BANK_FILE, described | {"facts": dict(facts or {})})
+        else:
+            _refuse_other_identity(folder, found.get("identity", {}), identity)
+        self._shards: list[_Shard] = []
+        self._indexes: dict[str, dict[bytes, tuple[int, int]]] = {}
+        for path in sorted(folder.glob("shard-*.safetensors")):
+            self._enlist(path)
+        self._waiting: list[tuple[Sequence[bytes], Mapping[str, Array]]] = []
+        self._bytes = 0
+        self._flushed = time.monotonic()
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(shard.size for shard in self._shards)
+
+    def __len__(self) -> int:
+        """Return the number of texts."""
+        return len({name for shard in self._shards for name in shard.names})
+
+    def missing(self, names: Iterable[bytes], pooling: Pooling) -> list[bytes]:
+        """Return the texts that have no vectors of this pooling yet, each once, in their order."""
+        known = self._index(pooling)
+        return [name for name in dict.fromkeys(names) if name not in known]
+
+    def add(self, names: Sequence[bytes], rows: Mapping[str, Array]) -> None:
+        """Keep one batch: rows by `key` and the rows of `FACTS`, one for each text."""
+        self._waiting.append((names, rows))
+        self._bytes += sum(array.nbytes for array in rows.values())
+        if self._bytes > self.BUDGET or time.monotonic() - self._flushed > self.SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits to a new shard.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        if not self._waiting:
+            return
+        names = b"".join(name for batch, _ in self._waiting for name in batch)
+        merged = {"names": np.frombuffer(names, np.uint8).reshape(-1, _HASH_BYTES)}
+        for rows_key in self._waiting[0][1]:
+            merged[rows_key] = np.concatenate([rows[rows_key] for _, rows in self._waiting])
+        # Not a number: another process may write to the same bank.
+        path = self.folder / f"shard-{secrets.token_hex(6)}.safetensors"
+        save_shard(merged, path)
+        self._enlist(path)
+        self._waiting, self._bytes = [], 0
+        self._flushed = time.monotonic()
+
+    def vectors(self, site: Site, pooling: Pooling, names: Sequence[bytes]) -> Array:
+        """Return one site's vectors (text, dim) of these texts, in their order.
+
+        Only this site's rows are read, shard by shard.
+
+        Raises:
+            RunError: a text has none.
+        """
+        return self._rows(key(site, pooling), names, self._index(pooling))
+
+    def facts(self, pooling: Pooling, names: Sequence[bytes]) -> dict[str, Array]:
+        """Return `FACTS` of these texts: tokens, and whether cut or counted with all their tokens."""
+        rows = self._rows("facts", names, self._index(pooling))
+        return {name: rows[:, column] for column, name in enumerate(FACTS)}
+
+    # --- the plan of an encoding, so that one that was killed goes on with the same batches -------
+
+    def save_plan(self, names: Sequence[bytes]) -> None:
+        """Keep which texts are about to be encoded together."""
+        write_atomically(self.folder / PLAN_FILE, b"".join(names))
+
+    def load_plan(self) -> list[bytes]:
+        """Return the texts of an encoding that was not finished; none if there is none."""
+        try:
+            content = (self.folder / PLAN_FILE).read_bytes()
+        except OSError:
+            return []
+        return [content[i : i + _HASH_BYTES] for i in range(0, len(content), _HASH_BYTES)]
+
+    def drop_plan(self) -> None:
+        """Forget the plan: everything in it is encoded."""
+        (self.folder / PLAN_FILE).unlink(missing_ok=True)
+
+    # --- shards -----------------------------------------------------------------------------------
+
+    def _enlist(self, path: Path) -> None:
+        shard = _Shard.read(path)
+        self._shards.append(shard)
+        for pooling, index in self._indexes.items():
+            if pooling in shard.poolings:
+                index.update(shard.places(len(self._shards) - 1))
+
+    def _index(self, pooling: Pooling) -> dict[bytes, tuple[int, int]]:
+        """Return text -> (shard, row) for a pooling; made once."""
+        if pooling.value not in self._indexes:
+            index: dict[bytes, tuple[int, int]] = {}
+            for number, shard in enumerate(self._shards):
+                if pooling.value in shard.poolings:
+                    index.update(shard.places(number))
+            self._indexes[pooling.value] = index
+        return self._indexes[pooling.value]
+
+    def _rows(
+        self, rows_key: str, names: Sequence[bytes], index: Mapping[bytes, tuple[int, int]]
+    ) -> Array:
+        if lacking := sum(name not in index for name in names):
+            raise RunError(f"{lacking} of {len(names)} texts are not in {str(self.folder)!r}.")
+        places = np.array([index[name] for name in names], dtype=np.int64).reshape(-1, 2)
+        out: Array | None = None
+        for number in np.unique(places[:, 0]):
+            with safe_open(self._shards[number].path, framework="numpy") as shard:
+                if rows_key not in shard.keys():  # noqa: SIM118  (not a dict)
+                    raise RunError(f"{str(self.folder)!r} holds no vectors of {rows_key}.")
+                rows = shard.get_tensor(rows_key)
+            here = places[:, 0] == number
+            if out is None:
+                out = np.empty((len(names), *rows.shape[1:]), rows.dtype)
+            out[here] = rows[places[here, 1]]
+        if out is None:
+            raise RunError("expected at least one text to read vectors of, got none.")
+        return out
+
+
+class _Shard:
+    """One file of a bank: which texts it holds, in which poolings."""
+
+    def __init__(self, path: Path, names: Sequence[bytes], poolings: frozenset[str]) -> None:
+        self.path, self.names, self.poolings = path, names, poolings
+        self.size = path.stat().st_size
+
+    @classmethod
+    def read(cls, path: Path) -> _Shard:
+        try:
+            with safe_open(path, framework="numpy") as shard:
+                content = shard.get_tensor("names").tobytes()
+                poolings = frozenset(k.partition("/")[0] for k in shard.keys() if "/" in k)  # noqa: SIM118
+        except Exception as error:  # safetensors has an error of its own
+            raise InputError(
+                f"{str(path)!r} cannot be read ({error}); remove it, and its texts are encoded again."
+            ) from error
+        names = [content[i : i + _HASH_BYTES] for i in range(0, len(content), _HASH_BYTES)]
+        return cls(path, names, poolings)
+
+    def places(self, number: int) -> dict[bytes, tuple[int, int]]:
+        return {name: (number, row) for row, name in enumerate(self.names)}
+
+
+def description(folder: Path) -> dict[str, Any] | None:
+    """Return what a bank's folder says of itself, None if it is none yet.
+
+    Raises:
+        InputError: a description that cannot be read, or of a newer layerscope.
+    """
+    try:
+        found = json.loads((folder / BANK_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"the bank in {str(folder)!r} cannot be read: {error}") from error
+    if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"the bank in {str(folder)!r} has another version than {SCHEMA_VERSION}, the one that this "
+            "layerscope reads; choose another --bank folder."
+        )
+    return found
+
+
+def _refuse_other_files(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(
+            f"expected a bank of vectors or an empty folder, {str(folder)!r} holds other things; "
+            "choose another --bank folder."
+        )
+
+
+def _refuse_other_identity(
+    folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> None:
+    differing = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
+    if differing:
+        listed = ", ".join(
+            f"{name.replace('_', ' ')} ({found.get(name)} there, {wanted.get(name)} now)"
+            for name in differing[:3]
+        )
+        raise InputError(
+            f"the bank in {str(folder)!r} holds vectors of another {listed}; choose another --bank "
+            "folder."
+        )
