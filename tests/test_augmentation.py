@@ -13,19 +13,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from layerscope.augmentation import (
-    _KEYS,
-    AugmentationSettings,
-    Edit,
-    View,
-    _Draws,
-    _edit,
-    _mistype,
-    _Pieces,
-    _split_words,
-    mean_edit_distance,
-    views,
-)
+from layerscope.augmentation import AugmentationSettings, Edit, View, mean_edit_distance, views
+from layerscope.augmentation.characters import _KEYS, _edit, _mistype, _Pieces, _split_words
+from layerscope.augmentation.draws import Draws
 from layerscope.data import read_texts
 from layerscope.errors import InputError
 
@@ -53,8 +43,8 @@ def slow_levenshtein(one: str, other: str) -> int:
     return row[-1]
 
 
-def draws(attempt: int = 0) -> _Draws:
-    return _Draws(SENTENCE, 0, 0, attempt)
+def draws(attempt: int = 0) -> Draws:
+    return Draws(SENTENCE, 0, 0, attempt)
 
 
 # The same for everybody

@@ -12,7 +12,7 @@ PAGE = ROOT / "docs" / "measures.md"
 LEVELS = {
     "prompt": "the token states of each text, averaged over texts",
     "dataset": "one pooled vector a text",
-    "view": "pooled vectors of augmented copies of each text",
+    "view": "pooled vectors of views of each text",
     "pair": "the pooled vectors of the layers together",
 }
 PLACES = {

@@ -61,6 +61,7 @@ VIEW = {
     "lidar paper": lambda x: views.lidar(x, PAPER),
     "lidar normalized": lambda x: views.lidar(x, NORMALIZED),
     "dip_order2": views.dip_order2,
+    "retrieval": views.retrieval,
 }
 
 

@@ -98,6 +98,75 @@ def test_a_pair_with_a_zero_vector_is_left_out():
         assert float(found.contributions.nanmean()) == pytest.approx(found.value, abs=1e-12)
 
 
+# --- retrieval -----------------------------------------------------------------------------------
+
+
+def slow_reciprocal_ranks(first, second) -> list[float]:
+    """The definition: sort, take the places of all that are as near as one's own, average them."""
+    found = []
+    for i, query in enumerate(first):
+        near = sorted((round(float(query @ key), 11) for key in second), reverse=True)
+        own = round(float(query @ second[i]), 11)
+        places = [place for place, cosine in enumerate(near, start=1) if cosine == own]
+        found.append(len(places) / sum(places))
+    return found
+
+
+@pytest.mark.parametrize("block", [3, 512])
+@pytest.mark.parametrize("count", [2, 5])
+def test_retrieval_equals_its_definition(count, block, monkeypatch):
+    monkeypatch.setattr(views, "BLOCK", block)
+    vectors = random_views(11, 1, 6) + 0.8 * random_views(11, count, 6, seed=1) + 2
+    vectors[7] = vectors[2]  # the same text twice: ties
+    expected = torch.zeros(11, dtype=torch.float64)
+    for start in range(0, count - 1, 2):
+        pair = vectors[:, start : start + 2]
+        rows = unit(pair - pair.mean((0, 1)))
+        one, other = rows[:, 0], rows[:, 1]
+        both = [slow_reciprocal_ranks(one, other), slow_reciprocal_ranks(other, one)]
+        expected += torch.tensor(both, dtype=torch.float64).mean(0) / (count // 2)
+    found = views.retrieval(ViewInputs(vectors))
+    torch.testing.assert_close(found.contributions, expected, rtol=0, atol=1e-12)
+    assert found.value == pytest.approx(float(expected.mean()), abs=1e-12)
+    assert 0 < found.value < 1
+
+
+def test_retrieval_closed_forms():
+    assert views.retrieval(pair(random_views(9, 5))).value == 1  # every text finds itself
+    # Two groups of equal texts: each of three is found at the mean of ranks 1 to 3.
+    groups = torch.tensor([[1.0, 0], [0, 1]]).repeat_interleave(3, 0)
+    assert views.retrieval(pair(groups)).value == pytest.approx(1 / 2)
+    # Every text is looked for in the opposite direction: it comes last.
+    corners = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
+    assert views.retrieval(pair(corners, -corners)).value == pytest.approx(1 / 4)
+
+
+def test_retrieval_of_unrelated_views_is_at_chance():
+    n = 400
+    level = views.chance_of_retrieval(n)
+    assert level == pytest.approx((math.log(n) + 0.5772156649 + 0.5 / n) / n, rel=1e-4)
+    found = views.retrieval(ViewInputs(random_views(n, 2, 30)))
+    error = float(found.contributions.std()) / math.sqrt(n)
+    assert abs(found.value - level) < 3 * error
+
+
+def test_retrieval_without_any_direction_is_undefined():
+    with pytest.raises(UndefinedError, match="needs 2 texts with nonzero views, got 0"):
+        views.retrieval(pair(torch.ones(5, 3)))
+    with pytest.raises(UndefinedError, match="needs 2 views of each text, got 1"):
+        views.retrieval(ViewInputs(random_views(5, 1, 3)))
+
+
+def test_retrieval_leaves_out_texts_without_a_direction_in_any_pair():
+    vectors = random_views(6, 4, 3)
+    vectors[1, :2] = 0
+    vectors[1, 0] = vectors[[0, 2, 3, 4, 5], :2].flatten(0, 1).mean(0)  # at the mean it is zero
+    vectors[1, 1] = vectors[1, 0]
+    found = views.retrieval(ViewInputs(vectors))
+    assert found.contributions.isnan().tolist() == [False, True, False, False, False, False]
+    assert found.value == pytest.approx(float(found.contributions.nanmean()), abs=1e-15)
+
+
 # --- LiDAR ---------------------------------------------------------------------------------------
 
 

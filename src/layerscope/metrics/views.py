@@ -1,7 +1,8 @@
 """Measures of augmented copies of each text: does the representation stay with the text?
 
 Every function returns an `Estimate`: the value and each text's contribution to it. InfoNCE and DiME
-compare the first two views; LiDAR uses all.
+compare the first two views; LiDAR uses all; retrieval averages over the pairs of views (the first and
+second, the third and fourth, ...).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from layerscope.metrics.spectrum import (
 )
 
 BLOCK = 512  # rows of a Gram matrix that exist at a time
+TIE = 1e-12  # cosines that differ by less are equal: rounding must not rank them
 DIME_LIMIT = 1000  # texts up to which DiME's 11 N x N eigenvector problems are affordable
 
 
@@ -106,6 +108,46 @@ def infonce_mi_bound(
     loss = infonce_cross(inputs, convention, temperature=temperature)
     most = math.log(int(loss.contributions.isfinite().sum()))
     return Estimate(most - loss.value, most - loss.contributions)
+
+
+def retrieval(inputs: ViewInputs) -> Estimate:
+    """Mean reciprocal rank of a text's other view among all texts' other views, in (0, 1].
+
+    By cosine after the mean of the pair's views is removed, over both directions; equal cosines share
+    their mean rank. Chance is `H_N / N`, the mean of 1 to 1 / N; compare only at equal N. Pairs with
+    a vector that equals the mean are left out. A contribution is the text's own mean reciprocal rank:
+    that it stands in the way of others, and moves the mean, is left out of its influence.
+    """
+    pairs = inputs.vectors.shape[1] // 2
+    found = [_pairs(inputs, Convention.NORMALIZED, 2 * pair) for pair in range(max(1, pairs))]
+    ranked = [spread(_reciprocal_ranks(one, other), kept) for one, other, kept in found]
+    contributions = torch.stack(ranked).mean(0)  # NaN where a text is left out of any pair
+    if bool(contributions.isnan().all()):
+        raise UndefinedError("no text has nonzero vectors in all of its views")
+    return Estimate(float(contributions.nanmean()), contributions)
+
+
+def _reciprocal_ranks(first: Tensor, second: Tensor) -> Tensor:
+    """Return (text,) the mean over both directions of 1 / the rank of the text's own other view."""
+    own = (first * second).sum(-1)
+    forth, back = torch.empty_like(own), torch.full_like(own, 0.5)
+    for start in range(0, len(first), BLOCK):
+        rows = slice(start, start + BLOCK)
+        cosines = first[rows] @ second.T
+        cosines.diagonal(start).copy_(own[rows])  # the same number whatever computed it
+        forth[rows] = 0.5 + _beaten(cosines, own[rows, None]).sum(1)
+        back += _beaten(cosines, own).sum(0)
+    return (1 / forth + 1 / back) / 2
+
+
+def _beaten(cosines: Tensor, own: Tensor) -> Tensor:
+    """Return 1 where a cosine is greater than one's own, 1/2 where it is equal, else 0."""
+    return ((cosines > own + TIE).to(own.dtype) + (cosines >= own - TIE)) / 2
+
+
+def chance_of_retrieval(n: int) -> float:
+    """Return H_n / n: the mean reciprocal rank of a guess among n."""
+    return sum(1 / rank for rank in range(1, n + 1)) / n
 
 
 def lidar(inputs: ViewInputs, convention: Convention, *, delta: float = 1e-4) -> Estimate:
@@ -352,21 +394,24 @@ def _row_sums(first: Tensor, second: Tensor) -> Iterator[Tensor]:
         yield torch.stack([(one * two).sum(1), one.sum(1) - 1, two.sum(1) - 1])
 
 
-def _pairs(inputs: ViewInputs, convention: Convention) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the rows (kept, dim) of the first two views, and which texts they are (sample,).
+def _pairs(
+    inputs: ViewInputs, convention: Convention, start: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the rows (kept, dim) of two views, the first by default, and which texts (sample,).
 
     `normalized` takes away the mean of these two alone, so that further views change nothing. Rows
     have unit length, so texts with a zero vector are left out; under `reference` they stay as given.
     """
     if inputs.vectors.shape[1] < 2:
         raise UndefinedError("needs 2 views of each text, got 1")
+    two = slice(start, start + 2)
     match convention:
         case Convention.PAPER:
-            rows = inputs.unit[:, :2]
+            rows = inputs.unit[:, two]
         case Convention.NORMALIZED:
-            rows = unit_rows(centered(inputs.vectors[:, :2], inputs.eps))
+            rows = unit_rows(centered(inputs.vectors[:, two], inputs.eps))
         case Convention.REFERENCE:
-            rows = inputs.reference()[:, :2]
+            rows = inputs.reference()[:, two]
     kept = rows.any(-1).all(-1)
     if convention is Convention.REFERENCE:
         kept = torch.ones_like(kept)

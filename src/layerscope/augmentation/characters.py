@@ -1,24 +1,21 @@
-"""Seeded views: slightly misspelled copies of a text, for the measures of invariance.
+"""Slightly misspelled copies of a text.
 
 Three operators run one after the other, as in Skean et al. 2025 (appendix D): words are split by a
-space, characters are edited, characters are hit beside their key. The implementation is ours, so
-that a view depends on nothing but the text, the settings, the seed and the index of the view: not
-on the model, the layer, the batch, the order of the texts, the process or the version of a library.
+space, characters are edited, characters are hit beside their key. The implementation is ours.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean
 from typing import Final
 
-import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from layerscope.augmentation.draws import Draws, cut_long
 from layerscope.errors import InputError
 
 # Neither white space nor ASCII, Arabic, Indic, general, CJK or full-width punctuation. Not \w: it
@@ -27,11 +24,7 @@ _WORD: Final = re.compile(
     r"[^\s!-/:-@\[-`{-~\u060c\u061b\u061f\u06d4\u0964\u0965\u2010-\u2027\u2030-\u205e"
     r"\u3001-\u303f\uff01-\uff0f\uff1a-\uff20]+"
 )
-# Scripts without spaces would make a sentence one word, so longer runs are cut into pieces.
-_LONGEST_WORD: Final = 20
-_PIECE: Final = 5
 _TRIES: Final = 50
-_BUFFER: Final = 256
 
 _LATIN: Final = "abcdefghijklmnopqrstuvwxyz"
 # The keys that touch each key of a QWERTY keyboard, read off its three staggered rows of letters
@@ -153,7 +146,7 @@ def views(text: str, count: int, *, settings: AugmentationSettings, seed: int) -
     taken = {text: -1}
     for index in range(count):
         for attempt in range(_TRIES if pieces.words else 0):
-            draws = _Draws(text, seed, index, attempt)
+            draws = Draws(text, seed, index, attempt)
             changed = _perturb(pieces, settings, draws)
             if changed not in taken:
                 taken[changed] = index
@@ -188,41 +181,6 @@ def _too_few(text: str, count: int, possible: int) -> InputError:
     )
 
 
-# Randomness
-
-
-class _Draws:
-    """A stream of draws that belongs to one view of one text.
-
-    It uses only the doubles of PCG64: numpy keeps that stream fixed, but not how its other
-    methods turn it into integers and samples.
-    """
-
-    def __init__(self, text: str, seed: int, index: int, attempt: int) -> None:
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        entropy = [seed, index, attempt, int.from_bytes(digest, "little")]
-        self._generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
-        self._next = self._stream().__next__
-
-    def _stream(self) -> Iterator[float]:
-        while True:
-            yield from self._generator.random(_BUFFER).tolist()
-
-    def below(self, size: int) -> int:
-        """Return an integer from 0 to size - 1."""
-        return int(self._next() * size)
-
-    def sample(self, size: int, count: int) -> list[int]:
-        """Return `count` distinct integers below `size`, ascending."""
-        if count == 1:  # the usual case inside a word
-            return [self.below(size)]
-        order = list(range(size))
-        for place in range(count):
-            other = place + self.below(size - place)
-            order[place], order[other] = order[other], order[place]
-        return sorted(order[:count])
-
-
 # Operators
 
 
@@ -238,7 +196,7 @@ class _Pieces:
         spans = [match.span() for match in _WORD.finditer(text)]
         if not spans:  # nothing but punctuation: take that for words
             spans = [match.span() for match in re.finditer(r"\S+", text)]
-        spans = [piece for start, end in spans for piece in _cut(start, end)]
+        spans = [piece for start, end in spans for piece in cut_long(start, end)]
         edges = [0, *(edge for span in spans for edge in span), len(text)]
         gaps = [text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
         return cls([text[start:end] for start, end in spans], gaps)
@@ -248,13 +206,7 @@ class _Pieces:
         return self.gaps[0] + "".join(inner)
 
 
-def _cut(start: int, end: int) -> list[tuple[int, int]]:
-    if end - start <= _LONGEST_WORD:
-        return [(start, end)]
-    return [(place, min(place + _PIECE, end)) for place in range(start, end, _PIECE)]
-
-
-def _perturb(pieces: _Pieces, settings: AugmentationSettings, draws: _Draws) -> str:
+def _perturb(pieces: _Pieces, settings: AugmentationSettings, draws: Draws) -> str:
     alphabet = _alphabet(pieces.words)
     split = _split_words(pieces, settings, draws)
     edited = _touch(split, settings, draws, lambda word: _edit(word, settings, draws, alphabet))
@@ -266,7 +218,7 @@ def _alphabet(words: list[str]) -> str:
     return "".join(sorted({c for word in words if not word.isascii() for c in word if c > "\x7f"}))
 
 
-def _chosen(words: list[str], settings: AugmentationSettings, draws: _Draws) -> list[int]:
+def _chosen(words: list[str], settings: AugmentationSettings, draws: Draws) -> list[int]:
     """Draw the words to touch: a share of all words, of which the short ones are left alone.
 
     If only short ones come, one long word is drawn instead, so that something changes.
@@ -278,7 +230,7 @@ def _chosen(words: list[str], settings: AugmentationSettings, draws: _Draws) -> 
 
 
 def _touch(
-    pieces: _Pieces, settings: AugmentationSettings, draws: _Draws, change: Callable[[str], str]
+    pieces: _Pieces, settings: AugmentationSettings, draws: Draws, change: Callable[[str], str]
 ) -> _Pieces:
     words = list(pieces.words)
     for index in _chosen(words, settings, draws):
@@ -286,7 +238,7 @@ def _touch(
     return _Pieces(words, pieces.gaps)
 
 
-def _split_words(pieces: _Pieces, settings: AugmentationSettings, draws: _Draws) -> _Pieces:
+def _split_words(pieces: _Pieces, settings: AugmentationSettings, draws: Draws) -> _Pieces:
     """Put one space inside each drawn word."""
     words, gaps = list(pieces.words), list(pieces.gaps)
     for index in reversed(_chosen(words, settings, draws)):  # later words keep their place
@@ -298,7 +250,7 @@ def _split_words(pieces: _Pieces, settings: AugmentationSettings, draws: _Draws)
     return _Pieces(words, gaps)
 
 
-def _edit(word: str, settings: AugmentationSettings, draws: _Draws, alphabet: str) -> str:
+def _edit(word: str, settings: AugmentationSettings, draws: Draws, alphabet: str) -> str:
     """Edit a share of the characters of a word, never deleting its last one."""
     characters = list(word)
     for place in reversed(draws.sample(len(word), settings._count(len(word)))):
@@ -318,7 +270,7 @@ def _differ(characters: list[str], place: int) -> bool:
     return place + 1 < len(characters) and characters[place] != characters[place + 1]
 
 
-def _other(character: str, alphabet: str, draws: _Draws) -> str:
+def _other(character: str, alphabet: str, draws: Draws) -> str:
     """Draw another character of the same script: Latin for ASCII, otherwise one of the text's."""
     choices = _LATIN if character <= "\x7f" or len(alphabet) < 2 else alphabet
     known = choices.find(character.lower())
@@ -327,7 +279,7 @@ def _other(character: str, alphabet: str, draws: _Draws) -> str:
     return other.upper() if character.isupper() else other
 
 
-def _mistype(word: str, settings: AugmentationSettings, draws: _Draws) -> str:
+def _mistype(word: str, settings: AugmentationSettings, draws: Draws) -> str:
     """Replace a share of the characters by one beside it on a QWERTY keyboard, where it has one."""
     places = [place for place, character in enumerate(word) if character in _KEYS]
     if not places:

@@ -1,0 +1,142 @@
+"""Parts of a text as views of it: what two of them share is what the text is about.
+
+Misspelled copies share their words, so a layer that knows only words tells them apart from other
+texts. Disjoint parts share the topic alone. The parts come in pairs: two crops, two halves, or a
+span and the text without it (the inverse cloze task of Lee, Chang, Toutanova 2019).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from layerscope.augmentation.draws import Draws, cut_long
+from layerscope.errors import InputError
+
+
+class SpanKind(StrEnum):
+    """Which two parts of a text make a pair."""
+
+    CROPS = "crops"
+    HALVES = "halves"
+    CLOZE = "cloze"
+
+
+_NAMES = {
+    SpanKind.CROPS: "crops",
+    SpanKind.HALVES: "halves",
+    SpanKind.CLOZE: "inverse cloze",
+}
+
+
+@dataclass(frozen=True)
+class SpanSettings:
+    """How parts are taken from a text.
+
+    Attributes:
+        kind: two disjoint crops at random places; the first half and the second; or a span at a
+            random place and the rest.
+        words: length of a crop or span; halves have none. Words are what white space separates,
+            longer runs than 20 characters cut into fives for scripts without spaces.
+        draws: pairs taken from each text; halves can be taken only once.
+    """
+
+    kind: SpanKind = SpanKind.CROPS
+    words: int = 20
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        if self.words < 1 or self.draws < 1:
+            raise InputError(
+                f"expected spans of at least 1 word and 1 draw, {self.words} and {self.draws} came."
+            )
+        object.__setattr__(self, "kind", SpanKind(self.kind))
+
+    @property
+    def count(self) -> int:
+        """Views of a text: two a draw."""
+        return 2 if self.kind is SpanKind.HALVES else 2 * self.draws
+
+    @property
+    def shortest(self) -> int:
+        """Words that a text must have: both parts of a pair have at least the words of a span."""
+        return 2 if self.kind is SpanKind.HALVES else 2 * self.words
+
+    @property
+    def label(self) -> str:
+        """What the table's perturbation column says; different settings, different labels.
+
+        >>> SpanSettings().label, SpanSettings(SpanKind.CLOZE, words=5, draws=3).label
+        ('crops of 20 words', 'inverse cloze of 5 words, 3 draws')
+        """
+        if self.kind is SpanKind.HALVES:
+            return _NAMES[self.kind]
+        draws = "" if self.draws == 1 else f", {self.draws} draws"
+        return f"{_NAMES[self.kind]} of {self.words} word{'s' * (self.words > 1)}{draws}"
+
+
+def of_spans(perturbation: str) -> bool:
+    """Whether a label of the perturbation column is one of spans.
+
+    >>> of_spans("crops of 20 words, built-in sample"), of_spans("characters p=0.3")
+    (True, False)
+    """
+    return perturbation.startswith(tuple(_NAMES.values()))
+
+
+def spans(text: str, *, settings: SpanSettings, seed: int) -> tuple[str, ...]:
+    """Return the views of a text, the two parts of a draw side by side.
+
+    Draw k is the same whatever the number of draws. Which crop comes first is drawn too, so that
+    first and second views are alike on average; of a cloze the span is first, the rest second.
+
+    >>> spans("one two three four", settings=SpanSettings(SpanKind.HALVES), seed=0)
+    ('one two', 'three four')
+
+    Raises:
+        InputError: the text is too short.
+    """
+    words = _words(text)
+    if len(words) < settings.shortest:
+        raise InputError(
+            f"expected a text of at least {settings.shortest} words for {settings.label}, "
+            f"{len(words)} came."
+        )
+    if settings.kind is SpanKind.HALVES:
+        middle = len(words) // 2
+        return _part(text, words[:middle]), _part(text, words[middle:])
+    take = _crops if settings.kind is SpanKind.CROPS else _cloze
+    found: list[str] = []
+    for index in range(settings.draws):
+        draws = Draws(f"{settings.kind}\n{text}", seed, index, 0)
+        found.extend(take(text, words, settings.words, draws))
+    return tuple(found)
+
+
+_Words = list[tuple[int, int]]
+
+
+def _words(text: str) -> _Words:
+    runs = (match.span() for match in re.finditer(r"\S+", text))
+    return [piece for start, end in runs for piece in cut_long(start, end)]
+
+
+def _part(text: str, words: _Words) -> str:
+    return text[words[0][0] : words[-1][1]]
+
+
+def _crops(text: str, words: _Words, size: int, draws: Draws) -> tuple[str, str]:
+    """Return two disjoint spans, any two places equally likely."""
+    slack = len(words) - 2 * size
+    one, other = draws.sample(slack + 2, 2)
+    other += size - 1
+    pair = (_part(text, words[one : one + size]), _part(text, words[other : other + size]))
+    return pair if draws.below(2) else (pair[1], pair[0])
+
+
+def _cloze(text: str, words: _Words, size: int, draws: Draws) -> tuple[str, str]:
+    """Return a span and what is left of the text when it is taken out."""
+    start = draws.below(len(words) - size + 1)
+    before, after = text[: words[start][0]], text[words[start + size - 1][1] :]
+    return _part(text, words[start : start + size]), f"{before.rstrip()} {after.lstrip()}".strip()
