@@ -1,0 +1,211 @@
+"""Tasks outside, layers inside: every layer scored by mteb's own evaluators from one bank.
+
+Each score is written as soon as it is there, so a sweep that was killed goes on where it stopped; a
+task that fails is recorded with its reason, and the others go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from layerscope.encoding import BankEncoder
+from layerscope.errors import LayerscopeError
+from layerscope.evaluation.encoders import LayerEncoder
+from layerscope.evaluation.settings import EvaluationSettings
+from layerscope.evaluation.tasks import TaskPlan
+from layerscope.files import write_json
+from layerscope.preparation import Progress, silent
+from layerscope.states import Site
+
+_BATCH: Final = (
+    1024  # texts that mteb hands over at a time; they are read from the bank, not encoded
+)
+_NOISY: Final = ("mteb", "datasets", "sentence_transformers", "huggingface_hub")
+
+
+@dataclass(frozen=True)
+class Score:
+    """The main score of one task at one site.
+
+    Attributes:
+        value: in mteb's own unit.
+        n: scored examples, None if unknown.
+        seed: of the task, None if it has none.
+        texts: distinct texts that the task reads.
+        seconds: that it took, with the encoding of the texts that the bank lacked.
+    """
+
+    value: float
+    n: int | None
+    seed: int | None
+    texts: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of some tasks.
+
+    Attributes:
+        scores: name of a task -> the score of each site.
+        failed: name of a task -> why it has none.
+    """
+
+    scores: dict[str, dict[Site, Score]]
+    failed: dict[str, str]
+
+
+def score_tasks(
+    source: BankEncoder,
+    plans: Sequence[TaskPlan],
+    sites: Sequence[Site],
+    settings: EvaluationSettings,
+    *,
+    parts: Path | None = None,
+    known: Mapping[str, Mapping[Site, Score]] | None = None,
+    progress: Progress = silent,
+) -> Outcome:
+    """Score every site on every task.
+
+    Args:
+        source: the model over its bank.
+        plans: the tasks.
+        sites: where the model is read.
+        settings: prompts, pooling, length of vectors.
+        parts: where finished scores are kept for a resumed run; None keeps none.
+        known: name of a task -> scores that need not be made again.
+        progress: told after every score.
+
+    Raises:
+        LayerscopeError: the model or the disk failed, which no other task would mend.
+    """
+    outcome = Outcome({}, {})
+    total = len(plans) * len(sites)
+    for number, plan in enumerate(plans):
+        done = dict((known or {}).get(plan.name, {})) | _finished(parts, plan, sites)
+        try:
+            for site in sites:
+                progress("scoring layers", number * len(sites) + sites.index(site), total)
+                if site not in done:
+                    done[site] = _score(source, plan, site, settings)
+                    _keep(parts, plan, site, done[site])
+        except _TaskError as error:
+            outcome.failed[plan.name] = str(error)
+            continue
+        outcome.scores[plan.name] = {site: done[site] for site in sites}
+    progress("scoring layers", total, total)
+    return outcome
+
+
+class _TaskError(Exception):
+    """One task cannot be scored; the message is the reason that the record keeps."""
+
+
+def _score(source: BankEncoder, plan: TaskPlan, site: Site, settings: EvaluationSettings) -> Score:
+    """Score one site on one task with mteb's own evaluator, on a task object of its own."""
+    started = time.perf_counter()
+    encoder = LayerEncoder(source, site, settings)
+    with quiet():
+        try:
+            task = plan.build()
+        except Exception as error:  # whatever the hub or a file raises
+            raise _TaskError(_reason(error)) from error
+        try:
+            found = task.evaluate(
+                encoder,
+                plan.split,
+                subsets_to_run=[plan.subset],
+                encode_kwargs={"batch_size": _BATCH, "show_progress_bar": False},
+            )
+            value = float(found[plan.subset][plan.metric])
+        except LayerscopeError:  # ours: the model or the disk
+            raise
+        except Exception as error:
+            raise _TaskError(f"at {site}: {_reason(error)}") from error
+    if value != value:  # noqa: PLR0124  (NaN is the one number that differs from itself)
+        raise _TaskError(f"at {site}: mteb's {plan.metric} is not a number")
+    return Score(
+        value=value,
+        n=_examples(task, plan),
+        seed=getattr(task, "seed", None),
+        texts=len(encoder.seen),
+        seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return an error in one line; of our own the sentence, of others the type as well."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return first if isinstance(error, LayerscopeError) else f"{type(error).__name__}: {first}"
+
+
+def _examples(task: Any, plan: TaskPlan) -> int | None:
+    """Return how many examples were scored: rows, or queries of a ranking."""
+    data = task.dataset.get(plan.subset, task.dataset)
+    rows = data[plan.split]
+    rows = rows["queries"] if isinstance(rows, dict) else rows
+    nested = len(rows) and any(isinstance(value, list) for value in rows[0].values())
+    return None if nested else len(rows)
+
+
+# --- finished scores ---------------------------------------------------------------------------
+
+
+def _part(parts: Path, plan: TaskPlan, site: Site) -> Path:
+    """Return where one score is kept, under a name that other data or another metric would change."""
+    facts = [plan.name, plan.metric, plan.split, plan.subset, plan.revision]
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+    short = re.sub(r"[^\w.-]+", "-", plan.name)
+    return parts / f"score-{short}-{digest}-{site}.json"
+
+
+def _keep(parts: Path | None, plan: TaskPlan, site: Site, score: Score) -> None:
+    if parts is not None:
+        write_json(_part(parts, plan, site), asdict(score))
+
+
+def _finished(parts: Path | None, plan: TaskPlan, sites: Sequence[Site]) -> dict[Site, Score]:
+    """Return the scores that an earlier run finished."""
+    found = {}
+    for site in sites if parts is not None else ():
+        try:
+            content = _part(parts, plan, site).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            continue
+        found[site] = Score(**json.loads(content))
+    return found
+
+
+# --- other people's noise ----------------------------------------------------------------------
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep bars, notes and warnings of mteb and what it uses out of ours."""
+    from datasets.utils import logging as bars
+
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    levels = [logger.level for logger in loggers]
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if shown:
+            bars.enable_progress_bar()
