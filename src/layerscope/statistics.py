@@ -37,7 +37,7 @@ def bootstrap_limits(
     """
     shape = contributions.shape[:-1]
     rows = contributions.reshape(math.prod(shape), contributions.shape[-1])
-    means = _resampled_means(rows, seed, resamples)
+    means = resampled_means(rows, seed, resamples)
     tail = (1 - level) / 2
     means[(~np.isnan(rows)).sum(-1) < 2] = np.nan
     low, high = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
@@ -81,8 +81,12 @@ def within_noise(
     return within
 
 
-def _resampled_means(rows: Floats, seed: int, resamples: int) -> Floats:
-    """Return the mean of every row (row, text) under every resampling, (row, resample)."""
+def resampled_means(rows: Floats, seed: int, resamples: int) -> Floats:
+    """Return the mean of every row (row, text) under every resampling, (row, resample).
+
+    The weights depend on the seed and the number of texts alone. NaN is a text left undefined; a
+    resample without any defined text gives NaN.
+    """
     if not rows.shape[-1]:
         return np.full((len(rows), resamples), np.nan)
     defined = ~np.isnan(rows)

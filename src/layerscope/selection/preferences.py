@@ -1,33 +1,25 @@
-"""Which layer each measure prefers, how sure that is, and what the measures prefer together.
-
-A preference comes from the table of one run alone, without labels. Every function takes the table
-of one model on one set of texts; the layers compared are the blocks' outputs 0..L, never sub-block
-stages.
-"""
+"""Which layer each measure prefers, how sure that is, and what the measures prefer together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import pandas as pd
 
-from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE, Measure
-from layerscope.statistics import within_noise
-
-BLOCK: Final = "block"
-FINAL_NORM: Final = "final_norm"
-PAPER: Final = "paper"
-NORMALIZED: Final = "normalized"
-
-CAUTION: Final = (
-    "This is a hint, not a proof: on the scores the authors published for Pythia-410M no such rule "
-    "beat simply taking the middle layer (least DiME 48.60, middle layer 49.49, means over the "
-    "same 29 tasks). Evaluate on your task before you rely on it."
+from layerscope.rules import CAUTION, middle_layer
+from layerscope.selection.reading import (
+    BLOCK,
+    FINAL_NORM,
+    NORMALIZED,
+    PAPER,
+    measured,
+    number_of_blocks,
+    of_measure,
 )
+from layerscope.statistics import within_noise
 
 
 @dataclass(frozen=True)
@@ -106,84 +98,6 @@ class Recommendation:
     voters: int
     paper_layer: int | None
     sentence: str
-
-
-def layer_name(layer: int, stage: str = BLOCK) -> str:
-    """Return the layer's name: "k" for the output of block k, "final_norm" after the final norm."""
-    return stage if stage != BLOCK else str(layer)
-
-
-def number_of_blocks(table: pd.DataFrame) -> int:
-    """Return L, read from layer / depth so that it holds where the pass stopped early.
-
-    Raises:
-        InputError: If the table has no row with a layer.
-    """
-    layers = table["layer"].dropna()
-    if layers.empty:
-        raise InputError("expected a results table with layers, got one without rows")
-    deep = table[table["depth"].fillna(0) > 0]
-    if deep.empty:
-        return int(layers.max())
-    return round(float((deep["layer"].astype(float) / deep["depth"].astype(float)).median()))
-
-
-def middle_layer(blocks: int) -> int:
-    """Return L / 2 rounded down, the baseline that every choice of a layer has to beat."""
-    return blocks // 2
-
-
-def of_measure(
-    table: pd.DataFrame, metric: str, convention: str, stage: str = BLOCK
-) -> pd.DataFrame:
-    """Return the defined rows of one measure at one stage, indexed by layer in ascending order.
-
-    Raises:
-        InputError: If a layer has two values, which means the table holds more than one run.
-    """
-    rows = table[
-        (table["metric"] == metric)
-        & (table["convention"].fillna("") == convention)
-        & (table["stage"] == stage)
-        & table["other_layer"].isna()
-        & table["value"].notna()
-    ]
-    if rows["layer"].duplicated().any():
-        raise InputError(
-            f"expected one value of {metric!r} a layer, got several: "
-            "the table holds more than one model, data set or perturbation; select one run first"
-        )
-    return rows.set_index("layer").sort_index()
-
-
-def measured(
-    table: pd.DataFrame, measures: Iterable[Measure] = CATALOGUE
-) -> tuple[tuple[Measure, str], ...]:
-    """Return each measure of single layers that the table holds, once a convention."""
-    single = table[table["other_layer"].isna()]
-    pairs = set(zip(single["metric"], single["convention"].fillna(""), strict=True))
-    return tuple(
-        (measure, convention)
-        for measure in measures
-        if measure.level != "pair"
-        for convention in (*(str(name) for name in measure.conventions), "")
-        if (measure.name, convention) in pairs
-    )
-
-
-def of_path(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return the defined rows of a measure of several layers, indexed by the layer they are told of.
-
-    For measures with one value a layer: steps of blocks, angles at a layer, layers against the final
-    one. Empty where it was not measured.
-
-    Raises:
-        InputError: If a layer has two values.
-    """
-    rows = table[(table["metric"] == metric) & (table["level"] == "pair") & table["value"].notna()]
-    if rows["layer"].duplicated().any():
-        raise InputError(f"expected one value of {metric!r} a layer, got several")
-    return rows.set_index("layer").sort_index()
 
 
 def preferences(
