@@ -15,29 +15,33 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layerscope.api import Scan, load, metrics, scan
+    from layerscope.api import Evaluation, Scan, evaluate, load, metrics, scan
     from layerscope.errors import InputError, LayerscopeError, RunError
     from layerscope.settings import ScanSettings
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Evaluation": "api",
     "InputError": "errors",
     "LayerscopeError": "errors",
     "RunError": "errors",
     "Scan": "api",
     "ScanSettings": "settings",
+    "evaluate": "api",
     "load": "api",
     "metrics": "api",
     "scan": "api",
 }
 __all__ = [
+    "Evaluation",
     "InputError",
     "LayerscopeError",
     "RunError",
     "Scan",
     "ScanSettings",
     "__version__",
+    "evaluate",
     "load",
     "metrics",
     "scan",

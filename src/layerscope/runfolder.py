@@ -73,7 +73,7 @@ class RunFolder:
         found = self._found_plan()
         if found == plan:
             return True
-        if found is not None and any(self.parts.glob("*.safetensors")) and not self.overwrite:
+        if found is not None and self._holds_finished_parts() and not self.overwrite:
             raise InputError(
                 f"{str(self.path)!r} holds an unfinished run with other {_differences(found, plan)}; "
                 "run that command again to finish it, pass --overwrite to drop it, or choose "
@@ -83,6 +83,12 @@ class RunFolder:
             shutil.rmtree(self.parts)
         write_json(self.parts / PLAN_FILE, plan)
         return False
+
+    def _holds_finished_parts(self) -> bool:
+        return any(
+            part.name != PLAN_FILE and not part.name.startswith(".")
+            for part in self.parts.iterdir()
+        )
 
     def _found_plan(self) -> dict[str, Any] | None:
         try:
@@ -102,6 +108,10 @@ class RunFolder:
             (self.path / RECORD_FILE).unlink(missing_ok=True)
         except OSError as error:
             raise explained_write_error(error, self.path / RECORD_FILE) from error
+        self.update(run, page)
+
+    def update(self, run: Run, page: str) -> None:
+        """Write a run over one that it holds all of, so that at no moment there is none."""
         write_atomically(self.path / PAGE_FILE, page.encode())
         save_run(run, self.path)
         shutil.rmtree(self.parts, ignore_errors=True)

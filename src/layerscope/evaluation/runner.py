@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import re
 import time
 import warnings
@@ -132,7 +133,7 @@ def _score(source: BankEncoder, plan: TaskPlan, site: Site, settings: Evaluation
             raise
         except Exception as error:
             raise _TaskError(f"at {site}: {_reason(error)}") from error
-    if value != value:  # noqa: PLR0124  (NaN is the one number that differs from itself)
+    if math.isnan(value):
         raise _TaskError(f"at {site}: mteb's {plan.metric} is not a number")
     return Score(
         value=value,
@@ -176,8 +177,10 @@ def _keep(parts: Path | None, plan: TaskPlan, site: Site, score: Score) -> None:
 
 def _finished(parts: Path | None, plan: TaskPlan, sites: Sequence[Site]) -> dict[Site, Score]:
     """Return the scores that an earlier run finished."""
-    found = {}
-    for site in sites if parts is not None else ():
+    found: dict[Site, Score] = {}
+    if parts is None:
+        return found
+    for site in sites:
         try:
             content = _part(parts, plan, site).read_text(encoding="utf-8")
         except FileNotFoundError:

@@ -5,6 +5,7 @@ alone, and a terminal that is not UTF-8 gets the same in ASCII.
 """
 
 from layerscope.terminal.catalogue import catalogue_table, estimate_table, measure_page
+from layerscope.terminal.evaluation import evaluation_summary
 from layerscope.terminal.scan import preference_table, recommendation_line, scan_summary
 from layerscope.terminal.words import (
     Column,
@@ -17,7 +18,7 @@ from layerscope.terminal.words import (
 )
 
 __all__ = [
-    "Column", "catalogue_table", "column", "decimals", "estimate_table", "layer_ranges",
-    "main_columns", "measure_page", "preference_table", "recommendation_line", "scan_summary",
-    "settings_lines", "undefined_reasons",
+    "Column", "catalogue_table", "column", "decimals", "estimate_table", "evaluation_summary",
+    "layer_ranges", "main_columns", "measure_page", "preference_table", "recommendation_line",
+    "scan_summary", "settings_lines", "undefined_reasons",
 ]  # fmt: skip

@@ -1,0 +1,272 @@
+"""`evaluate`: every layer scored on labelled tasks, and the `Evaluation` that it returns."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from layerscope import report
+from layerscope.api.common import Watch, backbone_for, unwatched
+from layerscope.encoding import BankEncoder, open_bank
+from layerscope.errors import RunError, unknown_name
+from layerscope.evaluation import (
+    EvaluationSettings,
+    Outcome,
+    TaskPlan,
+    quiet,
+    require_extra,
+    resolve,
+    score_tasks,
+)
+from layerscope.evaluation.results import (
+    LEVEL,
+    evaluation_versions,
+    known_scores,
+    merged,
+    refuse_other_run,
+)
+from layerscope.extraction import sites_of
+from layerscope.models import Backbone, ModelOptions
+from layerscope.preparation import Progress
+from layerscope.runfolder import RunFolder
+from layerscope.table import RECORD_FILE, Run, load_run
+
+BANK = "bank"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found, beside what its run held before.
+
+    Attributes:
+        run: the table, the per-text contributions and the record.
+        folder: where it is saved, None if it is not.
+    """
+
+    run: Run
+    folder: Path | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """How it was made: model, tasks, failed tasks, settings, versions, times."""
+        return self.run.record
+
+    def table(self) -> pd.DataFrame:
+        """Return the long table: a row for each task and layer, beside the measures of a scan."""
+        return self.run.table.copy()
+
+    def task_rows(self) -> pd.DataFrame:
+        """Return the rows of the table that are scores."""
+        return self.run.table[self.run.table["level"] == LEVEL].reset_index(drop=True)
+
+    def scores(self) -> pd.DataFrame:
+        """Return the scores, a row a site (layer, stage) and a column a task."""
+        rows = self.task_rows().assign(data=lambda frame: frame["metric"].map(_short))
+        wide = rows.pivot(index=["layer", "stage"], columns="data", values="value")
+        sites = sorted(wide.index, key=lambda site: (site[0], site[1] == "final_norm"))
+        return wide.loc[sites, list(dict.fromkeys(rows["data"]))]
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Evaluation:
+        """Write the run and its page to a folder, and return the evaluation with it.
+
+        Raises:
+            InputError: the folder holds something already, or cannot be written to.
+        """
+        place = RunFolder(Path(folder), overwrite)
+        place.claim()
+        place.finish(self.run, _page(self.run))
+        return Evaluation(self.run, place.path)
+
+
+def evaluate(
+    model: str | Path | nn.Module,
+    tasks: str | Iterable[str] = (),
+    *,
+    task_data: str | Path | None = None,
+    tables: Iterable[Any] = (),
+    out: str | Path | None = None,
+    bank: str | Path | None = None,
+    overwrite: bool = False,
+    tokenizer: Any = None,
+    model_options: ModelOptions | None = None,
+    watch: Watch | None = None,
+    **settings: Any,
+) -> Evaluation:
+    """Score every layer of a model on tasks of mteb, from one pass over their texts.
+
+    Args:
+        model: a hub id, a local folder, a GGUF file or a loaded transformers model (give `tokenizer`).
+        tasks: names of mteb's tasks, of folders in `task_data`, "paper32", or paths of tables.
+        task_data: a folder with a folder for each task; what it holds is not asked of the hub.
+        tables: labelled files: text and label, two texts and a score or label, or a ranking.
+        out: folder for the run, or a finished run of the same model, beside whose measures the scores
+            are put; None writes nothing.
+        bank: folder for the pooled vectors, to share between runs; by default in `out`.
+        overwrite: whether scores that `out` holds may be replaced.
+        tokenizer: for a loaded model.
+        model_options: how to load the model: revision, dtype, device.
+        watch: opens a progress callback; None shows nothing.
+        settings: any field of `EvaluationSettings`.
+
+    Raises:
+        InputError: something given cannot be used; the message says what and what to do.
+        RunError: the model or the disk failed, or no task could be scored.
+    """
+    chosen = _settings(settings)
+    require_extra()
+    with quiet():
+        plans = resolve(_names(tasks), task_data=_path(task_data), tables=tuple(tables))
+    place = RunFolder(Path(out), overwrite) if out is not None else None
+    base = _claimed(place)
+    with ExitStack() as stack:
+        progress = stack.enter_context((watch or unwatched)())
+        started = time.perf_counter()
+        progress("loading the model", 0, 1)
+        backbone = backbone_for(model, tokenizer, model_options)
+        progress("loading the model", 1, 1)
+        if base is not None and place is not None:
+            _refuse_other_model(base, backbone, place)
+        if place:
+            place.open_parts(_plan(backbone, chosen))
+        folder = _path(bank) or (
+            place.path / BANK if place else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        )
+        run = _evaluated(
+            backbone, plans, chosen, folder, place, base, progress,
+            load_seconds=time.perf_counter() - started, overwrite=overwrite,
+        )  # fmt: skip
+    if place is None:
+        return Evaluation(run)
+    write = place.finish if base is None else place.update
+    write(run, _page(run))
+    return Evaluation(run, place.path)
+
+
+def _evaluated(
+    backbone: Backbone,
+    plans: Sequence[TaskPlan],
+    settings: EvaluationSettings,
+    folder: Path,
+    place: RunFolder | None,
+    base: Run | None,
+    progress: Progress,
+    *,
+    load_seconds: float,
+    overwrite: bool,
+) -> Run:
+    started = time.perf_counter()
+    opened = open_bank(folder, backbone, settings.policy)
+    decided = replace(
+        settings, first_token=opened.policy.first_token, max_length=opened.policy.max_length
+    )
+    known = {}
+    if base is not None and not overwrite:
+        refuse_other_run(
+            base, backbone.info.weights_fingerprint, decided.deciding(), str(place and place.path)
+        )
+        known = known_scores(base, plans)
+    source = BankEncoder(
+        backbone,
+        opened,
+        decided.pooling,
+        poolings=decided.bank_poolings,
+        batch_tokens=decided.batch_tokens,
+        progress=progress,
+    )
+    sites = sites_of(backbone, decided.layers)
+    parts = place.parts if place else None
+    outcome = score_tasks(
+        source, plans, sites, decided, parts=parts, known=known, progress=progress
+    )
+    _refuse_nothing_scored(outcome)
+    seconds = time.perf_counter() - started
+    evaluation = {
+        "settings": decided.deciding(),
+        "first_token_ratio": opened.first_token_ratio,
+        "encoded": source.encoded.as_dict(),
+        "bank": {"folder": str(folder), "texts": len(opened.bank), "bytes": opened.bank.size},
+        "versions": evaluation_versions(),
+        "threads": torch.get_num_threads(),
+        "times": {
+            "load": round(load_seconds, 3),
+            "encode": round(source.encoded.seconds, 3),
+            "score": round(seconds - source.encoded.seconds, 3),
+            "total": round(load_seconds + seconds, 3),
+        },
+        "notes": list(source.notes),
+    }
+    return merged(base, plans, outcome, backbone.info.as_dict(), evaluation)
+
+
+def _refuse_nothing_scored(outcome: Outcome) -> None:
+    if not outcome.scores:
+        reasons = "; ".join(f"{task}: {reason}" for task, reason in outcome.failed.items())
+        raise RunError(f"no task could be scored: {reasons}")
+
+
+def _claimed(place: RunFolder | None) -> Run | None:
+    """Return the finished run in a folder; where there is none, refuse a folder that is not ours."""
+    if place is None:
+        return None
+    if (place.path / RECORD_FILE).is_file():
+        return load_run(place.path)
+    place.claim()
+    return None
+
+
+def _refuse_other_model(base: Run, backbone: Backbone, place: RunFolder) -> None:
+    refuse_other_run(base, backbone.info.weights_fingerprint, {}, str(place.path))
+
+
+def _plan(backbone: Backbone, settings: EvaluationSettings) -> dict[str, Any]:
+    """Everything that decides a score but its task: unfinished work goes on only if it is the same."""
+    info = backbone.info.as_dict()
+    kept = ("name", "revision", "weights_fingerprint", "tokenizer_fingerprint", "dtype", "device")
+    found = evaluation_versions()
+    made_by = {name: found[name] for name in ("torch", "transformers", "mteb", "scikit-learn")}
+    return {name: info[name] for name in kept} | made_by | settings.deciding()
+
+
+def _settings(given: dict[str, Any]) -> EvaluationSettings:
+    known = EvaluationSettings.__dataclass_fields__
+    for name in given:
+        if name not in known:
+            raise unknown_name("setting", name, known)
+    return EvaluationSettings(**{name: _as_tuple(name, value) for name, value in given.items()})
+
+
+def _as_tuple(name: str, value: Any) -> Any:
+    """Lists are as good as tuples to a caller, and so is a single name or layer."""
+    if name in ("layers", "bank_poolings", "probes") and value is not None:
+        return (value,) if isinstance(value, str | int) else tuple(value)
+    return value
+
+
+def _names(tasks: str | Iterable[str]) -> tuple[str, ...]:
+    names = tasks.split(",") if isinstance(tasks, str) else tasks
+    return tuple(name.strip() for name in names if name.strip())
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given).expanduser()
+
+
+def _short(metric: str) -> str:
+    """Return the task of a score, or the probe and the table of one."""
+    return re.sub(r"^mteb/(.*)/[^/]*$", r"\1", metric)
+
+
+def _page(run: Run) -> str:
+    if set(run.table["level"]) == {LEVEL}:
+        return "<!doctype html><title>Scores</title><p>The scores are in results.parquet.</p>"
+    return report.page([(run.table, run.contributions, run.record)])

@@ -1,0 +1,171 @@
+"""`layerscope evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from layerscope.cli.app import (
+    Debug,
+    Failures,
+    Json,
+    app,
+    calm_libraries,
+    check_choice,
+    listed,
+    open_console,
+    print_json,
+    records,
+)
+
+if TYPE_CHECKING:
+    from layerscope.api import Evaluation
+
+_EXAMPLE = """
+Score every layer of a model on tasks of mteb, from one pass over their texts.
+
+Example:
+
+    layerscope evaluate sentence-transformers/all-MiniLM-L6-v2 --tasks STS17,Banking77Classification
+
+    layerscope evaluate ./my-model --table mine.csv --out runs/my-model
+"""
+
+
+@app.command(help=_EXAMPLE)
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(help="Hub id, local folder, GGUF file or sentence-transformers folder."),
+    ],
+    tasks: Annotated[
+        str,
+        typer.Option(help="mteb's names, comma-separated (a subset after a colon), or paper32."),
+    ] = "",
+    task_data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with a folder of files a task: nothing is asked of the hub."),
+    ] = None,
+    table: Annotated[
+        list[str] | None,
+        typer.Option(help="A labelled table of your own (FILE or FILE:kind); may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the run, or a scan of the same model  [default: runs/MODEL--tasks]"
+        ),
+    ] = None,
+    bank: Annotated[
+        Path | None, typer.Option(help="Folder for the pooled vectors  [default: OUT/bank]")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace scores in --out.")
+    ] = False,
+    layers: Annotated[str | None, typer.Option(help="Layers, like 0,4-6  [default: all]")] = None,
+    pooling: Annotated[str, typer.Option(help="mean, last, first, weighted_mean or max.")] = "mean",
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Scale vectors to unit length first.")
+    ] = False,
+    prompt: Annotated[str, typer.Option(help="Put before every text.")] = "",
+    query_prompt: Annotated[
+        str | None, typer.Option(help="Put before queries instead  [default: --prompt]")
+    ] = None,
+    probe: Annotated[
+        str, typer.Option(help="Also train probes on token states: linear, attention.")
+    ] = "",
+    special_tokens: Annotated[
+        str, typer.Option(help="exclude or include the tokens that the tokenizer adds.")
+    ] = "exclude",
+    first_token: Annotated[
+        str, typer.Option(help="auto (out if it is an attention sink), keep or drop.")
+    ] = "auto",
+    max_length: Annotated[int, typer.Option(help="Most tokens a text may have.")] = 512,
+    batch_tokens: Annotated[int, typer.Option(help="Padded tokens in one forward pass.")] = 4096,
+    bank_poolings: Annotated[
+        str | None,
+        typer.Option(help="Poolings kept in the bank  [default: all, up to 20 GB]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the probes; mteb has its own.")] = 0,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    dtype: Annotated[
+        str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device_map: Annotated[
+        str | None, typer.Option(help="Passed to transformers; auto spreads a large model.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads  [default: torch's]")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take, and stop.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Score every layer of a model on tasks of mteb, from one pass over their texts."""
+    Failures.debug = debug
+    check_choice("special tokens", special_tokens, ("exclude", "include"))
+    calm_libraries(threads)
+    from layerscope import api
+    from layerscope.models import ModelOptions
+    from layerscope.progress import bars
+    from layerscope.settings import parse_layers
+
+    arguments: dict[str, Any] = {
+        "task_data": task_data,
+        "tables": tuple(table or ()),
+        "bank": bank,
+        "model_options": ModelOptions(revision, dtype, device, device_map, trust_remote_code),
+        "watch": None if quiet or as_json else bars,
+        "layers": None if layers is None else parse_layers(layers),
+        "pooling": pooling,
+        "normalize": normalize,
+        "prompt": prompt,
+        "query_prompt": query_prompt,
+        "probes": listed(probe),
+        "special_tokens": special_tokens == "include",
+        "first_token": first_token,
+        "max_length": max_length,
+        "batch_tokens": batch_tokens,
+        "bank_poolings": None if bank_poolings is None else listed(bank_poolings),
+        "seed": seed,
+    }
+    if dry_run:
+        estimates = api.estimate_evaluation(model, tasks, out=out, **arguments)
+        if as_json:
+            print_json(asdict(estimates))
+        else:
+            from layerscope import terminal
+
+            open_console().print(terminal.evaluation_estimate_table(estimates))
+        return
+    folder = out or api.default_folder(model, "tasks")
+    Failures.folder = folder
+    found = api.evaluate(model, tasks, out=folder, overwrite=overwrite, **arguments)
+    if not quiet:
+        _print_evaluation(found, as_json)
+
+
+def _print_evaluation(found: Evaluation, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "folder": str(found.folder),
+                "record": found.record,
+                "table": records(found.task_rows()),
+            }
+        )
+        return
+    from layerscope import terminal
+
+    console = open_console()
+    console.print(terminal.evaluation_summary(found.run.table, found.record))
+    page = (Path(str(found.folder)) / "page.html").resolve()
+    console.print(f"\nPage: {page.as_uri()}", soft_wrap=True)

@@ -1,0 +1,195 @@
+"""Scores -> rows of the long table and a record, alone or beside what a run holds already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import pandas as pd
+
+from layerscope.errors import InputError
+from layerscope.evaluation.runner import Outcome, Score
+from layerscope.evaluation.tasks import TaskPlan
+from layerscope.provenance import versions
+from layerscope.states import Site
+from layerscope.table import CONTRIBUTION_COLUMNS, Run, conform
+
+LEVEL: Final = "task"
+_IDENTITY: Final = ("type", "metric", "split", "subset", "revision", "mteb")
+
+
+def metric_of(plan: TaskPlan) -> str:
+    """Return the name of a task's main score in the table."""
+    return f"mteb/{plan.name}/{plan.metric}"
+
+
+def task_rows(
+    plan: TaskPlan, scores: Mapping[Site, Score], model: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Return the rows of one task; `model` is the record's: name, revision, blocks."""
+    frame = pd.DataFrame(
+        {
+            "layer": site.layer,
+            "depth": site.layer / model["blocks"],
+            "stage": site.stage,
+            "value": score.value,
+            "n": score.n,
+            "seed": score.seed,
+        }
+        for site, score in scores.items()
+    )
+    return conform(
+        frame.assign(
+            model=model["name"],
+            revision=model["revision"],
+            data=plan.name,
+            perturbation="none",
+            level=LEVEL,
+            metric=metric_of(plan),
+            convention="",
+        )
+    )
+
+
+def task_facts(plan: TaskPlan, scores: Mapping[Site, Score], spent: float = 0.0) -> dict[str, Any]:
+    """Return what the record says of a task; `spent` are seconds of earlier runs."""
+    return _identity(plan) | {
+        "source": plan.source,
+        "texts": max(score.texts for score in scores.values()),
+        "seconds": round(spent + sum(score.seconds for score in scores.values()), 3),
+        "notes": list(plan.notes),
+    }
+
+
+def _identity(plan: TaskPlan) -> dict[str, Any]:
+    """What must be the same for two scores of one name to be scores of one thing."""
+    found = (plan.kind, plan.metric, plan.split, plan.subset, plan.revision, version("mteb"))
+    return dict(zip(_IDENTITY, found, strict=True))
+
+
+def known_scores(run: Run, plans: Sequence[TaskPlan]) -> dict[str, dict[Site, Score]]:
+    """Return the scores that a run holds already of the same tasks on the same data."""
+    found: dict[str, dict[Site, Score]] = {}
+    table = run.table[run.table["level"] == LEVEL]
+    for plan in plans:
+        facts = run.record.get("tasks", {}).get(plan.name, {})
+        if {name: facts.get(name) for name in _IDENTITY} != _identity(plan):
+            continue
+        rows = table[table["metric"] == metric_of(plan)].astype(object)
+        found[plan.name] = {
+            Site(int(row.layer), str(row.stage)): Score(
+                float(row.value), _whole(row.n), _whole(row.seed), int(facts.get("texts", 0)), 0.0
+            )
+            for row in rows.itertuples()
+        }
+    return found
+
+
+def _whole(value: Any) -> int | None:
+    return None if pd.isna(value) else int(value)
+
+
+def refuse_other_run(run: Run, fingerprint: str, deciding: Mapping[str, Any], where: str) -> None:
+    """Refuse to put scores beside what another model or other settings gave.
+
+    Raises:
+        InputError: which of them differ.
+    """
+    found = run.record.get("model", {}).get("weights_fingerprint")
+    if found != fingerprint:
+        raise InputError(
+            f"{where!r} holds a run of {run.record.get('model', {}).get('name', 'another model')}, "
+            "whose weights are others than this model's; choose another --out folder."
+        )
+    made_with = run.record.get("evaluation", {}).get("settings")
+    if made_with is None:
+        return
+    differing = [name for name in deciding if made_with.get(name) != deciding[name]]
+    if differing:
+        listed = ", ".join(
+            f"{name.replace('_', ' ')} ({made_with.get(name)} there, {deciding[name]} now)"
+            for name in differing
+        )
+        raise InputError(
+            f"{where!r} holds scores made with another {listed}; pass --overwrite to replace them, or "
+            "choose another --out folder."
+        )
+
+
+def merged(
+    base: Run | None,
+    plans: Sequence[TaskPlan],
+    outcome: Outcome,
+    model: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    extra: pd.DataFrame | None = None,
+) -> Run:
+    """Return a run with these scores, beside what another run of the same model holds.
+
+    Args:
+        base: a run of the same model; None makes a run of the scores alone.
+        plans: the tasks that were asked for.
+        outcome: what came of them.
+        model: the record's facts of the model.
+        evaluation: how the scores were made.
+        extra: rows of probes.
+    """
+    old = base or Run(conform(_nothing()), _no_contributions(), _empty_record(model, evaluation))
+    labels = old.record["model"]
+    by_name = {plan.name: plan for plan in plans}
+    frames = [task_rows(by_name[name], found, labels) for name, found in outcome.scores.items()]
+    if extra is not None:
+        frames.append(extra)
+    replaced = {metric for frame in frames for metric in frame["metric"]}
+    made_alike = old.record.get("evaluation", {}).get("settings") == evaluation["settings"]
+    is_task = old.table["level"] == LEVEL
+    dropped = old.table["metric"].isin(replaced) if made_alike else is_task
+    tasks = dict(old.record.get("tasks", {})) if made_alike else {}
+    for name, found in outcome.scores.items():
+        spent = float(tasks.get(name, {}).get("seconds", 0.0))
+        tasks[name] = task_facts(by_name[name], found, spent)
+    failures = {
+        entry["task"]: entry["reason"]
+        for entry in old.record.get("failed_tasks", ())
+        if entry["task"] not in outcome.scores
+    } | outcome.failed
+    record = old.record | {
+        "tasks": tasks,
+        "failed_tasks": [{"task": task, "reason": why} for task, why in failures.items()],
+        "evaluation": dict(evaluation),
+    }
+    table = pd.concat([old.table[~dropped], *frames], ignore_index=True)
+    return Run(conform(table), old.contributions, record)
+
+
+def _nothing() -> pd.DataFrame:
+    return pd.DataFrame({"metric": [], "value": []})
+
+
+def _no_contributions() -> pd.DataFrame:
+    return pd.DataFrame(columns=list(CONTRIBUTION_COLUMNS)).astype(CONTRIBUTION_COLUMNS)
+
+
+def _empty_record(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model": dict(model),
+        "data": {},
+        "settings": {},
+        "versions": evaluation["versions"],
+        "threads": evaluation["threads"],
+        "times": evaluation["times"],
+        "undefined": [],
+        "notes": [],
+    }
+
+
+def evaluation_versions() -> dict[str, str]:
+    """Return the versions of everything that can change a score."""
+    found = versions()
+    for package in ("mteb", "scikit-learn"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
