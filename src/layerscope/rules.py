@@ -113,6 +113,7 @@ class Rule:
         needs: the measures that it looks at; none for a fixed layer.
         reference: who proposed it.
         normed: whether the layer is meant as the model gives it, after the final norm.
+        main: whether it stands in a terminal's short table.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Rule:
     needs: tuple[Need, ...] = ()
     reference: str = "ours"
     normed: bool = False
+    main: bool = True
 
     @property
     def fixed(self) -> bool:
@@ -385,6 +387,7 @@ RANDOM: Final = Rule(
 )
 BASELINES: Final = (LAST, MIDDLE, TWO_THIRDS, RANDOM)
 
+_DIRECTIONS: Final[tuple[Direction, ...]] = ("least", "most")
 SEVEN: Final = tuple(measure for measure in CATALOGUE if measure.paper_seven)
 
 
@@ -408,8 +411,8 @@ _SINGLE: Final = tuple(
 )
 
 RULES: Final[tuple[Rule, ...]] = (
-    *BASELINES,
     RETRIEVAL,
+    *BASELINES,
     smoothed(RETRIEVAL),
     without(RETRIEVAL, 0),
     between(RETRIEVAL, 1 / 3),
@@ -430,15 +433,17 @@ RULES: Final[tuple[Rule, ...]] = (
         "vote of the seven",
         "The layer that most of the paper's seven prefer or cannot tell from their best.",
     ),
+    *_OF_THE_SEVEN,
     *(
-        _extreme(name, direction, "", LBL if (name, direction) in _PREFERENCES else "ours")
+        replace(_extreme(name, direction, "", "ours"), main=False)
         for name in _SINGLE
-        for direction in ("least", "most")
+        for direction in _DIRECTIONS
+        if (name, direction) not in _PREFERENCES
     ),
     *(
-        _extreme(name, direction, SPANS, "ours")
+        replace(_extreme(name, direction, SPANS, "ours"), main=False)
         for name in ("infonce", "lidar", "dime")
-        for direction in ("least", "most")
+        for direction in _DIRECTIONS
     ),
 )
 

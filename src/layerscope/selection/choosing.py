@@ -31,6 +31,7 @@ class Choice:
         wins: The share of resamples of the texts in which each layer is chosen; None if the rule
             is fixed or the run has no per-text numbers.
         conventions: The layer in each convention that the run has the rule's measures in.
+        fixed: Whether the rule looks at no measure.
         reason: Why there is no layer; "" where there is one.
     """
 
@@ -45,6 +46,7 @@ class Choice:
     within_noise: tuple[int, ...]
     wins: tuple[float, ...] | None
     conventions: tuple[tuple[str, int], ...]
+    fixed: bool
     reason: str = ""
 
     @property
@@ -123,6 +125,7 @@ def choice_of(evidence: Evidence, rule: Rule, convention: str | None = None) -> 
         within_noise=_within_noise(scores, resampled, layer),
         wins=None if resampled is None else _wins(resampled),
         conventions=_by_convention(evidence, rule),
+        fixed=rule.fixed,
         reason=reason,
     )
 
@@ -158,7 +161,7 @@ def _resampled_scores(evidence: Evidence, rule: Rule, convention: str | None) ->
 def _wins(resampled: Floats) -> tuple[float, ...]:
     known = resampled[~np.isnan(resampled).all(-1)]
     if not len(known):
-        return (0.0,) * resampled.shape[-1]
+        return tuple(0.0 for _ in range(resampled.shape[-1]))
     first = np.nanargmax(known, axis=-1)
     counts: list[int] = np.bincount(first, minlength=resampled.shape[-1]).tolist()
     return tuple(count / len(known) for count in counts)
@@ -188,3 +191,38 @@ def _by_convention(evidence: Evidence, rule: Rule) -> tuple[tuple[str, int], ...
             if layer is not None:
                 found.append((convention, layer))
     return tuple(found)
+
+
+def sentence(choice: Choice) -> str:
+    """Return a choice in words: the layer, how often it wins, what ties with it, what flips.
+
+    >>> sentence(Choice("middle", "m", "d", "", 6, 3, "block", (0.0,) * 7, (3,), None, (), True))
+    "Layer 3 of 6 by the rule 'middle', which looks at no measure."
+    """
+    if choice.layer is None:
+        return f"No layer by the rule {choice.rule!r}: {choice.reason}."
+    place = ", as the model gives it," if choice.stage == FINAL_NORM else ""
+    start = f"Layer {choice.layer} of {choice.blocks}{place} by the rule {choice.rule!r}"
+    return f"{start}{_sureness(choice)}.{_flips(choice)}"
+
+
+def _sureness(choice: Choice) -> str:
+    if choice.fixed:
+        return ", which looks at no measure"
+    if choice.won is None:
+        return "; without numbers for each text nobody knows how sure that is"
+    others = [layer for layer in choice.within_noise if layer != choice.layer]
+    ties = f"cannot tell {_listed(others)} from it" if others else "tell it from every other layer"
+    return f", which wins in {100 * choice.won:.0f} % of resamples; these texts {ties}"
+
+
+def _listed(layers: list[int]) -> str:
+    words = [str(layer) for layer in layers]
+    if len(words) == 1:
+        return f"layer {words[0]}"
+    return f"layers {', '.join(words[:-1])} and {words[-1]}"
+
+
+def _flips(choice: Choice) -> str:
+    others = [f"{layer} ({name})" for name, layer in choice.conventions if layer != choice.layer]
+    return f" Another convention takes another layer: {', '.join(others)}." if others else ""

@@ -1,0 +1,57 @@
+"""`select`: the layer to use, without labels, and with task scores what each choice gained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from layerscope.api.scanning import Scan
+from layerscope.decision import Selection, decide
+from layerscope.longtable import from_long, read_long
+from layerscope.rules import RULES, Rule
+from layerscope.table import Run, load_run
+
+
+def select(
+    run: str | Path | Run | Scan | pd.DataFrame,
+    *,
+    rule: str | Rule | None = None,
+    rules: Iterable[Rule] = RULES,
+    tasks: Iterable[str] | None = None,
+    convention: str | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> Selection:
+    """Return which layer to use by a rule that needs no labels, with all other rules beside it.
+
+    Args:
+        run: a run's folder, a scan, or any long table with our columns or the published ones (a
+            frame, or a .parquet or .csv file; see `layerscope.longtable`).
+        rule: the name of a rule, or a `layerscope.rules.Rule` of your own; by default the one that
+            did best in our tests, and where the run lacks its measures, the middle layer.
+        rules: the rules to show beside it.
+        tasks: the tasks to count gains over, where the run has scores; by default all of mteb's.
+        convention: to decide in; by default normalized, or what the run has.
+        seed: of the resampling of texts and of tasks.
+        resamples: their number.
+
+    Raises:
+        InputError: the run cannot be read, no rule or task has that name, or the run lacks a
+            measure that the rule needs; the message says how to get it.
+    """
+    return decide(
+        _run_of(run), rule, rules=rules, tasks=tasks, convention=convention, seed=seed,
+        resamples=resamples,
+    )  # fmt: skip
+
+
+def _run_of(given: str | Path | Run | Scan | pd.DataFrame) -> Run:
+    if isinstance(given, Run):
+        return given
+    if isinstance(given, Scan):
+        return given.run
+    if isinstance(given, pd.DataFrame):
+        return from_long(given)
+    return read_long(given) if Path(given).is_file() else load_run(given)
