@@ -32,6 +32,7 @@ def contributions_of(matrix, metric="prompt_entropy", convention="normalized"):
         [
             {
                 "text": text,
+                "perturbation": "none",
                 "layer": layer,
                 "stage": "block",
                 "metric": metric,
@@ -42,7 +43,7 @@ def contributions_of(matrix, metric="prompt_entropy", convention="normalized"):
             for text, value in enumerate(row)
             if value is not None
         ],
-        columns=["text", "layer", "stage", "metric", "convention", "value"],
+        columns=["text", "perturbation", "layer", "stage", "metric", "convention", "value"],
     )
 
 
@@ -231,3 +232,61 @@ def test_a_whole_run():
 )
 def test_layer_names(layer, stage, name):
     assert selection.layer_name(layer, stage) == name
+
+
+# --- several kinds of views -----------------------------------------------------------------------
+
+CROPS, COPIES, CAPPED = "crops of 20 words", "characters p=0.3", "characters p=0.3 cap=10"
+
+
+def on_views(values, perturbation, convention="normalized"):
+    return table_of(values, "infonce", convention).assign(perturbation=perturbation, level="view")
+
+
+def test_a_measure_of_several_kinds_of_views_prefers_a_layer_on_each():
+    table = pd.concat([on_views([1.0, 0.5, 0.9], COPIES), on_views([3.0, 2.0, 1.0], CROPS)])
+    assert selection.perturbations(table, "infonce", "normalized") == (COPIES, CROPS)
+    contributions = pd.concat(
+        [
+            contributions_of([[1, 1.1], [0.5, 0.5], [0.9, 0.9]], "infonce"),
+            # The texts of a corpus: others, whatever their number.
+            contributions_of([[3, 3, 3], [2, 0.1, 3.9], [0, 2, 1]], "infonce").assign(
+                perturbation=CROPS, text=lambda frame: -1 - frame["text"]
+            ),
+        ]
+    )
+    contributions.loc[contributions["perturbation"] == "none", "perturbation"] = COPIES
+    one, other = selection.preferences(
+        table, contributions, measures=(measure("infonce", "least"),)
+    )
+    assert (one.perturbation, one.layer, one.value) == (COPIES, 1, 0.5)
+    assert (other.perturbation, other.layer, other.within_noise) == (CROPS, 2, (1, 2))
+    explicit = selection.of_measure(table, "infonce", "normalized", perturbation=CROPS)
+    assert explicit["value"].tolist() == [3.0, 2.0, 1.0]
+    assert selection.of_measure(table, "infonce", "normalized")["value"].tolist() == [1.0, 0.5, 0.9]
+
+
+def test_conventions_agree_or_not_on_each_kind_of_views():
+    tables = [
+        on_views([1.0, 0.5, 0.9], COPIES),
+        on_views([1.0, 0.5, 0.9], COPIES, "paper"),
+        on_views([1.0, 0.5, 0.9], CROPS),
+        on_views([1.0, 0.5, 0.2], CROPS, "paper"),
+    ]
+    choices = selection.preferences(pd.concat(tables), NOTHING, measures=(BY_NAME["infonce"],))
+    found = {item.perturbation: item.same for item in selection.agreement(choices)}
+    assert found == {COPIES: True, CROPS: False}
+
+
+def test_the_papers_vote_takes_its_own_views():
+    tables = [
+        on_views([1.0, 0.5, 0.9], CROPS),
+        on_views([1.0, 0.5, 0.1], COPIES),
+        on_views([0.1, 0.5, 0.9], CAPPED),
+    ]
+    choices = selection.preferences(pd.concat(tables), NOTHING, measures=(BY_NAME["infonce"],))
+    advice = selection.recommendation(choices)
+    assert (advice.layer, advice.voters) == (2, 1)
+    assert advice.votes[0].metrics == ("infonce",)
+    spans = [choice for choice in choices if choice.perturbation == CROPS]
+    assert selection.recommendation(spans).layer is None

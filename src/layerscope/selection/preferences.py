@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from layerscope.augmentation import of_spans
 from layerscope.metrics.catalogue import CATALOGUE, Measure
 from layerscope.rules import CAUTION, middle_layer
 from layerscope.selection.reading import (
@@ -18,6 +19,7 @@ from layerscope.selection.reading import (
     measured,
     number_of_blocks,
     of_measure,
+    perturbations,
 )
 from layerscope.statistics import within_noise
 
@@ -39,6 +41,7 @@ class Preference:
         middle_layer: L / 2, rounded down.
         middle_value: The measure there; None where undefined.
         reason: Why there is no layer; empty where there is one.
+        perturbation: What the views are that it is measured on; "none" where it is not on views.
     """
 
     metric: str
@@ -52,6 +55,7 @@ class Preference:
     middle_layer: int
     middle_value: float | None
     reason: str = ""
+    perturbation: str = "none"
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Agreement:
         normalized: Layer preferred after centering and unit rows.
         same: The two layers are equal.
         overlap: The two sets of layers within noise share at least one.
+        perturbation: What the views are that it is measured on.
     """
 
     metric: str
@@ -71,6 +76,7 @@ class Agreement:
     normalized: int
     same: bool
     overlap: bool
+    perturbation: str = "none"
 
 
 @dataclass(frozen=True)
@@ -111,37 +117,36 @@ def preferences(
 
     Args:
         table: The results of one run (see `layerscope.table`).
-        contributions: Its per-text numbers: columns text, layer, stage, metric, convention, value.
-            Without them only the preferred layer itself is "within noise".
+        contributions: Its per-text numbers, columns as `table.CONTRIBUTION_COLUMNS`. Without
+            them only the preferred layer itself is "within noise".
         measures: The catalogue that says which direction is preferred.
         seed: Seed of the resampling behind `within_noise`.
 
     Returns:
-        One preference a measure and convention, in the catalogue's order. Layers where the measure
-        is undefined take no part.
+        One preference a measure, convention and kind of views, in the catalogue's order. Layers
+        where the measure is undefined take no part.
     """
     blocks = number_of_blocks(table)
     matrices = _matrices(contributions, {measure.name for measure in measures})
     return tuple(
-        _preference(
-            table, matrices.get((measure.name, convention)), measure, convention, blocks, seed
-        )
+        _preference(table, matrices, measure, convention, perturbation, blocks, seed)
         for measure, convention in measured(table, measures)
+        for perturbation in perturbations(table, measure.name, convention)
     )
 
 
 def agreement(choices: Iterable[Preference]) -> tuple[Agreement, ...]:
     """Return whether the paper and normalized conventions agree, for measures that have both."""
-    found: dict[str, dict[str, tuple[int, tuple[int, ...]]]] = {}
+    found: dict[tuple[str, str], dict[str, tuple[int, tuple[int, ...]]]] = {}
     for choice in choices:
         if choice.layer is not None:
-            found.setdefault(choice.metric, {})[choice.convention] = (
+            found.setdefault((choice.metric, choice.perturbation), {})[choice.convention] = (
                 choice.layer,
                 choice.within_noise,
             )
     return tuple(
-        _agreement(metric, *layers[PAPER], *layers[NORMALIZED])
-        for metric, layers in found.items()
+        _agreement(*which, *layers[PAPER], *layers[NORMALIZED])
+        for which, layers in found.items()
         if PAPER in layers and NORMALIZED in layers
     )
 
@@ -152,8 +157,9 @@ def recommendation(
     """Return the layer that most of the paper's seven measures vote for, normalized convention.
 
     Each measure votes for every layer within noise of its best, so one that cannot tell layers
-    apart does not decide between them.
+    apart does not decide between them. Measures of views vote by misspelled copies, as the paper's.
     """
+    choices = _of_the_papers_views(choices)
     seven = {measure.name for measure in measures if measure.paper_seven}
     votes = _votes(choices, seven, NORMALIZED)
     paper = _votes(choices, seven, PAPER)
@@ -169,18 +175,30 @@ def recommendation(
     return Recommendation(votes[0].layer, votes, voters, paper_layer, sentence)
 
 
+def _of_the_papers_views(choices: Sequence[Preference]) -> list[Preference]:
+    """Leave out preferences on spans, and on all but the first kind of misspelled copies."""
+    found: dict[tuple[str, str], Preference] = {}
+    for choice in choices:
+        if not of_spans(choice.perturbation):
+            found.setdefault((choice.metric, choice.convention), choice)
+    return list(found.values())
+
+
 def _preference(
     table: pd.DataFrame,
-    matrix: pd.DataFrame | None,
+    matrices: Mapping[tuple[str, str, str], pd.DataFrame],
     measure: Measure,
     convention: str,
+    perturbation: str,
     blocks: int,
     seed: int,
 ) -> Preference:
-    rows = of_measure(table, measure.name, convention)
+    which = (measure.name, convention, perturbation)
+    matrix = matrices.get(which)
+    rows = of_measure(table, measure.name, convention, perturbation=perturbation)
     direction = str(measure.direction)
     middle = middle_layer(blocks)
-    last_value, last_stage = _last(table, measure.name, convention, blocks)
+    last_value, last_stage = _last(table, *which, blocks)
     layer, reason = _best(rows["value"], direction)
     return Preference(
         metric=measure.name,
@@ -194,6 +212,7 @@ def _preference(
         middle_layer=middle,
         middle_value=_value_at(rows, middle),
         reason=reason,
+        perturbation=perturbation,
     )
 
 
@@ -209,11 +228,11 @@ def _best(values: pd.Series[float], direction: str) -> tuple[int | None, str]:
 
 
 def _last(
-    table: pd.DataFrame, metric: str, convention: str, blocks: int
+    table: pd.DataFrame, metric: str, convention: str, perturbation: str, blocks: int
 ) -> tuple[float | None, str]:
     """Return the measure on the model's own output, and the stage that is."""
     stage = FINAL_NORM if (table["stage"] == FINAL_NORM).any() else BLOCK
-    return _value_at(of_measure(table, metric, convention, stage), blocks), stage
+    return _value_at(of_measure(table, metric, convention, stage, perturbation), blocks), stage
 
 
 def _value_at(rows: pd.DataFrame, layer: int) -> float | None:
@@ -222,13 +241,16 @@ def _value_at(rows: pd.DataFrame, layer: int) -> float | None:
 
 def _matrices(
     contributions: pd.DataFrame, metrics: set[str]
-) -> dict[tuple[str, str], pd.DataFrame]:
-    """Return, by metric and convention, the frame layer x text, NaN where a text is undefined."""
+) -> dict[tuple[str, str, str], pd.DataFrame]:
+    """Return, by metric, convention and perturbation, layer x text, NaN where undefined."""
     wanted = (contributions["stage"] == BLOCK) & contributions["metric"].isin(metrics)
-    groups = contributions[wanted].fillna({"convention": ""}).groupby(["metric", "convention"])
+    which = ["metric", "convention", "perturbation"]
+    groups = contributions[wanted].fillna({"convention": ""}).groupby(which, observed=True)
     return {
-        (str(metric), str(convention)): rows.pivot(index="layer", columns="text", values="value")
-        for (metric, convention), rows in groups
+        (str(metric), str(convention), str(perturbation)): rows.pivot(
+            index="layer", columns="text", values="value"
+        )
+        for (metric, convention, perturbation), rows in groups
     }
 
 
@@ -245,10 +267,16 @@ def _within_noise(
 
 
 def _agreement(
-    metric: str, paper: int, near_paper: tuple[int, ...], normalized: int, near: tuple[int, ...]
+    metric: str,
+    perturbation: str,
+    paper: int,
+    near_paper: tuple[int, ...],
+    normalized: int,
+    near: tuple[int, ...],
 ) -> Agreement:
     overlap = not set(near_paper).isdisjoint(near)
-    return Agreement(metric, paper, normalized, same=paper == normalized, overlap=overlap)
+    same = paper == normalized
+    return Agreement(metric, paper, normalized, same, overlap, perturbation)
 
 
 def _votes(choices: Iterable[Preference], voters: set[str], convention: str) -> tuple[Vote, ...]:

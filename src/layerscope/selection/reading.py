@@ -43,11 +43,15 @@ def number_of_blocks(table: pd.DataFrame) -> int:
 
 
 def of_measure(
-    table: pd.DataFrame, metric: str, convention: str, stage: str = BLOCK
+    table: pd.DataFrame,
+    metric: str,
+    convention: str,
+    stage: str = BLOCK,
+    perturbation: str | None = None,
 ) -> pd.DataFrame:
     """Return the defined rows of one measure at one stage, indexed by layer in ascending order.
 
-    Of a measure made on several kinds of views, those on its own kind.
+    Of a measure made on several kinds of views, those of one perturbation, by default on its own kind.
 
     Raises:
         InputError: If a layer has two values, which means the table holds more than one run.
@@ -60,7 +64,8 @@ def of_measure(
         & table["value"].notna()
     ]
     labels = rows["perturbation"].fillna("")
-    rows = rows[labels == perturbation_of(metric, labels.unique())]
+    wanted = perturbation_of(metric, labels.unique()) if perturbation is None else perturbation
+    rows = rows[labels == wanted]
     if rows["layer"].duplicated().any():
         raise InputError(
             f"expected one value of {metric!r} a layer, got several: "
@@ -93,6 +98,12 @@ def perturbation_of(metric: str, labels: Iterable[str], prefix: str = "") -> str
             "the table holds more than one run, or a rule must name the kind that it needs."
         )
     return found[0] if found else None
+
+
+def perturbations(table: pd.DataFrame, metric: str, convention: str) -> tuple[str, ...]:
+    """Return what the views were that a measure was made on, in the order of the table."""
+    rows = table[(table["metric"] == metric) & (table["convention"].fillna("") == convention)]
+    return tuple(str(label) for label in rows["perturbation"].fillna("").unique())
 
 
 def measured(
