@@ -99,13 +99,13 @@ def read_table(path: str | Path, *, kind: str | None = None, seed: int = 0) -> T
     if kind != "Classification" and "test" in frames:
         frames = {"test": frames["test"]}
     splits = {split: canonical(frame, kind, where) for split, frame in frames.items()}
-    notes: list[str] = []
     if kind in ("Classification", "Clustering", "PairClassification"):
         splits = {split: unrolled(frame) for split, frame in splits.items()}
+    splits, classes = _scored(splits, kind, where)
+    notes: list[str] = []
     splits = {split: _without_empty(frame, split, notes) for split, frame in splits.items()}
     if list(splits) == [""]:
         splits = _split(splits[""], kind, seed, notes, where)
-    splits, classes = _scored(splits, kind, where)
     _refuse_too_little(splits, kind, where)
     notes += _unseen_classes(splits, classes, kind)
     return Table(
@@ -356,9 +356,8 @@ def _split(
     notes.append(f"half of every class, chosen by seed {seed}, is train and the rest test.")
     train = np.zeros(len(frame), dtype=bool)
     generator = np.random.default_rng(seed)
-    labels = frame["label"].map(str)
-    for label in sorted(labels.unique()):
-        rows = generator.permutation(np.flatnonzero(labels == label))
+    for label in sorted(frame["label"].unique()):
+        rows = generator.permutation(np.flatnonzero(frame["label"] == label))
         train[rows[: (len(rows) + 1) // 2]] = True
     halves = {"train": frame[train], "test": frame[~train]}
     if not len(halves["test"]):
@@ -397,11 +396,11 @@ def label_codes(
     >>> label_codes([["b", "a"], ["b"]], "file")
     ([[1, 0], [1]], ('a', 'b'))
     """
-    missing = [i for column in columns for i, label in enumerate(column) if _is_missing(label)]
-    if missing:
-        raise InputError(
-            f"rows {_rows(missing)} of {where!r} have no label; add it or remove them."
-        )
+    for column in columns:
+        if missing := [row for row, label in enumerate(column) if _is_missing(label)]:
+            raise InputError(
+                f"rows {_rows(missing)} of {where!r} have no label; add it or remove them."
+            )
     plain = [[_plain(label) for label in column] for column in columns]
     known = {label for column in plain for label in column}
     numbers = all(isinstance(label, int | float) for label in known)

@@ -127,7 +127,9 @@ def resolve(
 
     A folder in `task_data` called after a task ("STSBenchmark", "STS17-en-en") replaces the hub for
     it. One that has a task's name and more ("ArxivClusteringS2S-mini") is scored by that task's
-    class, under its own name; any other is a plain table.
+    class, under its own name; any other is a plain table. Local data are taken whole, in the columns
+    that mteb's class reads: where it draws a subset of the hub's (ToxicConversationsClassification),
+    the folder must hold that subset to give the published number.
 
     Args:
         names: what to score.

@@ -1,0 +1,525 @@
+"""Names and tables become tasks of mteb that score, with no network, what they should."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from layerscope.errors import InputError, RunError
+from layerscope.evaluation.tables import KINDS, Table, read_table, split_files
+from layerscope.evaluation.tasks import PAPER32_TASKS, TaskPlan, resolve
+
+mteb = pytest.importorskip("mteb")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+real = [
+    pytest.mark.real,
+    pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="../shared/data is missing"),
+]
+
+
+class Encoder:
+    """Gives each text a random vector, or whatever a function of texts gives."""
+
+    def __init__(self, vector=None):
+        from mteb.models.model_meta import ModelMeta
+
+        self.mteb_model_meta = ModelMeta.create_empty()
+        self.vector = vector or self.hashed
+
+    @staticmethod
+    def hashed(text: str) -> np.ndarray:
+        seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+        return np.random.default_rng(seed).normal(size=16)
+
+    def encode(self, inputs, **_):
+        return np.array([self.vector(t) for batch in inputs for t in batch["text"]], np.float32)
+
+    def similarity(self, one, other):
+        one, other = torch.as_tensor(one), torch.as_tensor(other)
+        return torch.nn.functional.normalize(one) @ torch.nn.functional.normalize(other).T
+
+    def similarity_pairwise(self, one, other):
+        return torch.cosine_similarity(torch.as_tensor(one), torch.as_tensor(other))
+
+
+def score(task, plan: TaskPlan, vector=None) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of scikit-learn, about classes never predicted
+        found = task.evaluate(
+            Encoder(vector),
+            plan.split,
+            subsets_to_run=[plan.subset],
+            encode_kwargs={"batch_size": 64},
+        )
+    return float(found[plan.subset][plan.metric])
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+# --- names -------------------------------------------------------------------------------------
+
+
+def test_paper32_names_tasks_and_subsets_of_mteb():
+    plans = resolve(["paper32"])
+    assert [(plan.name, plan.subset) for plan in plans] == list(PAPER32_TASKS.items())
+    assert len(plans) == 32
+    kinds = pd.Series([plan.kind for plan in plans]).value_counts().to_dict()
+    assert kinds == {
+        "Classification": 10,
+        "STS": 9,
+        "Clustering": 6,
+        "Reranking": 4,
+        "PairClassification": 3,
+    }
+    assert {plan.split for plan in plans} == {"test"}
+    assert all(plan.source.startswith("hub:mteb/") for plan in plans)
+    metrics = {plan.name: plan.metric for plan in plans}
+    assert metrics["STS17"] == "cosine_spearman"
+    assert metrics["MindSmallReranking"] == "max_over_subqueries_map_at_1000"
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not (SHARED / "published").is_dir(), reason="../shared/published is missing")
+def test_paper32_is_what_the_authors_published():
+    published = pd.read_parquet(SHARED / "published" / "pythia-410m.parquet")
+    assert set(published.data) - {"wikitext"} == set(PAPER32_TASKS)
+
+
+def test_the_english_subset_is_chosen_unless_one_is_named():
+    plans = resolve(["AmazonCounterfactualClassification", "STS17:es-es", "STS22", "STSBenchmark"])
+    assert [plan.subset for plan in plans] == ["en", "es-es", "en", "default"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("STSBenchmrk", "did you mean 'STSBenchmark'"),
+        ("STS17:en-eng", "unknown subset of STS17: 'en-eng'; did you mean 'en-en'"),
+        ("NFCorpus", "a task of type Retrieval on text"),
+        ("nowhere/mine.csv", "there is no table"),
+    ],
+)
+def test_a_name_that_cannot_be_scored_is_refused(name, message):
+    with pytest.raises(InputError, match=message):
+        resolve([name])
+
+
+def test_nothing_to_score_is_refused():
+    with pytest.raises(InputError, match="at least one task"):
+        resolve([])
+
+
+def test_without_network_and_data_the_reason_is_said():
+    (plan,) = resolve(["BIOSSES"])
+    with pytest.raises(RunError, match="data of BIOSSES could not be loaded .* --task-data"):
+        plan.build()
+
+
+# --- tasks of mteb on local data ---------------------------------------------------------------
+
+
+def write(folder: Path, name: str, **columns) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(columns).to_parquet(folder / name)
+    return folder
+
+
+def labelled(count: int, classes: int = 4, start: int = 0) -> dict[str, list]:
+    numbers = range(start, start + count)
+    return {
+        "text": [f"text {number} of {number % classes}" for number in numbers],
+        "label": [number % classes for number in numbers],
+    }
+
+
+def by_class(text: str) -> np.ndarray:
+    """The vector of a text that ends in its class: the class, and a little of the text itself."""
+    clean = np.eye(16)[int(text.split()[-1])]
+    return clean + 0.01 * Encoder.hashed(text)
+
+
+def test_a_task_on_local_files_scores_as_mteb_scores_them_itself(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = write(tmp_path / "Banking77Classification", "train.parquet", **labelled(60))
+    write(folder, "test.parquet", **labelled(40, start=100))
+    (plan,) = resolve(["Banking77Classification"], task_data=tmp_path)
+    own = mteb.get_task("Banking77Classification")
+    data = {"path": str(folder), "revision": "local"}
+    own.metadata = own.metadata.model_copy(update={"dataset": data})
+    own.load_data()
+    expected = score(own, plan)
+    assert score(plan.build(), plan) == expected
+    assert 0.05 < expected < 0.5
+    assert score(plan.build(), plan, by_class) == 1
+
+
+def test_local_data_are_named_by_their_fingerprint(tmp_path):
+    folder = tmp_path / "STSBenchmark"
+    columns = {"sentence1": ["a", "b", "c"], "sentence2": ["d", "e", "f"], "score": [0.0, 2.5, 5.0]}
+    write(folder, "test.parquet", **columns)
+    (plan,) = resolve(["STSBenchmark"], task_data=tmp_path)
+    assert plan.revision.startswith("local:")
+    assert len(plan.revision) == len("local:") + 16
+    assert plan.source == str(folder)
+    assert plan.build().metadata.dataset == {"path": str(folder), "revision": plan.revision}
+    columns["score"][0] = 1.0
+    write(folder, "test.parquet", **columns)
+    assert resolve(["STSBenchmark"], task_data=tmp_path)[0].revision != plan.revision
+
+
+def test_a_subset_has_its_own_files(tmp_path):
+    folder = tmp_path / "AmazonCounterfactualClassification"
+    for split in ("train", "test"):
+        write(folder, f"en_{split}.parquet", **labelled(40, classes=2))
+        write(folder, f"de_{split}.parquet", text=["auf Deutsch"], label=[0])
+    (plan,) = resolve(["AmazonCounterfactualClassification"], task_data=tmp_path)
+    assert list(plan.build().dataset) == ["en"]
+    assert len(plan.build().dataset["en"]["test"]) == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("test.parquet", ["test.parquet"]),
+        ("data/test-00000-of-00001.parquet", ["test-00000-of-00001.parquet"]),
+        ("en/test.csv", ["test.csv"]),
+        ("en-testing.jsonl", ["en-testing.jsonl"]),
+        ("contest.csv", []),
+    ],
+)
+def test_where_the_file_of_a_split_may_lie(tmp_path, name, expected):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    assert [file.name for file in split_files(tmp_path, "test", "en")] == expected
+
+
+def test_two_files_for_a_split_are_refused(tmp_path):
+    for name in ("test.csv", "test.parquet"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"several files .* test.csv, test.parquet"):
+        split_files(tmp_path, "test")
+
+
+def test_a_folder_may_carry_a_subset_or_more_in_its_name(tmp_path):
+    pairs = {"sentence1": ["a", "b", "c"], "sentence2": ["d", "e", "f"], "score": [0, 2.5, 5]}
+    write(tmp_path / "STS17-en-en", "test.parquet", **pairs)
+    write(tmp_path / "STSBenchmark-mini", "test.parquet", **pairs)
+    by_task, by_folder = (
+        resolve([name], task_data=tmp_path)[0] for name in ("STS17", "STS17-en-en")
+    )
+    assert by_task == by_folder
+    assert (by_task.name, by_task.subset) == ("STS17", "en-en")
+    (mini,) = resolve(["STSBenchmark-mini"], task_data=tmp_path)
+    assert (mini.name, mini.metric) == ("STSBenchmark-mini", "cosine_spearman")
+    assert type(mini.build()).__name__ == "STSBenchmarkSTS"
+    with pytest.raises(InputError, match="but STSBenchmark-mini; name that one"):
+        resolve(["STSBenchmark"], task_data=tmp_path)
+
+
+def test_data_that_do_not_fit_the_task_are_refused(tmp_path):
+    folder = write(tmp_path / "STSBenchmark", "test.parquet", **labelled(5))
+    (plan,) = resolve(["STSBenchmark"], task_data=tmp_path)
+    with pytest.raises(InputError, match=r"needs a column sentence1 .* has text, label"):
+        plan.build()
+    (folder / "test.parquet").rename(folder / "other.parquet")
+    with pytest.raises(InputError, match=r"expected a file test .* found other.parquet"):
+        resolve(["STSBenchmark"], task_data=tmp_path)
+    with pytest.raises(InputError, match="expected a folder with a folder for each task"):
+        resolve(["STSBenchmark"], task_data=tmp_path / "nowhere")
+
+
+def test_older_layouts_of_mteb_are_read(tmp_path):
+    """Sets of texts for clustering, one row of lists for pairs, query and texts for reranking."""
+    texts = labelled(40)
+    halves = {key: [value[:20], value[20:]] for key, value in texts.items()}
+    write(
+        tmp_path / "RedditClustering",
+        "test.parquet",
+        sentences=halves["text"],
+        labels=halves["label"],
+    )
+    first, second = ["a 1", "b 2", "c 3", "d 4"], ["e 1", "f 3", "g 3", "h 1"]
+    write(
+        tmp_path / "TwitterURLCorpus",
+        "test.parquet",
+        sent1=[first],
+        sent2=[second],
+        labels=[[1, 0, 1, 0]],
+    )
+    write(
+        tmp_path / "AskUbuntuDupQuestions",
+        "test.parquet",
+        query=["q 1", "r 2"],
+        positive=[["s 1"], ["t 2"]],
+        negative=[["u 2", "v 3"], ["w 1", "x 4"]],
+    )
+    names = ["RedditClustering", "TwitterURLCorpus", "AskUbuntuDupQuestions"]
+    plans = resolve(names, task_data=tmp_path)
+    assert len(plans[0].build().dataset["test"]) == 2
+    assert [score(plan.build(), plan, by_class) for plan in plans] == pytest.approx([1, 1, 1])
+
+
+# --- fresh objects -----------------------------------------------------------------------------
+
+
+def test_every_build_scores_as_the_first(tmp_path):
+    """mteb's clustering draws its samples from the task's own random state."""
+    path = tmp_path / "topics.csv"
+    pd.DataFrame(labelled(80)).to_csv(path, index=False)
+    (plan,) = resolve([f"{path}:clustering"])
+    task = plan.build()
+    once, twice = score(task, plan), score(task, plan)
+    assert once != twice
+    assert score(plan.build(), plan) == once
+    assert plan.build() is not task
+
+
+def test_columns_are_lists_whatever_is_asked_of_the_data(tmp_path):
+    path = tmp_path / "topics.csv"
+    pd.DataFrame(labelled(40)).to_csv(path, index=False)
+    data = resolve([str(path)])[0].build().dataset["test"]
+    assert type(data["label"]) is list
+    assert data[0]["text"] == data["text"][0]
+    assert data.select_columns(["label"])["label"] == data["label"]
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+def table(tmp_path: Path, name: str = "mine.csv", **columns) -> Path:
+    path = tmp_path / name
+    frame = pd.DataFrame(columns)
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif path.suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        path.write_text("\n".join(map(json.dumps, frame.to_dict("records"))), encoding="utf-8")
+    return path
+
+
+FORMS = {
+    "Classification": {**labelled(40)},
+    "Clustering": {**labelled(40)},
+    "PairClassification": {
+        "text1": [f"pair {number} {number % 4}" for number in range(20)],
+        "text2": [f"other {number} {number % 4 + number % 2}" for number in range(20)],
+        "label": [1, 0] * 10,
+    },
+    "STS": {
+        "sentence1": ["a 1", "b 2", "c 3", "d 5", "i 6", "j 7"],
+        "sentence2": ["e 1", "f 2", "g 4", "h 7", "k 6", "l 8"],
+        "similarity": [5, 5, 0, 0, 5, 0],
+    },
+    "Reranking": {
+        "query": ["q 1", "r 2"],
+        "positives": [["s 1"], ["t 2", "u 2"]],
+        "negatives": [["v 3"], ["w 1", "x 4"]],
+    },
+}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_is_scored_by_what_its_columns_are(tmp_path, kind, suffix):
+    path = table(tmp_path, f"mine.{suffix}", **FORMS[kind])
+    (plan,) = resolve([], tables=[read_table(path, kind=kind.lower())])
+    assert (plan.name, plan.kind, plan.split, plan.subset) == ("mine", kind, "test", "default")
+    assert plan.source == str(path)
+    task = plan.build()
+    assert task.metadata.name == "mine"
+    assert score(task, plan, by_class) > (0.8 if kind == "STS" else 0.99)
+    if kind != "Clustering":  # what a classification is, unless told
+        assert read_table(path).kind == kind
+
+
+def test_plain_text_files_hold_lists_as_json(tmp_path):
+    path = table(tmp_path, query=["q"], positive=['["a", "b"]'], negative=["one text"])
+    rows = read_table(path).splits["test"]
+    assert rows.positive.tolist() == [["a", "b"]]
+    assert rows.negative.tolist() == [["one text"]]
+
+
+def test_texts_of_equal_scores_are_not_ranked_for_the_positives(tmp_path):
+    rows = range(50)
+    path = table(
+        tmp_path,
+        "mine.jsonl",
+        query=[f"q{n}" for n in rows],
+        positive=[[f"p{n}"] for n in rows],
+        negative=[[f"n{n}-{m}" for m in range(9)] for n in rows],
+    )
+    (plan,) = resolve([str(path)])
+    collapsed = score(plan.build(), plan, lambda _: np.ones(4))
+    chance = np.mean(1 / np.arange(1, 11))
+    assert collapsed == pytest.approx(chance, abs=0.12)
+
+
+def test_labels_may_be_words_or_numbers_of_any_kind(tmp_path):
+    for labels in (["b", "a"], ["10", "9"], [2.0, 1.0], [True, False], ["", "x"]):
+        path = table(tmp_path, "mine.parquet", text=list("abcdefgh"), label=labels * 4)
+        if "" in labels:
+            with pytest.raises(InputError, match="rows 1, 3, 5, 7 of .* have no label"):
+                read_table(path)
+            continue
+        found = read_table(path)
+        assert set(found.splits["train"].label) == {0, 1}
+        assert len(found.classes) == 2
+    assert read_table(table(tmp_path, text=list("abcd"), label=[10, 9] * 2)).classes == ("10", "9")
+
+
+def test_half_of_every_class_trains_the_classifier(tmp_path):
+    path = table(tmp_path, text=[f"t{n}" for n in range(31)], label=["a"] * 20 + ["b"] * 10 + ["c"])
+    found = read_table(path)
+    assert found.splits["train"].label.value_counts().to_dict() == {0: 10, 1: 5, 2: 1}
+    assert found.splits["test"].label.value_counts().to_dict() == {0: 10, 1: 5}
+    assert "half of every class" in found.notes[0]
+    assert read_table(path).splits["train"].equals(found.splits["train"])
+    assert not read_table(path, seed=1).splits["train"].equals(found.splits["train"])
+
+
+def test_a_column_may_say_which_rows_train(tmp_path):
+    split = ["train", "train", "dev", "test", "Train", "test"]
+    path = table(tmp_path, text=list("abcdef"), label=["x", "y"] * 3, split=split)
+    found = read_table(path)
+    assert found.splits["train"].text.tolist() == ["a", "b", "e"]
+    assert found.splits["test"].text.tolist() == ["d", "f"]
+    path = table(tmp_path, text=list("ab"), label=["x", "y"], split=["train", "rest"])
+    with pytest.raises(InputError, match="expected train and test in column split .* rest, train"):
+        read_table(path)
+
+
+def test_a_class_that_train_lacks_is_told(tmp_path):
+    write(tmp_path / "mine", "train.parquet", text=list("abc"), label=["x", "y", "x"])
+    write(tmp_path / "mine", "test.parquet", text=list("def"), label=["x", "y", "z"])
+    found = read_table(tmp_path / "mine")
+    assert found.notes == ("1 test texts have a label that train lacks and count as wrong: 'z'.",)
+    (plan,) = resolve([], tables=[found])
+    assert plan.notes == found.notes
+    assert 0 <= score(plan.build(), plan) < 1
+
+
+def test_empty_texts_are_left_out_and_counted(tmp_path):
+    path = table(tmp_path, text=["a", " ", "c", "d", "e", ""], label=["x", "y"] * 3)
+    assert read_table(path, kind="clustering").notes == (
+        "2 of 6 rows were left out: a text is empty.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind", "message"),
+    [
+        ({"words": ["a"], "label": [1]}, None, "those of no task: words, label"),
+        ({"text": ["a"], "label": [1]}, "STS", "a STS needs a column sentence1"),
+        ({"text": ["a"], "label": [1]}, "classify", "unknown kind of table"),
+        ({"text": list("ab"), "label": [1, 1]}, None, "at least 2 different labels"),
+        ({"text": list("ab"), "label": [1, 2]}, None, "every class of .* has one text"),
+        ({"text": [" "], "label": [1]}, "clustering", "no row of .* is left"),
+        ({"text": [], "label": []}, None, "has no rows"),
+        (
+            {"text1": list("ab"), "text2": list("cd"), "label": [0.5, 1]},
+            None,
+            "expected labels 0 and 1 for pairs, row 1 .* has '0.5'; call the column score",
+        ),
+        (
+            {"text1": list("ab"), "text2": list("cd"), "score": ["high", 1]},
+            None,
+            "expected a number as score, rows 1 of",
+        ),
+        ({"text1": list("ab"), "text2": list("cd"), "score": [1, 1]}, None, "2 different scores"),
+    ],
+)
+def test_a_table_that_cannot_be_scored_is_refused(tmp_path, columns, kind, message):
+    with pytest.raises(InputError, match=message):
+        read_table(table(tmp_path, **columns), kind=kind)
+
+
+def test_files_that_are_no_tables_are_refused(tmp_path):
+    (tmp_path / "mine.txt").write_text("text")
+    with pytest.raises(InputError, match=r"expected a table that ends in .parquet"):
+        read_table(tmp_path / "mine.txt")
+    (tmp_path / "mine.parquet").write_text("text")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_table(tmp_path / "mine.parquet")
+    (tmp_path / "mine.jsonl").write_text('{"text": "a"}\n[1]')
+    with pytest.raises(InputError, match="one JSON object a line, line 2"):
+        read_table(tmp_path / "mine.jsonl")
+    with pytest.raises(InputError, match="expected files train and test"):
+        read_table(tmp_path)
+
+
+def test_two_tables_of_one_name_are_refused(tmp_path):
+    one = table(tmp_path, **labelled(8))
+    other = table(tmp_path, "mine.parquet", **labelled(12))
+    with pytest.raises(InputError, match="two different tasks are called 'mine'"):
+        resolve([str(one), str(other)])
+    assert len(resolve([str(one), str(one)])) == 1
+
+
+def test_a_table_already_read_is_taken(tmp_path):
+    rows = pd.DataFrame({"sentence1": ["a", "b"], "sentence2": ["c", "d"], "score": [0.0, 1.0]})
+    plan = resolve([], tables=[Table("pairs", "STS", {"test": rows}, (), "0" * 16, "memory")])[0]
+    assert (plan.revision, plan.metric) == ("local:" + "0" * 16, "cosine_spearman")
+
+
+# --- the shared data ---------------------------------------------------------------------------
+
+SIZES = {
+    "AmazonCounterfactualClassification": (4018, 670),
+    "ArxivClusteringS2S-mini": (3674,),
+    "Banking77Classification": (10003, 3080),
+    "Banking77Pairs": (3000,),
+    "CLINC150Domain": (15000, 4500),
+    "CLINC150Intent": (15000, 4500),
+    "MTOPDomainClassification": (15667, 4386),
+    "MassiveScenarioClassification": (11514, 2974),
+    "STS17-en-en": (250,),
+    "STSBenchmark": (1379,),
+    "StackExchangeClustering-mini": (4156,),
+    "WordNetGlossLexname": (2200, 1100),
+}
+CHANCE = {
+    "AmazonCounterfactualClassification": (0.4, 0.6),
+    "ArxivClusteringS2S-mini": (0.15, 0.3),
+    "Banking77Pairs": (0.45, 0.55),
+    "CLINC150Reranking": (0.2, 0.4),
+    "STS17-en-en": (-0.2, 0.2),
+    "STSBenchmark": (-0.1, 0.1),
+    "WordNetGlossLexname": (0.01, 0.1),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=real) for name in SIZES])
+def test_every_row_of_the_shared_data_is_read(name):
+    (plan,) = resolve([name], task_data=SHARED / "data")
+    data = plan.build().dataset
+    data = data.get(plan.subset, data)
+    sizes = tuple(
+        len(rows) if len(rows) > 1 else len(rows[0]["sentences"]) for rows in data.values()
+    )
+    assert sizes == SIZES[name]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=real) for name in CHANCE])
+def test_random_vectors_score_at_chance_on_the_shared_data(name):
+    (plan,) = resolve([name], task_data=SHARED / "data")
+    low, high = CHANCE[name]
+    assert low < score(plan.build(), plan) < high
