@@ -20,9 +20,11 @@ from layerscope.api.common import Watch, backbone_for, unwatched
 from layerscope.encoding import BankEncoder, open_bank
 from layerscope.errors import RunError, unknown_name
 from layerscope.evaluation import (
+    EvaluationEstimates,
     EvaluationSettings,
     Outcome,
     TaskPlan,
+    estimate_tasks,
     quiet,
     require_extra,
     resolve,
@@ -150,6 +152,30 @@ def evaluate(
     write = place.finish if base is None else place.update
     write(run, _page(run))
     return Evaluation(run, place.path)
+
+
+def estimate_evaluation(
+    model: str | Path | nn.Module,
+    tasks: str | Iterable[str] = (),
+    *,
+    task_data: str | Path | None = None,
+    tables: Iterable[Any] = (),
+    out: str | Path | None = None,
+    bank: str | Path | None = None,
+    tokenizer: Any = None,
+    model_options: ModelOptions | None = None,
+    watch: Watch | None = None,
+    **settings: Any,
+) -> EvaluationEstimates:
+    """Return what an evaluation would take in time, memory and disk; nothing is written."""
+    chosen = _settings(settings)
+    require_extra()
+    with quiet():
+        plans = resolve(_names(tasks), task_data=_path(task_data), tables=tuple(tables))
+    with (watch or unwatched)():
+        backbone = backbone_for(model, tokenizer, model_options)
+        folder = _path(bank) or (Path(out) / BANK if out is not None else None)
+        return estimate_tasks(backbone, plans, chosen, folder)
 
 
 def _evaluated(

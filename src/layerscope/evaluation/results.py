@@ -76,12 +76,12 @@ def known_scores(run: Run, plans: Sequence[TaskPlan]) -> dict[str, dict[Site, Sc
         facts = run.record.get("tasks", {}).get(plan.name, {})
         if {name: facts.get(name) for name in _IDENTITY} != _identity(plan):
             continue
-        rows = table[table["metric"] == metric_of(plan)].astype(object)
+        rows = table[table["metric"] == metric_of(plan)].to_dict("records")
         found[plan.name] = {
-            Site(int(row.layer), str(row.stage)): Score(
-                float(row.value), _whole(row.n), _whole(row.seed), int(facts.get("texts", 0)), 0.0
+            Site(int(row["layer"]), str(row["stage"])): Score(
+                float(row["value"]), _whole(row["n"]), _whole(row["seed"]), int(facts["texts"]), 0.0
             )
-            for row in rows.itertuples()
+            for row in rows
         }
     return found
 

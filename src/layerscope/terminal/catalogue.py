@@ -89,9 +89,9 @@ def estimate_table(estimates: Estimates) -> RenderableType:
         ("forward passes, views included", f"{estimates.forward_passes:,}"),
         ("tokens", f"{estimates.tokens:,}"),
         ("layers and stages", f"{estimates.sites:,}"),
-        ("time of the pass, about", _duration(estimates.pass_seconds)),
-        ("memory", _size(estimates.memory_bytes)),
-        ("disk while it runs", _size(estimates.disk_bytes)),
+        ("time of the pass, about", duration(estimates.pass_seconds)),
+        ("memory", size_words(estimates.memory_bytes)),
+        ("disk while it runs", size_words(estimates.disk_bytes)),
     ):
         grid.add_row(label, words)
     return Group(
@@ -99,10 +99,10 @@ def estimate_table(estimates: Estimates) -> RenderableType:
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return seconds as people say them.
 
-    >>> _duration(0.42), _duration(75), _duration(7380)
+    >>> duration(0.42), duration(75), duration(7380)
     ('0.4 s', '1 min 15 s', '2 h 3 min')
     """
     if seconds < 60:
@@ -112,10 +112,10 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s"
 
 
-def _size(number: int) -> str:
+def size_words(number: int) -> str:
     """Return bytes in a unit that leaves few digits.
 
-    >>> _size(900), _size(2_500_000), _size(3_200_000_000)
+    >>> size_words(900), size_words(2_500_000), size_words(3_200_000_000)
     ('900 B', '2.5 MB', '3.2 GB')
     """
     size = float(number)

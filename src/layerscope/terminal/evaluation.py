@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pandas as pd
@@ -13,12 +14,42 @@ from rich.table import Table
 from rich.text import Text
 
 from layerscope import selection
+from layerscope.evaluation.estimates import EvaluationEstimates
+from layerscope.terminal.catalogue import duration, size_words
 from layerscope.terminal.signs import Adaptive, Symbols, grid_of
 from layerscope.terminal.words import MAX_ROWS, settings_lines
 
 _TASKS_SHOWN: Final = 6  # columns of scores that fit beside layer, depth and mean
-_HEAD: Final = 8
+_WIDTH: Final = 9
 _DROPPED: Final = ("Classification", "Clustering", "Reranking")
+
+
+Place = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The scores of one task, or their mean.
+
+    Attributes:
+        name: short, and unlike the others'.
+        score: the main score's name.
+        values: by layer and stage.
+    """
+
+    name: str
+    score: str
+    values: Mapping[Place, float]
+
+    @property
+    def best(self) -> Place:
+        """The shallowest place of the greatest score."""
+        return max(self.values, key=lambda place: (self.values[place], -place[0]))
+
+    def last(self, blocks: int) -> float | None:
+        """Return the score of what the model itself outputs: after the final norm, if it has one."""
+        normed = self.values.get((blocks, selection.FINAL_NORM))
+        return self.values.get((blocks, selection.BLOCK)) if normed is None else normed
 
 
 def evaluation_summary(table: pd.DataFrame, record: Mapping[str, Any]) -> RenderableType:
@@ -28,25 +59,62 @@ def evaluation_summary(table: pd.DataFrame, record: Mapping[str, Any]) -> Render
         table: Results of one run; rows that are no task scores are left out.
         record: run.json as a dict; whatever it lacks is left out.
     """
-    scores = scores_by_site(table)
+    curves = task_curves(table)
+    mean = mean_curve(curves)
+    blocks = selection.number_of_blocks(table)
 
     def build(symbols: Symbols) -> RenderableType:
         parts: list[RenderableType] = [_header(record, symbols)]
-        if not scores.empty:
-            parts.append(Padding(_layers(scores, table, symbols), (0, 0, 1, 1)))
-            parts.append(Padding(_tasks(scores, table, symbols), (0, 0, 1, 1)))
-        parts.append(Padding(_failures(record, symbols), (0, 0, 0, 1)))
+        if curves:
+            parts.append(Padding(_layers(curves, mean, blocks, symbols), (0, 0, 1, 1)))
+            parts.append(Padding(_tasks(curves, mean, blocks, symbols), (0, 0, 1, 1)))
+        parts.append(Padding(_remarks(record, symbols), (0, 0, 0, 1)))
         return Group(*parts)
 
     return Adaptive(build)
 
 
-def scores_by_site(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the scores of a table: a row a (layer, stage), a column a metric, in their order."""
-    rows = table[table["level"] == selection.TASK]
-    wide = rows.pivot(index=["layer", "stage"], columns="metric", values="value").astype(float)
-    order = sorted(wide.index, key=lambda site: (site[0], site[1] == selection.FINAL_NORM))
-    return wide.loc[order, list(dict.fromkeys(rows["metric"]))]
+def evaluation_estimate_table(estimates: EvaluationEstimates) -> RenderableType:
+    """Return what an evaluation would take, as `--dry-run` prints it."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(justify="right")
+    for label, words in (
+        ("tasks", f"{estimates.tasks:,}"),
+        ("layers", f"{estimates.sites:,}"),
+        ("distinct texts", f"{estimates.texts:,}"),
+        ("of them not in the bank yet", f"{estimates.forward_passes:,}"),
+        ("their tokens", f"{estimates.tokens:,}"),
+        ("time of the pass, about", duration(estimates.pass_seconds)),
+        ("time of mteb's scoring, about", duration(estimates.score_seconds)),
+        ("memory", size_words(estimates.memory_bytes)),
+        ("disk, for the bank", size_words(estimates.disk_bytes)),
+    ):
+        grid.add_row(label, words)
+    failing = [f"! {task} would fail: {why}" for task, why in estimates.failing.items()]
+    return Group(grid, *(Text(line, "red") for line in failing))
+
+
+def task_curves(table: pd.DataFrame) -> list[Curve]:
+    """Return the scores of each task that a table holds, in its order."""
+    rows = table[(table["level"] == selection.TASK) & table["value"].notna()]
+    found: dict[str, dict[Place, float]] = {}
+    for row in rows.to_dict("records"):
+        place = (int(row["layer"]), str(row["stage"]))
+        found.setdefault(str(row["metric"]), {})[place] = float(row["value"])
+    names = short_names(list(found))
+    return [Curve(names[m], m.rpartition("/")[2], values) for m, values in found.items()]
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve | None:
+    """Return the mean of several tasks, unless one of them lacks a layer that another has."""
+    if len(curves) < 2 or any(curve.values.keys() != curves[0].values.keys() for curve in curves):
+        return None
+    values = {
+        place: sum(curve.values[place] for curve in curves) / len(curves)
+        for place in curves[0].values
+    }
+    return Curve(f"mean of {len(curves)} tasks", "", values)
 
 
 def short_names(metrics: Sequence[str]) -> dict[str, str]:
@@ -98,90 +166,66 @@ def _bank_line(evaluation: Mapping[str, Any]) -> str:
     )
 
 
-def _layers(scores: pd.DataFrame, table: pd.DataFrame, symbols: Symbols) -> RenderableType:
+def _layers(
+    curves: Sequence[Curve], mean: Curve | None, blocks: int, symbols: Symbols
+) -> RenderableType:
     """Return a row a layer and a column a task; with many tasks, only their mean."""
-    names = short_names(list(scores.columns))
-    shown = list(scores.columns) if scores.shape[1] <= _TASKS_SHOWN else []
+    shown = list(curves) if len(curves) <= _TASKS_SHOWN else []
     grid = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     grid.add_column("layer", justify="right", no_wrap=True, width=5)
     grid.add_column("depth", justify="right", no_wrap=True, width=6)
-    for metric in shown:
-        grid.add_column(
-            symbols.text(names[metric]), justify="right", overflow="fold", width=_HEAD + 1
-        )
-    mean = _mean(scores)
+    for curve in shown:
+        grid.add_column(symbols.text(curve.name), justify="right", overflow="fold", width=_WIDTH)
     if mean is not None:
-        grid.add_column("mean", justify="right", no_wrap=True, width=_HEAD + 1)
-    columns = [scores[metric] for metric in shown] + ([] if mean is None else [mean])
-    best = [column.idxmax() for column in columns]
-    blocks = selection.number_of_blocks(table)
-    for layer, stage in _shown(list(scores.index), best):
-        cells = [
-            _cell(column[layer, stage], (layer, stage) == top, symbols)
-            for column, top in zip(columns, best, strict=True)
-        ]
+        grid.add_column("mean", justify="right", no_wrap=True, width=_WIDTH)
+        shown.append(mean)
+    for layer, stage in _shown_places(shown or curves):
         normed = stage == selection.FINAL_NORM
         depth = "out" if normed else f"{layer / blocks if blocks else 0:.2f}"
+        cells = [_cell(curve, (layer, stage), symbols) for curve in shown]
         grid.add_row(Text("norm" if normed else str(layer), "bold"), Text(depth, "dim"), *cells)
     notes = [f"{symbols.greatest} the best layer; scores of mteb x 100"]
     if mean is not None:
-        joined = ", ".join(names.values())
-        notes.append(f"mean of {len(names)} tasks: {joined}")
+        notes.append(f"{mean.name}: {', '.join(curve.name for curve in curves)}")
     return Group(grid, Text(symbols.text("\n".join(notes)), "dim"))
 
 
-def _mean(scores: pd.DataFrame) -> pd.Series[float] | None:
-    """Return the mean over all tasks, if there are several and each has every layer."""
-    complete = bool(scores.notna().all(axis=None))
-    return scores.mean(axis=1) if complete and scores.shape[1] > 1 else None
+def _shown_places(curves: Sequence[Curve]) -> list[Place]:
+    """Return at most about MAX_ROWS places: evenly spaced ones, the last two, and every best one."""
+    found = {place for curve in curves for place in curve.values}
+    places = sorted(found, key=lambda place: (place[0], place[1] == selection.FINAL_NORM))
+    stride = max(1, -(-len(places) // MAX_ROWS))
+    kept = {*places[::stride], *places[-2:], *(curve.best for curve in curves)}
+    return [place for place in places if place in kept]
 
 
-def _shown(sites: Sequence[tuple[int, str]], best: Sequence[Any]) -> list[tuple[int, str]]:
-    """Return at most about MAX_ROWS sites: evenly spaced ones, the last two, and every best one."""
-    stride = max(1, -(-len(sites) // MAX_ROWS))
-    kept = {*sites[::stride], *sites[-2:], *best}
-    return [site for site in sites if site in kept]
-
-
-def _cell(value: float, best: bool, symbols: Symbols) -> Text:
-    if pd.isna(value):
+def _cell(curve: Curve, place: Place, symbols: Symbols) -> Text:
+    if place not in curve.values:
         return Text(symbols.undefined, "dim")
+    best = place == curve.best
     mark = symbols.greatest if best else " "
-    return Text(f"{100 * value:.2f}{mark}", "bold green" if best else "")
+    return Text(f"{100 * curve.values[place]:.2f}{mark}", "bold green" if best else "")
 
 
-def _tasks(scores: pd.DataFrame, table: pd.DataFrame, symbols: Symbols) -> RenderableType:
+def _tasks(
+    curves: Sequence[Curve], mean: Curve | None, blocks: int, symbols: Symbols
+) -> RenderableType:
     """Return a row a task: its best layer, and the scores of the baselines."""
-    names = short_names(list(scores.columns))
     grid = grid_of("task", "main score", "best layer", "best", "last", "middle", "best - last")
     for index in range(2, 7):
         grid.columns[index].justify = "right"
-    rows = [(names[metric], metric.rpartition("/")[2], scores[metric]) for metric in scores.columns]
-    mean = _mean(scores)
-    if mean is not None:
-        rows.append((f"mean of {len(names)} tasks", "", mean))
-    blocks = selection.number_of_blocks(table)
-    for name, score, column in rows:
-        present = column.dropna()
-        top = present.idxmax()
-        last = _last(present, blocks)
-        middle = present.get((selection.middle_layer(blocks), selection.BLOCK))
+    for curve in [*curves, *([] if mean is None else [mean])]:
+        layer, stage = curve.best
+        best, last = curve.values[layer, stage], curve.last(blocks)
+        middle = curve.values.get((selection.middle_layer(blocks), selection.BLOCK))
         grid.add_row(
-            Text(symbols.text(name)),
-            Text(symbols.text(score), "dim"),
-            Text("norm" if top[1] == selection.FINAL_NORM else str(top[0]), "bold green"),
-            *(_percent(value, symbols) for value in (present[top], last, middle)),
-            _percent(None if last is None else present[top] - last, symbols, signed=True),
+            Text(symbols.text(curve.name)),
+            Text(symbols.text(curve.score), "dim"),
+            Text("norm" if stage == selection.FINAL_NORM else str(layer), "bold green"),
+            *(_percent(value, symbols) for value in (best, last, middle)),
+            _percent(None if last is None else best - last, symbols, signed=True),
         )
     return grid
-
-
-def _last(column: pd.Series[float], blocks: int) -> float | None:
-    """Return what the model itself outputs: after the final norm, where there is one."""
-    for stage in (selection.FINAL_NORM, selection.BLOCK):
-        if (blocks, stage) in column.index:
-            return float(column[blocks, stage])
-    return None
 
 
 def _percent(value: float | None, symbols: Symbols, *, signed: bool = False) -> Text:
@@ -190,7 +234,7 @@ def _percent(value: float | None, symbols: Symbols, *, signed: bool = False) -> 
     return Text(f"{100 * value:+.2f}" if signed else f"{100 * value:.2f}")
 
 
-def _failures(record: Mapping[str, Any], symbols: Symbols) -> RenderableType:
+def _remarks(record: Mapping[str, Any], symbols: Symbols) -> RenderableType:
     lines = [
         Text(symbols.text(f"! {entry['task']} failed: {entry['reason']}"), "red")
         for entry in record.get("failed_tasks", ())
