@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layerscope.api import Evaluation, Scan, evaluate, load, metrics, scan
+    from layerscope.api import Evaluation, Scan, evaluate, load, metrics, scan, select
     from layerscope.errors import InputError, LayerscopeError, RunError
     from layerscope.settings import ScanSettings
 
@@ -32,6 +32,7 @@ _HOMES = {
     "load": "api",
     "metrics": "api",
     "scan": "api",
+    "select": "api",
 }
 __all__ = [
     "Evaluation",
@@ -45,6 +46,7 @@ __all__ = [
     "load",
     "metrics",
     "scan",
+    "select",
 ]
 
 

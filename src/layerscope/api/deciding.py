@@ -42,12 +42,17 @@ def select(
             measure that the rule needs; the message says how to get it.
     """
     return decide(
-        _run_of(run), rule, rules=rules, tasks=tasks, convention=convention, seed=seed,
+        run_of(run), rule, rules=rules, tasks=tasks, convention=convention, seed=seed,
         resamples=resamples,
     )  # fmt: skip
 
 
-def _run_of(given: str | Path | Run | Scan | pd.DataFrame) -> Run:
+def run_of(given: str | Path | Run | Scan | pd.DataFrame) -> Run:
+    """Return the run that a caller names or gives.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     if isinstance(given, Run):
         return given
     if isinstance(given, Scan):

@@ -5,7 +5,7 @@ blocks' outputs 0..L, never sub-block stages.
 """
 
 from layerscope.rules import CAUTION, middle_layer, two_thirds_layer
-from layerscope.selection.choosing import Choice, choice_of, choose, choose_all
+from layerscope.selection.choosing import Choice, choice_of, choose, choose_all, sentence
 from layerscope.selection.evidence import Evidence, evidences
 from layerscope.selection.preferences import (
     Agreement,
@@ -29,12 +29,13 @@ from layerscope.selection.reading import (
     of_measure,
     of_path,
     perturbation_of,
+    perturbations,
 )
 
 __all__ = [
     "BLOCK", "CAUTION", "FINAL_NORM", "NORMALIZED", "PAPER", "REFERENCE", "TASK", "Agreement",
     "Choice", "Evidence", "Preference", "Recommendation", "Vote", "agreement", "choice_of",
-    "choose", "choose_all", "evidences", "layer_name", "measured", "middle_layer", "number_of_blocks",
-    "of_measure", "of_path", "perturbation_of", "preferences", "recommendation",
-    "two_thirds_layer",
+    "choose", "choose_all", "evidences", "layer_name", "measured", "middle_layer",
+    "number_of_blocks", "of_measure", "of_path", "perturbation_of", "perturbations",
+    "preferences", "recommendation", "sentence", "two_thirds_layer",
 ]  # fmt: skip

@@ -1,0 +1,80 @@
+"""`layerscope select`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from layerscope.cli.app import Debug, Failures, Json, app, listed, open_console, print_json
+
+if TYPE_CHECKING:
+    from layerscope.decision import Selection
+
+_EXAMPLE = """
+Say which layer to use, without labels: by a rule, with every other rule and the baselines beside it.
+
+Example:
+
+    layerscope select runs/my-model
+
+    layerscope select runs/my-model --rule "least dime"
+"""
+
+
+@app.command(help=_EXAMPLE)
+def select(
+    run: Annotated[
+        Path, typer.Argument(help="A run's folder, or a long table (.parquet or .csv).")
+    ],
+    rule: Annotated[
+        str | None,
+        typer.Option(help="Rule to follow; --all lists them  [default: the best tested]"),
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Tasks to count gains over, comma-separated.")
+    ] = None,
+    convention: Annotated[
+        str | None,
+        typer.Option(help="paper, normalized or reference  [default: normalized if there]"),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Show every rule, and every task of the chosen one.")
+    ] = False,
+    resamples: Annotated[int, typer.Option(help="Resamples of texts and of tasks.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say which layer to use, without labels."""
+    Failures.debug = debug
+    from layerscope import api, terminal
+
+    given = api.run_of(run)
+    found = api.select(
+        given,
+        rule=rule,
+        tasks=None if tasks is None else listed(tasks),
+        convention=convention,
+        seed=seed,
+        resamples=resamples,
+    )
+    if as_json:
+        print_json(_facts(found))
+        return
+    open_console().print(terminal.selection_summary(found, given.record, every=every))
+
+
+def _facts(found: Selection) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "layer": found.layer,
+        "rule": found.rule,
+        "sentence": found.sentence,
+        "choices": [asdict(choice) for choice in found.choices],
+        "gains": [asdict(gain) for gain in found.gains],
+        "labeled": [asdict(gain) for gain in found.labeled],
+        "lacking": dict(found.lacking),
+    }
