@@ -4,6 +4,14 @@ The description is frozen records of numbers and words, so that what a plot says
 without drawing it, and every backend draws the same thing.
 """
 
+from layerscope.plots.correlation import Cloud, Clouds, Matrix, clouds, matrix
+from layerscope.plots.correlation_drawing import (
+    cloud_traces,
+    clouds_to_plotly,
+    matrix_parts,
+    matrix_to_plotly,
+    save_correlation,
+)
 from layerscope.plots.description import (
     CURVES,
     STYLES,
@@ -25,7 +33,8 @@ from layerscope.plots.images import save, to_matplotlib
 from layerscope.plots.interactive import panel_traces, to_plotly
 
 __all__ = [
-    "CURVES", "STYLES", "Figure", "Heatmap", "Level", "Line", "Panel", "Point", "compare", "describe",
-    "has_curves", "heatmaps", "panel_traces", "run_names", "save", "ticks", "to_matplotlib",
-    "to_plotly", "x_range",
+    "CURVES", "STYLES", "Cloud", "Clouds", "Figure", "Heatmap", "Level", "Line", "Matrix", "Panel",
+    "Point", "cloud_traces", "clouds", "clouds_to_plotly", "compare", "describe", "has_curves",
+    "heatmaps", "matrix", "matrix_parts", "matrix_to_plotly", "panel_traces", "run_names", "save",
+    "save_correlation", "ticks", "to_matplotlib", "to_plotly", "x_range",
 ]  # fmt: skip

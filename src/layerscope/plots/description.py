@@ -110,6 +110,7 @@ class Panel:
         levels: Values to compare with, drawn dashed; those far outside the curves are only told.
         main: Whether this is one of the paper's seven measures.
         between: Whether it is a measure of several layers.
+        scored: Whether it is the score of a task.
     """
 
     metric: str
@@ -119,6 +120,7 @@ class Panel:
     levels: tuple[Level, ...]
     main: bool
     between: bool = False
+    scored: bool = False
 
     @property
     def preferred(self) -> int | None:
@@ -177,7 +179,7 @@ def describe(
         measures: The catalogue, or those of its measures that are wanted.
 
     Raises:
-        InputError: If the table holds no measure of the catalogue.
+        InputError: If the table holds no measure of the catalogue and no score.
     """
     preferred = {(choice.metric, choice.convention): choice for choice in choices}
     panels = []
@@ -192,6 +194,7 @@ def describe(
         ]
         groups = _shared_axes([line for line in lines if line is not None])
         panels += [_panel(measure, group, dim, split=len(groups) > 1) for group in groups]
+    panels += _task_panels([table], ["score"])
     title = " ".join(str(name) for name in table["model"].dropna().unique())
     return Figure(_titled(title, table), _some(panels), selection.number_of_blocks(table), False)
 
@@ -227,6 +230,7 @@ def compare(
                     lines.append(replace(line, name=names[index], color=color, dash=dash))
             if lines:
                 panels.append(_panel(measure, lines, None, split=len(conventions) > 1))
+    panels += _task_panels([table for table, _ in kept], names)
     blocks = selection.number_of_blocks(kept[0][0]) if kept else 0
     return Figure(f"{len(kept)} runs by depth", _some(panels), blocks, True)
 
@@ -360,6 +364,35 @@ def _levels(measure: Measure, lines: Sequence[Line], dim: int | None) -> tuple[L
     return (Level(null.level(number, dim), null.label),)
 
 
+def _task_panels(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> list[Panel]:
+    """Return a panel for each task, with a line for each run that has its scores."""
+    scored = [table[table["level"] == selection.TASK] for table in tables]
+    panels = []
+    for metric in dict.fromkeys(str(metric) for rows in scored for metric in rows["metric"]):
+        found = zip(scored, names, strict=True)
+        lines = [_scores(rows, metric, name, place) for place, (rows, name) in enumerate(found)]
+        drawn = tuple(line for line in lines if line is not None)
+        _, _, task = metric.partition("/")
+        name, _, score = task.rpartition("/")
+        if drawn:
+            unit = f"{score}, most is preferred"
+            panels.append(Panel(metric, name, unit, drawn, (), main=False, scored=True))
+    return panels
+
+
+def _scores(rows: pd.DataFrame, metric: str, name: str, place: int) -> Line | None:
+    points = _points(selection.of_measure(rows, metric, ""))
+    final = _points(
+        selection.of_measure(rows, metric, "", selection.FINAL_NORM), selection.FINAL_NORM
+    )
+    if not points and not final:
+        return None
+    best = max(points, key=lambda point: point.value).layer if points else None
+    color = MODEL_COLORS[place % len(MODEL_COLORS)]
+    dash = DASHES[place // len(MODEL_COLORS) % len(DASHES)]
+    return Line(name, "", points, final[0] if final else None, best, (), color, dash)
+
+
 def has_curves(table: pd.DataFrame, measures: Sequence[Measure] = CATALOGUE) -> bool:
     """Whether any of the measures has a value a layer, so that there is something to draw."""
     if selection.measured(table, measures):
@@ -467,10 +500,13 @@ def _heatmap(table: pd.DataFrame, measure: Measure) -> Heatmap | None:
 
 def _some(panels: Sequence[Panel]) -> tuple[Panel, ...]:
     if not panels:
-        raise InputError("expected a table with measures of the catalogue, got none to draw")
+        raise InputError(
+            "expected a table with measures of the catalogue, or scores of tasks, got none to draw"
+        )
     return tuple(panels)
 
 
 def _titled(model: str, table: pd.DataFrame) -> str:
-    data = " ".join(str(name) for name in table["data"].dropna().unique())
+    measured = table[table["level"] != selection.TASK]  # the tasks are named by their panels
+    data = " ".join(str(name) for name in measured["data"].dropna().unique())
     return f"{model} on {data}" if data else model

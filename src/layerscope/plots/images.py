@@ -26,17 +26,26 @@ def save(figure: Figure, path: str | Path) -> None:
     Raises:
         InputError: If the ending is another, or matplotlib is not installed.
     """
+    write(to_matplotlib(figure), path)
+
+
+def write(canvas: matplotlib.figure.Figure, path: str | Path) -> None:
+    """Write what is drawn as .png, .svg or .pdf, told from the path's ending.
+
+    Raises:
+        InputError: If the ending is another.
+    """
     target = Path(path)
     if target.suffix.lower() not in FORMATS:
         raise InputError(
             f"expected a file ending in {', '.join(FORMATS)}, got {target.name!r}; "
             "an interactive page is written by `layerscope report`"
         )
-    to_matplotlib(figure).savefig(target, dpi=160)
+    canvas.savefig(target, dpi=160)
 
 
-def to_matplotlib(figure: Figure, *, columns: int = 3) -> matplotlib.figure.Figure:
-    """Return the description as a matplotlib figure, for print.
+def canvas_class() -> type[matplotlib.figure.Figure]:
+    """Return matplotlib's figure, without a window or a global state.
 
     Raises:
         InputError: If matplotlib is not installed.
@@ -48,9 +57,18 @@ def to_matplotlib(figure: Figure, *, columns: int = 3) -> matplotlib.figure.Figu
             "expected matplotlib for an image file, and it is not installed: "
             "pip install 'layerscope[plots]'"
         ) from error
+    return Canvas
+
+
+def to_matplotlib(figure: Figure, *, columns: int = 3) -> matplotlib.figure.Figure:
+    """Return the description as a matplotlib figure, for print.
+
+    Raises:
+        InputError: If matplotlib is not installed.
+    """
     columns = min(columns, len(figure.panels))
     rows = -(-len(figure.panels) // columns)
-    canvas = Canvas(figsize=(4.1 * columns, 2.9 * rows + 0.8), layout="constrained")
+    canvas = canvas_class()(figsize=(4.1 * columns, 2.9 * rows + 0.8), layout="constrained")
     grid = canvas.subplots(rows, columns, squeeze=False)
     for axes, panel in zip(grid.flat, figure.panels, strict=False):
         _draw_panel(axes, figure, panel)

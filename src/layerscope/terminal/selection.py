@@ -39,7 +39,7 @@ def selection_summary(
         if found.gains:
             parts.append(_gains(found, every, symbols))
             parts.extend(_by_task(found, every, symbols))
-        parts.append(_footnotes(found, every, symbols))
+        parts.extend(_footnotes(found, every, symbols))
         return Group(*parts)
 
     return Adaptive(build)
@@ -80,12 +80,15 @@ def _choices(found: Selection, every: bool, symbols: Symbols) -> RenderableType:
             label = Text(symbols.text(name), "bold green" if name == found.rule else "")
             sureness = _sureness(chosen[0], symbols) if one else ()
             grid.add_row(label, Text(_layers(chosen)), *sureness)
-    notes = ["norm: what the model gives, after its final norm"]
-    if one:
-        notes.append("wins: in how many resamples of the texts")
-    else:
+    notes = []
+    if any(choice.stage == selection.FINAL_NORM for choice in found.choices):
+        notes.append("norm: what the model gives, after its final norm")
+    if not one:
         notes.append(f"the layers of {len(sets)} sets of texts")
-    return Padding(Group(grid, Text("; ".join(notes), "dim")), (0, 0, 1, 1))
+    elif any(choice.wins for choice in found.choices):
+        notes.append("wins: share of the resamples of the texts that choose the layer again")
+    lines = [Text(note, "dim") for note in notes]
+    return Padding(Group(grid, *lines), (0, 0, 1, 1))
 
 
 def _sureness(choice: Choice, symbols: Symbols) -> tuple[Text, Text, Text]:
@@ -197,7 +200,7 @@ def _by_task(found: Selection, every: bool, symbols: Symbols) -> list[Renderable
     return [Padding(grid, (0, 0, 1, 1))]
 
 
-def _footnotes(found: Selection, every: bool, symbols: Symbols) -> RenderableType:
+def _footnotes(found: Selection, every: bool, symbols: Symbols) -> list[RenderableType]:
     lines = []
     if found.gains:
         tasks = max((gain.tasks for gain in found.gains), key=len)
@@ -208,4 +211,4 @@ def _footnotes(found: Selection, every: bool, symbols: Symbols) -> RenderableTyp
         lines.append(
             f"{len(found.lacking)} rules need measures that this run lacks; --all names them"
         )
-    return Padding(Text(symbols.text("\n".join(lines)), "dim"), (0, 0, 0, 1))
+    return [Padding(Text(symbols.text("\n".join(lines)), "dim"), (0, 0, 0, 1))] if lines else []

@@ -1,0 +1,209 @@
+"""Matrix and clouds drawn: plotly's plain dicts for pages and figures, matplotlib for files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from layerscope.plots.correlation import Cloud, Clouds, Matrix, Series
+from layerscope.plots.images import canvas_class, write
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+DEPTH: Final = "depth"
+MARKERS: Final = {
+    "circle": "o", "square": "s", "diamond": "D", "cross": "P", "triangle-up": "^", "x": "X",
+}  # fmt: skip
+GAP: Final = "\N{EN DASH}"
+
+
+# --- plotly -----------------------------------------------------------------------------------------
+
+
+def matrix_parts(matrix: Matrix) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the heat map as plotly's traces and layout, in plain dicts."""
+    trace = {
+        "type": "heatmap",
+        "x": list(matrix.columns),
+        "y": list(matrix.rows),
+        "z": [list(row) for row in matrix.values],
+        "zmin": matrix.low,
+        "zmax": 1,
+        "colorscale": "RdBu" if matrix.signed else "Viridis",
+        "text": [["" if value is None else f"{value:z.2f}" for value in row]
+                 for row in matrix.values],
+        "texttemplate": "%{text}",
+        "textfont": {"size": 11},
+        "hovertemplate": "%{y}<br>%{x}: %{z:.3f}<extra></extra>",
+        "hoverongaps": False,
+        "colorbar": {"thickness": 10, "outlinewidth": 0, "tickfont": {"size": 10}},
+    }  # fmt: skip
+    longest = max(map(len, matrix.rows))
+    layout = {
+        "margin": {"l": 20 + round(6.2 * longest), "r": 10, "t": 30, "b": 130},
+        "xaxis": {"tickangle": -40, "showgrid": False},
+        "yaxis": {"autorange": "reversed", "showgrid": False},
+    }
+    return [trace], layout
+
+
+def cloud_traces(cloud: Cloud) -> list[dict[str, Any]]:
+    """Return a cloud as plotly traces, in plain dicts; the layers are joined in their order."""
+    return [_series_trace(series) for series in cloud.series]
+
+
+def _series_trace(series: Series) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "name": series.name,
+        "legendgroup": series.name,
+        "mode": "lines+markers",
+        "x": [dot.x for dot in series.dots],
+        "y": [dot.y for dot in series.dots],
+        "text": [dot.words for dot in series.dots],
+        "hovertemplate": "%{text}",
+        "line": {"color": "rgba(138,138,138,0.45)", "width": 1},
+        "marker": {
+            "color": [dot.depth for dot in series.dots],
+            "cmin": 0,
+            "cmax": 1,
+            "colorscale": "Viridis",
+            "symbol": series.symbol,
+            "size": 9,
+            "line": {"width": 0.5, "color": "#8a8a8a"},
+        },
+    }
+
+
+def matrix_to_plotly(matrix: Matrix) -> Any:
+    """Return the matrix as an interactive `plotly.graph_objects.Figure`."""
+    from plotly.graph_objects import Figure
+
+    traces, layout = matrix_parts(matrix)
+    height = 200 + 24 * len(matrix.rows)
+    title = {"text": matrix.title, "x": 0}
+    layout["margin"]["t"] = 60
+    return Figure(traces, {**layout, "title": title, "template": "plotly_white", "height": height})
+
+
+def clouds_to_plotly(clouds: Clouds, *, columns: int = 3) -> Any:
+    """Return the clouds as one interactive `plotly.graph_objects.Figure`."""
+    from plotly.subplots import make_subplots
+
+    columns = min(columns, len(clouds.panels))
+    rows = -(-len(clouds.panels) // columns)
+    drawing = make_subplots(
+        rows=rows,
+        cols=columns,
+        subplot_titles=[f"{cloud.title}<br><sup>{cloud.below}</sup>" for cloud in clouds.panels],
+        vertical_spacing=min(0.14, 0.42 / rows),
+        horizontal_spacing=0.08,
+    )
+    legend: set[str] = set()
+    for index, cloud in enumerate(clouds.panels):
+        place = {"row": index // columns + 1, "col": index % columns + 1}
+        for trace in cloud_traces(cloud):
+            first = trace["name"] not in legend
+            legend.add(trace["name"])
+            trace["marker"] = {**trace["marker"], "showscale": not index and len(legend) == 1}
+            trace["marker"]["colorbar"] = {"title": {"text": DEPTH}, "thickness": 10}
+            drawing.add_trace({**trace, "showlegend": first}, **place)
+        drawing.update_xaxes(title={"text": cloud.x_title, "font": {"size": 11}}, **place)
+        drawing.update_yaxes(title={"text": cloud.y_title, "font": {"size": 11}}, **place)
+    drawing.update_layout(
+        title={"text": clouds.title, "x": 0},
+        template="plotly_white",
+        height=140 + 320 * rows,
+        showlegend=len(legend) > 1,
+        legend={"orientation": "h", "y": -0.2 / rows},
+        margin={"l": 60, "r": 20, "t": 110, "b": 60},
+    )
+    return drawing
+
+
+# --- matplotlib -------------------------------------------------------------------------------------
+
+
+def save_correlation(drawing: Matrix | Clouds, path: str | Path) -> None:
+    """Write a matrix or clouds as .png, .svg or .pdf, told from the path's ending.
+
+    Raises:
+        InputError: If the ending is another, or matplotlib is not installed.
+    """
+    write(matrix_canvas(drawing) if isinstance(drawing, Matrix) else clouds_canvas(drawing), path)
+
+
+def matrix_canvas(matrix: Matrix) -> matplotlib.figure.Figure:
+    """Return the matrix as a matplotlib figure, each value in its cell."""
+    from matplotlib import colormaps
+
+    size = (3.4 + 0.72 * len(matrix.columns), 1.9 + 0.24 * len(matrix.rows))
+    canvas = canvas_class()(figsize=size, layout="constrained")
+    axes = canvas.subplots()
+    colors = colormaps["RdBu" if matrix.signed else "viridis"].with_extremes(bad="white")
+    numbers = [[float("nan") if value is None else value for value in row] for row in matrix.values]
+    image = axes.imshow(numbers, cmap=colors, vmin=matrix.low, vmax=1, aspect="auto")
+    for row, values in enumerate(matrix.values):
+        for column, value in enumerate(values):
+            words = GAP if value is None else f"{value:z.2f}"
+            axes.text(column, row, words, ha="center", va="center", fontsize=7,
+                      color=_ink(matrix, value))  # fmt: skip
+    axes.set_yticks(range(len(matrix.rows)), matrix.rows, fontsize=8)
+    axes.set_xticks(
+        range(len(matrix.columns)), matrix.columns, fontsize=8, rotation=35, ha="right",
+        rotation_mode="anchor",
+    )  # fmt: skip
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    canvas.colorbar(image, ax=axes, shrink=0.6, pad=0.02).ax.tick_params(labelsize=7)
+    canvas.suptitle(matrix.title, x=0.01, ha="left", fontsize=10)
+    return canvas
+
+
+def _ink(matrix: Matrix, value: float | None) -> str:
+    """Return a color that is read on that of the value."""
+    if value is None:
+        return "#888888"
+    if matrix.signed:
+        return "white" if abs(value) > 0.6 else "black"
+    return "white" if value < 0.6 else "black"
+
+
+def clouds_canvas(clouds: Clouds, *, columns: int = 3) -> matplotlib.figure.Figure:
+    """Return the clouds as a matplotlib figure, colored by depth."""
+    columns = min(columns, len(clouds.panels))
+    rows = -(-len(clouds.panels) // columns)
+    canvas = canvas_class()(figsize=(3.7 * columns + 0.6, 3.1 * rows + 0.6), layout="constrained")
+    grid = canvas.subplots(rows, columns, squeeze=False)
+    points = [_draw_cloud(axes, cloud) for axes, cloud in zip(grid.flat, clouds.panels)]  # noqa: B905
+    for axes in grid.flat[len(clouds.panels) :]:
+        axes.set_axis_off()
+    canvas.colorbar(points[0], ax=grid, shrink=0.5, pad=0.02, label=DEPTH)
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    if len(names) > 1:
+        canvas.legend(handles, names, loc="outside lower left", ncols=3, fontsize=8)
+    canvas.suptitle(clouds.title, x=0.01, ha="left", fontsize=11)
+    return canvas
+
+
+def _draw_cloud(axes: matplotlib.axes.Axes, cloud: Cloud) -> Any:
+    """Draw one cloud and return its points, for the scale of their colors."""
+    points = None
+    for series in cloud.series:
+        x, y = [dot.x for dot in series.dots], [dot.y for dot in series.dots]
+        axes.plot(x, y, color="#bbbbbb", linewidth=0.7, zorder=1)
+        points = axes.scatter(
+            x, y, c=[dot.depth for dot in series.dots], vmin=0, vmax=1, cmap="viridis", s=26,
+            marker=MARKERS[series.symbol], edgecolors="#666666", linewidths=0.4, zorder=2,
+            label=series.name,
+        )  # fmt: skip
+    axes.set_title(f"{cloud.title}\n{cloud.below}", loc="left", fontsize=8)
+    axes.set_xlabel(cloud.x_title, fontsize=7)
+    axes.set_ylabel(cloud.y_title, fontsize=7)
+    axes.tick_params(labelsize=7, length=2)
+    axes.grid(color="#e6e6e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return points
