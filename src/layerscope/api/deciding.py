@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from layerscope.api.evaluating import Evaluation
 from layerscope.api.scanning import Scan
 from layerscope.decision import Selection, decide
 from layerscope.longtable import from_long, read_long
@@ -15,7 +16,7 @@ from layerscope.table import Run, load_run
 
 
 def select(
-    run: str | Path | Run | Scan | pd.DataFrame,
+    run: str | Path | Run | Scan | Evaluation | pd.DataFrame,
     *,
     rule: str | Rule | None = None,
     rules: Iterable[Rule] = RULES,
@@ -27,8 +28,8 @@ def select(
     """Return which layer to use by a rule that needs no labels, with all other rules beside it.
 
     Args:
-        run: a run's folder, a scan, or any long table with our columns or the published ones (a
-            frame, or a .parquet or .csv file; see `layerscope.longtable`).
+        run: a run's folder, a scan, an evaluation, or any long table with our columns or the
+            published ones (a frame, or a .parquet or .csv file; see `layerscope.longtable`).
         rule: the name of a rule, or a `layerscope.rules.Rule` of your own; by default the one that
             did best in our tests, and where the run lacks its measures, the middle layer.
         rules: the rules to show beside it.
@@ -47,7 +48,7 @@ def select(
     )  # fmt: skip
 
 
-def run_of(given: str | Path | Run | Scan | pd.DataFrame) -> Run:
+def run_of(given: str | Path | Run | Scan | Evaluation | pd.DataFrame) -> Run:
     """Return the run that a caller names or gives.
 
     Raises:
@@ -55,7 +56,7 @@ def run_of(given: str | Path | Run | Scan | pd.DataFrame) -> Run:
     """
     if isinstance(given, Run):
         return given
-    if isinstance(given, Scan):
+    if isinstance(given, Scan | Evaluation):
         return given.run
     if isinstance(given, pd.DataFrame):
         return from_long(given)

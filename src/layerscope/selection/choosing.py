@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from layerscope.rules import Curves, Floats, Rule
 from layerscope.selection.evidence import Evidence, evidences, paired_limits
 from layerscope.selection.reading import BLOCK, FINAL_NORM
 from layerscope.table import Run
+
+_MOST_LISTED: Final = 4
 
 
 @dataclass(frozen=True)
@@ -212,15 +215,18 @@ def _sureness(choice: Choice) -> str:
     if choice.won is None:
         return "; without numbers for each text nobody knows how sure that is"
     others = [layer for layer in choice.within_noise if layer != choice.layer]
-    ties = f"cannot tell {_listed(others)} from it" if others else "tell it from every other layer"
-    return f", which wins in {100 * choice.won:.0f} % of resamples; these texts {ties}"
+    verb = "cannot tell it" if others else "tell it"
+    wins = f"it wins in {100 * choice.won:.0f} % of resamples"
+    return f": {wins}, and these texts {verb} from {_listed(others)}"
 
 
 def _listed(layers: list[int]) -> str:
     words = [str(layer) for layer in layers]
-    if len(words) == 1:
-        return f"layer {words[0]}"
-    return f"layers {', '.join(words[:-1])} and {words[-1]}"
+    if not words:
+        return "every other layer"
+    if len(words) > _MOST_LISTED:
+        return f"{len(words)} other layers"
+    return f"layer {' and '.join([', '.join(words[:-1]), words[-1]] if words[1:] else words)}"
 
 
 def _flips(choice: Choice) -> str:

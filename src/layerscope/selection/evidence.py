@@ -97,17 +97,19 @@ class Evidence:
         """Return which measure of a rule is missing, and how to get it; "" where none is."""
         chosen = convention or self.convention
         for need in rule.needs:
-            if self._key(need, chosen) is None:
-                return f"{need}{self._why(need, chosen)}"
+            try:
+                if self._key(need, chosen) is None:
+                    return f"{need}{self._why(need, chosen)}"
+            except InputError as error:  # several kinds of views, none of them meant
+                return f"{need}: {error}".rstrip(".")
         return ""
 
     def _keys(self, rule: Rule, convention: str | None) -> dict[Need, _Key]:
-        chosen = convention or self.convention
-        keys = {need: self._key(need, chosen) for need in rule.needs}
-        known = {need: key for need, key in keys.items() if key is not None}
-        if len(known) < len(keys):
-            raise InputError(f"the rule {rule.name!r} needs {self.lacks(rule, convention)}.")
-        return known
+        lacking = self.lacks(rule, convention)
+        if lacking:
+            raise InputError(f"the rule {rule.name!r} needs {lacking}.")
+        keys = {need: self._key(need, convention or self.convention) for need in rule.needs}
+        return {need: key for need, key in keys.items() if key is not None}
 
     def _key(self, need: Need, convention: str) -> _Key | None:
         wanted = (convention, "") if need.convention is None else (need.convention,)
@@ -123,6 +125,8 @@ class Evidence:
         for entry in self.record.get("undefined", ()):
             if entry.get("metric") == need.metric and need.metric not in self._metrics:
                 return f", which is undefined here: {entry.get('reason', 'no reason was recorded')}"
+        if not self.curves:
+            return ", and this run holds no measures; make them with layerscope scan"
         if need.metric in self._metrics and not need.perturbation:
             name = need.convention or convention
             return f" in the convention {name}; scan with --convention {name}"
@@ -265,8 +269,6 @@ def _contributions(run: Run, rows: pd.DataFrame, blocks: int) -> dict[_Key, Floa
         return {}  # per-text numbers do not say whose they are
     kept = kept[kept["stage"] == BLOCK]
     texts = pd.Index(np.sort(kept["text"].unique()))
-    if "perturbation" not in kept:
-        kept = kept.assign(perturbation=_perturbations(kept, rows))
     found: dict[_Key, Floats] = {}
     for key, part in _keyed(kept):
         matrix = np.full((blocks + 1, len(texts)), np.nan)
@@ -274,9 +276,3 @@ def _contributions(run: Run, rows: pd.DataFrame, blocks: int) -> dict[_Key, Floa
         matrix[where] = part["value"].to_numpy(dtype=np.float64)
         found[key] = matrix
     return found
-
-
-def _perturbations(kept: pd.DataFrame, rows: pd.DataFrame) -> pd.Series[str]:
-    """Return the perturbation of numbers from before they said it: the only one of their measure."""
-    first = rows.drop_duplicates("metric").set_index("metric")["perturbation"]
-    return kept["metric"].astype("string").map(first)
