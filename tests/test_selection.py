@@ -1,12 +1,15 @@
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from fake_runs import fake_run
-from layerscope import selection
+from layerscope import rules, selection
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE
+from layerscope.rules import Rule
+from layerscope.table import Run
 
 BY_NAME = {measure.name: measure for measure in CATALOGUE}
 
@@ -290,3 +293,196 @@ def test_the_papers_vote_takes_its_own_views():
     assert advice.votes[0].metrics == ("infonce",)
     spans = [choice for choice in choices if choice.perturbation == CROPS]
     assert selection.recommendation(spans).layer is None
+
+
+# --- choices by rules ------------------------------------------------------------------------------
+
+RULE = rules.least("prompt_entropy")
+
+
+def run_of(table, contributions=NOTHING, record=None):
+    return Run(table, contributions, record or {})
+
+
+def test_a_choice_of_one_measure_is_its_preference():
+    table, contributions, record = fake_run()
+    run = run_of(table, contributions, record)
+    for preference in selection.preferences(table, contributions):
+        rule = rules.find(f"{preference.direction} {preference.metric}")
+        choice = selection.choose(run, rule, convention=preference.convention or None)
+        assert choice.layer == preference.layer
+        assert choice.within_noise == preference.within_noise
+        assert choice.scores[choice.layer] == pytest.approx(
+            preference.value * (1 if preference.direction == "most" else -1)
+        )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_rule_of_votes_votes_as_the_recommendation(seed):
+    table, contributions, record = fake_run(seed=seed, texts=40)
+    expected = selection.recommendation(selection.preferences(table, contributions))
+    choice = selection.choose(run_of(table, contributions, record), rules.find("vote of the seven"))
+    assert choice.layer == expected.layer
+    votes = {vote.layer: float(len(vote.metrics)) for vote in expected.votes}
+    assert choice.scores == tuple(votes.get(layer, 0.0) for layer in range(8))
+
+
+def test_wins_are_the_shares_of_resamples():
+    generator = np.random.default_rng(0)
+    own = generator.normal(size=400)
+    near = [1.0 + own, 1.01 + own + 0.2 * generator.normal(size=400), 5.0 + own]
+    values = [float(layer.mean()) for layer in near]
+    run = run_of(table_of(values), contributions_of(near))
+    choice = selection.choose(run, RULE)
+    assert choice.layer == int(np.argmin(values))
+    assert choice.within_noise == (0, 1)
+    assert sum(choice.wins) == pytest.approx(1)
+    assert choice.wins[2] == 0
+    assert 0.5 < choice.won < 1
+    again = selection.choose(run, RULE, seed=1)
+    assert again.wins != choice.wins
+    assert again.won == pytest.approx(choice.won, abs=0.1)
+
+
+def test_without_numbers_for_each_text_a_choice_says_that_nobody_knows():
+    choice = selection.choose(run_of(table_of([3.0, 1.0, 2.0])), RULE)
+    assert (choice.layer, choice.wins, choice.within_noise) == (1, None, (1,))
+    assert selection.sentence(choice).endswith("nobody knows how sure that is.")
+
+
+def test_a_choice_tells_whether_conventions_agree():
+    raw = table_of([1.0, 2.0, 3.0], convention="paper")
+    same = run_of(pd.concat([table_of([1.0, 2.0, 3.0]), raw]))
+    flipped = run_of(pd.concat([table_of([3.0, 2.0, 1.0]), raw]))
+    assert selection.choose(same, RULE).agrees is True
+    choice = selection.choose(flipped, RULE)
+    assert (choice.layer, choice.convention, choice.agrees) == (2, "normalized", False)
+    assert choice.conventions == (("normalized", 2), ("paper", 0))
+    assert selection.sentence(choice).endswith("Another convention takes another layer: 0 (paper).")
+    assert selection.choose(flipped, RULE, convention="paper").layer == 0
+    assert selection.choose(run_of(raw), RULE).convention == "paper"
+    assert selection.choose(run_of(raw), RULE).agrees is None
+
+
+def test_fixed_rules_need_no_measure():
+    table = table_of([1.0, 2.0, 3.0, 4.0, 5.0])
+    normed = table_of([9.0], stage="final_norm", blocks=4).assign(layer=4, depth=1.0)
+    run = run_of(pd.concat([table, normed]))
+    found = {rule.name: selection.choose(run, rule) for rule in rules.BASELINES}
+    assert {name: choice.layer for name, choice in found.items()} == {
+        "last": 4, "middle": 2, "two thirds": 3, "random": None,
+    }  # fmt: skip
+    assert {name: choice.stage for name, choice in found.items()} == {
+        "last": "final_norm", "middle": "block", "two thirds": "block", "random": "block",
+    }  # fmt: skip
+    assert found["random"].reason == "the rule takes every layer alike"
+    assert found["middle"].wins is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "record", "message"),
+    [
+        (rules.least("lidar"), {}, "needs lidar, which this run does not have; scan with it"),
+        (rules.least("lidar"), {"settings": {"views": 0}}, "scan with --views 2"),
+        (rules.RETRIEVAL, {}, "needs retrieval on crops, which .* scan with --augmentation crops"),
+        (
+            rules.least("curvature"),
+            {"undefined": [{"metric": "curvature", "reason": "two tokens"}]},
+            "needs curvature, which is undefined here: two tokens.",
+        ),
+        (
+            Rule(name="x", description="", function=lambda c: c["prompt_entropy"],
+                 needs=(rules.Need("prompt_entropy", convention="reference"),)),
+            {},
+            "in the convention reference; scan with --convention reference",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_rule_lacks_is_named_with_the_way_to_get_it(rule, record, message):
+    with pytest.raises(InputError, match=message):
+        selection.choose(run_of(table_of([1.0, 2.0]), record=record), rule)
+
+
+def test_a_run_without_measures_says_so():
+    table = table_of([0.1, 0.2], metric="mteb/STS17/x").assign(level="task")
+    assert selection.choose(run_of(table), rules.MIDDLE).layer == 0
+    with pytest.raises(
+        InputError, match="this run holds no measures; make them with layerscope scan"
+    ):
+        selection.choose(run_of(table), RULE)
+
+
+def test_a_rule_names_the_views_that_it_means():
+    def on(perturbation, values):
+        return table_of(values, metric="dime").assign(level="view", perturbation=perturbation)
+
+    spelled, crops = (
+        on("characters p=0.3", [1.0, 2.0, 3.0]),
+        on("crops of 20 words", [3.0, 2.0, 1.0]),
+    )
+    both = run_of(pd.concat([crops, spelled]))
+    assert selection.choose(both, rules.least("dime")).layer == 0
+    assert selection.choose(both, rules.least("dime", "crops")).layer == 2
+    assert selection.choose(run_of(crops), rules.least("dime")).layer == 2
+    several = run_of(pd.concat([crops, on("halves", [1.0, 2.0, 3.0])]))
+    with pytest.raises(InputError, match="expected one kind of views for 'dime', got several"):
+        selection.choose(several, rules.least("dime"))
+    _, lacking = selection.choose_all(selection.evidences(several)[0], rules.RULES)
+    assert "got several: crops of 20 words, halves" in lacking["least dime"]
+
+
+def test_a_rule_of_another_shape_is_refused():
+    rule = Rule(name="bad", description="", function=lambda _curves: np.zeros(2))
+    with pytest.raises(
+        InputError, match=r"expected 3 scores of the rule 'bad'.*got the shape \(2,\)"
+    ):
+        selection.choose(run_of(table_of([1.0, 2.0, 3.0])), rule)
+
+
+def test_a_rule_without_any_score_has_no_layer():
+    rule = Rule(name="none", description="", function=lambda c: np.full(c.blocks + 1, np.nan))
+    choice = selection.choose(run_of(table_of([1.0, 2.0, 3.0])), rule)
+    assert (choice.layer, choice.reason) == (None, "the rule has no score at any layer")
+    assert (
+        selection.sentence(choice)
+        == "No layer by the rule 'none': the rule has no score at any layer."
+    )
+
+
+def test_several_sets_of_texts_are_chosen_for_one_by_one():
+    one = table_of([1.0, 2.0, 3.0]).assign(data="one")
+    two = table_of([3.0, 2.0, 1.0]).assign(data="two")
+    run = run_of(pd.concat([one, two]))
+    assert [e.data for e in selection.evidences(run)] == ["one", "two"]
+    assert selection.choose(run, RULE, data="two").layer == 2
+    with pytest.raises(InputError, match="found: .* on one, .* on two"):
+        selection.choose(run, RULE)
+    with pytest.raises(InputError, match="expected one value of 'prompt_entropy' a layer"):
+        selection.evidences(run_of(pd.concat([one, one])))
+    with pytest.raises(InputError, match="got one without rows"):
+        selection.evidences(run_of(one.iloc[:0]))
+
+
+def test_a_layer_undefined_for_some_resamples_still_has_limits():
+    matrix = [[1.0 + text / 9 for text in range(6)], [None] * 5 + [0.5], [2.0] * 6]
+    run = run_of(table_of([1.4, 0.5, 2.0]), contributions_of(matrix))
+    choice = selection.choose(run, RULE)
+    assert choice.layer == 1
+    assert sum(choice.wins) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("near", "words"),
+    [
+        ((3,), "and these texts tell it from every other layer"),
+        ((3, 4), "and these texts cannot tell it from layer 4"),
+        ((1, 2, 3, 4), "and these texts cannot tell it from layers 1, 2 and 4"),
+        ((0, 1, 2, 3, 4, 5), "and these texts cannot tell it from 5 other layers"),
+    ],
+)
+def test_the_sentence_of_a_choice(near, words):
+    choice = selection.Choice(
+        "mine", "m", "d", "", 6, 3, "block", (0.0,) * 7, near, (0.125,) * 7, (), False
+    )
+    expected = f"Layer 3 of 6 by the rule 'mine': it wins in 12 % of resamples, {words}."
+    assert selection.sentence(choice) == expected

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from layerscope import rules as rules_module
 from layerscope import selection
-from layerscope.errors import InputError
+from layerscope.errors import InputError, unknown_name
 from layerscope.gains import Gain, gain_of, labeled, scores_of
-from layerscope.rules import CAUTION, DEFAULT_RULE, FALLBACK_RULE, RULES, Rule
+from layerscope.metrics.inputs import Convention
+from layerscope.rules import CAUTION, DEFAULT_RULE, FALLBACK_RULE, RULES, Rule, find
 from layerscope.selection import Choice
 from layerscope.table import Run
 
@@ -104,6 +104,10 @@ def decide(
     Raises:
         InputError: no rule or task has that name, or a measure that the rule needs is missing.
     """
+    if convention is not None and convention not in list(Convention):
+        raise unknown_name("convention", convention, list(Convention))
+    if resamples < 1:
+        raise InputError(f"expected at least 1 resample, got {resamples}.")
     known = _with(rules, rule)
     found = selection.evidences(run, seed=seed, resamples=resamples)
     made = [selection.choose_all(evidence, known, convention) for evidence in found]
@@ -128,9 +132,10 @@ def _with(rules: Iterable[Rule], rule: str | Rule | None) -> tuple[Rule, ...]:
     if isinstance(rule, Rule):
         return (rule, *(other for other in known if other.name != rule.name))
     if rule is not None:
-        rules_module.find(rule, known)
-    fallback = rules_module.find(FALLBACK_RULE)
-    return known if any(r.name == FALLBACK_RULE for r in known) else (*known, fallback)
+        find(rule, known)
+        return known
+    names = {other.name for other in known}
+    return (*known, *(find(name) for name in (DEFAULT_RULE, FALLBACK_RULE) if name not in names))
 
 
 def _lacking(

@@ -226,7 +226,7 @@ def _listed(layers: list[int]) -> str:
         return "every other layer"
     if len(words) > _MOST_LISTED:
         return f"{len(words)} other layers"
-    return f"layer {' and '.join([', '.join(words[:-1]), words[-1]] if words[1:] else words)}"
+    return f"layers {', '.join(words[:-1])} and {words[-1]}" if words[1:] else f"layer {words[0]}"
 
 
 def _flips(choice: Choice) -> str:
