@@ -34,6 +34,8 @@ SECTIONS: Final = {
     "model": "Model",
     "data": "Texts",
     "settings": "Settings",
+    "evaluation": "Evaluation",
+    "tasks": "Tasks",
     "augmentation": "Augmentation",
     "versions": "Versions",
     "times": "Seconds",
@@ -189,13 +191,15 @@ def _version(runs: Iterable[Run]) -> str:
 
 def _groups(figure: Figure, panels: Sequence[tuple[str, Panel]]) -> list[dict[str, Any]]:
     """Return the panels in the main group and a folded one with the rest."""
-    single = [(name, panel) for name, panel in panels if not panel.between]
+    scored = [(name, panel) for name, panel in panels if panel.scored]
+    single = [(name, panel) for name, panel in panels if not (panel.between or panel.scored)]
     main = [(name, panel) for name, panel in single if _is_main(figure, panel)]
     rest = [(name, panel) for name, panel in single if not _is_main(figure, panel)]
     if not main:
         main, rest = rest, []
     between = [(name, panel) for name, panel in panels if panel.between]
     return [
+        _group("Scores of tasks by layer", scored, folded=False),
         _group("Measures by layer", main, folded=False),
         _group("More measures and conventions", rest, folded=True),
         _group("Dynamics over depth", between, folded=False, between=True),

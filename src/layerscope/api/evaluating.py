@@ -30,6 +30,7 @@ from layerscope.evaluation import (
     resolve,
     score_tasks,
 )
+from layerscope.evaluation.probing import refuse_nothing_to_probe, run_probes
 from layerscope.evaluation.results import (
     LEVEL,
     evaluation_versions,
@@ -128,6 +129,7 @@ def evaluate(
     require_extra()
     with quiet():
         plans = resolve(_names(tasks), task_data=_path(task_data), tables=tuple(tables))
+    refuse_nothing_to_probe(plans, chosen)
     place = RunFolder(Path(out), overwrite) if out is not None else None
     base = _claimed(place)
     with ExitStack() as stack:
@@ -215,6 +217,10 @@ def _evaluated(
         source, plans, sites, decided, parts=parts, known=known, progress=progress
     )
     _refuse_nothing_scored(outcome)
+    scorable = [plan for plan in plans if plan.name in outcome.scores]
+    probes = run_probes(
+        backbone, scorable, sites, decided, opened.policy, parts=parts, progress=progress
+    )
     seconds = time.perf_counter() - started
     evaluation = {
         "settings": decided.deciding(),
@@ -231,7 +237,7 @@ def _evaluated(
         },
         "notes": list(source.notes),
     }
-    return merged(base, plans, outcome, backbone.info.as_dict(), evaluation)
+    return merged(base, plans, outcome, backbone.info.as_dict(), evaluation, probes)
 
 
 def _refuse_nothing_scored(outcome: Outcome) -> None:
@@ -293,6 +299,4 @@ def _short(metric: str) -> str:
 
 
 def _page(run: Run) -> str:
-    if set(run.table["level"]) == {LEVEL}:
-        return "<!doctype html><title>Scores</title><p>The scores are in results.parquet.</p>"
     return report.page([(run.table, run.contributions, run.record)])

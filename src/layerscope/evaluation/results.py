@@ -9,6 +9,7 @@ from typing import Any, Final
 import pandas as pd
 
 from layerscope.errors import InputError
+from layerscope.evaluation.probing import Probed, probe_rows
 from layerscope.evaluation.runner import Outcome, Score
 from layerscope.evaluation.tasks import TaskPlan
 from layerscope.provenance import versions
@@ -123,7 +124,7 @@ def merged(
     outcome: Outcome,
     model: Mapping[str, Any],
     evaluation: Mapping[str, Any],
-    extra: pd.DataFrame | None = None,
+    probes: Mapping[str, Probed] | None = None,
 ) -> Run:
     """Return a run with these scores, beside what another run of the same model holds.
 
@@ -133,14 +134,14 @@ def merged(
         outcome: what came of them.
         model: the record's facts of the model.
         evaluation: how the scores were made.
-        extra: rows of probes.
+        probes: name of a classification -> its probes.
     """
     old = base or Run(conform(_nothing()), _no_contributions(), _empty_record(model, evaluation))
     labels = old.record["model"]
     by_name = {plan.name: plan for plan in plans}
     frames = [task_rows(by_name[name], found, labels) for name, found in outcome.scores.items()]
-    if extra is not None:
-        frames.append(extra)
+    probes = probes or {}
+    frames += [probe_rows(name, probed, labels) for name, probed in probes.items()]
     replaced = {metric for frame in frames for metric in frame["metric"]}
     made_alike = old.record.get("evaluation", {}).get("settings") == evaluation["settings"]
     is_task = old.table["level"] == LEVEL
@@ -159,6 +160,11 @@ def merged(
         "failed_tasks": [{"task": task, "reason": why} for task, why in failures.items()],
         "evaluation": dict(evaluation),
     }
+    kept = old.record.get("probes", {}) if made_alike else {}
+    if probes or kept:
+        record["probes"] = kept | {name: probed.facts for name, probed in probes.items()}
+    if not old.record.get("data"):  # nothing but scores is in it
+        record |= {name: evaluation[name] for name in ("versions", "threads", "times")}
     table = pd.concat([old.table[~dropped], *frames], ignore_index=True)
     return Run(conform(table), old.contributions, record)
 
