@@ -88,7 +88,7 @@ def by_views(function: Callable[..., Any], count: int) -> Callable[[Backbone, An
     def run(backbone: Backbone, prepared: Any) -> None:
         found = []
         for view in range(count):
-            items = [prepared.view_items(place)[view] for place in range(len(prepared.viewed))]
+            items = prepared.views[0].items[:, view]
             found.append(pooled(backbone, [prepared.texts[item] for item in items]))
         for layer in torch.stack(found, dim=2):
             function(ViewInputs(layer), PAPER)
@@ -137,7 +137,9 @@ def main(threads: Sequence[int] = (1, 2)) -> str:
         return "MiniLM is not installed."
     backbone = models.load(path)
     seven = tuple(m.name for m in catalogue.CATALOGUE if m.paper_seven)
-    settings = ScanSettings(metrics=seven, conventions=("paper",), views=VIEWS)
+    settings = ScanSettings(
+        metrics=seven, conventions=("paper",), views=VIEWS, augmentation=("default",)
+    )
     prepared = prepare(backbone, as_texts(wikitext()[:TEXTS]), settings)
     rows = []
     for number in threads:

@@ -78,6 +78,7 @@ def fake_run(
                     pd.DataFrame(
                         {
                             "text": range(texts),
+                            "perturbation": "characters p=0.3" if level == "view" else "none",
                             "layer": layer,
                             "stage": stage,
                             "metric": metric,
@@ -103,7 +104,7 @@ def fake_run(
 def fake_record(blocks: int, texts: int, model: str, seed: int) -> dict[str, Any]:
     """Return what run.json holds, every documented key filled."""
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "model": {
             "name": model, "revision": "main", "model_class": "GPTNeoXModel", "blocks": blocks,
             "dim": 256, "parameters": 30_412_800, "dtype": "float32", "device": "cpu",

@@ -13,9 +13,17 @@ import torch
 from layerscope import arrays as arrays_module
 from layerscope import preparation
 from layerscope.analysis import scan_backbone
-from layerscope.augmentation import AugmentationSettings, View, views
+from layerscope.augmentation import (
+    AugmentationSettings,
+    SpanSettings,
+    View,
+    making,
+    spans,
+    views,
+)
 from layerscope.data import as_texts
 from layerscope.errors import InputError, RunError, UndefinedError
+from layerscope.metrics import views as metric_views
 from layerscope.metrics.catalogue import CATALOGUE, Measure
 from layerscope.metrics.inputs import SampleInputs, TokenInputs, ViewInputs
 from layerscope.models import Backbone, backbone_of
@@ -37,7 +45,8 @@ def tiny_backbone(name: str) -> Backbone:
 
 
 def scan(backbone: Backbone, given: list[str] | None = None, **options) -> Run:
-    settings = ScanSettings(**{"first_token": "keep", "resamples": 200} | options)
+    quick = {"first_token": "keep", "resamples": 200, "augmentation": ("default",)}
+    settings = ScanSettings(**quick | options)
     return scan_backbone(backbone, as_texts(given or texts(COUNT)), settings)
 
 
@@ -186,26 +195,26 @@ def test_a_subset_of_layers_has_the_rows_of_the_whole(llama_run):
 
 
 def test_two_views_are_the_first_two_of_more():
-    """InfoNCE and DiME, which compare two views, do not change when LiDAR gets more."""
+    """InfoNCE and DiME, which compare two views, do not change when the others get more."""
     two, five = (scan(tiny_backbone("bert"), views=count) for count in (2, 5))
-    table = two.table[~two.table["metric"].str.startswith("lidar")].set_index(KEYS)
+    table = two.table[~two.table["metric"].str.contains("lidar|retrieval")].set_index(KEYS)
     pairs = table[table["level"] == "view"].index
     assert len(pairs) > 20
     assert_same(values(five).loc[pairs], values(two).loc[pairs])
-    assert values(five).loc[2, "block", "lidar", "paper"] != pytest.approx(
-        values(two).loc[2, "block", "lidar", "paper"]
-    )
+    for more in ((2, "block", "lidar", "paper"), (2, "block", "retrieval", "")):
+        assert values(five).loc[more] != pytest.approx(values(two).loc[more])
 
 
 def test_the_edit_distance_of_every_texts_views_is_recorded(llama_run):
     record = llama_run.record
     given, count = texts(COUNT), record["settings"]["views"]
-    distances = record["edit_distance_by_text"]
+    label = AugmentationSettings().label
+    distances = record["edit_distance_by_text"][label]
     for place, text in enumerate(given):
         made = views(text, count, settings=AugmentationSettings(), seed=0)
         expected = sum(view.relative_distance for view in made) / count
         assert distances[str(place)] == pytest.approx(expected, abs=1e-4)
-    mean = record["augmentation"]["mean_edit_distance"]
+    mean = record["augmentation"][label]["mean_edit_distance"]
     assert mean == pytest.approx(sum(distances.values()) / len(given), abs=1e-4)
 
 
@@ -230,6 +239,153 @@ def test_a_smaller_set_of_measures_has_the_same_values(llama_run):
     whole = values(llama_run)
     assert_same(values(run), whole[whole.index.isin(values(run).index)])
     assert set(run.table["metric"]) == {"curvature", "lidar"}
+
+
+# --- spans ----------------------------------------------------------------------------------------
+
+
+LONG = [text for text in texts(60, longest=30) if len(text.split()) >= 8][:COUNT]
+FOUR = {"augmentation": ("default", "crops", "halves", "cloze"), "span_words": 4}
+CROPS = "crops of 4 words"
+
+
+def on(run: Run, perturbation: str) -> pd.Series:
+    return values(Run(run.table[run.table["perturbation"] == perturbation], run.contributions, {}))
+
+
+@pytest.fixture
+def tiny_sample(monkeypatch) -> tuple[str, ...]:
+    """A built-in sample that a tiny model can read."""
+    corpus = as_texts(
+        [text for text in texts(99, seed=3) if len(text.split()) >= 12], name="sample"
+    )
+    monkeypatch.setattr(preparation, "read_texts", lambda *_args, **_options: corpus)
+    return corpus.texts
+
+
+@pytest.fixture(scope="module")
+def spans_run() -> Run:
+    return scan(tiny_backbone("bert"), LONG, **FOUR)
+
+
+def test_every_view_measure_is_made_for_every_kind_of_views(spans_run):
+    labels = ["characters p=0.3", CROPS, "halves", "inverse cloze of 4 words"]
+    views_only = spans_run.table[spans_run.table["level"] == "view"]
+    assert list(views_only["perturbation"].unique()) == labels
+    kinds = [on(spans_run, label) for label in labels]
+    for one in kinds[1:]:
+        assert list(one.index) == list(kinds[0].index)
+        assert not np.allclose(one, kinds[0], rtol=1e-3)
+    assert not spans_run.table.duplicated([*KEYS, "other_layer", "perturbation"]).any()
+    assert list(spans_run.record["augmentation"]) == labels
+    assert spans_run.record["augmentation"][CROPS] == {"texts": COUNT, "views": 2}
+
+
+@pytest.mark.parametrize("kind", ["crops", "halves", "cloze"])
+def test_measures_on_spans_equal_their_slow_twin(spans_run, kind):
+    style = SpanSettings(kind, 4)
+    made = [spans(text, settings=style, seed=0) for text in LONG]
+    states = [[library_states("bert", part) for part in pair] for pair in made]
+    found = on(spans_run, style.label)
+    for site in (Site(0), Site(2), Site(4)):
+        rows = [[found[site][counted].mean(0) for found, counted in pair] for pair in states]
+        inputs = ViewInputs(torch.stack([torch.stack(pair) for pair in rows]), seed=0)
+        for measure in CATALOGUE:
+            for convention in measure.conventions if measure.level == "view" else ():
+                if convention != "reference":
+                    expected = call(measure, inputs, convention, 1.0).value
+                    key = (site.layer, site.stage, measure.name, str(convention))
+                    assert found[key] == pytest.approx(expected, rel=2e-5, abs=1e-7), key
+        retrieval = found[site.layer, site.stage, "retrieval", ""]
+        assert retrieval == pytest.approx(metric_views.retrieval(inputs).value, abs=1e-9)
+
+
+def test_more_kinds_of_views_change_none_of_the_others(spans_run):
+    copies, crops = (
+        scan(tiny_backbone("bert"), LONG, augmentation=(kind,), span_words=4)
+        for kind in ("default", "crops")
+    )
+    assert_same(on(spans_run, "none"), on(copies, "none"), rel=1e-6)
+    assert_same(on(spans_run, "characters p=0.3"), on(copies, "characters p=0.3"))
+    assert_same(on(spans_run, CROPS), on(crops, CROPS))
+    assert set(crops.table["perturbation"]) == {"none", CROPS}
+    assert crops.record["edit_distance_by_text"] == {}
+
+
+def test_contributions_say_which_views_they_are_of(spans_run):
+    by = ["perturbation", *KEYS]
+    means = spans_run.contributions.groupby(by, observed=True)["value"].mean()
+    table = spans_run.table[spans_run.table["level"] == "view"].set_index(by)["value"]
+    table = table.drop("dime_standard_error", level="metric").astype(float)  # no mean over texts
+    assert_same(means.reindex(table.index), table, rel=1e-9)
+
+
+def test_several_draws_are_further_views(spans_run):
+    label = f"{CROPS}, 3 draws"
+    run = scan(tiny_backbone("bert"), LONG, augmentation=("crops",), span_words=4, draws=3)
+    assert run.record["augmentation"][label]["views"] == 6
+    one, three = on(spans_run, CROPS), on(run, label)
+    infonce, retrieval = (2, "block", "infonce", "paper"), (2, "block", "retrieval", "")
+    assert three[infonce] == pytest.approx(one[infonce], rel=1e-5)
+    assert three[retrieval] != pytest.approx(one[retrieval])
+
+
+SHORT = [text for text in texts(60) if len(text.split()) < 12][:8]
+
+
+def test_spans_of_short_texts_are_those_of_the_sample_and_say_so(tiny_sample):
+    run = scan(tiny_backbone("bert"), [*SHORT, *LONG[:3]], augmentation=("default", "crops"),
+               span_words=6)  # fmt: skip
+    plain = scan(tiny_backbone("bert"), [*SHORT, *LONG[:3]], augmentation=("default",))
+    label = "crops of 6 words, built-in sample"
+    rows = run.table[run.table["perturbation"] == label]
+    assert set(rows["n"].dropna()) == {len(tiny_sample)}
+    own = run.contributions["perturbation"] != label
+    assert set(run.contributions.loc[~own, "text"]) == {-1 - k for k in range(len(tiny_sample))}
+    # What is measured on the user's texts, and its limits, is as without the corpus.
+    same = run.table[run.table["perturbation"] != label].reset_index(drop=True)
+    pd.testing.assert_frame_equal(same, plain.table, check_exact=False, rtol=1e-5)
+    assert run.contributions.loc[own, "text"].min() == 0
+    [note] = [note for note in run.record["notes"] if "sample" in note]
+    assert "3 of 11 texts are long enough for crops of 6 words" in note
+    facts = run.record["augmentation"][label]
+    assert (facts["texts"], facts["corpus"]) == (len(tiny_sample), "sample")
+
+
+def test_a_few_long_texts_among_many_are_enough(monkeypatch, tiny_sample):
+    few = [*SHORT, *LONG[:3]]
+    monkeypatch.setattr(preparation, "ENOUGH", 3)
+    run = scan(tiny_backbone("bert"), few, augmentation=("crops",), span_words=6)
+    rows = run.table[run.table["perturbation"] == "crops of 6 words"]
+    assert set(rows["n"].dropna()) == {3}
+    assert any(
+        "8 texts are too short for 2 distinct views (crops" in n for n in run.record["notes"]
+    )
+
+
+def test_spans_longer_than_any_text_are_refused(tiny_sample):
+    with pytest.raises(
+        InputError, match="neither the texts nor the built-in sample are long enough"
+    ):
+        scan(tiny_backbone("bert"), LONG, augmentation=("crops",), span_words=500)
+
+
+def test_no_views_means_no_spans_either():
+    run = scan(tiny_backbone("bert"), LONG, **FOUR, views=0)
+    assert set(run.table["perturbation"]) == {"none"}
+
+
+def test_a_corpus_text_with_states_that_are_not_finite_is_left_out(tiny_sample):
+    lengths = {len(text.split()) for text in tiny_sample}
+    bad = {4 + 2}  # every crop of 4 words, with [CLS] and [SEP]
+    assert min(lengths) >= 8
+    options = {"augmentation": ("crops",), "span_words": 4, "non_finite": "drop"}
+    few = [text for text in texts(60) if len(text.split()) in (3, 5, 6, 7)][:8]
+    run = scan(spoiled("bert", bad), few, **options)
+    assert set(run.table["level"]) == {"prompt", "dataset", "pair"}
+    assert run.record["data"]["texts"] == len(few)
+    reasons = {e["reason"] for e in undefined(run, "retrieval")}
+    assert reasons == {"no text has views whose states can be measured"}
 
 
 # --- what the table holds ------------------------------------------------------------------------
@@ -307,7 +463,7 @@ def test_a_seed_changes_the_views_and_the_limits_but_no_other_value(llama_run):
         ({"alpha": 2.0}, "prompt_entropy"),
         ({"alpha": 2.0}, "dime"),
         ({"max_length": 6}, "curvature"),
-        ({"augmentation": "authors"}, "infonce"),
+        ({"augmentation": ["authors"]}, "infonce"),
     ],
 )
 def test_settings_change_the_numbers_and_stand_in_the_record(llama_run, options, metric):
@@ -505,7 +661,7 @@ def test_non_finite_states_of_views_alone_are_seen_too():
 
 
 def test_a_view_without_a_token_that_counts_leaves_its_text_out_of_the_view_measures(monkeypatch):
-    original = preparation.views
+    original = making.views
 
     def emptied(text, count, **options):
         made = list(original(text, count, **options))
@@ -513,7 +669,7 @@ def test_a_view_without_a_token_that_counts_leaves_its_text_out_of_the_view_meas
             made[0] = View(**{**made[0].__dict__, "text": " "})
         return made
 
-    monkeypatch.setattr(preparation, "views", emptied)
+    monkeypatch.setattr(making, "views", emptied)
     run = scan(tiny_backbone("bert"), GIVEN)
     table = run.table.set_index(KEYS)
     assert table.loc[(2, "block", "infonce", "paper"), "n"] == 4

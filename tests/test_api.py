@@ -71,6 +71,7 @@ def test_out_is_the_same_as_saving(scan, tmp_path):
 def test_lists_single_names_and_single_layers_are_taken():
     model = {"tokenizer": tiny_tokenizer(), "views": 0}
     given = {"metrics": "rankme", "layers": 2, "stages": "block", "conventions": "paper"}
+    given["augmentation"] = "authors"
     one = layerscope.scan(tiny_model("bert"), texts(5), **model, **given)
     lists = {name: [value] for name, value in given.items()}
     two = layerscope.scan(tiny_model("bert"), texts(5), **model, **lists)
@@ -147,10 +148,14 @@ def test_arrays_and_texts_together_are_refused():
 
 def test_an_estimate_writes_nothing_and_counts_everything(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = api.estimate_scan(tiny_model("bert"), texts(9), tokenizer=tiny_tokenizer(), views=3)
+    given = {"tokenizer": tiny_tokenizer(), "views": 3}
+    found = api.estimate_scan(tiny_model("bert"), texts(9), **given, augmentation="default")
     assert (found.texts, found.forward_passes, found.sites) == (9, 36, 5)
     assert found.pass_seconds > 0
     assert found.disk_bytes == 36 * 5 * 32 * 4
+    more = api.estimate_scan(tiny_model("bert"), texts(9), **given)  # and 217 pairs of crops
+    assert (more.texts, more.forward_passes) == (9, 36 + 2 * 217)
+    assert more.tokens > found.tokens + 2 * 217 * 20
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,6 +15,7 @@ import torch
 
 from commands import run
 from layerscope import api
+from layerscope.augmentation import AugmentationSettings
 from layerscope.cli import app
 from layerscope.metrics.catalogue import CATALOGUE
 from tiny import texts
@@ -94,15 +95,25 @@ def settings(scan: api.Scan) -> dict:
     return scan.record["settings"]
 
 
+CROPS = ("--views", 2, "--augmentation", "crops", "--metrics", "retrieval")
+_CAPPED = AugmentationSettings.authors().label
 OPTIONS = {
     "--limit": (("--limit", 7), lambda s: s.record["data"]["texts"] == 7),
     "--views": (
-        ("--views", 3),
+        ("--views", 3, "--augmentation", "default"),
         lambda s: settings(s)["views"] == 3 and "view" in set(s.table()["level"]),
     ),
     "--augmentation": (
-        ("--views", 2, "--augmentation", "authors"),
-        lambda s: s.table()["perturbation"].str.contains("cap=10").any(),
+        ("--views", 2, "--augmentation", "authors, halves", "--metrics", "retrieval"),
+        lambda s: set(s.table()["perturbation"]) == {_CAPPED, "halves"},
+    ),
+    "--span-words": (
+        (*CROPS, "--span-words", 4),
+        lambda s: set(s.table()["perturbation"]) == {"crops of 4 words"},
+    ),
+    "--draws": (
+        (*CROPS, "--span-words", 4, "--draws", 3),
+        lambda s: set(s.table()["perturbation"]) == {"crops of 4 words, 3 draws"},
     ),
     "--metrics": (
         ("--metrics", "curvature, rankme"),
@@ -208,7 +219,7 @@ def test_json_is_json_and_nothing_else(command, tiny_folder, text_file):
     assert [row["value"] for row in found["table"]] == table["value"].tolist()
     assert found["table"][0]["other_layer"] is None
     written = json.loads(Path("out/run.json").read_text())
-    assert {"schema_version": 1} | found["record"] == written
+    assert {"schema_version": 2} | found["record"] == written
 
 
 def test_an_infinite_order_is_still_json(command, tiny_folder, text_file):
@@ -231,14 +242,17 @@ def test_quiet_prints_nothing(command, tiny_folder, text_file):
 
 def test_a_dry_run_estimates_and_writes_nothing(command, tiny_folder, text_file, tmp_path):
     scan = ("scan", tiny_folder("bert"), "--data", text_file, "--out", "out", "--dry-run")
+    scan += ("--span-words", "3")
     finished = command(*scan)
     assert finished.code == 0
     lines = [line.split() for line in finished.out.splitlines()]
+    long = sum(len(text.split()) >= 6 for text in texts(24))
+    passes = 24 * (1 + 2) + 2 * long
     assert ["texts", "24"] in lines
-    assert ["forward", "passes,", "views", "included", "72"] in lines
+    assert ["forward", "passes,", "views", "included", str(passes)] in lines
     assert any(line[0] == "memory" and line[2].endswith("B") for line in lines)
     found = json.loads(command(*scan, "--json").out)
-    assert found["forward_passes"] == 72
+    assert found["forward_passes"] == passes
     assert found["pass_seconds"] > 0
     assert list(tmp_path.iterdir()) == []
 

@@ -37,7 +37,8 @@ cli.main()
 
 def command(tiny_folder, text_file: Path, out: Path, pause: float, *more: str) -> list[str]:
     script = WRAPPER.format(pause=pause)
-    options = ["--views", "4", "--batch-tokens", "150", "--threads", "1", *more]
+    options = ["--views", "4", "--batch-tokens", "150", "--span-words", "3", "--threads", "1"]
+    options += more
     where = ["--data", str(text_file), "--out", str(out)]
     return [sys.executable, "-c", script, "scan", str(tiny_folder("bert")), *where, *options]
 
@@ -69,7 +70,7 @@ def parts(out: Path) -> dict[str, int]:
 
 
 def scan_in_process(tiny_folder, text_file: Path, out: Path, **options) -> api.Scan:
-    given = {"views": 4, "batch_tokens": 150} | options
+    given = {"views": 4, "batch_tokens": 150, "span_words": 3} | options
     return api.scan(tiny_folder("bert"), text_file, out=out, **given)
 
 

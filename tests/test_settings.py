@@ -9,6 +9,7 @@ import pytest
 from layerscope.errors import InputError
 from layerscope.metrics.inputs import Convention
 from layerscope.settings import (
+    Augmentation,
     FirstToken,
     NonFinite,
     Pooling,
@@ -25,6 +26,13 @@ def test_plain_strings_become_members():
     assert settings.non_finite is NonFinite.DROP
     assert ScanSettings(conventions=("all",)).conventions == tuple(Convention)
     assert ScanSettings(conventions=("paper", "paper")).conventions == (Convention.PAPER,)
+
+
+def test_kinds_of_views_are_named_once_and_in_order():
+    assert ScanSettings().augmentation == ("default", "crops")
+    found = ScanSettings(augmentation=("crops", "authors", "crops"))
+    assert found.augmentation == (Augmentation.CROPS, Augmentation.AUTHORS)
+    assert found.as_dict()["augmentation"] == ["crops", "authors"]
 
 
 def test_blocks_are_read_whatever_stages_are_asked_for():
@@ -47,7 +55,10 @@ def test_the_record_is_plain_json():
         ({"first_token": "dorp"}, "unknown first token 'dorp'; did you mean 'drop'"),
         ({"non_finite": "rise"}, "unknown non finite 'rise'; did you mean 'raise'"),
         ({"conventions": ("papr",)}, "unknown convention 'papr'; did you mean 'paper'"),
-        ({"augmentation": "x"}, "unknown augmentation 'x'"),
+        ({"augmentation": ("crop",)}, "unknown augmentation 'crop'; did you mean 'crops'"),
+        ({"augmentation": ()}, "at least one of augmentation"),
+        ({"span_words": 0}, "expected span_words of at least 1"),
+        ({"draws": 0}, "expected draws of at least 1"),
         ({"metrics": ("lidr",)}, "unknown measure 'lidr'; did you mean 'lidar'"),
         ({"metrics": ()}, "at least one of metrics"),
         ({"layers": ()}, "at least one of layers"),

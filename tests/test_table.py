@@ -55,6 +55,27 @@ def test_runs_of_every_older_version_keep_loading(version):
     assert "<html" in scan.page()
 
 
+def test_numbers_from_before_several_kinds_of_views_say_which_they_are_of():
+    scan = api.load(HISTORIC / "v1")
+    label = "characters p=0.3"
+    found = scan.contributions()
+    assert set(found.loc[found["metric"] == "infonce", "perturbation"]) == {label}
+    assert set(found.loc[found["metric"] != "infonce", "perturbation"]) == {"none"}
+    assert scan.record["augmentation"][label]["mean_edit_distance"] == pytest.approx(
+        0.119, abs=0.001
+    )
+    (choice,) = [c for c in scan.preferences() if (c.metric, c.convention) == ("infonce", "paper")]
+    assert choice.perturbation == label
+    assert len(choice.within_noise) > 1, "the contributions were found"
+
+
+def test_texts_of_a_corpus_are_below_zero():
+    found = api.load(HISTORIC / "v2").contributions()
+    corpus = found["perturbation"].str.endswith("built-in sample")
+    assert found.loc[corpus, "text"].max() == -1
+    assert set(found.loc[~corpus, "text"]) == set(range(6))
+
+
 def test_an_older_version_goes_through_every_upgrade_in_turn(tmp_path, monkeypatch):
     shutil.copytree(HISTORIC / "v1", tmp_path / "run")
 
@@ -88,7 +109,7 @@ def test_a_run_of_a_newer_version_is_refused(tmp_path, run):
     save_run(Run(run.table, run.contributions, run.record | {"schema_version": 99}), tmp_path)
     record = json.loads((tmp_path / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps(record | {"schema_version": 99}))
-    with pytest.raises(InputError, match="schema version 99, .* up to 1; upgrade layerscope"):
+    with pytest.raises(InputError, match="schema version 99, .* up to 2; upgrade layerscope"):
         load_run(tmp_path)
 
 

@@ -31,7 +31,6 @@ from layerscope.models import Backbone
 from layerscope.preparation import (
     Prepared,
     Progress,
-    augmentation,
     conventions_of,
     counted,
     prepare,
@@ -152,35 +151,42 @@ def measure(
 
 def measurement_of(prepared: Prepared, store: StateStore) -> Measurement:
     """Return what to measure, on the texts whose states are finite."""
-    good = _good_texts(prepared, store)
-    viewed = np.array(
-        [p for p in range(len(prepared.viewed)) if good[prepared.viewed[p]]], dtype=int
-    )
+    finite = _finite(prepared, store)
+    good = _good_texts(prepared, finite)
     return Measurement(
         measures=prepared.measures,
         columns=prepared.columns,
         conventions=lambda record: conventions_of(record, prepared.settings),
         texts=np.flatnonzero(good),
         width=prepared.plain,
-        views=np.array([list(prepared.view_items(p)) for p in viewed], dtype=int),
-        view_texts=np.array([prepared.viewed[p] for p in viewed], dtype=int),
+        views=[
+            views.only(
+                np.asarray(finite[views.items].all(1)) if views.corpus else good[views.texts]
+            )
+            for views in prepared.views
+        ],
         reference=prepared.reference,
         alpha=prepared.settings.alpha,
         seed=prepared.settings.seed,
     )
 
 
-def _good_texts(prepared: Prepared, store: StateStore) -> Array:
-    """Which kept texts have finite states at every site, in themselves and in all of their views."""
-    good = np.ones(prepared.plain, dtype=bool)
-    if prepared.settings.non_finite is NonFinite.RAISE:
-        return good
+def _finite(prepared: Prepared, store: StateStore) -> Array:
+    """Which texts and views have finite states at every site."""
     everything = np.arange(len(prepared.texts))
-    for site in prepared.sites:
-        finite = store.rows(key(site, FINITE), everything)
-        good &= finite[: prepared.plain]
-        for place, text in enumerate(prepared.viewed):
-            good[text] &= finite[prepared.view_items(place)].all()
+    finite = np.ones(len(everything), dtype=bool)
+    if prepared.settings.non_finite is NonFinite.DROP:
+        for site in prepared.sites:
+            finite &= store.rows(key(site, FINITE), everything)
+    return finite
+
+
+def _good_texts(prepared: Prepared, finite: Array) -> Array:
+    """Which kept texts have finite states in themselves and in all of their views."""
+    good: Array = finite[: prepared.plain].copy()
+    for views in prepared.views:
+        if not views.corpus:
+            good[views.texts] &= finite[views.items].all(1)
     if good.sum() < 2:
         raise RunError(
             f"only {int(good.sum())} of {prepared.plain} texts have finite states at every layer; "
@@ -237,7 +243,6 @@ def scan_backbone(
             "data": texts.name,
             "seed": prepared.settings.seed,
         },
-        perturbation=augmentation(settings).label,
         resamples=settings.resamples,
     )
     refuse_nothing_measured(table, undefined)
@@ -280,22 +285,18 @@ def _record(
         "dropped_duplicates": texts.dropped_duplicates,
         "dropped_empty": texts.dropped_empty,
         "total_read": texts.total_read,
-        "with_views": len(prepared.viewed),
     }
     ratio = facts.pop("first_token_ratio")
-    distance = facts.pop("edit_distance")
+    augmentation, distances = facts.pop("augmentation"), facts.pop("edit_distance_by_text")
     return {
         "model": backbone.info.as_dict(),
         "data": data | facts,
         "settings": prepared.settings.as_dict() | {"first_token_ratio": ratio},
-        "augmentation": {
-            "label": augmentation(prepared.settings).label,
-            "mean_edit_distance": distance["mean"],
-        },
+        "augmentation": augmentation,
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "times": {name: round(value, 3) for name, value in seconds.items()},
         "undefined": undefined,
         "notes": notes,
-        "edit_distance_by_text": distance["by_text"],
+        "edit_distance_by_text": distances,
     }

@@ -10,6 +10,7 @@ from layerscope.errors import InputError
 from layerscope.measuring import (
     Cell,
     Measurement,
+    ViewSet,
     measure_site,
     notes_of,
     refuse_nothing_measured,
@@ -64,8 +65,7 @@ def scan_arrays(vectors: torch.Tensor, settings: ScanSettings, progress: Progres
         ),
         texts=np.arange(samples),
         width=samples,
-        views=groups,
-        view_texts=np.arange(samples),
+        views=[ViewSet("given", groups, np.arange(samples), samples)],
         reference=False,
         alpha=settings.alpha,
         seed=settings.seed,
@@ -84,7 +84,6 @@ def scan_arrays(vectors: torch.Tensor, settings: ScanSettings, progress: Progres
         depth=max(1, layers - 1),
         texts=range(samples),
         labels={"model": "arrays", "revision": "", "data": "arrays", "seed": settings.seed},
-        perturbation="given",
         resamples=settings.resamples,
     )
     refuse_nothing_measured(table, undefined)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from layerscope.augmentation import of_spans
 from layerscope.errors import RunError, UndefinedError
 from layerscope.files import write_atomically
 from layerscope.metrics.catalogue import Measure
@@ -42,6 +43,8 @@ class Cell:
         low, high: limits, where they do not come from contributions.
         n: number of texts, where it does not come from contributions.
         note: what a reader of the record should know.
+        perturbation: what the views are that it is measured on; "none" where it is not on views.
+        corpus: whether the contributions are those of a corpus's texts instead of the user's.
     """
 
     layer: int
@@ -57,6 +60,31 @@ class Cell:
     high: float | None = None
     n: int | None = None
     note: str = ""
+    perturbation: str = "none"
+    corpus: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class ViewSet:
+    """Views of one kind.
+
+    Attributes:
+        perturbation: what they are, for the table.
+        items: (text, view) rows of the store.
+        texts: (text,) which texts these are, by their place among all kept texts or in the corpus.
+        width: number of all kept texts, or of those in the corpus.
+        corpus: whether they are of a corpus's texts instead of the user's.
+    """
+
+    perturbation: str
+    items: Array
+    texts: Array
+    width: int
+    corpus: bool = False
+
+    def only(self, wanted: Array) -> ViewSet:
+        """Return the views of some of these texts; `wanted` is (text,) bool."""
+        return replace(self, items=self.items[wanted], texts=self.texts[wanted])
 
 
 @dataclass(frozen=True)
@@ -69,8 +97,7 @@ class Measurement:
         conventions: measure -> its conventions that were asked for.
         texts: items of the texts.
         width: length of a cell's contributions, one for each kept text, measured or not.
-        views: (text, view) items of the views.
-        view_texts: for each row of `views`, its text.
+        views: the views, by kind.
         reference: whether reference vectors are in the store.
         alpha: order of the entropies.
         seed: of the permutations.
@@ -81,8 +108,7 @@ class Measurement:
     conventions: Callable[[Measure], tuple[Convention | None, ...]]
     texts: Array
     width: int
-    views: Array
-    view_texts: Array
+    views: Sequence[ViewSet]
     reference: bool
     alpha: float
     seed: int
@@ -153,22 +179,33 @@ def _dataset_cells(measurement: Measurement, site: Site, store: StateStore) -> I
     inputs = SampleInputs(*_vectors(measurement, site, store, measurement.texts))
     n, d = inputs.vectors.shape
     for record in records:
-        yield from _scalar_cells(measurement, site, record, inputs, measurement.texts)
+        for cell in _scalar_cells(measurement, site, record, inputs):
+            yield _spread(cell, measurement.texts, measurement.width)
         if record.null is not None and record.null.varies:
             layer, stage, level, name, convention = _where(site, record, None)
             null = record.null.level(n, d)
             yield Cell(layer, stage, level, f"{name}_null", convention, value=null)
 
 
+_NO_VIEWS: Final = "no text has views whose states can be measured"
+
+
 def _view_cells(measurement: Measurement, site: Site, store: StateStore) -> Iterable[Cell]:
     records = [record for record in measurement.measures if record.level == "view"]
     if not records:
         return
-    inputs = ViewInputs(
-        *_vectors(measurement, site, store, measurement.views), seed=measurement.seed
-    )
-    for record in records:
-        yield from _scalar_cells(measurement, site, record, inputs, measurement.view_texts)
+    for views in measurement.views:
+        if not len(views.texts):
+            for record in records:
+                for convention in measurement.conventions(record):
+                    where = _where(site, record, convention)
+                    yield Cell(*where, None, reason=_NO_VIEWS, perturbation=views.perturbation)
+            continue
+        inputs = ViewInputs(*_vectors(measurement, site, store, views.items), seed=measurement.seed)
+        for record in records:
+            for cell in _scalar_cells(measurement, site, record, inputs):
+                of_views = replace(cell, perturbation=views.perturbation, corpus=views.corpus)
+                yield _spread(of_views, views.texts, views.width)
 
 
 def _vectors(
@@ -188,8 +225,8 @@ def _scalar_cells(
     site: Site,
     record: Measure,
     inputs: SampleInputs | ViewInputs,
-    texts: Array,
 ) -> Iterable[Cell]:
+    """Return the cells of a measure, their contributions those of the inputs' texts."""
     for convention in measurement.conventions(record):
         where = _where(site, record, convention)
         try:
@@ -197,10 +234,13 @@ def _scalar_cells(
         except UndefinedError as error:
             yield Cell(*where, value=None, reason=str(error))
             continue
-        numbers = estimate.contributions.cpu().numpy()
-        if len(numbers):
-            numbers = spread_over(numbers, texts, measurement.width)
-        yield Cell(*where, estimate.value, numbers, note=estimate.note)
+        yield Cell(*where, estimate.value, estimate.contributions.cpu().numpy(), note=estimate.note)
+
+
+def _spread(cell: Cell, texts: Array, width: int) -> Cell:
+    if not len(cell.contributions):
+        return cell
+    return replace(cell, contributions=spread_over(cell.contributions, texts, width))
 
 
 def _where(
@@ -225,7 +265,6 @@ def run_frames(
     depth: int,
     texts: Sequence[int],
     labels: dict[str, Any],
-    perturbation: str,
     resamples: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, Any]]]:
     """Return the results table, the contributions, and what is undefined with its reason.
@@ -235,7 +274,6 @@ def run_frames(
         depth: number of blocks of the model.
         texts: for each place in the contributions, which of the user's texts it is.
         labels: model, revision, data and seed, which stand in every row.
-        perturbation: what the view measures' texts went through.
         resamples: of the bootstrap.
     """
     limits = _limits(cells, int(labels["seed"]), resamples)
@@ -246,7 +284,7 @@ def run_frames(
         rows.append(
             labels
             | {
-                "perturbation": perturbation if cell.level == "view" else "none",
+                "perturbation": cell.perturbation,
                 "level": cell.level,
                 "layer": cell.layer,
                 "depth": cell.layer / depth,
@@ -267,35 +305,39 @@ def run_frames(
 def _limits(
     cells: Sequence[Cell], seed: int, resamples: int
 ) -> list[tuple[float | None, float | None, int | None]]:
-    """Return low, high and the number of texts of every cell, all on the same resamples."""
+    """Return low, high and the number of texts of every cell.
+
+    All on the same resamples of the user's texts, those of a corpus on resamples of its own.
+    """
     found = [(cell.low, cell.high, cell.n) for cell in cells]
-    places = [
-        i for i, cell in enumerate(cells) if cell.value is not None and len(cell.contributions)
-    ]
-    if not places:
-        return found
-    numbers = np.array([cells[i].contributions for i in places])
-    lows, highs = bootstrap_limits(numbers, seed, resamples=resamples)
-    counts = (~np.isnan(numbers)).sum(axis=1)
-    for place, low, high, count in zip(places, lows, highs, counts, strict=True):
-        bounded = bool(np.isfinite(low) and np.isfinite(high))
-        found[place] = (
-            (float(low), float(high), int(count)) if bounded else (None, None, int(count))
-        )
+    for corpus in (False, True):
+        places = [
+            place
+            for place, cell in enumerate(cells)
+            if cell.corpus == corpus and cell.value is not None and len(cell.contributions)
+        ]
+        if not places:
+            continue
+        numbers = np.array([cells[place].contributions for place in places])
+        lows, highs = bootstrap_limits(numbers, seed + corpus, resamples=resamples)
+        counts = (~np.isnan(numbers)).sum(axis=1)
+        for place, low, high, count in zip(places, lows, highs, counts, strict=True):
+            bounded = bool(np.isfinite(low) and np.isfinite(high))
+            limits = (float(low), float(high)) if bounded else (None, None)
+            found[place] = (*limits, int(count))
     return found
 
 
 def _contribution_frame(cells: Sequence[Cell], texts: Array) -> pd.DataFrame:
     kept = [cell for cell in cells if cell.value is not None and len(cell.contributions)]
-    width = len(texts)
-    values = np.array([cell.contributions for cell in kept]).reshape(-1)
-    frame = pd.DataFrame({"text": np.tile(texts, len(kept))})
-    frame["layer"] = np.repeat([cell.layer for cell in kept], width)
-    for name in ("stage", "metric", "convention"):
+    widths = [len(cell.contributions) for cell in kept]
+    ids = [-1 - np.arange(len(cell.contributions)) if cell.corpus else texts for cell in kept]
+    frame = pd.DataFrame({"text": np.concatenate([np.empty(0, int), *ids])})
+    for name in ("perturbation", "layer", "stage", "metric", "convention"):
         labels = [getattr(cell, name) for cell in kept]
         codes, known = pd.factorize(np.array(labels, dtype=object))
-        frame[name] = pd.Categorical.from_codes(np.repeat(codes, width), pd.Index(known))
-    frame["value"] = values
+        frame[name] = pd.Categorical.from_codes(np.repeat(codes, widths), pd.Index(known))
+    frame["value"] = np.concatenate([np.empty(0), *(cell.contributions for cell in kept)])
     defined = frame[frame["value"].notna()]
     return defined.reset_index(drop=True).astype(CONTRIBUTION_COLUMNS)
 
@@ -315,13 +357,19 @@ def _undefined(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             }
             if cell.other_layer is not None:
                 entry["other_layer"] = cell.other_layer
+            if cell.level == "view":
+                entry["perturbation"] = cell.perturbation
             found.append(entry | ({"texts": missing} if cell.value is not None else {}))
     return found
 
 
 def notes_of(cells: Iterable[Cell]) -> list[str]:
     """Return what readers should know of some measures in this run, each once."""
-    return list(dict.fromkeys(cell.note for cell in cells if cell.note))
+    found: dict[str, str] = {}
+    for cell in cells:
+        if cell.note:
+            found.setdefault(cell.note, cell.perturbation)
+    return [f"{on}: {note}" if of_spans(on) else note for note, on in found.items()]
 
 
 def refuse_nothing_measured(table: pd.DataFrame, undefined: list[dict[str, Any]]) -> None:

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any, Final
 
-from layerscope.augmentation import AugmentationSettings, View, mean_edit_distance, views
-from layerscope.data import Texts
+import numpy as np
+
+from layerscope.augmentation import (
+    AugmentationSettings,
+    SpanKind,
+    SpanSettings,
+    Style,
+    Views,
+    views_of,
+)
+from layerscope.data import SAMPLE, Texts, read_texts
 from layerscope.errors import InputError
 from layerscope.extraction import sites_of
+from layerscope.measuring import ViewSet
 from layerscope.metrics import catalogue
 from layerscope.metrics.catalogue import Measure
 from layerscope.metrics.inputs import Convention
 from layerscope.models import Backbone
 from layerscope.reduction import Column
-from layerscope.settings import FirstToken, ScanSettings
+from layerscope.settings import Augmentation, FirstToken, ScanSettings
 from layerscope.sinks import SINK_RATIO, first_token_ratio
 from layerscope.states import Site
 from layerscope.tokenization import TokenizedText, length_limit, tokenize
 
 Progress = Callable[[str, int, int], None]
+
+# So many of the user's texts, or half of fewer, are enough to take spans of them.
+ENOUGH: Final = 100
 
 
 def silent(_stage: str, _done: int, _total: int) -> None:
@@ -35,9 +49,9 @@ class Prepared:
         settings: those given, with the first-token policy decided.
         sites: where the model is read.
         measures: what is computed.
-        texts: item -> tokens, for the kept texts and then, text by text, their views.
+        texts: item -> tokens, for the kept texts and then, kind by kind, views.
         kept: which of the given texts are measured.
-        viewed: which of the kept texts have views, by their place among the kept.
+        views: the views, by kind.
         notes: what a reader of the record should know.
         facts: numbers for the record.
     """
@@ -47,7 +61,7 @@ class Prepared:
     measures: tuple[Measure, ...]
     texts: tuple[TokenizedText, ...]
     kept: tuple[int, ...]
-    viewed: tuple[int, ...]
+    views: tuple[ViewSet, ...]
     notes: tuple[str, ...]
     facts: dict[str, Any]
 
@@ -76,11 +90,6 @@ class Prepared:
         """Whether the vectors that the authors' code pools are needed."""
         return Convention.REFERENCE in self.settings.conventions
 
-    def view_items(self, place: int) -> range:
-        """Items of the views of the `place`-th text that has views."""
-        count = self.settings.views
-        return range(self.plain + place * count, self.plain + (place + 1) * count)
-
 
 def conventions_of(measure: Measure, settings: ScanSettings) -> tuple[Convention | None, ...]:
     """Return the asked conventions that a measure has, or (None,) if it has none at all."""
@@ -107,25 +116,17 @@ def prepare(
     kept = [i for i, text in enumerate(tokenized) if any(counted(text, settings))]
     _refuse_too_few(texts, len(kept))
     plain = [tokenized[i] for i in kept]
-    viewed: list[int] = []
-    copies: list[View] = []
-    if settings.views and any(measure.level == "view" for measure in measures):
-        viewed, copies = _make_views([texts.texts[i] for i in kept], settings, progress)
-    distances = _distances([kept[place] for place in viewed], copies, settings.views)
-    copied = tokenize(backbone.tokenizer, [copy.text for copy in copies], limit)
-    viewed, copied = _with_counted_views(viewed, copied, settings)
-    if copies and len(viewed) < len(kept):
-        notes.append(
-            f"{len(kept) - len(viewed)} texts are too short for {settings.views} distinct views; "
-            "the view measures leave them out."
-        )
+    wanted = settings.views and any(measure.level == "view" for measure in measures)
+    made = _make_views([texts.texts[i] for i in kept], settings, progress) if wanted else []
+    sets, copied = _tokenized_views(made, len(plain), settings, backbone, limit)
+    notes += [note for each, views in zip(made, sets, strict=True) for note in _notes(each, views)]
     return Prepared(
         settings=settings,
         sites=sites,
         measures=measures,
         texts=(*plain, *copied),
         kept=tuple(kept),
-        viewed=tuple(viewed),
+        views=tuple(sets),
         notes=tuple(notes),
         facts={
             "first_token_ratio": ratio,
@@ -134,18 +135,20 @@ def prepare(
             "tokens": sum(len(text.ids) for text in plain),
             "longest": max(len(text.ids) for text in plain),
             "views_truncated": sum(text.truncated for text in copied),
-            "edit_distance": distances,
+            "augmentation": {
+                views.perturbation: _view_facts(each, views)
+                for each, views in zip(made, sets, strict=True)
+            },
+            "edit_distance_by_text": {
+                views.perturbation: {
+                    str(kept[place]): round(distance, 4)
+                    for place, distance in zip(each.views.texts, each.views.distances, strict=True)
+                }
+                for each, views in zip(made, sets, strict=True)
+                if each.views.distances
+            },
         },
     )
-
-
-def _distances(texts: Sequence[int], copies: Sequence[View], count: int) -> dict[str, Any]:
-    """Return how far views are from their texts: relative edit distance, on average and by text."""
-    if not copies:
-        return {"mean": None, "by_text": {}}
-    groups = (copies[place * count : (place + 1) * count] for place in range(len(texts)))
-    by_text = {str(i): round(mean_edit_distance(g), 4) for i, g in zip(texts, groups, strict=True)}
-    return {"mean": mean_edit_distance(copies), "by_text": by_text}
 
 
 def _chosen_measures(settings: ScanSettings) -> tuple[Measure, ...]:
@@ -214,44 +217,147 @@ def _decide_first_token(
     return settings.with_first_token(FirstToken.DROP), ratio, [note]
 
 
-def _make_views(
-    texts: Sequence[str], settings: ScanSettings, progress: Progress
-) -> tuple[list[int], list[View]]:
-    """Return which texts allow that many distinct views, and all of their views in a row."""
-    style = augmentation(settings)
-    viewed: list[int] = []
-    copies: list[View] = []
-    for place, text in enumerate(texts):
-        progress("making views", place, len(texts))
-        try:
-            copies.extend(views(text, settings.views, settings=style, seed=settings.seed))
-        except InputError:  # too short for so many
-            continue
-        viewed.append(place)
-    progress("making views", len(texts), len(texts))
-    if len(viewed) < min(3, len(texts)):
+# --- views ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Views of one kind, as strings.
+
+    Attributes:
+        style: how they were made.
+        views: they, and of which texts.
+        given: number of the user's texts.
+        fitting: how many of those are long enough.
+        corpus: what they were made of instead, None for the user's texts.
+    """
+
+    style: Style
+    views: Views
+    given: int
+    fitting: int
+    corpus: Texts | None = None
+
+    @property
+    def label(self) -> str:
+        return self.style.label + (f", built-in {self.corpus.name}" if self.corpus else "")
+
+
+def styles(settings: ScanSettings) -> tuple[Style, ...]:
+    """Return how views of each kind are made."""
+    return tuple(_style(kind, settings) for kind in settings.augmentation)
+
+
+def _style(kind: Augmentation, settings: ScanSettings) -> Style:
+    match kind:
+        case Augmentation.DEFAULT:
+            return AugmentationSettings()
+        case Augmentation.AUTHORS:
+            return AugmentationSettings.authors()
+        case _:
+            return SpanSettings(SpanKind(kind), settings.span_words, settings.draws)
+
+
+def _make_views(texts: Sequence[str], settings: ScanSettings, progress: Progress) -> list[_Made]:
+    """Make the views of every kind, spans from a corpus where the texts are too short for them.
+
+    Raises:
+        InputError: the texts are too short for misspelled copies.
+    """
+    kinds, done = styles(settings), 0
+    total = len(kinds) * len(texts)
+
+    def tell() -> None:
+        nonlocal done
+        progress("making views", done, total)
+        done += 1
+
+    made = []
+    for style in kinds:
+        found = views_of(texts, style, settings.views, settings.seed, tell)
+        own = _Made(style, found, len(texts), len(found.texts))
+        made.append(_from_corpus(own, settings) if _too_few(own, settings.views) else own)
+    progress("making views", total, total)
+    return made
+
+
+def _too_few(made: _Made, count: int) -> bool:
+    """Whether spans are to be taken from a corpus.
+
+    Shorter spans of the user's short texts would be another way out, but the two parts of a short
+    text measured less well against task scores than short spans of paragraphs did.
+    """
+    if isinstance(made.style, SpanSettings):
+        return made.fitting < min(ENOUGH, made.given / 2)
+    if made.fitting < min(3, made.given):
         raise InputError(
-            f"only {len(viewed)} of {len(texts)} texts allow {settings.views} distinct views; give "
-            "longer texts, or fewer --views (0 for none)."
+            f"only {made.fitting} of {made.given} texts allow {count} distinct views; give longer "
+            "texts, or fewer --views (0 for none)."
         )
-    return viewed, copies
+    return False
 
 
-def _with_counted_views(
-    viewed: list[int], copied: list[TokenizedText], settings: ScanSettings
-) -> tuple[list[int], list[TokenizedText]]:
-    """Leave out texts of which a view has no token that counts, so that it has no mean."""
-    count = settings.views
-    kept = [
-        number
-        for number in range(len(viewed))
-        if all(any(counted(view, settings)) for view in copied[number * count :][:count])
+def _from_corpus(made: _Made, settings: ScanSettings) -> _Made:
+    corpus = read_texts(SAMPLE, limit=None)
+    found = views_of(corpus.texts, made.style, settings.views, settings.seed, lambda: None)
+    if not found.texts:
+        raise InputError(
+            f"neither the texts nor the built-in sample are long enough for {made.style.label}; "
+            "give longer texts, or fewer --span-words."
+        )
+    return replace(made, views=found, corpus=corpus)
+
+
+def _tokenized_views(
+    made: Sequence[_Made], start: int, settings: ScanSettings, backbone: Backbone, limit: int
+) -> tuple[list[ViewSet], list[TokenizedText]]:
+    """Return the views by kind and their tokens, whose items begin at `start`.
+
+    Texts of which a view has no token that counts, so that it has no mean, are left out.
+    """
+    sets: list[ViewSet] = []
+    tokens: list[TokenizedText] = []
+    for each in made:
+        found = tokenize(backbone.tokenizer, each.views.made, limit)
+        places = each.views.texts
+        count = len(found) // max(1, len(places))
+        groups = [found[number * count :][:count] for number in range(len(places))]
+        good = [all(any(counted(view, settings)) for view in group) for group in groups]
+        first = start + len(tokens)
+        tokens += [view for group, kept in zip(groups, good, strict=True) if kept for view in group]
+        sets.append(
+            ViewSet(
+                perturbation=each.label,
+                items=np.arange(first, start + len(tokens)).reshape(-1, count),
+                texts=np.array(places, dtype=int)[np.array(good, dtype=bool)],
+                width=each.given if each.corpus is None else len(each.corpus),
+                corpus=each.corpus is not None,
+            )
+        )
+    return sets, tokens
+
+
+def _notes(made: _Made, views: ViewSet) -> list[str]:
+    """Return what a reader should know of the texts that views are made of."""
+    if made.corpus is not None:
+        return [
+            f"{made.fitting} of {made.given} texts are long enough for {made.style.label}: those are "
+            f"taken from the {len(views.texts)} long paragraphs of the built-in {made.corpus.name} "
+            "instead, and what is measured on them says nothing of your texts."
+        ]
+    left = made.given - len(views.texts)
+    if not left:
+        return []
+    return [
+        f"{left} texts are too short for {views.items.shape[1]} distinct views ({views.perturbation}); "
+        "the view measures leave them out."
     ]
-    views_kept = [view for number in kept for view in copied[number * count :][:count]]
-    return [viewed[number] for number in kept], views_kept
 
 
-def augmentation(settings: ScanSettings) -> AugmentationSettings:
-    """Return how views are made."""
-    authors = settings.augmentation == "authors"
-    return AugmentationSettings.authors() if authors else AugmentationSettings()
+def _view_facts(made: _Made, views: ViewSet) -> dict[str, Any]:
+    facts: dict[str, Any] = {"texts": len(views.texts), "views": int(views.items.shape[1])}
+    if made.views.distances:
+        facts["mean_edit_distance"] = fmean(made.views.distances)
+    if made.corpus is not None:
+        facts |= {"corpus": made.corpus.name, "fingerprint": made.corpus.fingerprint}
+    return facts

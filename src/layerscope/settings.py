@@ -14,7 +14,10 @@ from layerscope.metrics import catalogue
 from layerscope.metrics.inputs import Convention
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
-_LEAST: Final = {"views": 0, "max_length": 1, "batch_tokens": 1, "resamples": 1, "seed": 0}
+_LEAST: Final = {
+    "views": 0, "span_words": 1, "draws": 1, "max_length": 1, "batch_tokens": 1, "resamples": 1,
+    "seed": 0,
+}  # fmt: skip
 
 
 class Pooling(StrEnum):
@@ -35,6 +38,16 @@ class FirstToken(StrEnum):
     DROP = "drop"
 
 
+class Augmentation(StrEnum):
+    """A kind of views of a text; the view measures are made for each kind."""
+
+    DEFAULT = "default"
+    AUTHORS = "authors"
+    CROPS = "crops"
+    HALVES = "halves"
+    CLOZE = "cloze"
+
+
 class NonFinite(StrEnum):
     """What to do with a text whose states hold NaN or infinity."""
 
@@ -52,8 +65,12 @@ class ScanSettings:
         layers: which layers; None for all.
         stages: sub-block stages to read besides `block`, which is always among them: what is
             preferred and drawn are the blocks' outputs.
-        views: augmented copies of each text; 0 leaves the view measures out.
-        augmentation: "default", or "authors" for the strength of the published figures.
+        views: misspelled copies of each text; 0 leaves out views of every kind and their measures.
+        augmentation: kinds of views: misspelled copies ("default", or "authors" for the strength of
+            the published figures), two "crops" of a text, its "halves", or "cloze", a span and the
+            rest.
+        span_words: length of a crop or of the span of a cloze.
+        draws: pairs of crops, or of span and rest, taken from each text.
         alpha: order of the matrix-based entropies.
         pooling: how a text's token states become one vector.
         special_tokens: whether tokens that the tokenizer adds count.
@@ -70,7 +87,9 @@ class ScanSettings:
     layers: tuple[int, ...] | None = None
     stages: tuple[str, ...] = ("block",)
     views: int = 2
-    augmentation: str = "default"
+    augmentation: tuple[Augmentation, ...] = (Augmentation.DEFAULT, Augmentation.CROPS)
+    span_words: int = 20
+    draws: int = 1
     alpha: float = 1.0
     pooling: Pooling = Pooling.MEAN
     special_tokens: bool = False
@@ -90,6 +109,8 @@ class ScanSettings:
             object.__setattr__(self, name, choice(name, getattr(self, name), kind))
         chosen = parse_conventions(self.conventions)
         object.__setattr__(self, "conventions", chosen)
+        kinds = (choice("augmentation", kind, Augmentation) for kind in self.augmentation)
+        object.__setattr__(self, "augmentation", tuple(dict.fromkeys(kinds)))
         self._refuse_out_of_range()
         self._refuse_nothing_to_measure()
         object.__setattr__(self, "stages", tuple(dict.fromkeys(("block", *self.stages))))
@@ -104,12 +125,10 @@ class ScanSettings:
             raise InputError("expected 0 views, or at least 2 to compare with each other, got 1.")
         if not self.alpha >= 0:
             raise InputError(f"expected an entropy order alpha of at least 0, got {self.alpha}.")
-        if self.augmentation not in ("default", "authors"):
-            raise unknown_name("augmentation", self.augmentation, ("default", "authors"))
 
     def _refuse_nothing_to_measure(self) -> None:
         """Look at the measures here, before a model is loaded in vain."""
-        for name in ("metrics", "conventions", "layers", "stages"):
+        for name in ("metrics", "conventions", "layers", "stages", "augmentation"):
             if getattr(self, name) == ():
                 raise InputError(f"expected at least one of {name}, got none.")
         chosen = catalogue.select(self.metrics)

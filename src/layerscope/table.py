@@ -18,7 +18,7 @@ import pandas as pd
 from layerscope.errors import InputError
 from layerscope.files import write_atomically, write_json
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 RECORD_FILE: Final = "run.json"
 TABLE_FILE: Final = "results.parquet"
 CONTRIBUTIONS_FILE: Final = "prompts.parquet"
@@ -41,8 +41,10 @@ COLUMNS: Final = {
     "n": "Int64",
     "seed": "Int64",
 }
+# A text below 0 is one of a corpus that served instead of the user's texts: -1 is the corpus's first.
 CONTRIBUTION_COLUMNS: Final = {
     "text": "int32",
+    "perturbation": "category",
     "layer": "int32",
     "stage": "category",
     "metric": "category",
@@ -129,6 +131,21 @@ def _typed_contributions(frame: pd.DataFrame) -> pd.DataFrame:
 _Parts = tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]
 
 
+def _with_kinds_of_views(parts: _Parts) -> _Parts:
+    """Say in the contributions, and of the edit distances, which views they are of: the only ones."""
+    table, contributions, record = parts
+    views = table[table["level"] == "view"].drop_duplicates("metric").set_index("metric")
+    labels = contributions["metric"].astype("string").map(views["perturbation"]).fillna("none")
+    made = {**record.get("augmentation", {})}
+    if label := made.pop("label", None):
+        distances = record.get("edit_distance_by_text", {})
+        record = record | {
+            "augmentation": {label: made},
+            "edit_distance_by_text": {label: distances} if distances else {},
+        }
+    return table, contributions.assign(perturbation=labels), record
+
+
 # Version -> how a run of it becomes one of the next. A change of schema adds an entry here and a run
 # folder to tests/historic_runs; nothing is ever taken away.
-UPGRADES: Final[dict[int, Callable[[_Parts], _Parts]]] = {}
+UPGRADES: Final[dict[int, Callable[[_Parts], _Parts]]] = {1: _with_kinds_of_views}

@@ -261,7 +261,8 @@ def _as_tuple(name: str, value: Any) -> Any:
     """Lists are as good as tuples to a caller, and so is a single name or layer."""
     if isinstance(value, list | range | set | np.ndarray):
         return tuple(value.tolist() if isinstance(value, np.ndarray) else value)
-    single = name in ("metrics", "conventions", "layers", "stages") and isinstance(value, str | int)
+    names = ("metrics", "conventions", "layers", "stages", "augmentation")
+    single = name in names and isinstance(value, str | int)
     return (value,) if single else value
 
 

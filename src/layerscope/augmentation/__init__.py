@@ -11,9 +11,10 @@ from layerscope.augmentation.characters import (
     mean_edit_distance,
     views,
 )
+from layerscope.augmentation.making import Style, Views, views_of
 from layerscope.augmentation.spans import SpanKind, SpanSettings, of_spans, spans
 
 __all__ = [
-    "AugmentationSettings", "Edit", "SpanKind", "SpanSettings", "View", "mean_edit_distance",
-    "of_spans", "spans", "views",
+    "AugmentationSettings", "Edit", "SpanKind", "SpanSettings", "Style", "View", "Views",
+    "mean_edit_distance", "of_spans", "spans", "views", "views_of",
 ]  # fmt: skip

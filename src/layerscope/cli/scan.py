@@ -57,7 +57,7 @@ def scan(
     split: Annotated[str | None, typer.Option(help="Split of a datasets id.")] = None,
     limit: Annotated[int, typer.Option(help="Most texts to use; 0 uses all.")] = 1000,
     views: Annotated[
-        int, typer.Option(help="Augmented copies of each text; 0 for none, 16 as in the paper.")
+        int, typer.Option(help="Misspelled copies of each text; 0: no views; 16 as in the paper.")
     ] = 2,
     metrics: Annotated[
         str | None, typer.Option(help="Measures, comma-separated; see layerscope metrics.")
@@ -78,8 +78,14 @@ def scan(
         str, typer.Option(help="auto (out if it is an attention sink), keep or drop.")
     ] = "auto",
     augmentation: Annotated[
-        str, typer.Option(help="default, or authors: the capped strength of the published figures.")
-    ] = "default",
+        str,
+        typer.Option(
+            help="Kinds of views, comma-separated: default or authors (misspelled copies, the latter "
+            "with the caps of the published figures), crops, halves, cloze (parts of a text)."
+        ),
+    ] = "default,crops",
+    span_words: Annotated[int, typer.Option(help="Words of a crop, and of a cloze's span.")] = 20,
+    draws: Annotated[int, typer.Option(help="Pairs of crops, or clozes, of each text.")] = 1,
     alpha: Annotated[float, typer.Option(help="Order of the matrix-based entropies.")] = 1.0,
     max_length: Annotated[int, typer.Option(help="Most tokens a text may have.")] = 512,
     batch_tokens: Annotated[int, typer.Option(help="Padded tokens in one forward pass.")] = 4096,
@@ -128,7 +134,9 @@ def scan(
         "layers": None if layers is None else parse_layers(layers),
         "stages": listed(stages),
         "views": views,
-        "augmentation": augmentation,
+        "augmentation": listed(augmentation),
+        "span_words": span_words,
+        "draws": draws,
         "alpha": alpha,
         "pooling": pooling,
         "special_tokens": special_tokens == "include",
