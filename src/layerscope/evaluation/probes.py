@@ -1,0 +1,519 @@
+"""Probes: a small classifier trained on the token states of each layer, all layers from one pass.
+
+`linear` is a logistic regression on the mean of the tokens that count. `attention` learns one query
+that weighs the tokens before a linear head sees them, so it also finds what a few tokens carry. Both
+see the same texts at every layer, with the same splits and seeds.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from layerscope.encoding import TokenPolicy, sample_ratio
+from layerscope.errors import InputError, RunError, unknown_name
+from layerscope.evaluation.settings import PROBES, require_extra
+from layerscope.evaluation.tables import Table, label_codes
+from layerscope.evaluation.tasks import TaskPlan
+from layerscope.extraction import extract, sites_of
+from layerscope.models import Backbone
+from layerscope.pooling import mean
+from layerscope.preparation import Progress, silent
+from layerscope.settings import FirstToken
+from layerscope.sinks import SINK_RATIO
+from layerscope.states import Site, TokenStates
+from layerscope.store import Array, StateStore
+from layerscope.tokenization import (
+    TokenBatch,
+    TokenizedText,
+    length_limit,
+    pad,
+    padding_id,
+    plan_batches,
+    tokenize,
+)
+
+Floats = NDArray[np.float32]
+Codes = NDArray[np.int64]
+
+_EPOCHS: Final = 60
+_PATIENCE: Final = 6  # epochs without a better held-out loss
+_HELD_OUT: Final = 5  # one in so many train texts decides when to stop
+_BATCH: Final = 64  # texts in one step
+_RATE: Final = 3e-3
+_DECAY: Final = 1e-2
+_Z95: Final = 1.959964
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """Everything that decides the accuracies, besides model and texts.
+
+    Attributes:
+        kinds: "linear", "attention" or both.
+        train_texts: at most so many texts to train on, a seeded subset.
+        test_texts: at most so many to test on.
+        max_tokens: at most so many tokens of a text.
+        policy: which tokens count; its length limit holds besides `max_tokens`.
+        batch_tokens: padded tokens in one forward pass.
+        seed: of the subsets, of what is held out, of the probes' start and order.
+    """
+
+    kinds: tuple[str, ...] = PROBES
+    train_texts: int = 2000
+    test_texts: int = 1000
+    max_tokens: int = 128
+    policy: TokenPolicy = field(default_factory=TokenPolicy)
+    batch_tokens: int = 4096
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for kind in self.kinds:
+            if kind not in PROBES:
+                raise unknown_name("probe", kind, PROBES)
+        if not self.kinds:
+            raise InputError("expected at least one kind of probe, got none.")
+        for name in ("train_texts", "test_texts", "max_tokens", "batch_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"expected {name} of at least 1, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class ProbeScore:
+    """What one probe found at one site.
+
+    Attributes:
+        layer: 0 is the embedding output.
+        stage: "block" or "final_norm".
+        kind: "linear" or "attention".
+        accuracy: share of the test texts that were classified right, 0 to 1.
+        low, high: its 95 % Wilson interval over test texts (training is not repeated).
+        n: test texts.
+        majority: accuracy of always saying the class that is most frequent in train.
+    """
+
+    layer: int
+    stage: str
+    kind: str
+    accuracy: float
+    low: float
+    high: float
+    n: int
+    majority: float
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Texts with the codes of their classes, to train on and to test on."""
+
+    train: tuple[str, ...]
+    train_labels: Codes
+    test: tuple[str, ...]
+    test_labels: Codes
+
+    @property
+    def majority(self) -> float:
+        """Accuracy of always saying the class that is most frequent in train."""
+        return float((self.test_labels == np.bincount(self.train_labels).argmax()).mean())
+
+
+def probe(
+    backbone: Backbone,
+    source: TaskPlan | Table | Labelled,
+    settings: ProbeSettings | None = None,
+    *,
+    sites: Sequence[Site] | None = None,
+    progress: Progress = silent,
+) -> list[ProbeScore]:
+    """Train and test probes on every site's token states, which one pass over the texts leaves.
+
+    Args:
+        backbone: the model.
+        source: a classification: a task, a table, or texts already chosen.
+        settings: sizes, kinds of probes, which tokens count.
+        sites: where the model is read; by default every layer and the final norm.
+        progress: told of the tokens read and of the probes trained.
+
+    Returns:
+        The scores, site by site, in the order of the sites and of `settings.kinds`.
+
+    Raises:
+        InputError: no classification, or fewer than 2 classes to train on.
+        RunError: states that are not finite, a text that does not fit in memory, a full disk.
+    """
+    require_extra()
+    settings = settings or ProbeSettings()
+    sites = sites or sites_of(backbone)
+    data = source if isinstance(source, Labelled) else labelled(source, settings)
+    tokenized, marks = _tokenized(backbone, data, settings)
+    store = _TokenStore([sum(mark) for mark in marks])
+    try:
+        _read(backbone, tokenized, marks, store, settings, sites, progress)
+        return _scores(store, data, settings, sites, progress)
+    finally:
+        store.close()
+
+
+# --- texts -------------------------------------------------------------------------------------
+
+
+def labelled(source: TaskPlan | Table, settings: ProbeSettings) -> Labelled:
+    """Return seeded subsets of a classification's texts, those without any character left out.
+
+    Raises:
+        InputError: another kind of task, no split to train on, or fewer than 2 classes in it.
+    """
+    if source.kind != "Classification":
+        raise InputError(
+            f"probes are trained on classes, {source.name} is a {source.kind}; name a Classification."
+        )
+    columns = _of_table(source) if isinstance(source, Table) else _of_task(source)
+    (train, train_labels), (test, test_labels) = columns
+    codes, _ = label_codes([train_labels, test_labels], source.name)
+    generator = np.random.default_rng(settings.seed)
+    kept, codes_kept = _subset(train, codes[0], settings.train_texts, generator)
+    tested, codes_tested = _subset(test, codes[1], settings.test_texts, generator)
+    if len(set(codes_kept.tolist())) < 2 or not tested:
+        raise InputError(f"{source.name} leaves fewer than 2 classes to train on, or none to test.")
+    return Labelled(kept, codes_kept, tested, codes_tested)
+
+
+_Column = tuple[Sequence[str], Sequence[Any]]
+
+
+def _of_table(table: Table) -> tuple[_Column, _Column]:
+    train, test = table.splits["train"], table.splits["test"]
+    return (
+        (train["text"].tolist(), train["label"].tolist()),
+        (test["text"].tolist(), test["label"].tolist()),
+    )
+
+
+def _of_task(plan: TaskPlan) -> tuple[_Column, _Column]:
+    task = plan.build()
+    data = task.dataset.get(plan.subset, task.dataset)
+    if task.train_split == plan.split:
+        raise InputError(f"{plan.name} has one split for training and testing; probes need two.")
+    train, test = data[task.train_split], data[plan.split]
+    text, label = task.input_column_name, task.label_column_name
+    return (train[text], train[label]), (test[text], test[label])
+
+
+def _subset(
+    texts: Sequence[str], codes: Sequence[int], most: int, generator: np.random.Generator
+) -> tuple[tuple[str, ...], Codes]:
+    usable = [place for place, text in enumerate(texts) if text.strip()]
+    chosen = sorted(generator.permutation(usable)[:most].tolist())
+    return tuple(texts[place] for place in chosen), np.array([codes[p] for p in chosen], np.int64)
+
+
+# --- one pass ----------------------------------------------------------------------------------
+
+
+class _TokenStore:
+    """The states of some texts' tokens by site, on disk: as float16 with a scale for each token.
+
+    Half the disk of float32. The scale, the largest entry of a token's state, is what makes it safe:
+    at an attention sink single entries pass float16's range, while relative to the largest of their
+    token entries lose less than 0.1 %.
+    """
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.ends = np.cumsum(lengths)
+        self.starts = self.ends - np.asarray(lengths)
+        self._means, self._tokens = StateStore(), StateStore()
+
+    def add(self, items: Sequence[int], by_site: Mapping[Site, Mapping[str, Array]]) -> None:
+        """Keep what `_Kept` made of a batch of texts."""
+        places = [np.arange(self.starts[item], self.ends[item]) for item in items]
+        means = {str(site): rows["mean"] for site, rows in by_site.items()}
+        self._means.add(np.asarray(items), means)
+        tokens = {
+            f"{site} {kind}": rows[kind]
+            for site, rows in by_site.items()
+            for kind in ("state", "scale")
+            if kind in rows
+        }
+        if tokens:
+            self._tokens.add(np.concatenate(places), tokens)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        self._means.flush()
+        self._tokens.flush()
+
+    def means(self, site: Site) -> Floats:
+        """Return a site's mean over the tokens that count, (text, dim)."""
+        return self._means.rows(str(site), np.arange(len(self.ends)))
+
+    def tokens(self, site: Site, cut: int) -> tuple[_Texts, _Texts]:
+        """Return a site's states of the tokens that count, for the first `cut` texts and the others."""
+        every = np.arange(self.ends[-1])
+        states = torch.from_numpy(self._tokens.rows(f"{site} state", every))
+        scales = torch.from_numpy(self._tokens.rows(f"{site} scale", every))
+        spans = list(zip(self.starts.tolist(), self.ends.tolist(), strict=True))
+        return _Texts(states, scales, spans[:cut]), _Texts(states, scales, spans[cut:])
+
+    def close(self) -> None:
+        """Remove the files."""
+        self._means.close()
+        self._tokens.close()
+
+
+@dataclass(frozen=True)
+class _Texts(Sequence[Tensor]):
+    """For each text its states (token, dim), made float32 when they are asked for."""
+
+    states: Tensor
+    scales: Tensor
+    spans: list[tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __getitem__(self, item: Any) -> Any:
+        if isinstance(item, slice):
+            return _Texts(self.states, self.scales, self.spans[item])
+        start, end = self.spans[item]
+        return self.states[start:end].float() * self.scales[start:end, None]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The reducer that extraction calls: the mean of the tokens that count and, if wanted, each."""
+
+    tokens: bool
+    model: str
+
+    def __call__(self, tokens: TokenStates) -> dict[str, Array]:
+        rows = {"mean": mean(tokens.states, tokens.counted.to(tokens.states.dtype)).float()}
+        if not bool(rows["mean"].isfinite().all()):
+            raise RunError(
+                f"{self.model} gave hidden states that are NaN or infinite at {tokens.site}; try "
+                "--dtype float32."
+            )
+        if self.tokens:
+            states = tokens.states[tokens.counted].float()
+            scale = states.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+            rows |= {"state": (states / scale[:, None]).half(), "scale": scale}
+        return {kind: value.cpu().numpy() for kind, value in rows.items()}
+
+
+def _tokenized(
+    backbone: Backbone, data: Labelled, settings: ProbeSettings
+) -> tuple[list[TokenizedText], list[list[bool]]]:
+    """Return the texts as tokens, those to train on first, and which of their tokens count."""
+    policy = settings.policy
+    asked = min(policy.max_length, settings.max_tokens)
+    limit = length_limit(backbone.tokenizer, backbone.model.config, asked)
+    if policy.first_token is FirstToken.AUTO:
+        ratio = sample_ratio(backbone, limit)
+        sink = ratio is not None and ratio >= SINK_RATIO
+        policy = replace(policy, first_token=FirstToken.DROP if sink else FirstToken.KEEP)
+    texts = tokenize(backbone.tokenizer, (*data.train, *data.test), limit)
+    return texts, [policy.counted(text) for text in texts]
+
+
+def _read(
+    backbone: Backbone,
+    tokenized: Sequence[TokenizedText],
+    marks: Sequence[Sequence[bool]],
+    store: _TokenStore,
+    settings: ProbeSettings,
+    sites: Sequence[Site],
+    progress: Progress,
+) -> None:
+    """Run the model over the texts once and keep what the probes need of every site."""
+    done, total = 0, sum(len(text.ids) for text in tokenized)
+    batches = _batches(backbone, tokenized, marks, settings.batch_tokens)
+    keep = _Kept("attention" in settings.kinds, backbone.info.name)
+    for result in extract(backbone, batches, sites, keep):
+        store.add(result.items, result.by_site)
+        done += sum(len(tokenized[item].ids) for item in result.items)
+        progress("reading tokens", done, total)
+    store.flush()
+
+
+def _batches(
+    backbone: Backbone,
+    tokenized: Sequence[TokenizedText],
+    marks: Sequence[Sequence[bool]],
+    budget: int,
+) -> Iterator[TokenBatch]:
+    pad_id = padding_id(backbone.tokenizer, backbone.model.config)
+    for group in plan_batches([len(text.ids) for text in tokenized], budget):
+        yield pad(group, tokenized, marks, pad_id=pad_id, device=backbone.device)
+
+
+# --- training ----------------------------------------------------------------------------------
+
+
+def _scores(
+    store: _TokenStore,
+    data: Labelled,
+    settings: ProbeSettings,
+    sites: Sequence[Site],
+    progress: Progress,
+) -> list[ProbeScore]:
+    found: list[ProbeScore] = []
+    total = len(sites) * len(settings.kinds)
+    for site in sites:
+        for kind in settings.kinds:
+            progress("training probes", len(found), total)
+            predicted = _predictions(kind, store, site, data, settings.seed)
+            right = int((predicted == data.test_labels).sum())
+            low, high = wilson_limits(right, len(data.test))
+            found.append(
+                ProbeScore(
+                    layer=site.layer,
+                    stage=site.stage,
+                    kind=kind,
+                    accuracy=right / len(data.test),
+                    low=low,
+                    high=high,
+                    n=len(data.test),
+                    majority=data.majority,
+                )
+            )
+    progress("training probes", total, total)
+    return found
+
+
+def _predictions(kind: str, store: _TokenStore, site: Site, data: Labelled, seed: int) -> Codes:
+    cut = len(data.train)
+    if kind == "linear":
+        means = store.means(site)
+        return linear_predictions(means[:cut], data.train_labels, means[cut:])
+    train, test = store.tokens(site, cut)
+    return attention_predictions(train, data.train_labels, test, seed)
+
+
+def linear_predictions(train: Floats, labels: Codes, test: Floats) -> Codes:
+    """Return the classes that a logistic regression on standardized vectors predicts.
+
+    Args:
+        train: (text, dim) vectors.
+        labels: (text,) codes of their classes.
+        test: (text, dim) vectors to classify.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    with warnings.catch_warnings():
+        # Past a thousand steps what still moves is the length of the weights, not the answers.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(train.astype(np.float64), labels)
+    return np.asarray(model.predict(test.astype(np.float64)), np.int64)
+
+
+def attention_predictions(
+    train: Sequence[Tensor], labels: Codes, test: Sequence[Tensor], seed: int
+) -> Codes:
+    """Return the classes that a linear head on attention-pooled tokens predicts.
+
+    With z a token's standardized state, a text's vector is the sum of softmax(q . z / sqrt(dim)) z
+    over its tokens, q learned and first 0 (the mean). Adam with weight decay minimizes the cross
+    entropy; a fifth of the train texts is held out, and the parameters of its least loss are kept.
+
+    Args:
+        train: for each text its states (token, dim) float32.
+        labels: (text,) codes of their classes.
+        test: for each text to classify its states.
+        seed: of what is held out, of the start and of the order of texts.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(train), generator=generator).tolist()
+    held, kept = order[: len(train) // _HELD_OUT], order[len(train) // _HELD_OUT :]
+    targets = torch.from_numpy(labels)
+    model = _AttentionProbe([train[item] for item in kept], int(labels.max()) + 1, generator)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY)
+    best, waited, state = math.inf, 0, model.state_dict()
+    for _ in range(_EPOCHS):
+        shuffled = torch.randperm(len(kept), generator=generator).tolist()
+        for start in range(0, len(kept), _BATCH):
+            items = [kept[place] for place in shuffled[start : start + _BATCH]]
+            loss = _loss(model, train, targets, items)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        with torch.no_grad():
+            judged = float(_loss(model, train, targets, held or kept))
+        waited += 1
+        if judged < best:
+            best, waited = judged, 0
+            state = {name: value.clone() for name, value in model.state_dict().items()}
+        if waited == _PATIENCE:
+            break
+    model.load_state_dict(state)
+    with torch.no_grad():
+        logits = [model(test[start : start + _BATCH]) for start in range(0, len(test), _BATCH)]
+    return np.asarray(torch.cat(logits).argmax(dim=1).numpy(), np.int64)
+
+
+def _loss(
+    model: _AttentionProbe, texts: Sequence[Tensor], targets: Tensor, items: Sequence[int]
+) -> Tensor:
+    logits = model([texts[item] for item in items])
+    return torch.nn.functional.cross_entropy(logits, targets[items])
+
+
+class _AttentionProbe(torch.nn.Module):
+    """One learned query over standardized tokens, then a linear head.
+
+    The standardization is folded into the query and the head's input, so that the states themselves
+    are only ever multiplied, never copied.
+    """
+
+    center: Tensor
+    spread: Tensor
+
+    def __init__(self, texts: Sequence[Tensor], classes: int, generator: torch.Generator) -> None:
+        super().__init__()
+        tokens = sum(len(text) for text in texts)
+        center = torch.stack([text.double().sum(dim=0) for text in texts]).sum(dim=0) / tokens
+        squares = [(text.double() - center).square().sum(dim=0) for text in texts]
+        spread = (torch.stack(squares).sum(dim=0) / tokens).sqrt()
+        # What never varies says nothing: it stays 0 after centering.
+        spread = torch.where(spread > 0, spread, 1.0)
+        self.register_buffer("center", center.float())
+        self.register_buffer("spread", spread.float())
+        dim = len(center)
+        self.query = torch.nn.Parameter(torch.zeros(dim))
+        weight = torch.randn(classes, dim, generator=generator) * 0.01
+        self.weight = torch.nn.Parameter(weight)
+        self.bias = torch.nn.Parameter(torch.zeros(classes))
+
+    def forward(self, texts: Sequence[Tensor]) -> Tensor:
+        """Return the logits (text, class) of texts given as states (token, dim)."""
+        states = pad_sequence(list(texts), batch_first=True)
+        lengths = torch.tensor([len(text) for text in texts])
+        padding = torch.arange(states.shape[1]) >= lengths[:, None]
+        scores = states @ (self.query / self.spread) / math.sqrt(len(self.query))
+        weights = scores.masked_fill(padding, -torch.inf).softmax(dim=1)
+        pooled = ((weights[:, None] @ states)[:, 0] - self.center) / self.spread
+        return pooled @ self.weight.T + self.bias
+
+
+def wilson_limits(right: int, total: int) -> tuple[float, float]:
+    """Return the 95 % limits of a share by Wilson's score interval (Wilson 1927).
+
+    >>> [round(limit, 3) for limit in wilson_limits(90, 100)]
+    [0.826, 0.945]
+    """
+    share, square = right / total, _Z95**2 / total
+    middle = (share + square / 2) / (1 + square)
+    half = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
+    # Rounding must not put a share of 0 or 1 outside its own limits.
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
