@@ -15,19 +15,31 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layerscope.api import Evaluation, Scan, evaluate, load, metrics, scan, select
+    from layerscope.api import (
+        Correlations,
+        Evaluation,
+        Scan,
+        correlate,
+        evaluate,
+        load,
+        metrics,
+        scan,
+        select,
+    )
     from layerscope.errors import InputError, LayerscopeError, RunError
     from layerscope.settings import ScanSettings
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Correlations": "api",
     "Evaluation": "api",
     "InputError": "errors",
     "LayerscopeError": "errors",
     "RunError": "errors",
     "Scan": "api",
     "ScanSettings": "settings",
+    "correlate": "api",
     "evaluate": "api",
     "load": "api",
     "metrics": "api",
@@ -35,6 +47,7 @@ _HOMES = {
     "select": "api",
 }
 __all__ = [
+    "Correlations",
     "Evaluation",
     "InputError",
     "LayerscopeError",
@@ -42,6 +55,7 @@ __all__ = [
     "Scan",
     "ScanSettings",
     "__version__",
+    "correlate",
     "evaluate",
     "load",
     "metrics",

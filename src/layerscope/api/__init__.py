@@ -1,10 +1,11 @@
 """The public functions: every command of the command line, with the same names and options."""
 
+from layerscope.api.correlating import Correlations, correlate
 from layerscope.api.deciding import run_of, select
 from layerscope.api.evaluating import Evaluation, estimate_evaluation, evaluate
 from layerscope.api.scanning import Scan, default_folder, estimate_scan, load, metrics, scan
 
 __all__ = [
-    "Evaluation", "Scan", "default_folder", "estimate_evaluation", "estimate_scan",
-    "evaluate", "load", "metrics", "run_of", "scan", "select",
+    "Correlations", "Evaluation", "Scan", "correlate", "default_folder", "estimate_evaluation",
+    "estimate_scan", "evaluate", "load", "metrics", "run_of", "scan", "select",
 ]  # fmt: skip

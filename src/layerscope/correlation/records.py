@@ -13,6 +13,7 @@ import pandas as pd
 from layerscope.dependence import Unit
 from layerscope.errors import unknown_name
 
+BELIEVED: Final = 0.05
 STATISTICS: Final = ("dcor", "bias_corrected", "spearman", "kendall", "partial")
 
 
@@ -160,6 +161,11 @@ class Summary:
     p_holm: float
     p_fdr: float
     dcor_of_means: float | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is more than drift and chance would give, all measures considered."""
+        return self.p_holm < BELIEVED
 
 
 @dataclass(frozen=True)

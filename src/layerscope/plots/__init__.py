@@ -4,12 +4,11 @@ The description is frozen records of numbers and words, so that what a plot says
 without drawing it, and every backend draws the same thing.
 """
 
-from layerscope.plots.correlation import Cloud, Clouds, Matrix, clouds, matrix
+from layerscope.plots.correlation import Cloud, Clouds, Matrix, clouds, matrix, models_of
 from layerscope.plots.correlation_drawing import (
     cloud_traces,
-    clouds_to_plotly,
+    correlation_to_plotly,
     matrix_parts,
-    matrix_to_plotly,
     save_correlation,
 )
 from layerscope.plots.description import (
@@ -34,7 +33,7 @@ from layerscope.plots.interactive import panel_traces, to_plotly
 
 __all__ = [
     "CURVES", "STYLES", "Cloud", "Clouds", "Figure", "Heatmap", "Level", "Line", "Matrix", "Panel",
-    "Point", "cloud_traces", "clouds", "clouds_to_plotly", "compare", "describe", "has_curves",
-    "heatmaps", "matrix", "matrix_parts", "matrix_to_plotly", "panel_traces", "run_names", "save",
+    "Point", "cloud_traces", "clouds", "compare", "correlation_to_plotly", "describe", "has_curves",
+    "heatmaps", "matrix", "matrix_parts", "models_of", "panel_traces", "run_names", "save",
     "save_correlation", "ticks", "to_matplotlib", "to_plotly", "x_range",
 ]  # fmt: skip

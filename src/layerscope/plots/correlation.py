@@ -116,7 +116,7 @@ def matrix(findings: Findings, statistic: str = "dcor") -> Matrix:
     )
     words = TITLES[statistic]
     return Matrix(
-        title=f"{words[0].upper()}{words[1:]} over layers, {_models(findings)}",
+        title=f"{words[0].upper()}{words[1:]} over layers, {models_of(findings)}",
         statistic=words,
         rows=tuple(values.index),
         columns=tuple(values.columns),
@@ -135,7 +135,7 @@ def clouds(findings: Findings) -> Clouds:
     for summary in findings.summaries:
         group = [each for each in findings.associations if each.measure == summary.measure]
         panels.append(_cloud(names[summary.measure], summary, group))
-    return Clouds(f"Score against measure, a dot a layer, {_models(findings)}", tuple(panels))
+    return Clouds(f"Score against measure, a dot a layer, {models_of(findings)}", tuple(panels))
 
 
 def _cloud(name: str, summary: Summary, group: Sequence[Association]) -> Cloud:
@@ -172,6 +172,7 @@ def _dots(group: Sequence[Association]) -> tuple[Dot, ...]:
     return tuple(dots)
 
 
-def _models(findings: Findings) -> str:
+def models_of(findings: Findings) -> str:
+    """Return the model, or how many there are."""
     names = sorted({association.score.cluster for association in findings.associations})
     return names[0] if len(names) == 1 else f"{len(names)} models"

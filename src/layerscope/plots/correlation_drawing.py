@@ -77,8 +77,14 @@ def _series_trace(series: Series) -> dict[str, Any]:
     }
 
 
-def matrix_to_plotly(matrix: Matrix) -> Any:
-    """Return the matrix as an interactive `plotly.graph_objects.Figure`."""
+def correlation_to_plotly(drawing: Matrix | Clouds) -> Any:
+    """Return a matrix or clouds as an interactive `plotly.graph_objects.Figure`."""
+    if isinstance(drawing, Matrix):
+        return _matrix_to_plotly(drawing)
+    return _clouds_to_plotly(drawing)
+
+
+def _matrix_to_plotly(matrix: Matrix) -> Any:
     from plotly.graph_objects import Figure
 
     traces, layout = matrix_parts(matrix)
@@ -88,8 +94,7 @@ def matrix_to_plotly(matrix: Matrix) -> Any:
     return Figure(traces, {**layout, "title": title, "template": "plotly_white", "height": height})
 
 
-def clouds_to_plotly(clouds: Clouds, *, columns: int = 3) -> Any:
-    """Return the clouds as one interactive `plotly.graph_objects.Figure`."""
+def _clouds_to_plotly(clouds: Clouds, *, columns: int = 3) -> Any:
     from plotly.subplots import make_subplots
 
     columns = min(columns, len(clouds.panels))
@@ -132,10 +137,10 @@ def save_correlation(drawing: Matrix | Clouds, path: str | Path) -> None:
     Raises:
         InputError: If the ending is another, or matplotlib is not installed.
     """
-    write(matrix_canvas(drawing) if isinstance(drawing, Matrix) else clouds_canvas(drawing), path)
+    write(_matrix_canvas(drawing) if isinstance(drawing, Matrix) else _clouds_canvas(drawing), path)
 
 
-def matrix_canvas(matrix: Matrix) -> matplotlib.figure.Figure:
+def _matrix_canvas(matrix: Matrix) -> matplotlib.figure.Figure:
     """Return the matrix as a matplotlib figure, each value in its cell."""
     from matplotlib import colormaps
 
@@ -171,7 +176,7 @@ def _ink(matrix: Matrix, value: float | None) -> str:
     return "white" if value < 0.6 else "black"
 
 
-def clouds_canvas(clouds: Clouds, *, columns: int = 3) -> matplotlib.figure.Figure:
+def _clouds_canvas(clouds: Clouds, *, columns: int = 3) -> matplotlib.figure.Figure:
     """Return the clouds as a matplotlib figure, colored by depth."""
     columns = min(columns, len(clouds.panels))
     rows = -(-len(clouds.panels) // columns)

@@ -15,7 +15,6 @@ from layerscope.correlation import Findings, Summary, labels
 from layerscope.terminal.signs import Adaptive, Symbols
 
 MOST_ROWS: Final = 40
-BELIEVED: Final = 0.05
 READING: Final = (
     "medians over pairs of a model and a task: distance correlation, its bias-corrected square, "
     "Spearman, Kendall's tau, Spearman given depth and depth squared"
@@ -70,12 +69,11 @@ def _grid(findings: Findings, symbols: Symbols) -> Table:
     named = labels(summary.measure for summary in findings.summaries)
     most = _most(findings)
     for summary in findings.summaries[:MOST_ROWS]:
-        sure = summary.p_holm < BELIEVED
         below = [
             named[summary.measure].removeprefix(summary.measure.metric).strip(" ,"),
             "" if summary.units == most else f"n = {summary.units}",
         ]
-        name = Text(symbols.text(summary.measure.metric), "bold green" if sure else "")
+        name = Text(symbols.text(summary.measure.metric), "bold green" if summary.holds else "")
         for line in filter(None, below):
             name.append(symbols.text(f"\n{line}"), "dim not bold default")
         grid.add_row(
@@ -87,7 +85,7 @@ def _grid(findings: Findings, symbols: Symbols) -> Table:
             _short(summary.partial, symbols),
             _p(summary.p_shift),
             _p(summary.p_walk),
-            Text(_p(summary.p_holm), "bold green" if sure else ""),
+            Text(_p(summary.p_holm), "bold green" if summary.holds else ""),
         )
     return grid
 

@@ -1,0 +1,136 @@
+"""`correlate`: do the measures go with the scores of tasks, and the `Correlations` it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from layerscope import correlation, correlation_report, plots
+from layerscope.api.deciding import run_of
+from layerscope.api.evaluating import Evaluation
+from layerscope.api.scanning import Scan
+from layerscope.correlation import Findings
+from layerscope.errors import unknown_name
+from layerscope.table import Run
+
+Kind = Literal["matrix", "scatter"]
+Given = str | Path | Run | Scan | Evaluation | pd.DataFrame
+KINDS: tuple[Kind, ...] = ("matrix", "scatter")
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """How measures go with task scores over the layers.
+
+    Attributes:
+        findings: the records: an association for each measure, model and task, a summary for each
+            measure, what was left out, and what a reader should know.
+    """
+
+    findings: Findings
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What must be known to read the numbers right."""
+        return self.findings.notes
+
+    def table(self) -> pd.DataFrame:
+        """Return a row a measure, the closest first (columns: `correlation.Summary`)."""
+        return self.findings.table()
+
+    def units(self) -> pd.DataFrame:
+        """Return a row a measure, model and task (columns: `correlation.Association`)."""
+        return self.findings.units()
+
+    def matrix(self, statistic: str = "dcor") -> pd.DataFrame:
+        """Return measures by tasks of one coefficient, the median over models; NaN where none is.
+
+        Args:
+            statistic: dcor, bias_corrected, spearman, kendall or partial.
+
+        Raises:
+            InputError: the coefficient is unknown.
+        """
+        return self.findings.matrix(statistic)
+
+    def plot(self, kind: Kind = "matrix", statistic: str = "dcor") -> Any:
+        """Return an interactive plotly figure: the matrix, or the score against each measure.
+
+        Raises:
+            InputError: the kind or the coefficient is unknown.
+        """
+        return plots.correlation_to_plotly(self._drawing(kind, statistic))
+
+    def save_plot(self, path: str | Path, kind: Kind = "matrix", statistic: str = "dcor") -> None:
+        """Write a plot to a .png, .svg or .pdf file (needs the extra `plots`).
+
+        Raises:
+            InputError: the kind, the coefficient or the file's ending is unknown.
+        """
+        plots.save_correlation(self._drawing(kind, statistic), path)
+
+    def page(self) -> str:
+        """Return all of it as one self-contained HTML page."""
+        return correlation_report.page(self.findings)
+
+    def _drawing(self, kind: Kind, statistic: str) -> plots.Matrix | plots.Clouds:
+        if kind not in KINDS:
+            raise unknown_name("kind of plot", kind, KINDS)
+        if kind == "matrix":
+            return plots.matrix(self.findings, statistic)
+        return plots.clouds(self.findings)
+
+
+def correlate(
+    runs: Given | Sequence[Given],
+    *,
+    data: str | None = None,
+    scores: Sequence[str] | None = None,
+    measures: Sequence[str] | None = None,
+    conventions: Sequence[str] | None = None,
+    stage: str = "block",
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Correlations:
+    """Return how measures go with task scores over the layers of the models in some runs.
+
+    Args:
+        runs: one or several: folders, what `scan` or `evaluate` returned, or long tables (a frame,
+            or a .parquet or .csv file; see `layerscope.longtable`). Measures and scores of a model
+            may lie in one run or in several.
+        data: the texts whose measures are compared with every task; "own" for those of each task.
+            By default the only data set there is, else the tasks' own.
+        scores: names of tasks; by default all.
+        measures: names of measures; by default the main ones, "all" for every one.
+        conventions: of the measures; by default all.
+        stage: of both; "final_norm" takes the blocks' outputs, but of the last layer what the
+            model gives after its final norm.
+        resamples: number of draws behind limits and p values.
+        seed: of the draws.
+
+    Raises:
+        InputError: a run cannot be read, a name is unknown, no measure meets a score, or it is open
+            which texts are meant; the message says what to do.
+    """
+    given = runs if isinstance(runs, Sequence) and not isinstance(runs, str) else [runs]
+    return Correlations(
+        correlation.correlate(
+            [run_of(run).table for run in given],
+            data=data,
+            scores=_names(scores),
+            measures=_names(measures),
+            conventions=_names(conventions),
+            stage=stage,
+            resamples=resamples,
+            seed=seed,
+        )
+    )
+
+
+def _names(names: Sequence[str] | None) -> Sequence[str] | None:
+    """A single name is as good as a list of one."""
+    return [names] if isinstance(names, str) else names

@@ -1,0 +1,144 @@
+"""`layerscope correlate`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from layerscope.cli.app import (
+    Debug,
+    Failures,
+    Json,
+    app,
+    check_choice,
+    check_plot,
+    listed,
+    open_console,
+    print_json,
+    records,
+)
+
+if TYPE_CHECKING:
+    from layerscope.api import Correlations
+
+_EXAMPLE = """
+Say which measures go with task scores over the layers, how sure that is, and what drift alone would give.
+
+Example:
+
+    layerscope correlate runs/minilm runs/gemma runs/smollm2
+
+    layerscope correlate runs/minilm--wiki runs/minilm--tasks --tasks STSBenchmark --svg matrix.svg
+"""
+
+
+@app.command(help=_EXAMPLE)
+def correlate(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN",
+            help="Folders of scans and evaluations, or long tables (.parquet, .csv).",
+        ),
+    ],
+    tasks: Annotated[
+        str | None, typer.Option(help="Tasks, comma-separated  [default: all]")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Measures, comma-separated, or all  [default: the main ones]")
+    ] = None,
+    convention: Annotated[
+        str | None, typer.Option(help="paper, normalized, reference  [default: all in the runs]")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Texts whose measures to compare, or own for each task's own texts."),
+    ] = None,
+    stage: Annotated[
+        str, typer.Option(help="block, a sub-block stage, or final_norm for the last layer.")
+    ] = "block",
+    plot: Annotated[
+        str, typer.Option(help="What --png and --svg show: matrix, scatter.")
+    ] = "matrix",
+    statistic: Annotated[
+        str, typer.Option(help="Of the matrix: dcor, bias_corrected, spearman, kendall, partial.")
+    ] = "dcor",
+    png: Annotated[Path | None, typer.Option(help="Write the plot to a .png file.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Write the plot to a .svg file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write all of it to an .html page.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the page in --out.")
+    ] = False,
+    resamples: Annotated[int, typer.Option(help="Draws behind limits and p values.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say which measures go with task scores over the layers."""
+    Failures.debug = debug
+    check_choice("plot", plot, ("matrix", "scatter"))
+    for path, suffix in ((png, ".png"), (svg, ".svg")):
+        if path is not None:
+            check_plot(path, suffix)
+    _check_page(out, overwrite)
+    from layerscope import api
+
+    found = api.correlate(
+        runs,
+        data=data,
+        scores=None if tasks is None else listed(tasks),
+        measures=None if metrics is None else listed(metrics),
+        conventions=None if convention is None else listed(convention),
+        stage=stage,
+        resamples=resamples,
+        seed=seed,
+    )
+    found.matrix(statistic)  # refuses an unknown one before anything is printed
+    _print(found, as_json)
+    for path in (png, svg):
+        if path is not None:
+            found.save_plot(path, plot, statistic)  # type: ignore[arg-type]
+    if out is not None:
+        _write(found, out, said=not as_json)
+
+
+def _check_page(path: Path | None, overwrite: bool) -> None:
+    """Refuse, before any work, a page that could not be written after it."""
+    from layerscope.errors import InputError
+
+    if path is None:
+        return
+    if path.suffix.lower() != ".html":
+        raise InputError(f"expected a page ending in .html, got {str(path)!r}.")
+    if path.exists() and not overwrite:
+        raise InputError(f"expected a new page, {str(path)!r} exists; give --overwrite.")
+    if not path.parent.is_dir():
+        raise InputError(
+            f"expected a folder for the page {str(path)!r}, {str(path.parent)!r} is none."
+        )
+
+
+def _write(found: Correlations, path: Path, *, said: bool) -> None:
+    from layerscope.files import write_atomically
+
+    write_atomically(path, found.page().encode())
+    if said:
+        open_console().print(f"\nPage: {path.resolve().as_uri()}", soft_wrap=True)
+
+
+def _print(found: Correlations, as_json: bool) -> None:
+    from layerscope import terminal
+
+    if not as_json:
+        open_console().print(terminal.correlation_table(found.findings))
+        return
+    whole: dict[str, Any] = {
+        "measures": records(found.table()),
+        "units": records(found.units()),
+        "left_out": [asdict(each) for each in found.findings.left_out],
+        "notes": list(found.notes),
+    }
+    print_json(whole)
