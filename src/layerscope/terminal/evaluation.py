@@ -35,11 +35,13 @@ class Curve:
         name: short, and unlike the others'.
         score: the main score's name.
         values: by layer and stage.
+        probe: whether a probe's accuracy rather than mteb's score; it enters no mean.
     """
 
     name: str
     score: str
     values: Mapping[Place, float]
+    probe: bool = False
 
     @property
     def best(self) -> Place:
@@ -103,11 +105,15 @@ def task_curves(table: pd.DataFrame) -> list[Curve]:
         place = (int(row["layer"]), str(row["stage"]))
         found.setdefault(str(row["metric"]), {})[place] = float(row["value"])
     names = short_names(list(found))
-    return [Curve(names[m], m.rpartition("/")[2], values) for m, values in found.items()]
+    return [
+        Curve(names[metric], metric.rpartition("/")[2], values, metric.startswith("probe/"))
+        for metric, values in found.items()
+    ]
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve | None:
     """Return the mean of several tasks, unless one of them lacks a layer that another has."""
+    curves = [curve for curve in curves if not curve.probe]
     if len(curves) < 2 or any(curve.values.keys() != curves[0].values.keys() for curve in curves):
         return None
     values = {
@@ -186,7 +192,8 @@ def _layers(
         grid.add_row(Text("norm" if normed else str(layer), "bold"), Text(depth, "dim"), *cells)
     notes = [f"{symbols.greatest} the best layer; scores of mteb x 100"]
     if mean is not None:
-        notes.append(f"{mean.name}: {', '.join(curve.name for curve in curves)}")
+        names = ", ".join(curve.name for curve in curves if not curve.probe)
+        notes.append(f"{mean.name}: {names}")
     return Group(grid, Text(symbols.text("\n".join(notes)), "dim"))
 
 
