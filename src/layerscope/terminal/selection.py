@@ -132,7 +132,8 @@ def _gains(found: Selection, every: bool, symbols: Symbols) -> RenderableType:
     grid = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     heads = ("rule", "score", *(f"over {baseline.name}" for baseline in BASELINES), "of the best")
     for head, width in zip(heads, (20, 5, 10, 10, 10, 10, 8), strict=True):
-        grid.add_column(head, width=width, justify="left" if head == "rule" else "right")
+        grid.add_column(head, width=width, justify="right", overflow="fold")
+    grid.columns[0].justify = "left"
     most = max(len(gain.tasks) for gain in found.gains)
     named = [gain for name in _shown(found, every) if (gain := found.gain(name)) is not None]
     for gain in (*named, *found.labeled):
@@ -144,8 +145,8 @@ def _gains(found: Selection, every: bool, symbols: Symbols) -> RenderableType:
         )
     notes = (
         "Scores x 100, with 95 % intervals over tasks; a gain is over the rule's own tasks. Of the "
-        "best: share of what the best layer of each task gains over the last. In italics: layers "
-        "that only labels find."
+        "best: share of what the best layer of each task gains over the last. No rule finds the "
+        "layers of the last rows, only labels do."
     )
     return Padding(Group(grid, Text(notes, "dim")), (0, 0, 1, 1))
 
@@ -153,11 +154,13 @@ def _gains(found: Selection, every: bool, symbols: Symbols) -> RenderableType:
 def _label(gain: Gain, found: Selection, most: int, symbols: Symbols) -> Text:
     """Return a rule's name, and below it what it does not share with the other rows."""
     labeled = gain in found.labeled
-    style = "bold green" if gain.rule == found.rule else "italic" if labeled else ""
+    style = "bold green" if gain.rule == found.rule else ""
     label = Text(symbols.text(gain.rule), style)
     below = []
     if labeled:
-        below.append(f"layer {_span(unit.layer for unit in gain.units if unit.layer is not None)}")
+        below.append(
+            f"labels: layer {_span(unit.layer for unit in gain.units if unit.layer is not None)}"
+        )
     if len(gain.tasks) < most:
         below.append(f"{len(gain.tasks)} tasks")
     return label.append("\n" + ", ".join(below), "dim") if below else label
