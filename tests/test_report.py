@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from fake_runs import fake_run
-from layerscope import report
+from layerscope import pages, report
 from layerscope.errors import InputError
 
 HOSTILE = '</script><script>document.title="taken"</script><img src=https://example.com/x>'
@@ -23,7 +23,7 @@ def html(run):
 
 
 def without_library(text):
-    return text.replace(report._library(), "")
+    return text.replace(pages.library(), "")
 
 
 def drawings(text):

@@ -6,24 +6,20 @@ browser refuse every request.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
-import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from layerscope import plots, selection, terminal
+from layerscope import pages, plots, selection, terminal
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE, Measure
 from layerscope.plots import Figure, Heatmap, Panel
 from layerscope.selection import Preference, Recommendation
 from layerscope.terminal import Column
 
-LIBRARY: Final = "plotly-cartesian.min.js"
 DASHES: Final = {"solid": "none", "dash": "7 4", "dot": "2 4"}
 AGREEMENT: Final = {
     "same": "same layer",
@@ -125,20 +121,19 @@ def page(
         for place, run in enumerate(runs)
     ]
     panels = [(f"panel-{index}", panel) for index, panel in enumerate(figure.panels)]
-    return _template().render(
+    drawings = [
+        *(_drawing(figure, panel, name) for name, panel in panels),
+        *(_heatmap(heat, name) for view in views for name, heat in view.heatmaps),
+    ]
+    return pages.render(
+        "report.html.j2",
+        drawings,
         title=title or (figure.title if len(runs) == 1 else f"{', '.join(names)} compared"),
         runs=views,
         groups=_groups(figure, panels),
         titles={measure.name: measure.title for measure in measures},
         caution=selection.CAUTION,
         version=_version(runs),
-        library=Markup(_library()),  # noqa: S704 - our own file, not the user's words
-        drawings=_embedded(
-            [
-                *(_drawing(figure, panel, name) for name, panel in panels),
-                *(_heatmap(heat, name) for view in views for name, heat in view.heatmaps),
-            ]
-        ),
     )
 
 
@@ -154,28 +149,6 @@ def _figure(
         return Figure(str(table["model"].iloc[0]), (), selection.number_of_blocks(table), False)
     dim = record.get("model", {}).get("dim")
     return plots.describe(table, choices[0], dim=dim, measures=measures)
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("layerscope"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("report.html.j2")
-
-
-def _library() -> str:
-    """Return plotly.js's cartesian bundle (MIT; its license lies beside it)."""
-    return (files("layerscope") / "templates" / LIBRARY).read_text(encoding="utf-8")
-
-
-def _embedded(value: object) -> Markup:
-    """Return JSON that no content can end: inside a script element "<" must not appear."""
-    text = json.dumps(value, allow_nan=False).replace("<", "\\u003c")
-    return Markup(text)  # noqa: S704 - escaped in the line above
 
 
 def _version(runs: Iterable[Run]) -> str:
