@@ -166,14 +166,17 @@ def _groups(figure: Figure, panels: Sequence[tuple[str, Panel]]) -> list[dict[st
     """Return the panels in the main group and a folded one with the rest."""
     scored = [(name, panel) for name, panel in panels if panel.scored]
     single = [(name, panel) for name, panel in panels if not (panel.between or panel.scored)]
-    main = [(name, panel) for name, panel in single if _is_main(figure, panel)]
+    first = [(name, panel) for name, panel in single if _is_main(figure, panel)]
     rest = [(name, panel) for name, panel in single if not _is_main(figure, panel)]
-    if not main:
+    main = [(name, panel) for name, panel in first if not panel.on_spans]
+    spans = [(name, panel) for name, panel in first if panel.on_spans]
+    if not main and not spans:
         main, rest = rest, []
     between = [(name, panel) for name, panel in panels if panel.between]
     return [
         _group("Scores of tasks by layer", scored, folded=False),
         _group("Measures by layer", main, folded=False),
+        _group("On parts of texts: same topic, other words", spans, folded=False),
         _group("More measures and conventions", rest, folded=True),
         _group("Dynamics over depth", between, folded=False, between=True),
     ]
@@ -202,7 +205,8 @@ def _caption(panel: Panel) -> str:
     far = [
         f"{level.label}: {level.value:.3g}" for level in panel.levels if not panel.is_near(level)
     ]
-    return "; ".join([panel.unit, *far])
+    views = [panel.views] if panel.views and not panel.on_spans else []
+    return "; ".join([panel.unit, *views, *far])
 
 
 def _legend(panels: Sequence[Panel]) -> list[tuple[str, str, str]]:
@@ -327,11 +331,12 @@ def _view(
     table, _, record = run
     blocks = selection.number_of_blocks(table)
     main = terminal.main_columns(table, measures)
-    shown = {(item.measure.name, item.convention) for item in main}
+    shown = {(item.measure.name, item.convention, item.perturbation) for item in main}
     rest = [
-        terminal.column(table, measure, convention)
+        terminal.column(table, measure, convention, views)
         for measure, convention in selection.measured(table, measures)
-        if (measure.name, convention) not in shown
+        for views in selection.perturbations(table, measure.name, convention)
+        if (measure.name, convention, views) not in shown
     ]
     return RunView(
         name=name,
@@ -358,7 +363,7 @@ def _preference_rows(
     choices: Sequence[Preference], measures: Sequence[Measure]
 ) -> list[dict[str, Any]]:
     titles = {measure.name: measure.title for measure in measures}
-    agreed = {item.metric: item for item in selection.agreement(choices)}
+    agreed = {(item.metric, item.perturbation): item for item in selection.agreement(choices)}
     order = [measure.name for measure in measures]
     conventions = list(plots.STYLES)
     rows = []
@@ -368,7 +373,7 @@ def _preference_rows(
         values = (choice.value, choice.last_value, choice.middle_value)
         digits = terminal.decimals([value for value in values if value is not None])
         there, last, middle = (_number(value, digits) for value in values)
-        found = agreed.get(choice.metric)
+        found = agreed.get((choice.metric, choice.perturbation))
         verdict = (
             ""
             if found is None
@@ -382,6 +387,7 @@ def _preference_rows(
         rows.append(
             {
                 "title": titles.get(choice.metric, choice.metric),
+                "views": "" if choice.perturbation == "none" else choice.perturbation,
                 "convention": choice.convention,
                 "direction": choice.direction,
                 "layer": choice.layer,
@@ -400,17 +406,14 @@ def _grid(
     columns: Sequence[Column], choices: Sequence[Preference], table: pd.DataFrame, blocks: int
 ) -> Grid:
     """Return the layers by measures, the final norm last."""
-    preferred = {(choice.metric, choice.convention): choice for choice in choices}
+    preferred = {(each.metric, each.convention, each.perturbation): each for each in choices}
     limits = _limits(table)
     layers = sorted({layer for item in columns for layer in item.values})
     rows = [
         Row(
             str(layer),
             f"{layer / blocks if blocks else 0:.2f}",
-            [
-                _cell(item, layer, preferred.get((item.measure.name, item.convention)), limits)
-                for item in columns
-            ],
+            [_cell(item, layer, preferred.get(_which(item)), limits) for item in columns],
         )
         for layer in layers
     ]
@@ -421,16 +424,22 @@ def _grid(
                 _number(item.final, item.decimals),
                 "",
                 "",
-                limits.get((item.measure.name, item.convention, *key), ""),
+                limits.get((*_which(item), *key), ""),
             )
             for item in columns
         ]
         rows.append(Row("final norm", "out", cells))
-    heads = [
-        (item.measure.title, " ".join(filter(None, (item.convention, _wanted(item.measure)))))
-        for item in columns
-    ]
-    return Grid(heads, rows)
+    return Grid([(item.measure.title, _below(item)) for item in columns], rows)
+
+
+def _below(item: Column) -> str:
+    """Return what stands under a measure's title: convention, direction, and views if it has any."""
+    views = f"on {item.perturbation}" if item.measure.level == "view" else ""
+    return " ".join(filter(None, (item.convention, _wanted(item.measure), views)))
+
+
+def _which(item: Column) -> tuple[str, str, str]:
+    return item.measure.name, item.convention, item.perturbation
 
 
 def _cell(
@@ -441,12 +450,12 @@ def _cell(
     style = ""
     if choice is not None and layer in choice.within_noise:
         style = "best" if layer == choice.layer else "near"
-    key = (item.measure.name, item.convention, layer, selection.BLOCK)
+    key = (*_which(item), layer, selection.BLOCK)
     return Cell(_number(item.values.get(layer), item.decimals), mark, style, limits.get(key, ""))
 
 
 def _limits(table: pd.DataFrame) -> dict[tuple[Any, ...], str]:
-    """Return, for every (metric, convention, layer, stage), its limits and texts in words."""
+    """Return, for every (*_which, layer, stage), its limits and texts in words."""
     rows = table[table["other_layer"].isna() & table["value"].notna()]
     words: dict[tuple[Any, ...], str] = {}
     for row in rows.to_dict("records"):
@@ -454,7 +463,8 @@ def _limits(table: pd.DataFrame) -> dict[tuple[Any, ...], str]:
         limits = f"{row['low']:.4g} to {row['high']:.4g}" if bounded else ""
         texts = "" if pd.isna(row["n"]) else f"{row['n']:,} texts"
         convention = "" if pd.isna(row["convention"]) else row["convention"]
-        key = (row["metric"], convention, int(row["layer"]), row["stage"])
+        views = "" if pd.isna(row["perturbation"]) else row["perturbation"]
+        key = (row["metric"], convention, views, int(row["layer"]), row["stage"])
         words[key] = ", ".join(filter(None, (limits, texts)))
     return words
 

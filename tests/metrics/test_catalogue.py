@@ -137,7 +137,8 @@ def test_names_are_unique_and_the_seven_of_the_paper_are_there():
     seven = {"prompt_entropy", "dataset_entropy", "curvature", "effective_rank"}
     seven |= {"infonce", "lidar", "dime"}
     assert {record.name for record in CATALOGUE if record.paper_seven} == seven
-    assert {record.name for record in CATALOGUE if record.main} == seven
+    assert {record.name for record in CATALOGUE if record.main} == seven | {"retrieval"}
+    assert {record.name for record in CATALOGUE if record.on_spans} == {"retrieval"}
 
 
 def test_directions_of_the_paper():

@@ -402,6 +402,8 @@ CATALOGUE: Final[tuple[Measure, ...]] = (
         reference="ours",
         note="Compare only at equal N. Easy on misspelled copies: read it on spans.",
         null=Null("chance", lambda n, _d: views.chance_of_retrieval(n), varies=True),
+        main=True,
+        on_spans=True,
     ),
     Measure(
         name="lidar",

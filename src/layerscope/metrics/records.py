@@ -62,12 +62,13 @@ class Measure:
         note: what a reader must know to read it right, or "".
         takes_alpha: whether the function has an order `alpha`, as entropies do.
         null: its level on states without structure, if known.
-        main: whether it stands in a terminal's short table.
+        main: whether it is one of the few to look at first.
         paper_seven: whether it is one of the seven of Skean et al. 2025.
         variants: names of rows that come with it: the same with another k, scale or sign.
         place: where a pair measure stands: at a step of one block, at a layer, against the final
             layer, at every two layers, or once for the model.
         crosses_blocks: whether it needs every token before and after each block.
+        on_spans: whether a view measure is read on parts of texts rather than on misspelled copies.
     """
 
     name: str
@@ -91,3 +92,4 @@ class Measure:
     variants: tuple[str, ...] = ()
     place: Literal["", "step", "layer", "final", "matrix", "model"] = ""
     crosses_blocks: bool = False
+    on_spans: bool = False

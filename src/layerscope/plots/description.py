@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import pandas as pd
 
 from layerscope import selection
+from layerscope.augmentation import of_spans
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE, Measure
 from layerscope.selection import Preference
@@ -111,6 +112,7 @@ class Panel:
         main: Whether this is one of the paper's seven measures.
         between: Whether it is a measure of several layers.
         scored: Whether it is the score of a task.
+        views: What the views are that it is measured on; "" where it is not on views.
     """
 
     metric: str
@@ -121,6 +123,12 @@ class Panel:
     main: bool
     between: bool = False
     scored: bool = False
+    views: str = ""
+
+    @property
+    def on_spans(self) -> bool:
+        """Whether it is measured on parts of texts."""
+        return of_spans(self.views)
 
     @property
     def preferred(self) -> int | None:
@@ -170,7 +178,7 @@ def describe(
     """Return the curves of one run: a panel a measure, its conventions as lines.
 
     A convention whose values would squeeze the others' curves, or be squeezed by them, gets a panel
-    of its own.
+    of its own; so does every kind of views, whose values cannot be compared.
 
     Args:
         table: Results of one run.
@@ -181,19 +189,18 @@ def describe(
     Raises:
         InputError: If the table holds no measure of the catalogue and no score.
     """
-    preferred = {(choice.metric, choice.convention): choice for choice in choices}
+    preferred = _by_measure(choices)
     panels = []
     for measure in measures:
         if measure.level == "pair":
             panels += _path_panels(table, measure)
             continue
-        conventions = [convention for _, convention in selection.measured(table, (measure,))]
-        lines = [
-            _line(table, measure, convention, preferred.get((measure.name, convention)))
-            for convention in sorted(conventions, key=list(STYLES).index)
-        ]
-        groups = _shared_axes([line for line in lines if line is not None])
-        panels += [_panel(measure, group, dim, split=len(groups) > 1) for group in groups]
+        for views, conventions in _kinds([table], measure).items():
+            lines = [_line(table, measure, each, views, preferred) for each in conventions]
+            groups = _shared_axes([line for line in lines if line is not None])
+            panels += [
+                _panel(measure, group, dim, views, split=len(groups) > 1) for group in groups
+            ]
     panels += _task_panels([table], ["score"])
     title = " ".join(str(name) for name in table["model"].dropna().unique())
     return Figure(_titled(title, table), _some(panels), selection.number_of_blocks(table), False)
@@ -212,24 +219,24 @@ def compare(
         InputError: If the tables hold no measure of the catalogue.
     """
     names = run_names([table for table, _ in runs])
-    kept = [(table, tuple(choices)) for table, choices in runs]
+    kept = [(table, _by_measure(choices)) for table, choices in runs]
     panels = []
     for measure in measures:
         if measure.level == "pair":
-            panels += _compared_paths(kept, names, measure)
+            panels += _compared_paths([table for table, _ in kept], names, measure)
             continue
-        conventions = {c for table, _ in kept for m, c in selection.measured(table, (measure,))}
-        for convention in sorted(conventions, key=list(STYLES).index):
-            lines = []
-            for index, (table, choices) in enumerate(kept):
-                preferred = {(choice.metric, choice.convention): choice for choice in choices}
-                line = _line(table, measure, convention, preferred.get((measure.name, convention)))
-                if line is not None:
-                    color = MODEL_COLORS[index % len(MODEL_COLORS)]
-                    dash = DASHES[index // len(MODEL_COLORS) % len(DASHES)]
-                    lines.append(replace(line, name=names[index], color=color, dash=dash))
-            if lines:
-                panels.append(_panel(measure, lines, None, split=len(conventions) > 1))
+        for views, conventions in _kinds([table for table, _ in kept], measure).items():
+            for convention in conventions:
+                lines = []
+                for index, (table, preferred) in enumerate(kept):
+                    line = _line(table, measure, convention, views, preferred)
+                    if line is not None:
+                        color = MODEL_COLORS[index % len(MODEL_COLORS)]
+                        dash = DASHES[index // len(MODEL_COLORS) % len(DASHES)]
+                        lines.append(replace(line, name=names[index], color=color, dash=dash))
+                if lines:
+                    split = len(conventions) > 1
+                    panels.append(_panel(measure, lines, None, views, split=split))
     panels += _task_panels([table for table, _ in kept], names)
     blocks = selection.number_of_blocks(kept[0][0]) if kept else 0
     return Figure(f"{len(kept)} runs by depth", _some(panels), blocks, True)
@@ -263,17 +270,37 @@ def run_names(tables: Sequence[pd.DataFrame]) -> list[str]:
     return [f"{name} ({index})" for index, name in enumerate(names, start=1)]
 
 
+_Preferred = Mapping[tuple[str, str, str], Preference]
+
+
+def _by_measure(choices: Iterable[Preference]) -> _Preferred:
+    return {(each.metric, each.convention, each.perturbation): each for each in choices}
+
+
+def _kinds(tables: Sequence[pd.DataFrame], measure: Measure) -> dict[str, list[str]]:
+    """Return the kinds of views that a measure was made on, each with its conventions."""
+    found: dict[str, list[str]] = {}
+    measured = {c for table in tables for _, c in selection.measured(table, (measure,))}
+    for convention in sorted(measured, key=list(STYLES).index):
+        for table in tables:
+            for views in selection.perturbations(table, measure.name, convention):
+                if convention not in found.setdefault(views, []):
+                    found[views].append(convention)
+    return found
+
+
 def _line(
-    table: pd.DataFrame, measure: Measure, convention: str, choice: Preference | None
+    table: pd.DataFrame, measure: Measure, convention: str, views: str, preferred: _Preferred
 ) -> Line | None:
     """Return a measure's curve, or None where it is defined nowhere."""
-    points = _points(selection.of_measure(table, measure.name, convention))
-    final = _points(
-        selection.of_measure(table, measure.name, convention, selection.FINAL_NORM),
-        selection.FINAL_NORM,
-    )
+
+    def at(stage: str) -> tuple[Point, ...]:
+        return _points(selection.of_measure(table, measure.name, convention, stage, views), stage)
+
+    points, final = at(selection.BLOCK), at(selection.FINAL_NORM)
     if not points and not final:
         return None
+    choice = preferred.get((measure.name, convention, views))
     color, dash = STYLES[convention]
     return Line(
         name=convention or "value",
@@ -336,17 +363,21 @@ def _union(lines: Iterable[Line]) -> tuple[float, float]:
     return min(low for low, _ in extents), max(high for _, high in extents)
 
 
-def _panel(measure: Measure, lines: Sequence[Line], dim: int | None, *, split: bool) -> Panel:
+def _panel(
+    measure: Measure, lines: Sequence[Line], dim: int | None, views: str, *, split: bool
+) -> Panel:
+    title = f"{measure.title} on {views}" if of_spans(views) else measure.title
     conventions = ", ".join(dict.fromkeys(line.convention for line in lines if line.convention))
     direction = str(measure.direction)
     wanted = "" if direction == "none" else f"{direction} is preferred"
     return Panel(
         metric=measure.name,
-        title=f"{measure.title} ({conventions})" if split and conventions else measure.title,
+        title=f"{title} ({conventions})" if split and conventions else title,
         unit=", ".join(part for part in (measure.unit, wanted) if part),
         lines=tuple(lines),
         levels=_levels(measure, lines, dim),
-        main=bool(measure.paper_seven),
+        main=measure.main if of_spans(views) else measure.paper_seven,
+        views=views if measure.level == "view" else "",
     )
 
 
@@ -416,14 +447,14 @@ def _path_panels(table: pd.DataFrame, measure: Measure) -> list[Panel]:
 
 
 def _compared_paths(
-    runs: Sequence[tuple[pd.DataFrame, Iterable[Preference]]],
+    tables: Sequence[pd.DataFrame],
     names: Sequence[str],
     measure: Measure,
 ) -> list[Panel]:
     if measure.place not in CURVES:
         return []
     found = []
-    for index, (table, _) in enumerate(runs):
+    for index, table in enumerate(tables):
         color = MODEL_COLORS[index % len(MODEL_COLORS)]
         dash = DASHES[index // len(MODEL_COLORS) % len(DASHES)]
         found.append(_path(table, measure.name, names[index], color, dash))

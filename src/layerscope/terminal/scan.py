@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layerscope import selection
+from layerscope.augmentation import of_spans
 from layerscope.metrics.catalogue import CATALOGUE, Measure
 from layerscope.selection import Agreement, Preference, Recommendation
 from layerscope.terminal.dynamics import dynamics_table
@@ -58,7 +59,12 @@ def scan_summary(
     """
     columns = main_columns(table, measures)
     shown = [column.measure for column in columns]
-    main = selection.preferences(table, contributions, measures=shown)
+    views = [measure for measure in measures if measure.main and measure.level == "view"]
+    wanted = [measure for measure in measures if measure in shown or measure in views]
+    choices = selection.preferences(table, contributions, measures=wanted)
+    own = {(item.measure.name, item.perturbation) for item in columns}
+    main = [choice for choice in choices if (choice.metric, choice.perturbation) in own]
+    spans = [choice for choice in choices if choice not in main and of_spans(choice.perturbation)]
     advice = selection.recommendation(main, measures=shown)
 
     def build(symbols: Symbols) -> RenderableType:
@@ -67,7 +73,7 @@ def scan_summary(
             parts.append(Padding(_layers(columns, table, symbols), (0, 0, 0, 1)))
         parts.append(_footnotes(columns, record, symbols))
         if columns:
-            parts.append(_preferences(main, measures, symbols))
+            parts.append(_preferences([*main, *spans], measures, symbols))
         if (dynamics := dynamics_table(table, symbols)) is not None:
             parts.append(dynamics)
         if columns:
@@ -164,11 +170,11 @@ def _footnotes(
     shown, every = len(_shown_layers(columns)), len({k for c in columns for k in c.values})
     if shown < every:
         lines.append(f"{shown} of {every} layers shown: evenly spaced ones and all that are marked")
-    names = {(item.measure.name, item.convention) for item in columns}
+    names = {(item.measure.name, item.convention, item.perturbation) for item in columns}
     drawn = [
         entry
         for entry in record.get("undefined", ())
-        if (entry.get("metric"), entry.get("convention") or "") in names
+        if (entry.get("metric"), entry.get("convention") or "", _views_of(entry, columns)) in names
     ]
     for metric, _, layers, reason in undefined_reasons({"undefined": drawn}):
         where = f"layer {layers}" if layers else "every layer"
@@ -177,10 +183,35 @@ def _footnotes(
     return Padding(Text(symbols.text("\n".join(lines)), "dim"), (0, 0, 1, 1))
 
 
+def _views_of(entry: Mapping[str, Any], columns: Sequence[Column]) -> str:
+    """Return the perturbation of an undefined value; records of old did not say the only one."""
+    shown = {item.measure.name: item.perturbation for item in columns}
+    return str(entry.get("perturbation") or shown.get(str(entry.get("metric")), ""))
+
+
 def _preferences(
     choices: Sequence[Preference], measures: Sequence[Measure], symbols: Symbols
 ) -> RenderableType:
-    """Return one row a measure: the preferred layer, what it gains, whether conventions agree."""
+    """Return one row a measure: the preferred layer, what it gains, whether conventions agree.
+
+    Measures on parts of texts stand in tables of their own, one for each kind.
+    """
+    first = [choice for choice in choices if not of_spans(choice.perturbation)]
+    parts: list[RenderableType] = [_preference_grid(first, measures, symbols)] if first else []
+    for label in dict.fromkeys(c.perturbation for c in choices if of_spans(c.perturbation)):
+        own = [choice for choice in choices if choice.perturbation == label]
+        parts += [
+            Text(symbols.text(f"\non {label}:"), "bold"),
+            _preference_grid(own, measures, symbols),
+        ]
+    legend = f"paper: layer on raw states; {symbols.same} same, {symbols.overlap} within noise, "
+    parts.append(Text(f"{legend}{symbols.differ} another", "dim"))
+    return Padding(Group(*parts), (0, 0, 1, 1))
+
+
+def _preference_grid(
+    choices: Sequence[Preference], measures: Sequence[Measure], symbols: Symbols
+) -> RenderableType:
     titles = {measure.name: measure.title for measure in measures}
     agreed = {item.metric: item for item in selection.agreement(choices)}
     papers = {c.metric: c for c in choices if c.convention == selection.PAPER}
@@ -200,9 +231,7 @@ def _preferences(
             Text(layer_ranges(choice.within_noise)),
             _paper(papers.get(choice.metric), agreed.get(choice.metric), symbols),
         )
-    legend = f"paper: layer on raw states; {symbols.same} same, {symbols.overlap} within noise, "
-    lines = Group(grid, Text(f"{legend}{symbols.differ} another", "dim"))
-    return Padding(lines, (0, 0, 1, 1))
+    return grid
 
 
 def _decisive(choices: Sequence[Preference]) -> list[Preference]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import pandas as pd
 
 from layerscope import selection
+from layerscope.augmentation import of_spans
 from layerscope.metrics.catalogue import CATALOGUE, Measure
 from layerscope.terminal.signs import Symbols
 
@@ -20,10 +21,11 @@ SHAPE_WIDTH: Final = 8
 
 @dataclass(frozen=True)
 class Column:
-    """One measure in one convention: its values after each block and after the final norm."""
+    """One measure in one convention on one kind of views: its values at the blocks and the end."""
 
     measure: Measure
     convention: str
+    perturbation: str
     values: Mapping[int, float]
     final: float | None
 
@@ -48,7 +50,8 @@ def main_columns(
 ) -> tuple[Column, ...]:
     """Return the paper's measures that the table holds, each in the convention to decide by.
 
-    Where the table holds none of them, the first seven that it does hold.
+    Where the table holds none of them, the first seven that it does hold. Measures of views are those
+    on the kind that they are meant for, as far as it is there.
     """
     found: dict[str, tuple[Measure, str]] = {}
     for measure, convention in selection.measured(table, measures):
@@ -56,15 +59,28 @@ def main_columns(
             found[measure.name] = (measure, convention)
     seven = [pair for pair in found.values() if pair[0].paper_seven]
     chosen = seven or list(found.values())[:7]
-    return tuple(column(table, measure, convention) for measure, convention in chosen)
+    return tuple(
+        column(table, measure, convention, own_views(table, measure, convention))
+        for measure, convention in chosen
+    )
 
 
-def column(table: pd.DataFrame, measure: Measure, convention: str) -> Column:
+def own_views(table: pd.DataFrame, measure: Measure, convention: str) -> str:
+    """Return the views to show a measure on: the first of the kind that it is meant for, or any."""
+    labels = selection.perturbations(table, measure.name, convention)
+    return next((label for label in labels if of_spans(label) == measure.on_spans), labels[0])
+
+
+def column(table: pd.DataFrame, measure: Measure, convention: str, perturbation: str) -> Column:
     """Return one measure's values by layer."""
-    rows = selection.of_measure(table, measure.name, convention)["value"]
-    normed = selection.of_measure(table, measure.name, convention, selection.FINAL_NORM)["value"]
+
+    def at(stage: str) -> pd.Series[float]:
+        return selection.of_measure(table, measure.name, convention, stage, perturbation)["value"]
+
+    rows, normed = at(selection.BLOCK), at(selection.FINAL_NORM)
     values = dict(zip(rows.index.astype(int).tolist(), rows.astype(float).tolist(), strict=True))
-    return Column(measure, convention, values, float(normed.iloc[0]) if len(normed) else None)
+    final = float(normed.iloc[0]) if len(normed) else None
+    return Column(measure, convention, perturbation, values, final)
 
 
 def decimals(values: Iterable[float]) -> int:
@@ -125,10 +141,15 @@ def layer_ranges(layers: Iterable[int]) -> str:
 
 
 def undefined_reasons(record: Mapping[str, Any]) -> tuple[tuple[str, str, str, str], ...]:
-    """Return (metric, conventions, layers, reason) of a record's undefined values, grouped."""
+    """Return (metric, conventions, layers, reason) of a record's undefined values, grouped.
+
+    A metric on spans is named with them.
+    """
     groups: dict[tuple[str, str], tuple[list[str], list[str], list[int]]] = {}
     for entry in record.get("undefined", ()):
-        key = (str(entry.get("metric", "")), str(entry.get("reason", "no reason was recorded")))
+        metric, views = str(entry.get("metric", "")), str(entry.get("perturbation", ""))
+        name = f"{metric} on {views}" if of_spans(views) else metric
+        key = (name, str(entry.get("reason", "no reason was recorded")))
         conventions, stages, layers = groups.setdefault(key, ([], [], []))
         conventions.append(str(entry.get("convention") or ""))
         if entry.get("stage", selection.BLOCK) != selection.BLOCK:
@@ -155,6 +176,7 @@ def settings_lines(record: Mapping[str, Any], texts: int | None = None) -> tuple
             _data_line(record.get("data", {}), texts),
             _dropped_line(record.get("data", {})),
             _tokens_line(record.get("settings", {})),
+            _views_line(record.get("augmentation", {})),
             _time_line(record.get("times", {})),
         )
         if line
@@ -202,6 +224,15 @@ def _tokens_line(settings: Mapping[str, Any]) -> str:
         "" if first is None else f"first token {counted.get(first, first)}{beside}",
     )
     return ", ".join(part for part in parts if part)
+
+
+def _views_line(kinds: Mapping[str, Any]) -> str:
+    """Return how many views of how many texts there are of each kind."""
+    parts = [
+        f"{facts['texts']:,} x {facts['views']} {label}" if "views" in facts else label
+        for label, facts in kinds.items()
+    ]
+    return f"views: {'; '.join(parts)}" if parts else ""
 
 
 def _time_line(times: Mapping[str, Any]) -> str:
