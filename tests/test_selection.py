@@ -432,11 +432,13 @@ def test_a_rule_names_the_views_that_it_means():
 
 
 def test_a_rule_of_another_shape_is_refused():
-    rule = Rule(name="bad", description="", function=lambda _curves: np.zeros(2))
-    with pytest.raises(
-        InputError, match=r"expected 3 scores of the rule 'bad'.*got the shape \(2,\)"
-    ):
-        selection.choose(run_of(table_of([1.0, 2.0, 3.0])), rule)
+    run = run_of(table_of([1.0, 2.0]), contributions_of([[1.0, 1.0], [2.0, 2.0]]))
+    bad = Rule(name="bad", description="", function=lambda _curves: np.zeros(3))
+    with pytest.raises(InputError, match=r"shape \(2,\) from the rule 'bad'.*got \(3,\)"):
+        selection.choose(run, bad)
+    flat = replace(RULE, name="flat", function=lambda _curves: np.arange(2))
+    with pytest.raises(InputError, match=r"shape \(1000, 2\) from the rule 'flat'.*got \(2,\)"):
+        selection.choose(run, flat)
 
 
 def test_a_rule_without_any_score_has_no_layer():

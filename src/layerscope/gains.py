@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from layerscope.errors import InputError, unknown_name
-from layerscope.rules import BASELINES, RANDOM, Floats
+from layerscope.rules import BASELINES, Floats
 from layerscope.selection import (
     BLOCK,
     FINAL_NORM,
@@ -214,7 +214,7 @@ def _units(choices: Sequence[Choice], scores: Scores) -> list[Unit]:
 
 
 def _unit(scores: Scores, place: int, choice: Choice | None) -> Unit | None:
-    if choice is None or (choice.layer is None and choice.rule != RANDOM.name):
+    if choice is None or (choice.layer is None and not choice.fixed):
         return None
     if choice.layer is None:
         score = float(np.nanmean(scores.values[place]))

@@ -5,8 +5,9 @@ A long table has a row for each value and columns that say what it is a value of
 meaning. The authors' published results come in their own columns and are told by them.
 
 >>> frame = pd.DataFrame({"metric": "curvature", "layer": [0, 1, 2], "value": [2.1, 1.7, 1.9]})
->>> from_long(frame).table[["level", "depth", "stage"]].iloc[1].tolist()
-['prompt', 0.5, 'block']
+>>> table = from_long(frame).table
+>>> table["level"][0], table["depth"].tolist(), table["stage"][0]
+('prompt', [0.0, 0.5, 1.0], 'block')
 """
 
 from __future__ import annotations

@@ -135,10 +135,11 @@ def choice_of(evidence: Evidence, rule: Rule, convention: str | None = None) -> 
 
 def _scores(rule: Rule, curves: Curves) -> Floats:
     scores = np.asarray(rule.function(curves), dtype=np.float64)
-    if scores.shape[-1:] != (curves.blocks + 1,):
+    expected = next((curve.shape for curve in curves.values.values()), (curves.blocks + 1,))
+    if scores.shape != expected:
         raise InputError(
-            f"expected {curves.blocks + 1} scores of the rule {rule.name!r}, one a layer, on the last "
-            f"axis; got the shape {scores.shape}."
+            f"expected scores of shape {expected} from the rule {rule.name!r}, layers on the last "
+            f"axis and resamples before it as in its curves; got {scores.shape}."
         )
     return scores
 
