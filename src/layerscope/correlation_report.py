@@ -23,9 +23,10 @@ CLEAR: Final = {
 
 
 class Row(NamedTuple):
-    """One measure: its name, its cells, whether it holds after Holm's correction."""
+    """One measure: its name, what tells it from its like, its cells, whether it holds."""
 
     name: str
+    below: str
     cells: tuple[str, ...]
     sure: bool
 
@@ -68,12 +69,13 @@ def page(findings: Findings) -> str:
     )
 
 
-def _row(name: str, summary: Summary) -> Row:
+def _row(label: str, summary: Summary) -> Row:
     limits = "" if summary.low is None else f"{summary.low:z.2f} to {summary.high:z.2f}"
     positive = GAP if summary.positive is None else f"{100 * summary.positive:.0f} %"
     coefficients = (summary.dcor, summary.bias_corrected, summary.dcor_of_means, summary.spearman)
     return Row(
-        name,
+        summary.measure.metric,
+        label.removeprefix(summary.measure.metric).strip(" ,"),
         (
             str(summary.units),
             *map(_short, coefficients),

@@ -16,6 +16,14 @@ DEPTH: Final = "depth"
 MARKERS: Final = {
     "circle": "o", "square": "s", "diamond": "D", "cross": "P", "triangle-up": "^", "x": "X",
 }  # fmt: skip
+# Named scales of plotly.js and plotly.py run in opposite directions.
+SIGNED: Final = [
+    [0, "#b2182b"],
+    [0.25, "#ef8a62"],
+    [0.5, "#f7f7f7"],
+    [0.75, "#67a9cf"],
+    [1, "#2166ac"],
+]
 GAP: Final = "\N{EN DASH}"
 
 
@@ -31,14 +39,14 @@ def matrix_parts(matrix: Matrix) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "z": [list(row) for row in matrix.values],
         "zmin": matrix.low,
         "zmax": 1,
-        "colorscale": "RdBu" if matrix.signed else "Viridis",
+        "colorscale": SIGNED if matrix.signed else "Viridis",
         "text": [["" if value is None else f"{value:z.2f}" for value in row]
                  for row in matrix.values],
         "texttemplate": "%{text}",
         "textfont": {"size": 11},
         "hovertemplate": "%{y}<br>%{x}: %{z:.3f}<extra></extra>",
         "hoverongaps": False,
-        "colorbar": {"thickness": 10, "outlinewidth": 0, "tickfont": {"size": 10}},
+        "showscale": False,  # the numbers stand in the cells
     }  # fmt: skip
     longest = max(map(len, matrix.rows))
     layout = {

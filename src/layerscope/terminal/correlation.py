@@ -105,8 +105,9 @@ def _short(value: float | None, symbols: Symbols) -> str:
 
 
 def _p(value: float) -> str:
+    """Return a p value in four signs at most."""
     if value < 0.001:
-        return "<.001"
+        return f"{value:.0e}".replace("e-0", "e-")
     return f"{value:.3f}".replace("0.", ".", 1) if value < 1 else "1"
 
 
