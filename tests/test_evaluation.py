@@ -1,0 +1,725 @@
+"""Every layer on mteb's tasks: equal to mteb's plain runs, one pass, resumed, beside a scan."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from commands import run
+from layerscope import api, models
+from layerscope.bank import VectorBank
+from layerscope.encoding import BankEncoder, TokenPolicy, open_bank
+from layerscope.errors import InputError, RunError
+from layerscope.evaluation import EvaluationSettings, resolve, runner
+from layerscope.evaluation.encoders import LayerEncoder, unit
+from layerscope.runfolder import RunFolder
+from layerscope.settings import Pooling
+from layerscope.states import Site
+from layerscope.table import COLUMNS, load_run
+from tiny import WORDS, tiny_model, tiny_tokenizer
+
+pytest.importorskip("mteb")
+
+KINDS = {
+    "topics": "Classification",
+    "groups": "Clustering",
+    "pairs": "PairClassification",
+    "ranks": "Reranking",
+    "likeness": "STS",
+}
+AS_PLAIN = {"special_tokens": True, "first_token": "keep"}
+
+
+def sentence(generator: random.Random, topic: int) -> str:
+    """A text whose words are mostly those of its topic."""
+    own, other = WORDS[5 * topic : 5 * topic + 5], WORDS
+    length = generator.randint(3, 9)
+    return " ".join(
+        generator.choice(own if generator.random() < 0.7 else other) for _ in range(length)
+    )
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory) -> list[str]:
+    """A small table of each kind of task."""
+    folder = tmp_path_factory.mktemp("tables")
+    generator = random.Random(0)
+    topics = [item % 2 for item in range(60)]
+    texts = [sentence(generator, topic) for topic in topics]
+    labelled = pd.DataFrame({"text": texts, "label": [f"topic {topic}" for topic in topics]})
+    labelled.to_csv(folder / "topics.csv", index=False)
+    labelled.iloc[::-1].to_csv(folder / "groups.csv", index=False)
+    others = [sentence(generator, item % 3 % 2) for item in range(60)]
+    overlap = [len(set(a.split()) & set(b.split())) for a, b in zip(texts, others, strict=True)]
+    both = {"sentence1": texts, "sentence2": others}
+    same = [int(item % 3 % 2 == topic) for item, topic in enumerate(topics)]
+    pd.DataFrame(both | {"label": same}).to_csv(folder / "pairs.csv", index=False)
+    scores = [count + generator.random() for count in overlap]
+    pd.DataFrame(both | {"score": scores}).to_parquet(folder / "likeness.parquet")
+    ranks = [
+        {
+            "query": sentence(generator, item % 2),
+            "positive": [sentence(generator, item % 2) for _ in range(2)],
+            "negative": [sentence(generator, 1 - item % 2) for _ in range(4)],
+        }
+        for item in range(12)
+    ]
+    (folder / "ranks.jsonl").write_text("\n".join(map(json.dumps, ranks)))
+    return [
+        str(folder / name)
+        for name in (
+            "topics.csv",
+            "groups.csv:clustering",
+            "pairs.csv",
+            "ranks.jsonl",
+            "likeness.parquet",
+        )
+    ]
+
+
+@pytest.fixture
+def few(tables) -> list[str]:
+    """The quickest two of them."""
+    return [tables[2], tables[4]]
+
+
+class Counted:
+    """Counts the texts that go through a loaded model."""
+
+    def __init__(self, model):
+        self.texts = 0
+        self.hook = model.register_forward_pre_hook(self._add, with_kwargs=True)
+
+    def _add(self, _module, _arguments, named):
+        self.texts += len(named["input_ids"])
+
+
+@pytest.fixture
+def counted():
+    counter = Counted(tiny_model("llama"))
+    yield counter
+    counter.hook.remove()
+
+
+def evaluated(tasks, name="llama", **options) -> api.Evaluation:
+    """A loaded model on some tables."""
+    options = {"tokenizer": tiny_tokenizer()} | options
+    return api.evaluate(tiny_model(name), tasks, **options)
+
+
+# --- mteb's plain runs -------------------------------------------------------------------------
+
+
+def plain_scores(folder: Path, tables: list[str], blocks: int | None = None) -> dict[str, float]:
+    """What mteb gives a sentence-transformers model, cut to some blocks by its config."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mteb
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Pooling as Pool
+        from sentence_transformers.sentence_transformer.modules import Transformer
+
+        options = {} if blocks is None else {"config_kwargs": {"num_hidden_layers": blocks}}
+        transformer = Transformer(str(folder), **options)
+        model = SentenceTransformer(
+            modules=[transformer, Pool(32, pooling_mode="mean")], device="cpu"
+        )
+        return {
+            plan.name: float(
+                mteb.evaluate(model, plan.build(), cache=None, show_progress_bar=False)
+                .task_results[0]
+                .scores["test"][0]["main_score"]
+            )
+            for plan in resolve(tables)
+        }
+
+
+def test_all_five_kinds_equal_mteb_at_the_last_and_a_middle_layer(tiny_folder, tables, tmp_path):
+    found = api.evaluate(tiny_folder("bert"), tables, out=tmp_path / "run", **AS_PLAIN)
+    assert {name: facts["type"] for name, facts in found.record["tasks"].items()} == KINDS
+    assert found.record["failed_tasks"] == []
+    scores = found.scores()
+    assert list(scores.columns) == list(KINDS)
+    assert list(scores.index) == [(layer, "block") for layer in range(5)]
+    for blocks in (4, 2):
+        plain = plain_scores(tiny_folder("bert"), tables, blocks)
+        assert scores.loc[(blocks, "block")].to_dict() == pytest.approx(plain, abs=1e-6)
+    # Layers that were mixed up, or one score kept for all, would show here.
+    assert all(scores[task].nunique() >= 4 for task in ("topics", "pairs", "likeness"))
+
+
+def test_after_the_final_norm_equals_mteb(tiny_folder, tables, tmp_path):
+    quick = tables[2:]
+    found = api.evaluate(tiny_folder("llama"), quick, out=tmp_path / "run", **AS_PLAIN)
+    scores = found.scores()
+    assert list(scores.index[-2:]) == [(4, "block"), (4, "final_norm")]
+    plain = plain_scores(tiny_folder("llama"), quick)
+    assert scores.loc[(4, "final_norm")].to_dict() == pytest.approx(plain, abs=1e-6)
+
+
+# --- the table and its record ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def found(tables, tmp_path_factory) -> api.Evaluation:
+    """Two tasks of a model with a final norm, in a folder."""
+    out = tmp_path_factory.mktemp("evaluated") / "run"
+    return evaluated([tables[2], tables[4]], out=out)
+
+
+def test_rows_are_those_of_the_long_table(found):
+    rows = found.task_rows()
+    assert list(rows.columns) == list(COLUMNS)
+    assert set(rows["level"]) == {"task"}
+    assert set(rows["perturbation"]) == {"none"}
+    assert list(dict.fromkeys(rows["metric"])) == [
+        "mteb/pairs/max_ap",
+        "mteb/likeness/cosine_spearman",
+    ]
+    assert set(rows["data"]) == {"pairs", "likeness"}
+    assert set(rows["n"]) == {60}
+    assert rows["low"].isna().all()
+    one = rows[rows["data"] == "pairs"]
+    assert one["depth"].tolist() == [0, 0.25, 0.5, 0.75, 1, 1]
+    assert one["stage"].tolist() == ["block"] * 5 + ["final_norm"]
+
+
+def test_the_record_says_how_scores_were_made(found):
+    facts = found.record["tasks"]["likeness"]
+    assert (facts["type"], facts["metric"]) == ("STS", "cosine_spearman")
+    assert (facts["split"], facts["subset"]) == ("test", "default")
+    assert facts["revision"].startswith("local:")
+    assert facts["mteb"] == found.record["evaluation"]["versions"]["mteb"]
+    assert 100 < facts["texts"] <= 120
+    evaluation = found.record["evaluation"]
+    assert evaluation["settings"]["pooling"] == "mean"
+    assert evaluation["settings"]["first_token"] == "keep"  # decided, not asked
+    assert evaluation["encoded"]["texts"] == evaluation["bank"]["texts"]
+    assert evaluation["times"]["total"] > 0
+    assert found.record["model"]["blocks"] == 4
+
+
+def test_the_folder_is_a_run_with_a_page(found):
+    again = load_run(found.folder)
+    pd.testing.assert_frame_equal(again.table, found.table())
+    page = (found.folder / "page.html").read_text()
+    assert "Scores of tasks by layer" in page
+    assert "likeness" in page
+    assert not (found.folder / "parts").exists()
+    api.load(found.folder)
+
+
+def test_saving_elsewhere_writes_the_same(found, tmp_path):
+    saved = found.save(tmp_path / "copy")
+    pd.testing.assert_frame_equal(load_run(saved.folder).table, found.table())
+
+
+# --- one pass ----------------------------------------------------------------------------------
+
+
+def test_each_distinct_text_goes_through_the_model_once(tables, counted, tmp_path):
+    first = evaluated(tables[1:], bank=tmp_path / "bank", layers=[0, 1])
+    sample = 16  # the texts on which the first token is judged
+    texts = first.record["evaluation"]["bank"]["texts"]
+    assert counted.texts == texts + sample
+    assert first.record["evaluation"]["encoded"]["texts"] == texts
+
+
+def test_another_pooling_or_task_on_the_same_texts_runs_no_model(tables, counted, tmp_path):
+    bank = tmp_path / "bank"
+    mean = evaluated(tables[2:4], bank=bank)
+    done = counted.texts
+    others = [
+        evaluated(tables[2:4], bank=bank, pooling="last"),
+        evaluated(tables[3:4], bank=bank, normalize=True),
+        evaluated(tables[4:], bank=bank),  # the texts of the pairs, with a score
+    ]
+    assert counted.texts == done
+    assert [each.record["evaluation"]["encoded"]["texts"] for each in others] == [0, 0, 0]
+    assert (others[0].scores() != mean.scores()).any(axis=None)
+
+
+def test_a_prompt_is_part_of_the_text(few, tmp_path):
+    plain = evaluated(few, bank=tmp_path / "bank")
+    prompted = evaluated(few, bank=tmp_path / "bank", prompt="seven quiet ")
+    assert prompted.record["evaluation"]["encoded"]["texts"] > 0
+    assert (prompted.scores() != plain.scores()).any(axis=None)
+
+
+def test_a_prompt_for_queries_is_theirs_alone(tables, tmp_path):
+    backbone = models.backbone_of(tiny_model("llama"), tiny_tokenizer())
+    source = BankEncoder(backbone, open_bank(tmp_path, backbone, TokenPolicy()), Pooling.MEAN)
+    settings = EvaluationSettings(prompt="river ", query_prompt="ocean ")
+    encoder = LayerEncoder(source, Site(2), settings)
+    batches = [{"text": ["stone", "light"]}]
+    document = encoder.encode(batches, prompt_type="document")
+    query = encoder.encode(batches, prompt_type="query")
+    np.testing.assert_array_equal(document, source.vectors(Site(2), ["river stone", "river light"]))
+    np.testing.assert_array_equal(query, source.vectors(Site(2), ["ocean stone", "ocean light"]))
+
+
+def test_vectors_at_unit_length():
+    found = unit(np.array([[3.0, 4.0], [0.0, 0.0]], dtype=np.float32))
+    np.testing.assert_allclose(found, [[0.6, 0.8], [0, 0]])
+    assert found.dtype == np.float32
+
+
+def test_no_two_layers_have_the_same_name_for_mteb(tmp_path):
+    backbone = models.backbone_of(tiny_model("llama"), tiny_tokenizer(), name="some/odd model")
+    source = BankEncoder(backbone, open_bank(tmp_path, backbone, TokenPolicy()), Pooling.MEAN)
+    metas = [
+        LayerEncoder(source, site, EvaluationSettings(normalize=normalize)).mteb_model_meta
+        for site in source.sites
+        for normalize in (False, True)
+    ]
+    assert len({meta.model_name_with_experiment for meta in metas}) == len(metas)
+    assert len({meta.name for meta in metas}) == len(source.sites)
+    assert all(meta.name.count("/") == 1 for meta in metas)
+
+
+def test_only_the_layers_asked_for_are_scored(few):
+    found = evaluated(few, layers=[0, 4])
+    assert list(found.scores().index) == [(0, "block"), (4, "block"), (4, "final_norm")]
+
+
+# --- resuming ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scores", [0, 1, 5, 9])
+def test_an_interrupted_sweep_goes_on_and_gives_the_same_table(
+    few, found, tmp_path, monkeypatch, counted, scores
+):
+    out = tmp_path / "run"
+    left = iter(range(scores))
+    keep = runner._keep
+
+    def interrupted(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        keep(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_keep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluated(few, out=out)
+    assert len(list((out / "parts").glob("score-*"))) == scores
+    done = counted.texts
+    resumed = evaluated(few, out=out)
+    pd.testing.assert_frame_equal(resumed.table(), found.table())
+    # All texts of the first task were encoded before its first score.
+    assert counted.texts - done <= (0 if scores > 6 else 60)
+    assert not (out / "parts").exists()
+
+
+KILLED = """
+import time
+from layerscope import bank, cli
+from layerscope.evaluation import runner
+bank.VectorBank.BUDGET = 0
+flush, keep = bank.VectorBank.flush, runner._keep
+def slowly(function):
+    def slow(*arguments):
+        function(*arguments); time.sleep(0.2)
+    return slow
+bank.VectorBank.flush, runner._keep = slowly(flush), slowly(keep)
+cli.main()
+"""
+
+
+def test_a_killed_sweep_goes_on(tiny_folder, few, tmp_path):
+    options = {"batch_tokens": 300}
+    whole = api.evaluate(tiny_folder("bert"), few, out=tmp_path / "whole", **options)
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, "evaluate", str(tiny_folder("bert")), "--tasks", ",".join(few),
+         "--out", str(out), "--batch-tokens", "300", "--threads", "1"],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    until = time.monotonic() + 120
+    while len(list(out.glob("parts/score-*"))) < 2:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until, "the moment never came"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    resumed = api.evaluate(tiny_folder("bert"), few, out=out, **options)
+    pd.testing.assert_frame_equal(resumed.table(), whole.table())
+    encoded = resumed.record["evaluation"]["encoded"]["texts"]
+    assert encoded < whole.record["evaluation"]["encoded"]["texts"]
+
+
+def test_unfinished_work_of_other_settings_is_refused(few, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    calls = iter(range(3))
+    keep = runner._keep
+    with monkeypatch.context() as patch:
+
+        def stop(*arguments):
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            keep(*arguments)
+
+        patch.setattr(runner, "_keep", stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluated(few, out=out)
+    with pytest.raises(
+        InputError, match=r"unfinished run with other pooling \(mean there, max now\)"
+    ):
+        evaluated(few, out=out, pooling="max")
+    evaluated(few, out=out, pooling="max", overwrite=True)
+
+
+def test_scores_that_are_there_are_not_made_again(few, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    evaluated(few[:1], out=out, layers=[0, 1])
+    scored = []
+    score = runner._score
+    monkeypatch.setattr(
+        runner, "_score", lambda *given: scored.append((given[1].name, given[2])) or score(*given)
+    )
+    both = evaluated(few, out=out, layers=[0, 1, 2])
+    assert scored == [("pairs", Site(2)), *(("likeness", Site(layer)) for layer in range(3))]
+    assert both.scores().notna().all(axis=None)
+    scored.clear()
+    evaluated(few[1:], out=out, layers=[0], overwrite=True)
+    assert scored == [("likeness", Site(0))]
+
+
+def test_scores_of_other_settings_do_not_stand_in_one_run(few, tmp_path):
+    out = tmp_path / "run"
+    evaluated(few, out=out)
+    with pytest.raises(InputError, match=r"made with another pooling \(mean there, max now\)"):
+        evaluated(few[:1], out=out, pooling="max")
+    replaced = evaluated(few[:1], out=out, pooling="max", overwrite=True)
+    assert list(replaced.scores().columns) == ["pairs"]
+    assert list(replaced.record["tasks"]) == ["pairs"]
+
+
+def test_scores_on_other_data_of_the_same_name_are_made_again(few, tmp_path):
+    out = tmp_path / "run"
+    table = tmp_path / "likeness.parquet"
+    pd.read_parquet(few[1]).to_parquet(table)
+    first = evaluated([str(table)], out=out)
+    pd.read_parquet(few[1]).iloc[:40].to_parquet(table)
+    second = evaluated([str(table)], out=out)
+    assert set(second.task_rows()["n"]) == {40}
+    assert len(second.table()) == len(first.table())
+    assert (
+        second.record["tasks"]["likeness"]["revision"]
+        != first.record["tasks"]["likeness"]["revision"]
+    )
+
+
+# --- beside a scan -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scanned(tiny_folder, text_file, tmp_path_factory) -> Path:
+    """A finished scan."""
+    out = tmp_path_factory.mktemp("scanned") / "run"
+    api.scan(tiny_folder("llama"), text_file, out=out, views=0, metrics="curvature")
+    return out
+
+
+@pytest.fixture
+def scan_copy(scanned, tmp_path) -> Path:
+    """A finished scan of one's own."""
+    import shutil
+
+    return Path(shutil.copytree(scanned, tmp_path / "run"))
+
+
+def test_scores_stand_beside_the_measures_of_a_scan(tiny_folder, few, scan_copy):
+    before = load_run(scan_copy)
+    api.evaluate(tiny_folder("llama"), few, out=scan_copy)
+    after = load_run(scan_copy)
+    measures = after.table[after.table["level"] != "task"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(measures, before.table)
+    pd.testing.assert_frame_equal(after.contributions, before.contributions)
+    assert set(after.table.loc[after.table["level"] == "task", "model"]) == set(
+        before.table["model"]
+    )
+    kept = {key: value for key, value in after.record.items() if key in before.record}
+    assert kept == before.record
+    assert set(after.record["tasks"]) == {"pairs", "likeness"}
+    page = (scan_copy / "page.html").read_text()
+    assert "Scores of tasks by layer" in page
+    assert "curvature" in page.lower()
+    assert api.load(scan_copy).select() is not None
+
+
+def test_a_kill_while_writing_leaves_the_scan_whole(tiny_folder, few, scan_copy, monkeypatch):
+    before = load_run(scan_copy)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "update", killed)
+        with pytest.raises(KeyboardInterrupt):
+            api.evaluate(tiny_folder("llama"), few, out=scan_copy)
+    pd.testing.assert_frame_equal(load_run(scan_copy).table, before.table)
+    assert len(api.evaluate(tiny_folder("llama"), few, out=scan_copy).scores()) == 6
+
+
+def test_a_run_of_another_model_is_refused(tiny_folder, few, scan_copy):
+    with pytest.raises(InputError, match=r"holds a run of .*, whose weights are others than this"):
+        api.evaluate(tiny_folder("qwen3"), few, out=scan_copy, overwrite=True)
+
+
+def test_a_folder_with_other_files_is_refused(few, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds other files"):
+        evaluated(few, out=tmp_path)
+
+
+# --- what fails --------------------------------------------------------------------------------
+
+
+def failing(monkeypatch, name: str, error: Exception, at: int = 0):
+    """Make scoring a task fail at some layer."""
+    build = runner.TaskPlan.__getattribute__
+
+    def patched(plan, attribute):
+        value = build(plan, attribute)
+        if attribute != "build" or build(plan, "name") != name:
+            return value
+
+        def broken():
+            task = value()
+            evaluate = task.evaluate
+
+            def fail(encoder, *given, **named):
+                if encoder._site.layer >= at:
+                    raise error
+                return evaluate(encoder, *given, **named)
+
+            task.evaluate = fail
+            return task
+
+        return broken
+
+    monkeypatch.setattr(runner.TaskPlan, "__getattribute__", patched)
+
+
+def test_a_task_that_fails_is_recorded_and_the_others_go_on(few, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        failing(patch, "pairs", ValueError("no positive pair\nmore"), at=2)
+        found = evaluated(few, out=out)
+    assert list(found.scores().columns) == ["likeness"]
+    assert found.record["failed_tasks"] == [
+        {"task": "pairs", "reason": "at block.2: ValueError: no positive pair"}
+    ]
+    mended = evaluated(few, out=out)
+    assert mended.record["failed_tasks"] == []
+    assert set(mended.scores().columns) == {"likeness", "pairs"}
+
+
+def test_data_that_cannot_be_had_fail_their_task_alone(few, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = evaluated([*few, "STS12"])
+    [failed] = found.record["failed_tasks"]
+    assert failed["task"] == "STS12"
+    assert "the data of STS12 could not be loaded" in failed["reason"]
+
+
+def test_nothing_scored_is_a_failure(few, monkeypatch, tmp_path):
+    failing(monkeypatch, "pairs", ValueError("no pairs"))
+    with pytest.raises(
+        RunError, match="no task could be scored: pairs: at block.0: ValueError: no pairs"
+    ):
+        evaluated(few[:1], out=tmp_path / "run")
+
+
+def test_a_model_that_fails_stops_the_sweep(few, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        VectorBank, "flush", lambda _: (_ for _ in ()).throw(RunError("no space left on the disk"))
+    )
+    with pytest.raises(RunError, match="no space left"):
+        evaluated(few, out=tmp_path / "run")
+
+
+def test_a_score_that_is_no_number_fails_its_task(few, monkeypatch):
+    score = runner.LayerEncoder.encode
+
+    def constant(encoder, *given, **named):
+        return np.ones_like(score(encoder, *given, **named))
+
+    monkeypatch.setattr(runner.LayerEncoder, "encode", constant)
+    found = evaluated(few)
+    [failed] = found.record["failed_tasks"]
+    assert failed == {
+        "task": "likeness",
+        "reason": "at block.0: mteb's cosine_spearman is not a number",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"pooling": "meen"}, "unknown pooling 'meen'; did you mean 'mean'"),
+        ({"poling": "mean"}, "unknown setting 'poling'; did you mean 'pooling'"),
+        ({"bank_poolings": ["mean", "cls"]}, "unknown pooling 'cls'"),
+        ({"probes": "lineal"}, "unknown probe 'lineal'; did you mean 'linear'"),
+        ({"probes": "linear"}, "none of the tasks is a Classification"),
+        ({"layers": []}, "expected at least one of layers, got none"),
+        ({"layers": [9]}, "expected layers from 0 .* to 4 .*, got 9"),
+        ({"batch_tokens": 0}, "expected batch_tokens of at least 1, got 0"),
+        ({"task_data": "nowhere"}, "expected a folder with a folder for each task"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_a_sentence(few, given, said):
+    with pytest.raises(InputError, match=said):
+        evaluated(few, **given)
+
+
+def test_no_task_at_all_is_refused():
+    with pytest.raises(InputError, match="expected at least one task or table"):
+        evaluated([])
+
+
+def test_without_mteb_the_extra_is_named(few, monkeypatch):
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "mteb" else real(name)
+    )
+    with pytest.raises(
+        InputError, match=r"needs mteb; install with: pip install 'layerscope\[evaluate\]'"
+    ):
+        evaluated(few)
+
+
+# --- probes ------------------------------------------------------------------------------------
+
+
+def test_probes_are_rows_beside_the_scores(tables, tmp_path):
+    out = tmp_path / "run"
+    found = evaluated(tables[:1], out=out, probes=["linear"], layers=[0, 2])
+    rows = found.table()[found.table()["metric"] == "probe/topics/linear_accuracy"]
+    assert rows["layer"].tolist() == [0, 2]
+    assert ((rows["low"] <= rows["value"]) & (rows["value"] <= rows["high"])).all()
+    facts = found.record["probes"]["topics"]
+    assert facts["kinds"] == ["linear"]
+    assert 0 < facts["majority"] < 1
+    assert list(found.scores().columns) == ["topics", "probe/topics/linear_accuracy"]
+    again = evaluated(tables[2:3], out=out, layers=[0, 2])
+    assert "topics" in again.record["probes"]
+    assert set(again.scores().columns) == {"topics", "probe/topics/linear_accuracy", "pairs"}
+
+
+# --- the command -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """The command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return partial(run, monkeypatch, capsys)
+
+
+def test_the_command_prints_layers_by_tasks(command, tiny_folder, few):
+    finished = command("evaluate", tiny_folder("llama"), "--tasks", few[0], "--table", few[1])
+    assert finished.code == 0, finished.err
+    assert all(len(line) <= 80 for line in finished.out.splitlines() if "file://" not in line)
+    for words in (
+        "pairs",
+        "likeness",
+        "norm",
+        "mean of 2 tasks: pairs, likeness",
+        "middle",
+        "page.html",
+    ):
+        assert words in finished.out
+    assert [path.name for path in Path("runs").iterdir()] == [f"{tiny_folder('llama').name}--tasks"]
+    run_folder = next(Path("runs").iterdir())
+    assert (run_folder / "bank" / "bank.json").exists()
+
+
+def test_the_command_for_machines(command, tiny_folder, few):
+    finished = command(
+        "evaluate", tiny_folder("llama"), "--tasks", ",".join(few), "--out", "run", "--json"
+    )
+    assert finished.err == ""
+    printed = json.loads(finished.out)
+    assert len(printed["table"]) == 12
+    assert printed["record"]["tasks"].keys() == {"pairs", "likeness"}
+    assert (
+        command("evaluate", tiny_folder("llama"), "--tasks", few[0], "--out", "run", "-q").out == ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "facts"),
+    [
+        (("--pooling", "max"), {"pooling": "max"}),
+        (("--normalize",), {"normalize": True}),
+        (("--prompt", "river "), {"prompt": "river ", "query_prompt": "river "}),
+        (("--query-prompt", "river "), {"prompt": "", "query_prompt": "river "}),
+        (("--special-tokens", "include"), {"special_tokens": True}),
+        (("--first-token", "drop"), {"first_token": "drop"}),
+        (("--max-length", "6"), {"max_length": 6}),
+    ],
+)
+def test_options_decide_what_they_say(command, tiny_folder, few, option, facts):
+    finished = command(
+        "evaluate", tiny_folder("llama"), "--tasks", few[1], "--layers", "0-1", *option,
+        "--out", "run", "--bank", "elsewhere", "--json",
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    evaluation = json.loads(finished.out)["record"]["evaluation"]
+    assert {name: evaluation["settings"][name] for name in facts} == facts
+    assert evaluation["bank"]["folder"] == "elsewhere"
+    assert not Path("run/bank").exists()
+
+
+def test_a_dry_run_counts_and_writes_nothing(command, tiny_folder, few):
+    finished = command(
+        "evaluate", tiny_folder("llama"), "--tasks", ",".join(few), "--dry-run", "--json"
+    )
+    estimates = json.loads(finished.out)
+    assert list(Path().iterdir()) == []
+    whole = evaluated(few, out="run")
+    encoded = whole.record["evaluation"]["encoded"]
+    assert estimates["texts"] == estimates["forward_passes"] == encoded["texts"]
+    assert estimates["tokens"] == encoded["tokens"]
+    assert (estimates["tasks"], estimates["sites"], estimates["failing"]) == (2, 6, {})
+    words = command(
+        "evaluate", tiny_folder("llama"), "--tasks", ",".join(few), "--out", "run", "--dry-run"
+    )
+    assert "of them not in the bank yet" in words.out
+    assert words.code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--tasks", "STSBenchmrk"), 2, "did you mean 'STSBenchmark'"),
+        (("--tasks", "nowhere.csv"), 2, "there is no table"),
+        ((), 2, "expected at least one task or table"),
+        (("--tasks", "STS12", "--task-data", "nowhere"), 2, "expected a folder with a folder"),
+        (("--tasks", "STS12"), 1, "no task could be scored: STS12: the data of STS12"),
+        (("--tasks", "STS12", "--special-tokens", "no"), 2, "unknown special tokens 'no'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_a_code(command, tiny_folder, arguments, code, said):
+    finished = command("evaluate", tiny_folder("llama"), *arguments)
+    assert finished.code == code
+    assert said in finished.err
+    assert finished.err.count("\n") == 1
+    assert finished.out == ""
