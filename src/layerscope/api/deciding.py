@@ -30,8 +30,8 @@ def select(
     Args:
         run: a run's folder, a scan, an evaluation, or any long table with our columns or the
             published ones (a frame, or a .parquet or .csv file; see `layerscope.longtable`).
-        rule: the name of a rule, or a `layerscope.rules.Rule` of your own; by default the one that
-            did best in our tests, and where the run lacks its measures, the middle layer.
+        rule: the name of a rule, or a `layerscope.rules.Rule` of your own; by default
+            `rules.DEFAULT_RULE`, and where the run lacks its measures, the middle layer.
         rules: the rules to show beside it.
         tasks: the tasks to count gains over, where the run has scores; by default all of mteb's.
         convention: to decide in; by default normalized, or what the run has.

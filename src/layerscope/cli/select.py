@@ -30,7 +30,7 @@ def select(
     ],
     rule: Annotated[
         str | None,
-        typer.Option(help="Rule to follow; --all lists them  [default: the best tested]"),
+        typer.Option(help="Rule to follow; --all lists them."),
     ] = None,
     tasks: Annotated[
         str | None, typer.Option(help="Tasks to count gains over, comma-separated.")
