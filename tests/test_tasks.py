@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from layerscope.errors import InputError, RunError
-from layerscope.evaluation.tables import KINDS, Table, read_table, split_files
+from layerscope.evaluation.columns import KINDS
+from layerscope.evaluation.reading import split_files
+from layerscope.evaluation.tables import Table, read_table
 from layerscope.evaluation.tasks import PAPER32_TASKS, TaskPlan, resolve
 
 mteb = pytest.importorskip("mteb")
