@@ -2,6 +2,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fake_runs import fake_run
@@ -185,3 +186,46 @@ def test_without_matplotlib_the_error_says_what_to_install(figure, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(InputError, match=r"pip install 'layerscope\[plots\]'"):
         plots.to_matplotlib(figure)
+
+
+# --- several kinds of views -----------------------------------------------------------------------
+
+
+def test_every_kind_of_views_has_panels_of_its_own(run):
+    table, choices = run
+    crops = "crops of 20 words"
+    views = table[table["metric"].isin(["infonce", "lidar"])].assign(perturbation=crops)
+    views["value"] = 3 * views["value"]
+    preferred = [
+        replace(choice, perturbation=crops, layer=1)
+        for choice in choices
+        if choice.metric in ("infonce", "lidar")
+    ]
+    both = pd.concat([table, views], ignore_index=True)
+    figure = plots.describe(both, [*choices, *preferred])
+    own = [panel for panel in figure.panels if not panel.on_spans]
+    assert tuple(own) == plots.describe(table, choices).panels
+    spans = [panel for panel in figure.panels if panel.on_spans]
+    assert {panel.views for panel in spans} == {crops}
+    titles = [panel.title for panel in spans]
+    assert titles[0].startswith("InfoNCE on crops of 20 words")
+    assert {panel.preferred for panel in spans if panel.lines[0].convention == "normalized"} == {1}
+    expected = selection.of_measure(both, "lidar", "normalized", perturbation=crops)["value"]
+    (line,) = [
+        line
+        for panel in spans
+        for line in panel.lines
+        if (panel.metric, line.convention) == ("lidar", "normalized")
+    ]
+    assert [point.value for point in line.points] == expected.tolist()
+    compared = plots.compare([(both, [*choices, *preferred]), (table, choices)])
+    on_crops = [panel for panel in compared.panels if panel.on_spans]
+    assert on_crops
+    assert all(len(panel.lines) == 1 for panel in on_crops), "one of the two runs has crops"
+
+
+def test_measures_not_of_views_name_none(figure):
+    named = {panel.metric: panel.views for panel in figure.panels}
+    assert named["rankme"] == ""
+    assert named["dime"] == "characters p=0.3"
+    assert not any(panel.on_spans for panel in figure.panels)

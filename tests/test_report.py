@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 
+import pandas as pd
 import pytest
 
 from fake_runs import fake_run
@@ -153,3 +154,22 @@ def test_a_browser_draws_every_panel_without_errors(html, tmp_path):
     assert not any("loud" in title or "hare" in title for title in titles)
     assert "Uncaught" not in shown.stderr
     assert "Content Security Policy" not in shown.stderr
+
+
+def test_measures_on_parts_of_texts_have_a_section_of_their_own(run, html):
+    table, contributions, record = run
+    crops = "crops of 20 words"
+    parts = [
+        pd.concat([frame, frame[frame["metric"] == "lidar"].assign(perturbation=crops)])
+        for frame in (table, contributions)
+    ]
+    both = report.page([(*parts, record)])
+    heading = "On parts of texts: same topic, other words"
+    assert heading in both
+    assert heading not in html
+    section = both[both.index(heading) :]
+    panel = section.index("LiDAR on crops of 20 words")
+    assert panel < section.index("Which layer each measure prefers")
+    assert len(drawings(both)) > len(drawings(html))
+    assert re.search(r"<td[^>]*>crops of 20 words</td>", both), "the preferences say on which views"
+    assert re.search(r"most on crops of 20 words</small>", both), "and so do the values"

@@ -1,6 +1,7 @@
 import io
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -214,3 +215,58 @@ def test_an_estimate_names_its_units():
     text = shown(terminal.estimate_table(Estimates(10, 30, 4500, 8, 75.0, 2_500_000, 900)))
     for part in ("4,500", "1 min 15 s", "2.5 MB", "900 B"):
         assert part in text
+
+
+# --- several kinds of views -----------------------------------------------------------------------
+
+CROPS = "crops of 20 words, built-in sample"
+
+
+def with_crops(run):
+    """The run with its measures of views made on crops too, and retrieval on both."""
+    table, contributions, record = run
+    parts = []
+    for frame in (table, contributions):
+        views = frame[frame["metric"].isin(["infonce", "lidar", "dime"])].copy()
+        views["value"] += 2
+        found = views[(views["metric"] == "infonce") & (views["convention"] == "normalized")]
+        found = found.assign(metric="retrieval", convention="")
+        on_crops = pd.concat([views, found]).assign(perturbation=CROPS)
+        parts.append(pd.concat([frame, found, on_crops], ignore_index=True))
+    made = {"characters p=0.3": {"texts": 200, "views": 2}, CROPS: {"texts": 217, "views": 2}}
+    undefined = {"metric": "lidar", "convention": "paper", "layer": 0, "stage": "block"}
+    undefined |= {"reason": "singular", "perturbation": CROPS}
+    more = {"augmentation": made, "undefined": [*record["undefined"], undefined]}
+    return parts[0], parts[1], record | more
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_measures_on_parts_of_texts_stand_by_themselves(run, encoding):
+    text = shown(terminal.scan_summary(*with_crops(run)), encoding)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    before, _, after = text.partition(f"on {CROPS}:")
+    own = shown(terminal.scan_summary(*run), encoding)
+    table = own[own.index("prompt S") : own.index("paper: layer on")]
+    assert table.strip() in before, "the first two tables are as without"
+    rows = [line.replace("|", " ").split() for line in after.splitlines()]
+    heads = [row[0] for row in rows if row[1:2] in (["least"], ["most"])]
+    assert heads == ["Retrieval", "InfoNCE", "LiDAR", "DiME"]
+    assert "views: 200 x 2 characters p=0.3; 217 x 2 crops of 20 words, built-in sample" in text
+    assert after.split("Layer ")[-1] == own.split("Layer ")[-1], "the vote is the same"
+
+
+def test_undefined_values_on_views_that_are_not_shown_are_not_told(run):
+    table, contributions, record = with_crops(run)
+    assert "singular" not in shown(terminal.scan_summary(table, contributions, record))
+    reasons = terminal.undefined_reasons(record)
+    assert (f"lidar on {CROPS}", "paper", "0", "singular") in reasons
+
+
+def test_measures_stand_on_the_views_that_they_are_meant_for(run):
+    table = with_crops(run)[0]
+    columns = {item.measure.name: item.perturbation for item in terminal.main_columns(table)}
+    assert columns["infonce"] == "characters p=0.3"
+    only = terminal.main_columns(table[table["metric"] == "retrieval"])
+    assert [item.perturbation for item in only] == [CROPS]
+    crops = terminal.main_columns(table[table["perturbation"] == CROPS])
+    assert {item.perturbation for item in crops} == {CROPS}

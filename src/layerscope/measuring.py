@@ -364,11 +364,17 @@ def _undefined(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def notes_of(cells: Iterable[Cell]) -> list[str]:
-    """Return what readers should know of some measures in this run, each once."""
+    """Return what readers should know of some measures in this run, each once.
+
+    Of a measure on several kinds of views, what is to be known on the first.
+    """
     found: dict[str, str] = {}
+    first: dict[tuple[str, str], str] = {}
     for cell in cells:
         if cell.note:
-            found.setdefault(cell.note, cell.perturbation)
+            views = first.setdefault((cell.metric, cell.convention), cell.perturbation)
+            if views == cell.perturbation:
+                found.setdefault(cell.note, views)
     return [f"{on}: {note}" if of_spans(on) else note for note, on in found.items()]
 
 

@@ -196,13 +196,14 @@ def _preferences(
 
     Measures on parts of texts stand in tables of their own, one for each kind.
     """
+    titles = {measure.name: symbols.text(measure.title) for measure in measures}
     first = [choice for choice in choices if not of_spans(choice.perturbation)]
-    parts: list[RenderableType] = [_preference_grid(first, measures, symbols)] if first else []
+    parts: list[RenderableType] = [_preference_grid(first, titles, symbols)] if first else []
     for label in dict.fromkeys(c.perturbation for c in choices if of_spans(c.perturbation)):
         own = [choice for choice in choices if choice.perturbation == label]
         parts += [
             Text(symbols.text(f"\non {label}:"), "bold"),
-            _preference_grid(own, measures, symbols),
+            _preference_grid(own, titles, symbols),
         ]
     legend = f"paper: layer on raw states; {symbols.same} same, {symbols.overlap} within noise, "
     parts.append(Text(f"{legend}{symbols.differ} another", "dim"))
@@ -210,21 +211,21 @@ def _preferences(
 
 
 def _preference_grid(
-    choices: Sequence[Preference], measures: Sequence[Measure], symbols: Symbols
+    choices: Sequence[Preference], titles: Mapping[str, str], symbols: Symbols
 ) -> RenderableType:
-    titles = {measure.name: measure.title for measure in measures}
     agreed = {item.metric: item for item in selection.agreement(choices)}
     papers = {c.metric: c for c in choices if c.convention == selection.PAPER}
     grid = grid_of(
         "measure", "prefers", "layer", "there", "last", "middle", "within noise", "paper"
     )
+    grid.columns[0].min_width = 15  # tables below one another align
     for index in (2, 3, 4, 5):
         grid.columns[index].justify = "right"
     for choice in _decisive(choices):
         values = (choice.value, choice.last_value, choice.middle_value)
         digits = decimals([value for value in values if value is not None])
         grid.add_row(
-            Text(symbols.text(titles.get(choice.metric, choice.metric))),
+            Text(titles.get(choice.metric, symbols.text(choice.metric))),
             Text(choice.direction, "dim"),
             Text(str(choice.layer), "bold green"),
             *(Text(number(value, digits, symbols)) for value in values),
