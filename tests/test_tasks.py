@@ -132,6 +132,27 @@ def test_without_network_and_data_the_reason_is_said():
         plan.build()
 
 
+def test_data_of_the_hub_are_loaded_once_for_all_objects(monkeypatch):
+    from datasets import Dataset, DatasetDict
+    from mteb.abstasks.abstask import AbsTask
+
+    loaded = []
+
+    def load(task, **_):
+        loaded.append(task)
+        pairs = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "score": [0.0, 1.0]}
+        task.dataset, task.data_loaded = DatasetDict({"test": Dataset.from_dict(pairs)}), True
+
+    monkeypatch.setattr(AbsTask, "load_data", load)
+    (plan,) = resolve(["BIOSSES"])
+    assert not loaded
+    one, other = plan.build(), plan.build()
+    assert len(loaded) == 1
+    assert one is not other
+    assert one.dataset is not other.dataset
+    assert one.dataset["test"]["score"] == [0.0, 1.0]
+
+
 # --- tasks of mteb on local data ---------------------------------------------------------------
 
 
