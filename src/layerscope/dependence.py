@@ -67,8 +67,8 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
     Raises:
         UndefinedError: for fewer than 4 points, or if either is the same everywhere.
     """
-    x, y = _curves(x, y)
-    return float(stats.spearmanr(x, y).statistic)
+    one, other = (_ranks(curve) for curve in _curves(x, y))
+    return _cosine(one - one.mean(), other - other.mean())
 
 
 def kendall(x: ArrayLike, y: ArrayLike) -> float:
@@ -77,8 +77,8 @@ def kendall(x: ArrayLike, y: ArrayLike) -> float:
     Raises:
         UndefinedError: for fewer than 4 points, or if either is the same everywhere.
     """
-    x, y = _curves(x, y)
-    return float(stats.kendalltau(x, y).statistic)
+    one, other = (np.sign(curve[:, None] - curve) for curve in _curves(x, y))
+    return _cosine(one, other)
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ def partial_spearman(x: ArrayLike, y: ArrayLike, covariates: ArrayLike) -> Parti
     Raises:
         UndefinedError: as there; a curve that only rises or falls is its depth, and nothing is left.
     """
-    x, y = _curves(x, y)
-    return partial_correlation(stats.rankdata(x), stats.rankdata(y), covariates)
+    one, other = (_ranks(curve) for curve in _curves(x, y))
+    return partial_correlation(one, other, covariates)
 
 
 def spearman_limits(rho: float, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -155,6 +155,13 @@ def _curves(x: ArrayLike, y: ArrayLike, fewest: int = FEWEST) -> tuple[Floats, F
         if curve.min() == curve.max():
             raise UndefinedError("a curve is the same at every point")
     return one, other
+
+
+def _ranks(curve: Floats) -> Floats:
+    """Return the ranks from 1, ties at their mean: for a few layers, faster than sorting."""
+    above = curve[:, None] > curve
+    ranks: Floats = (above.sum(1) + (curve[:, None] >= curve).sum(1) + 1) / 2
+    return ranks
 
 
 def _distances(curve: Floats) -> Floats:

@@ -99,6 +99,7 @@ def associate(
     ]
     layers, depths, values, scored = zip(*common, strict=True) if common else ((), (), (), ())
     x, y = np.array(values), np.array(scored)
+    unit = Unit(score.cluster, layers, x, y)
     return Association(
         measure=measure,
         score=score,
@@ -110,7 +111,8 @@ def associate(
         spearman=dependence.spearman(x, y),
         kendall=dependence.kendall(x, y),
         partial=_given_depth(x, y, np.array(layers) / max(layers)),
-        p_shift=dependence.shift_test([Unit("", layers, x, y)]).p,
+        p_shift=dependence.shift_test([unit]).p,
+        unit=unit,
     )
 
 
@@ -233,16 +235,19 @@ def _of_means(group: Sequence[Association]) -> float | None:
     found = []
     for model in {association.score.cluster for association in group}:
         own = [association for association in group if association.score.cluster == model]
-        measures = _mean_curve([(each.curve.layers, each.curve.values) for each in own])
-        scores = _mean_curve([(each.curve.layers, each.scores) for each in own])
         try:
-            found.append(dependence.distance_correlation(measures, scores))
+            found.append(dependence.distance_correlation(*_mean_curves(own)))
         except UndefinedError:
             continue
     return _median(found) if found else None
 
 
-def _mean_curve(curves: Sequence[tuple[tuple[int, ...], tuple[float, ...]]]) -> pd.Series[float]:
-    """Return the mean over curves, at the layers that all of them have."""
-    frame = pd.DataFrame([dict(zip(*curve, strict=True)) for curve in curves])
-    return frame.dropna(axis="columns").mean()
+def _mean_curves(group: Sequence[Association]) -> tuple[Floats, Floats]:
+    """Return the means of measures and of scores, at the layers that all of the group have."""
+    common = set.intersection(*(set(association.unit.layers) for association in group))
+    units = [association.unit for association in group]
+    kept = [[layer in common for layer in unit.layers] for unit in units]
+    pairs = list(zip(units, kept, strict=True))
+    measures = np.mean([unit.measure[own] for unit, own in pairs], axis=0)
+    scores = np.mean([unit.score[own] for unit, own in pairs], axis=0)
+    return measures, scores

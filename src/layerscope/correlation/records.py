@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, fields
 from typing import Final
 
 import numpy as np
@@ -80,6 +79,7 @@ class Association:
         kendall: tau-b.
         partial: Spearman's given depth and depth squared; None where nothing is left of a curve.
         p_shift: share of circular shifts that reach `dcor`; not below 1 / number of layers.
+        unit: the two curves as the nulls take them.
     """
 
     measure: MeasureKey
@@ -93,12 +93,7 @@ class Association:
     kendall: float
     partial: float | None
     p_shift: float
-
-    @cached_property
-    def unit(self) -> Unit:
-        """The two curves as the nulls take them."""
-        measure, score = np.array(self.curve.values), np.array(self.scores)
-        return Unit(self.score.cluster, self.curve.layers, measure, score)
+    unit: Unit = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -223,12 +218,12 @@ def labels(measures: Iterable[MeasureKey]) -> dict[MeasureKey, str]:
 def _flat(record: Association | Summary) -> dict[str, object]:
     """Return a record's fields as one row, those of its keys among them, its curves left out."""
     row: dict[str, object] = {}
-    for field in fields(record):
-        value = getattr(record, field.name)
+    for each in fields(record):
+        value = getattr(record, each.name)
         if isinstance(value, MeasureKey | ScoreKey):
             row |= asdict(value)
         elif isinstance(value, Curve):
             row["layers"] = len(value.layers)
-        elif not isinstance(value, tuple):
-            row[field.name] = value
+        elif not isinstance(value, tuple | Unit):
+            row[each.name] = value
     return row
