@@ -18,6 +18,7 @@ BLOCK: Final = "block"
 FINAL_NORM: Final = "final_norm"
 TASK: Final = "task"
 MAIN: Final = frozenset(measure.name for measure in CATALOGUE if measure.main)
+LEVELS: Final = ("_null", "_floor")
 WORDS: Final = (
     "model", "revision", "data", "perturbation", "level", "stage", "metric", "convention",
 )  # fmt: skip
@@ -104,16 +105,18 @@ def measure_curves(
 def _chosen(known: set[str], measures: Sequence[str] | None) -> Iterable[str]:
     """Return the measures asked for, by default the main ones and those that no catalogue knows.
 
-    Where a main one is missing, others of its family stand in: lidar_log for lidar.
+    Where a main one is missing, others of its family stand in: lidar_log for lidar. Levels to compare
+    a measure with (its null, its noise floor) are no measures, unless asked for by name.
     """
-    if measures is None:
-        side = {name for each in CATALOGUE for name in (each.name, *each.variants)} - MAIN
-        absent = tuple(f"{name}_" for name in MAIN - known)
-        return {name for name in known if name not in side or name.startswith(absent)} or known
-    if ALL in measures:
-        return known
-    _check("measure in these runs", measures, known)
-    return measures
+    if measures is not None and ALL not in measures:
+        _check("measure in these runs", measures, known)
+        return measures
+    every = {name for name in known if not name.endswith(LEVELS)}
+    if measures is not None:
+        return every
+    side = {name for each in CATALOGUE for name in (each.name, *each.variants)} - MAIN
+    absent = tuple(f"{name}_" for name in MAIN - known)
+    return {name for name in every if name not in side or name.startswith(absent)} or every
 
 
 def _check(kind: str, names: Iterable[str], known: set[str]) -> None:

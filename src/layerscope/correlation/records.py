@@ -204,13 +204,21 @@ class Findings:
 
 
 def labels(measures: Iterable[MeasureKey]) -> dict[MeasureKey, str]:
-    """Return the shortest names that tell measures apart: the perturbation only where it must."""
+    """Return names that tell measures apart: the views only where they must, in a word if that does.
+
+    >>> keys = [MeasureKey("dime", "", views) for views in ("characters p=0.3", "crops of 20 words")]
+    >>> list(labels(keys).values()), list(labels(keys[:1]).values())
+    (['dime, characters', 'dime, crops'], ['dime'])
+    """
     kept = list(measures)
     words = [measure.words for measure in kept]
+    views = {measure.perturbation: measure.perturbation.partition(" ")[0] for measure in kept}
+    if len(set(views.values())) < len(views):
+        views = {name: name for name in views}
     return {
         measure: measure.words
         if words.count(measure.words) == 1
-        else f"{measure.words}, {measure.perturbation}"
+        else f"{measure.words}, {views[measure.perturbation]}"
         for measure in kept
     }
 
