@@ -32,6 +32,9 @@ ORACLE: Final = "best layer of each task"
 BEST_SINGLE: Final = "best single layer"
 LEAVE_ONE_OUT: Final = "best layer on the other tasks"
 _TAIL: Final = 0.025
+# A share of next to nothing says nothing: where the best layers gain less than half a point on
+# average, none is given.
+LEAST_ROOM: Final = 0.005
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Gain:
         over: by baseline, the mean gain over it.
         best: mean at the best layer of each task.
         share: of the gain of the best layers over the last, how much the choices have, of means;
-            None where there is none to be had.
+            None where less than `LEAST_ROOM` is to be had.
     """
 
     rule: str
@@ -348,7 +351,7 @@ def _mean(values: Floats, weights: Floats | None) -> Interval:
 
 
 def _ratio(part: Floats, whole: Floats, weights: Floats | None) -> Interval | None:
-    if whole.sum() <= 0:
+    if whole.mean() < LEAST_ROOM:
         return None
     value = float(part.sum() / whole.sum())
     if weights is None:

@@ -14,6 +14,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from layerscope import pages, plots, selection, terminal
+from layerscope import table as table_module
+from layerscope.decision import Selection, decide
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE, Measure
 from layerscope.plots import Figure, Heatmap, Panel
@@ -82,7 +84,8 @@ class RunView:
     name: str
     blocks: int
     lines: tuple[str, ...]
-    advice: Recommendation
+    advice: Selection
+    votes: Recommendation
     middle: int
     last_stage: str
     preferences: list[dict[str, Any]]
@@ -328,7 +331,7 @@ def _vertical(x: float, color: str, dash: str) -> dict[str, Any]:
 def _view(
     place: str, name: str, run: Run, choices: Sequence[Preference], measures: Sequence[Measure]
 ) -> RunView:
-    table, _, record = run
+    table, contributions, record = run
     blocks = selection.number_of_blocks(table)
     main = terminal.main_columns(table, measures)
     shown = {(item.measure.name, item.convention, item.perturbation) for item in main}
@@ -342,7 +345,8 @@ def _view(
         name=name,
         blocks=blocks,
         lines=terminal.settings_lines(record),
-        advice=selection.recommendation(choices, measures=measures),
+        advice=decide(table_module.Run(table, contributions, dict(record)), rules=()),
+        votes=selection.recommendation(choices, measures=measures),
         middle=selection.middle_layer(blocks),
         last_stage=choices[0].last_stage if choices else selection.BLOCK,
         preferences=_preference_rows(choices, measures),

@@ -21,6 +21,7 @@ from layerscope.analysis import scan_backbone
 from layerscope.api.common import Watch, backbone_for, texts_of, unwatched
 from layerscope.arrays import scan_arrays
 from layerscope.data import Texts
+from layerscope.decision import Selection, decide
 from layerscope.errors import InputError, unknown_name
 from layerscope.estimates import Estimates, estimate
 from layerscope.metrics import catalogue
@@ -58,9 +59,9 @@ class Scan:
         """Return the per-text numbers whose means are the table's values."""
         return self.run.contributions.copy()
 
-    def select(self) -> selection.Recommendation:
-        """Return the layer that the paper's measures point to, with the votes for each layer."""
-        return selection.recommendation(self.preferences())
+    def select(self) -> Selection:
+        """Return the layer to use, without labels, with every rule's choice beside it."""
+        return decide(self.run)
 
     def preferences(self) -> tuple[selection.Preference, ...]:
         """Return the layer that each measure prefers, in each convention, with the baselines."""

@@ -162,6 +162,17 @@ def scan(
         _print_scan(found, as_json)
 
 
+def _recommendation(found: Scan) -> dict[str, Any]:
+    """Return the choice of a layer as plain values."""
+    chosen = found.select()
+    return {
+        "rule": chosen.rule,
+        "layer": chosen.layer,
+        "sentence": chosen.sentence,
+        "choices": [asdict(choice) for choice in chosen.chosen],
+    }
+
+
 def _print_scan(found: Scan, as_json: bool) -> None:
     from layerscope import terminal
 
@@ -169,7 +180,7 @@ def _print_scan(found: Scan, as_json: bool) -> None:
         print_json(
             {
                 "folder": str(found.folder),
-                "recommendation": asdict(found.select()),
+                "recommendation": _recommendation(found),
                 "preferences": [asdict(choice) for choice in found.preferences()],
                 "record": found.record,
                 "table": records(found.table()),

@@ -5,9 +5,9 @@ alone, and a terminal that is not UTF-8 gets the same in ASCII.
 """
 
 from layerscope.terminal.catalogue import catalogue_table, estimate_table, measure_page
-from layerscope.terminal.evaluation import evaluation_estimate_table, evaluation_summary
 from layerscope.terminal.correlation import correlation_table
-from layerscope.terminal.scan import preference_table, recommendation_line, scan_summary
+from layerscope.terminal.evaluation import evaluation_estimate_table, evaluation_summary
+from layerscope.terminal.scan import preference_table, scan_summary
 from layerscope.terminal.selection import selection_summary
 from layerscope.terminal.words import (
     Column,
@@ -22,6 +22,6 @@ from layerscope.terminal.words import (
 __all__ = [
     "Column", "catalogue_table", "column", "correlation_table", "decimals", "estimate_table",
     "evaluation_estimate_table", "evaluation_summary", "layer_ranges", "main_columns",
-    "measure_page", "preference_table", "recommendation_line", "scan_summary", "selection_summary",
+    "measure_page", "preference_table", "scan_summary", "selection_summary",
     "settings_lines", "undefined_reasons",
 ]  # fmt: skip

@@ -14,8 +14,10 @@ from rich.text import Text
 
 from layerscope import selection
 from layerscope.augmentation import of_spans
+from layerscope.decision import Selection, decide
 from layerscope.metrics.catalogue import CATALOGUE, Measure
 from layerscope.selection import Agreement, Preference, Recommendation
+from layerscope.table import Run
 from layerscope.terminal.dynamics import dynamics_table
 from layerscope.terminal.signs import Adaptive, Symbols, grid_of
 from layerscope.terminal.words import (
@@ -31,6 +33,7 @@ from layerscope.terminal.words import (
     undefined_reasons,
 )
 
+_MOST_VOTES: Final = 3
 SHORT_HEADS: Final = {
     "prompt_entropy": "prompt S",
     "dataset_entropy": "data S",
@@ -65,7 +68,8 @@ def scan_summary(
     own = {(item.measure.name, item.perturbation) for item in columns}
     main = [choice for choice in choices if (choice.metric, choice.perturbation) in own]
     spans = [choice for choice in choices if choice not in main and of_spans(choice.perturbation)]
-    advice = selection.recommendation(main, measures=shown)
+    advice = decide(Run(table, contributions, dict(record)), rules=())
+    votes = selection.recommendation(main, measures=shown)
 
     def build(symbols: Symbols) -> RenderableType:
         parts = [_header(record, table, symbols)]
@@ -77,7 +81,7 @@ def scan_summary(
         if (dynamics := dynamics_table(table, symbols)) is not None:
             parts.append(dynamics)
         if columns:
-            parts.append(_advice(advice, table, symbols))
+            parts.append(_advice(advice, votes, symbols))
         return Group(*parts)
 
     return Adaptive(build)
@@ -86,13 +90,8 @@ def scan_summary(
 def preference_table(
     choices: Sequence[Preference], *, measures: Sequence[Measure] = CATALOGUE
 ) -> RenderableType:
-    """Return the table of preferred layers alone, as `select` prints it."""
+    """Return the table of preferred layers alone."""
     return Adaptive(lambda symbols: _preferences(choices, measures, symbols))
-
-
-def recommendation_line(advice: Recommendation, table: pd.DataFrame) -> RenderableType:
-    """Return the recommended layer with the sentence that says how far to trust it."""
-    return Adaptive(lambda symbols: _advice(advice, table, symbols))
 
 
 def _header(record: Mapping[str, Any], table: pd.DataFrame, symbols: Symbols) -> RenderableType:
@@ -254,9 +253,14 @@ def _paper(choice: Preference | None, agreed: Agreement | None, symbols: Symbols
     return Text(f"{choice.layer} {symbols.differ}", "red")
 
 
-def _advice(advice: Recommendation, table: pd.DataFrame, symbols: Symbols) -> RenderableType:
-    blocks = selection.number_of_blocks(table)
-    if advice.layer is None:
-        return Padding(Text(symbols.text(advice.sentence)), (0, 0, 0, 1))
-    text = Text.assemble((f"Layer {advice.layer} of {blocks}", "bold green"))
-    return Padding(text.append(advice.sentence.removeprefix(f"Layer {advice.layer}")), (0, 0, 0, 1))
+def _advice(advice: Selection, votes: Recommendation, symbols: Symbols) -> RenderableType:
+    """Return the layer to use with the sentence that says how sure it is, then the paper's votes."""
+    head, by, rest = symbols.text(advice.sentence).partition(" by the rule")
+    text = Text.assemble((head, "bold green"), by, rest) if rest else Text(head)
+    if votes.votes:
+        counted = ", ".join(
+            f"layer {vote.layer} ({len(vote.metrics)} of {votes.voters})"
+            for vote in votes.votes[:_MOST_VOTES]
+        )
+        text.append(symbols.text(f"\nThe paper's measures vote for {counted}."), "dim")
+    return Padding(text, (0, 0, 0, 1))
