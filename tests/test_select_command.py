@@ -10,8 +10,9 @@ import pytest
 import layerscope
 from commands import run
 from fake_runs import fake_run
-from layerscope import api, rules
+from layerscope import api, plots, rules
 from layerscope.api import Scan
+from layerscope.errors import InputError
 from layerscope.longtable import from_long
 from layerscope.table import Run, save_run
 
@@ -172,3 +173,27 @@ def test_a_frame_has_no_stability_and_a_scan_has():
     scan = Scan(scored_run())
     assert layerscope.select(scan, rule="least dime").chosen[0].won is not None
     assert layerscope.select(scan.table(), rule="least dime").chosen[0].won is None
+
+
+def test_the_scores_are_drawn_over_depth_with_the_choice(tmp_path):
+    found = api.select(scored_run())
+    figure = plots.chosen_scores([found])
+    [panel] = figure.panels
+    scores = found.scores[0]
+    expected = 100 * scores.values.mean(axis=0)
+    assert [point.value for point in panel.lines[0].points] == pytest.approx(list(expected))
+    assert panel.preferred == found.layer
+    plots.save(figure, tmp_path / "scores.svg")
+    assert "<svg" in (tmp_path / "scores.svg").read_text()
+
+
+def test_without_scores_there_is_nothing_to_draw():
+    with pytest.raises(InputError, match="expected task scores at every layer to draw"):
+        plots.chosen_scores([api.select(Run(*fake_run(texts=60)))])
+
+
+def test_the_command_draws_too(command):
+    assert command("scored", "--png", "scores.png", "--svg", "scores.svg").code == 0
+    assert Path("scores.png").read_bytes()[:4] == b"\x89PNG"
+    assert "<svg" in Path("scores.svg").read_text()
+    assert command("scored", "--png", "scores.jpg").code == 2

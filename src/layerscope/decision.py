@@ -9,7 +9,7 @@ import pandas as pd
 
 from layerscope import selection
 from layerscope.errors import InputError, unknown_name
-from layerscope.gains import Gain, gain_of, labeled, scores_of
+from layerscope.gains import Gain, Scores, gain_of, labeled, scores_of
 from layerscope.metrics.inputs import Convention
 from layerscope.rules import CAUTION, DEFAULT_RULE, FALLBACK_RULE, RULES, Rule, find
 from layerscope.selection import Choice
@@ -26,6 +26,7 @@ class Selection:
         choices: the layer of every rule whose measures are there, for each model and set of texts.
         gains: with task scores, what each of them gained, and over which tasks.
         labeled: the same of layers that only labels could find, to compare with.
+        scores: the task scores of each model.
         lacking: the rules without a choice, and what the run lacks for them.
         sentence: the choice in words, and how far to trust it.
     """
@@ -35,6 +36,7 @@ class Selection:
     choices: tuple[Choice, ...]
     gains: tuple[Gain, ...]
     labeled: tuple[Gain, ...]
+    scores: tuple[Scores, ...]
     lacking: Mapping[str, str]
     sentence: str
 
@@ -122,6 +124,7 @@ def decide(
         choices=choices,
         gains=tuple(gain for gain in gains if gain is not None),
         labeled=labeled(scores, seed=seed, resamples=resamples),
+        scores=scores,
         lacking=lacking,
         sentence=_sentence([c for c in choices if c.rule == followed], why),
     )

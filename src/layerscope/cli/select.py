@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from layerscope.cli.app import Debug, Failures, Json, app, listed, open_console, print_json
+from layerscope.cli.app import (
+    Debug,
+    Failures,
+    Json,
+    app,
+    check_plot,
+    listed,
+    open_console,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from layerscope.decision import Selection
@@ -42,6 +51,12 @@ def select(
     every: Annotated[
         bool, typer.Option("--all", help="Show every rule, and every task of the chosen one.")
     ] = False,
+    png: Annotated[
+        Path | None, typer.Option(help="Draw the scores and the choice to a .png file.")
+    ] = None,
+    svg: Annotated[
+        Path | None, typer.Option(help="Draw the scores and the choice to a .svg file.")
+    ] = None,
     resamples: Annotated[int, typer.Option(help="Resamples of texts and of tasks.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
     as_json: Json = False,
@@ -49,8 +64,11 @@ def select(
 ) -> None:
     """Say which layer to use, without labels."""
     Failures.debug = debug
-    from layerscope import api, terminal
+    from layerscope import api, plots, terminal
 
+    for path, suffix in ((png, ".png"), (svg, ".svg")):
+        if path is not None:
+            check_plot(path, suffix)
     given = api.run_of(run)
     found = api.select(
         given,
@@ -60,6 +78,9 @@ def select(
         seed=seed,
         resamples=resamples,
     )
+    for path in (png, svg):
+        if path is not None:
+            plots.save(plots.chosen_scores([found]), path)
     if as_json:
         print_json(_facts(found))
         return

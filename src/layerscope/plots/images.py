@@ -81,9 +81,11 @@ def to_matplotlib(figure: Figure, *, columns: int = 3) -> matplotlib.figure.Figu
     }
     # Curves first, then the signs, which mean the same in every color.
     labels = sorted(handles, key=lambda label: label in SIGNS)
+    # Below the panels: beside the title there is no room over one panel or two.
     canvas.legend(
-        [handles[label] for label in labels], labels, loc="outside upper right", ncols=8, fontsize=8
-    )
+        [handles[label] for label in labels], labels, loc="outside lower center",
+        ncols=min(8, 3 * columns), fontsize=8,
+    )  # fmt: skip
     canvas.suptitle(figure.title, x=0.01, ha="left", fontsize=11)
     return canvas
 
