@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks import dynamics, memory, overhead, passes, precision, scans, startup
+from benchmarks import dynamics, evaluation, memory, overhead, passes, precision, scans, startup
 
 BENCHMARKS: dict[str, tuple[str, Callable[[], str]]] = {
     "startup": ("Start-up", startup.main),
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], str]]] = {
     "passes": ("Shared passes against a pass for each measure", passes.main),
     "memory": ("Memory", memory.main),
     "dynamics": ("Measures of several layers", dynamics.main),
+    "evaluation": ("Every layer on mteb's tasks", evaluation.main),
     "scans": ("Measures of several layers of real models", scans.main),
 }
 

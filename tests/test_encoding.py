@@ -118,6 +118,17 @@ def test_the_first_token_is_decided_once_a_model_and_stays_decided(tmp_path, mon
         open_bank(tmp_path / "bank", backbone_of(), TokenPolicy(first_token="keep"))
 
 
+def test_the_first_token_is_measured_only_if_that_decides(tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(encoding, "first_token_ratio", lambda *_: measured.append(1) or 2.0)
+    kept = open_bank(tmp_path, backbone_of(), TokenPolicy(first_token="keep"))
+    assert (measured, kept.first_token_ratio) == ([], None)
+    for _ in range(2):
+        decided = open_bank(tmp_path, backbone_of(), TokenPolicy())
+        assert (measured, decided.first_token_ratio) == ([1], 2.0)
+    assert open_bank(tmp_path, backbone_of(), kept.policy).first_token_ratio == 2.0
+
+
 @pytest.mark.parametrize("ratio", [None, 9.9])
 def test_a_first_token_that_is_no_sink_counts(tmp_path, monkeypatch, ratio):
     monkeypatch.setattr(encoding, "first_token_ratio", lambda *_: ratio)

@@ -60,14 +60,14 @@ class VectorBank:
     def __init__(
         self, folder: Path, identity: Mapping[str, Any], facts: Mapping[str, Any] | None = None
     ) -> None:
-        self.folder = folder
+        self.folder, self.identity = folder, dict(identity)
         found = description(folder)
         if found is None:
             _refuse_other_files(folder)
-            described = {"schema_version": SCHEMA_VERSION, "identity": dict(identity)}
-            write_json(folder / BANK_FILE, described | {"facts": dict(facts or {})})
         else:
             _refuse_other_identity(folder, found.get("identity", {}), identity)
+        if facts is not None or found is None:
+            self._describe((found or {}).get("facts", {}), facts or {})
         self._shards: list[_Shard] = []
         self._indexes: dict[str, dict[bytes, tuple[int, int]]] = {}
         for path in sorted(folder.glob("shard-*.safetensors")):
@@ -75,6 +75,12 @@ class VectorBank:
         self._waiting: list[tuple[Sequence[bytes], Mapping[str, Array]]] = []
         self._bytes = 0
         self._flushed = time.monotonic()
+
+    def _describe(self, known: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """Write what the bank is; a fact that is not known now stays what it was."""
+        told = {name: value for name, value in facts.items() if value is not None}
+        described = {"schema_version": SCHEMA_VERSION, "identity": self.identity}
+        write_json(self.folder / BANK_FILE, described | {"facts": {**known, **told}})
 
     @property
     def size(self) -> int:

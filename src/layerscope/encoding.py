@@ -77,7 +77,8 @@ class OpenBank:
     Attributes:
         bank: where the vectors are.
         policy: which tokens count, `auto` decided.
-        first_token_ratio: norm of position 0 over the median of the others, at the worst layer.
+        first_token_ratio: norm of position 0 over the median of the others, at the worst layer; None
+            where nobody asked for it.
     """
 
     bank: VectorBank
@@ -94,11 +95,10 @@ def open_bank(folder: Path, backbone: Backbone, policy: TokenPolicy) -> OpenBank
     Raises:
         InputError: the folder holds vectors of another model, or with other tokens counted.
     """
-    found = description(folder)
     limit = length_limit(backbone.tokenizer, backbone.model.config, policy.max_length)
-    ratio = (
-        found.get("facts", {}).get("first_token_ratio") if found else sample_ratio(backbone, limit)
-    )
+    ratio = ((description(folder) or {}).get("facts") or {}).get("first_token_ratio")
+    if ratio is None and policy.first_token is FirstToken.AUTO:
+        ratio = sample_ratio(backbone, limit)
     if policy.first_token is FirstToken.AUTO:
         sink = ratio is not None and ratio >= SINK_RATIO
         policy = replace(policy, first_token=FirstToken.DROP if sink else FirstToken.KEEP)
@@ -241,7 +241,8 @@ class BankEncoder:
         missing: set[bytes],
     ) -> Iterator[TokenBatch]:
         pad_id = padding_id(self.backbone.tokenizer, self.backbone.model.config)
-        for group in plan_batches([len(text.ids) for text in tokenized], self.batch_tokens):
+        lengths = [len(text.ids) for text in tokenized]
+        for group in plan_batches(lengths, self.batch_tokens, tight=True):
             if any(names[item] in missing for item in group):
                 yield pad(group, tokenized, marks, pad_id=pad_id, device=self.backbone.device)
 

@@ -125,7 +125,7 @@ def _timed(
         opened = open_bank(Path(folder) / "bank", backbone, settings.policy)  # which warms up
         tokenized = tokenize(backbone.tokenizer, texts, opened.policy.max_length)
         lengths = [len(text.ids) for text in tokenized]
-        groups = plan_batches(lengths, settings.batch_tokens)
+        groups = plan_batches(lengths, settings.batch_tokens, tight=True)
         typical = [texts[item] for item in groups[len(groups) // 2]]
         encoder = BankEncoder(
             backbone,

@@ -92,18 +92,19 @@ def score_tasks(
     """
     outcome = Outcome({}, {})
     total = len(plans) * len(sites)
-    for number, plan in enumerate(plans):
-        done = dict((known or {}).get(plan.name, {})) | _finished(parts, plan, sites)
-        try:
-            for site in sites:
-                progress("scoring layers", number * len(sites) + sites.index(site), total)
-                if site not in done:
-                    done[site] = _score(source, plan, site, settings)
-                    _keep(parts, plan, site, done[site])
-        except _TaskError as error:
-            outcome.failed[plan.name] = str(error)
-            continue
-        outcome.scores[plan.name] = {site: done[site] for site in sites}
+    with quiet():
+        for number, plan in enumerate(plans):
+            done = dict((known or {}).get(plan.name, {})) | _finished(parts, plan, sites)
+            try:
+                for place, site in enumerate(sites):
+                    progress("scoring layers", number * len(sites) + place, total)
+                    if site not in done:
+                        done[site] = _score(source, plan, site, settings)
+                        _keep(parts, plan, site, done[site])
+            except _TaskError as error:
+                outcome.failed[plan.name] = str(error)
+                continue
+            outcome.scores[plan.name] = {site: done[site] for site in sites}
     progress("scoring layers", total, total)
     return outcome
 
@@ -116,23 +117,22 @@ def _score(source: BankEncoder, plan: TaskPlan, site: Site, settings: Evaluation
     """Score one site on one task with mteb's own evaluator, on a task object of its own."""
     started = time.perf_counter()
     encoder = LayerEncoder(source, site, settings)
-    with quiet():
-        try:
-            task = plan.build()
-        except Exception as error:  # whatever the hub or a file raises
-            raise _TaskError(_reason(error)) from error
-        try:
-            found = task.evaluate(
-                encoder,
-                plan.split,
-                subsets_to_run=[plan.subset],
-                encode_kwargs={"batch_size": _BATCH, "show_progress_bar": False},
-            )
-            value = float(found[plan.subset][plan.metric])
-        except LayerscopeError:  # ours: the model or the disk
-            raise
-        except Exception as error:
-            raise _TaskError(f"at {site}: {_reason(error)}") from error
+    try:
+        task = plan.build()
+    except Exception as error:  # whatever the hub or a file raises
+        raise _TaskError(_reason(error)) from error
+    try:
+        found = task.evaluate(
+            encoder,
+            plan.split,
+            subsets_to_run=[plan.subset],
+            encode_kwargs={"batch_size": _BATCH, "show_progress_bar": False},
+        )
+        value = float(found[plan.subset][plan.metric])
+    except LayerscopeError:  # ours: the model or the disk
+        raise
+    except Exception as error:
+        raise _TaskError(f"at {site}: {_reason(error)}") from error
     if math.isnan(value):
         raise _TaskError(f"at {site}: mteb's {plan.metric} is not a number")
     return Score(
