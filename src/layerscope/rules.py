@@ -413,11 +413,6 @@ _SINGLE: Final = tuple(
 RULES: Final[tuple[Rule, ...]] = (
     RETRIEVAL,
     *BASELINES,
-    smoothed(RETRIEVAL),
-    without(RETRIEVAL, 0),
-    between(RETRIEVAL, 1 / 3),
-    mean_rank(RETRIEVAL, least("curvature")),
-    mean_rank(RETRIEVAL, MIDDLE),
     *(
         named(
             combined, f"{kind} of the seven", f"The layer of the best {kind} of the paper's seven."
@@ -447,14 +442,17 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
 )
 
+# Of the rules tried (benchmarks/results/rules.md) the simplest of those that gained most on tasks and
+# models they were not chosen on; it was never worse than the last layer there.
 DEFAULT_RULE: Final = RETRIEVAL.name
 # What is taken where a run lacks what the default rule needs: no published rule beats it.
 FALLBACK_RULE: Final = MIDDLE.name
 # How far a choice may be trusted, said beside each one.
 CAUTION: Final = (
-    "This is a hint, not a proof: on the scores the authors published for Pythia-410M no such rule "
-    "beat simply taking the middle layer (least DiME 48.60, middle layer 49.49, means over the "
-    "same 29 tasks). Evaluate on your task before you rely on it."
+    "This is a hint, not a proof. Over ten tasks and three small models the rule 'most retrieval' "
+    "scored 2.0 points more than the last layer and 5.7 more than the middle one, but 0.9 less than "
+    "that on one of them; on the scores published for Pythia-410M no rule beat the middle layer "
+    "(least DiME 48.60, middle 49.49). Evaluate on your task before you rely on it."
 )
 
 
