@@ -206,7 +206,13 @@ def main() -> str:
     for name in others:
         tasks = ", ".join(gains.scores_of(runs[name])[0].tasks)
         parts += [f"### A model not tried: {name} ({tasks})", gain_table(units[name], names)]
-    parts += ["### Model by model", model_table(runs, rules.DEFAULT_RULE)]
+    everyone = [each for own in units.values() for each in own]
+    parts += [
+        f"### All {len(runs)} models, on the tasks that all have",
+        gain_table(everyone, names),
+        "### Model by model",
+        model_table(runs, rules.DEFAULT_RULE),
+    ]
     for name, run in runs.items():
         parts += [f"### {name}, task by task (x 100)", task_table(run)]
     return "\n\n".join(parts)
