@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from layerscope import analysis, api
 from layerscope.errors import InputError
@@ -72,6 +73,15 @@ def parts(out: Path) -> dict[str, int]:
 def scan_in_process(tiny_folder, text_file: Path, out: Path, **options) -> api.Scan:
     given = {"views": 4, "batch_tokens": 150, "span_words": 3} | options
     return api.scan(tiny_folder("bert"), text_file, out=out, **given)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As many threads as the command under test is given: more of them round sums otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

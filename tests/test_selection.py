@@ -209,7 +209,7 @@ def test_only_the_normalized_convention_of_the_seven_votes():
 
 def test_the_sentence_says_that_it_is_a_hint_and_why():
     sentence = votes((0, "normalized", (2,))).sentence
-    assert "48.60, middle layer 49.49" in sentence
+    assert "48.60, middle 49.49" in sentence
     assert "Evaluate" in sentence
 
 
