@@ -19,6 +19,7 @@ import pytest
 
 from commands import run
 from layerscope import api, models
+from layerscope.api import evaluating
 from layerscope.bank import VectorBank
 from layerscope.encoding import BankEncoder, TokenPolicy, open_bank
 from layerscope.errors import InputError, RunError
@@ -93,6 +94,17 @@ def tables(tmp_path_factory) -> list[str]:
 def few(tables) -> list[str]:
     """The quickest two of them."""
     return [tables[2], tables[4]]
+
+
+@pytest.fixture
+def page():
+    """Asked for by tests of the page: the others leave it out, it takes longer than they do."""
+
+
+@pytest.fixture(autouse=True)
+def _without_page(request, monkeypatch):
+    if "page" not in request.fixturenames:
+        monkeypatch.setattr(evaluating, "_page", lambda _: "")
 
 
 class Counted:
@@ -214,9 +226,9 @@ def test_the_record_says_how_scores_were_made(found):
 def test_the_folder_is_a_run_with_a_page(found):
     again = load_run(found.folder)
     pd.testing.assert_frame_equal(again.table, found.table())
-    page = (found.folder / "page.html").read_text()
-    assert "Scores of tasks by layer" in page
-    assert "likeness" in page
+    written = (found.folder / "page.html").read_text()
+    assert "Scores of tasks by layer" in written
+    assert "likeness" in written
     assert not (found.folder / "parts").exists()
     api.load(found.folder)
 
@@ -442,7 +454,7 @@ def scan_copy(scanned, tmp_path) -> Path:
     return Path(shutil.copytree(scanned, tmp_path / "run"))
 
 
-def test_scores_stand_beside_the_measures_of_a_scan(tiny_folder, few, scan_copy):
+def test_scores_stand_beside_the_measures_of_a_scan(tiny_folder, few, scan_copy, page):
     before = load_run(scan_copy)
     api.evaluate(tiny_folder("llama"), few, out=scan_copy)
     after = load_run(scan_copy)
@@ -455,9 +467,9 @@ def test_scores_stand_beside_the_measures_of_a_scan(tiny_folder, few, scan_copy)
     kept = {key: value for key, value in after.record.items() if key in before.record}
     assert kept == before.record
     assert set(after.record["tasks"]) == {"pairs", "likeness"}
-    page = (scan_copy / "page.html").read_text()
-    assert "Scores of tasks by layer" in page
-    assert "curvature" in page.lower()
+    written = (scan_copy / "page.html").read_text()
+    assert "Scores of tasks by layer" in written
+    assert "curvature" in written.lower()
     assert api.load(scan_copy).select() is not None
 
 
@@ -633,7 +645,7 @@ def command(monkeypatch, capsys, tmp_path):
     return partial(run, monkeypatch, capsys)
 
 
-def test_the_command_prints_layers_by_tasks(command, tiny_folder, few):
+def test_the_command_prints_layers_by_tasks(command, tiny_folder, few, page):
     finished = command("evaluate", tiny_folder("llama"), "--tasks", few[0], "--table", few[1])
     assert finished.code == 0, finished.err
     assert all(len(line) <= 80 for line in finished.out.splitlines() if "file://" not in line)
