@@ -135,14 +135,14 @@ def test_a_run_killed_at_any_moment_goes_on_and_ends_the_same(
 def listen_to_batches(monkeypatch) -> list[int]:
     """The items of every batch that the pass runs."""
     ran: list[int] = []
-    original = analysis._batches
+    original = analysis.batches
 
-    def listening(*arguments):
-        for batch in original(*arguments):
+    def listening(*arguments, **options):
+        for batch in original(*arguments, **options):
             ran.extend(batch.items)
             yield batch
 
-    monkeypatch.setattr(analysis, "_batches", listening)
+    monkeypatch.setattr(analysis, "batches", listening)
     return ran
 
 

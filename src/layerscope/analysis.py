@@ -7,7 +7,7 @@ from the store, one site at a time. Both steps keep what they finish, so a kille
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from layerscope.data import Texts
 from layerscope.dynamics import measure_dynamics
 from layerscope.errors import RunError
-from layerscope.extraction import extract
+from layerscope.extraction import batches, extract
 from layerscope.measuring import (
     Cell,
     Measurement,
@@ -42,7 +42,7 @@ from layerscope.settings import NonFinite, ScanSettings
 from layerscope.states import Site
 from layerscope.store import Array, StateStore
 from layerscope.table import Run
-from layerscope.tokenization import TokenBatch, pad, padding_id, plan_batches
+from layerscope.tokenization import TokenBatch
 
 
 def run_pass(
@@ -63,6 +63,7 @@ def run_pass(
         alpha=settings.alpha,
         non_finite=settings.non_finite,
     )
+    marks = [counted(text, settings) for text in prepared.texts]
     phases = (
         (
             range(prepared.plain),
@@ -72,8 +73,11 @@ def run_pass(
     )
     for items, reduction in phases:
         progress("reading layers", done, total)
+        planned = batches(
+            backbone, prepared.texts, marks, settings.batch_tokens, items=items, finished=finished
+        )
         try:
-            for found, by_site in _results(backbone, prepared, items, finished, reduction):
+            for found, by_site in _results(backbone, planned, prepared.sites, reduction):
                 store.add(np.asarray(found), _rows(by_site))
                 done += sum(len(prepared.texts[item].ids) for item in found)
                 progress("reading layers", done, total)
@@ -88,16 +92,10 @@ def _rows(by_site: dict[Site, dict[str, Array]]) -> dict[str, Array]:
 
 
 def _results(
-    backbone: Backbone,
-    prepared: Prepared,
-    items: range,
-    finished: set[int],
-    reduction: Reduction,
+    backbone: Backbone, planned: Iterable[TokenBatch], sites: Sequence[Site], reduction: Reduction
 ) -> Iterator[tuple[tuple[int, ...], dict[Site, dict[str, Array]]]]:
     try:
-        for result in extract(
-            backbone, _batches(backbone, prepared, items, finished), prepared.sites, reduction
-        ):
+        for result in extract(backbone, planned, sites, reduction):
             yield result.items, result.by_site
     except RunError as error:
         if "NaN or infinite" not in str(error):
@@ -106,20 +104,6 @@ def _results(
             f"{backbone.info.name} in {backbone.info.dtype} gave hidden states that are NaN or "
             "infinite; try --dtype float32, or --non-finite drop to leave such texts out."
         ) from error
-
-
-def _batches(
-    backbone: Backbone, prepared: Prepared, items: range, finished: set[int]
-) -> Iterator[TokenBatch]:
-    """Yield the planned batches that are not finished; the plan itself never depends on those."""
-    texts = prepared.texts
-    marks = [counted(text, prepared.settings) for text in texts]
-    pad_id = padding_id(backbone.tokenizer, backbone.model.config)
-    plan = plan_batches([len(texts[item].ids) for item in items], prepared.settings.batch_tokens)
-    for group in plan:
-        batch = [items[place] for place in group]
-        if not finished.issuperset(batch):
-            yield pad(batch, texts, marks, pad_id=pad_id, device=backbone.device)
 
 
 # --- the measures ------------------------------------------------------------------------------

@@ -15,8 +15,7 @@ from layerscope.metrics.similarity import TokenCosines
 from layerscope.reduction import CROSSED, POOLED, key
 from layerscope.states import Site
 from layerscope.store import StateStore
-
-BLOCK = "block"
+from layerscope.table import BLOCK
 
 
 def measure_dynamics(

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from torch import Tensor
 
 from layerscope import data
 from layerscope.bank import VectorBank, description, hash_of, key
 from layerscope.errors import InputError, RunError
-from layerscope.extraction import extract, sites_of
-from layerscope.models import Backbone
+from layerscope.extraction import batches, extract, sites_of
+from layerscope.models import Backbone, ModelInfo
 from layerscope.pooling import pool
 from layerscope.preparation import Progress, silent
 from layerscope.settings import FirstToken, Pooling, choice
-from layerscope.sinks import SINK_RATIO, first_token_ratio
+from layerscope.sinks import decided, first_token_ratio
 from layerscope.states import Site, TokenStates
 from layerscope.store import Array
 from layerscope.tokenization import (
-    TokenBatch,
     TokenizedText,
     length_limit,
-    pad,
     padding_id,
-    plan_batches,
     tokenize,
 )
 
@@ -99,10 +97,7 @@ def open_bank(folder: Path, backbone: Backbone, policy: TokenPolicy) -> OpenBank
     ratio = ((description(folder) or {}).get("facts") or {}).get("first_token_ratio")
     if ratio is None and policy.first_token is FirstToken.AUTO:
         ratio = sample_ratio(backbone, limit)
-    if policy.first_token is FirstToken.AUTO:
-        sink = ratio is not None and ratio >= SINK_RATIO
-        policy = replace(policy, first_token=FirstToken.DROP if sink else FirstToken.KEEP)
-    policy = replace(policy, max_length=limit)
+    policy = replace(policy, first_token=decided(policy.first_token, ratio), max_length=limit)
     info = backbone.info
     identity = {
         "weights_fingerprint": info.weights_fingerprint,
@@ -211,8 +206,15 @@ class BankEncoder:
         total = sum(len(t.ids) for t, name in zip(tokenized, names, strict=True) if name in missing)
         done = 0
         self.progress("encoding texts", done, total)
-        batches = self._batches(tokenized, marks, names, missing)
-        for result in extract(self.backbone, batches, self.sites, _Pooled(poolings, self.backbone)):
+        planned = batches(
+            self.backbone,
+            tokenized,
+            marks,
+            self.batch_tokens,
+            finished={item for item, name in enumerate(names) if name not in missing},
+            tight=True,
+        )
+        for result in extract(self.backbone, planned, self.sites, _Pooled(poolings, self.backbone)):
             items = list(result.items)
             rows = {
                 key(site, pooling): vectors
@@ -233,19 +235,6 @@ class BankEncoder:
         nothing = TokenizedText((filler,), (True,), truncated=False)
         return [text if text.ids else nothing for text in found]
 
-    def _batches(
-        self,
-        tokenized: Sequence[TokenizedText],
-        marks: Sequence[Sequence[bool]],
-        names: Sequence[bytes],
-        missing: set[bytes],
-    ) -> Iterator[TokenBatch]:
-        pad_id = padding_id(self.backbone.tokenizer, self.backbone.model.config)
-        lengths = [len(text.ids) for text in tokenized]
-        for group in plan_batches(lengths, self.batch_tokens, tight=True):
-            if any(names[item] in missing for item in group):
-                yield pad(group, tokenized, marks, pad_id=pad_id, device=self.backbone.device)
-
     def _poolings(self, texts: int) -> tuple[Pooling, ...]:
         """Return which poolings to keep: all, unless others were asked for or the bank grows too big."""
         if self.poolings is not None:
@@ -262,6 +251,15 @@ class BankEncoder:
         return (self.pooling,)
 
 
+def refuse_non_finite(vectors: Tensor, site: Site, info: ModelInfo) -> None:
+    """Raise a RunError if vectors of a site hold NaN or infinity."""
+    if not bool(vectors.isfinite().all()):
+        raise RunError(
+            f"{info.name} in {info.dtype} gave hidden states that are NaN or infinite at {site}; try "
+            "--dtype float32."
+        )
+
+
 @dataclass(frozen=True)
 class _Pooled:
     """The reducer that extraction calls: token states of a site -> a vector a text and pooling."""
@@ -272,9 +270,5 @@ class _Pooled:
     def __call__(self, tokens: TokenStates) -> dict[Pooling, Array]:
         found = {pooling: pool(tokens, pooling).float() for pooling in self.poolings}
         for vectors in found.values():
-            if not bool(vectors.isfinite().all()):
-                raise RunError(
-                    f"{self.backbone.info.name} in {self.backbone.info.dtype} gave hidden states that "
-                    f"are NaN or infinite at {tokens.site}; try --dtype float32."
-                )
+            refuse_non_finite(vectors, tokens.site, self.backbone.info)
         return {pooling: vectors.cpu().numpy() for pooling, vectors in found.items()}

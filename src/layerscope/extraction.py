@@ -18,7 +18,7 @@ from layerscope.architectures import STAGES
 from layerscope.errors import InputError, RunError, unknown_name
 from layerscope.models import Backbone, evaluating
 from layerscope.states import Site, TokenStates
-from layerscope.tokenization import TokenBatch
+from layerscope.tokenization import TokenBatch, TokenizedText, pad, padding_id, plan_batches
 
 Reduced = TypeVar("Reduced")
 Reducer = Callable[[TokenStates], Reduced]
@@ -78,6 +78,36 @@ def _checked_stages(backbone: Backbone, stages: Iterable[str]) -> list[str]:
                 f"{backbone.info.model_class} has no stage {stage!r}; it has: {available}."
             )
     return [stage for stage in STAGES if stage in asked]
+
+
+def batches(
+    backbone: Backbone,
+    texts: Sequence[TokenizedText],
+    counted: Sequence[Sequence[bool]],
+    budget: int,
+    *,
+    items: Sequence[int] | None = None,
+    finished: set[int] | frozenset[int] = frozenset(),
+    tight: bool = False,
+) -> Iterator[TokenBatch]:
+    """Yield texts in padded batches of similar length, but for batches of which all is finished.
+
+    Args:
+        backbone: the model that they are for.
+        texts: the texts as tokens.
+        counted: for each token of each text, whether it counts.
+        budget: padded tokens in one batch.
+        items: which of the texts; None for all.
+        finished: texts that need not be run again. The plan never depends on them, so that a resumed
+            run makes the same batches.
+        tight: see `plan_batches`.
+    """
+    wanted = range(len(texts)) if items is None else items
+    pad_id = padding_id(backbone.tokenizer, backbone.model.config)
+    for group in plan_batches([len(texts[item].ids) for item in wanted], budget, tight=tight):
+        batch = [wanted[place] for place in group]
+        if not finished.issuperset(batch):
+            yield pad(batch, texts, counted, pad_id=pad_id, device=backbone.device)
 
 
 def extract(

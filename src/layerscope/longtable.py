@@ -19,10 +19,9 @@ import pandas as pd
 
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE
-from layerscope.table import CONTRIBUTION_COLUMNS, Run, conform
+from layerscope.table import BLOCK, TASK, Run, conform, no_contributions
 
 UNNAMED: Final = "unnamed"
-TASK: Final = "task"
 TASK_FAMILIES: Final = ("mteb/", "probe/")
 SUFFIXES: Final = (".parquet", ".csv")
 
@@ -86,7 +85,7 @@ def from_long(frame: pd.DataFrame) -> Run:
         "tasks": tasks,
         "undefined": _undefined(table[undefined]),
     }
-    return Run(table[~undefined].reset_index(drop=True), _no_contributions(), record)
+    return Run(table[~undefined].reset_index(drop=True), no_contributions(), record)
 
 
 def _from_published(frame: pd.DataFrame) -> pd.DataFrame:
@@ -114,7 +113,7 @@ def _published_tasks(frame: pd.DataFrame) -> dict[str, dict[str, str]]:
 def _filled(frame: pd.DataFrame) -> pd.DataFrame:
     filled = frame.copy()
     defaults: dict[str, Any] = {
-        "model": UNNAMED, "revision": "", "data": UNNAMED, "stage": "block", "convention": "",
+        "model": UNNAMED, "revision": "", "data": UNNAMED, "stage": BLOCK, "convention": "",
     }  # fmt: skip
     for name, value in defaults.items():
         filled[name] = filled[name].fillna(value) if name in filled else value
@@ -148,7 +147,3 @@ def _undefined(rows: pd.DataFrame) -> list[dict[str, Any]]:
         dict(zip(names, row, strict=True)) | reason
         for row in plain.itertuples(index=False, name=None)
     ]
-
-
-def _no_contributions() -> pd.DataFrame:
-    return pd.DataFrame({name: [] for name in CONTRIBUTION_COLUMNS}).astype(CONTRIBUTION_COLUMNS)

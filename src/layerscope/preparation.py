@@ -27,7 +27,7 @@ from layerscope.metrics.inputs import Convention
 from layerscope.models import Backbone
 from layerscope.reduction import Column
 from layerscope.settings import Augmentation, FirstToken, ScanSettings
-from layerscope.sinks import SINK_RATIO, first_token_ratio
+from layerscope.sinks import decided, first_token_ratio
 from layerscope.states import Site
 from layerscope.tokenization import TokenizedText, length_limit, tokenize
 
@@ -206,15 +206,14 @@ def _decide_first_token(
 ) -> tuple[ScanSettings, float | None, list[str]]:
     """Measure position 0 against the rest, and leave it out if it is an attention sink."""
     ratio = first_token_ratio(backbone, tokenized)
-    if settings.first_token is not FirstToken.AUTO:
-        return settings, ratio, []
-    if ratio is None or ratio < SINK_RATIO:
-        return settings.with_first_token(FirstToken.KEEP), ratio, []
+    chosen = decided(settings.first_token, ratio)
+    if settings.first_token is not FirstToken.AUTO or chosen is FirstToken.KEEP:
+        return settings.with_first_token(chosen), ratio, []
     note = (
         f"the first token's norm reaches {ratio:.0f} x the median of the others (an attention sink): "
         "it is left out of every measure; --first-token keep counts it."
     )
-    return settings.with_first_token(FirstToken.DROP), ratio, [note]
+    return settings.with_first_token(chosen), ratio, [note]
 
 
 # --- views ----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 
 from layerscope.extraction import extract, sites_of
 from layerscope.models import Backbone
+from layerscope.settings import FirstToken
 from layerscope.states import TokenStates
 from layerscope.tokenization import TokenizedText, pad, padding_id
 
@@ -48,6 +49,13 @@ def first_token_ratio(backbone: Backbone, texts: Sequence[TokenizedText]) -> flo
         for site in results[0].by_site
     ]
     return max((ratio for ratio in worst if math.isfinite(ratio)), default=None)
+
+
+def decided(first_token: FirstToken, ratio: float | None) -> FirstToken:
+    """Return a policy on the first token with `auto` decided: left out where it is a sink."""
+    if first_token is not FirstToken.AUTO:
+        return first_token
+    return FirstToken.KEEP if ratio is None or ratio < SINK_RATIO else FirstToken.DROP
 
 
 def _ratios(tokens: TokenStates) -> torch.Tensor:

@@ -23,6 +23,11 @@ RECORD_FILE: Final = "run.json"
 TABLE_FILE: Final = "results.parquet"
 CONTRIBUTIONS_FILE: Final = "prompts.parquet"
 
+# Words that stand in the columns `stage` and `level`.
+BLOCK: Final = "block"
+FINAL_NORM: Final = "final_norm"
+TASK: Final = "task"
+
 COLUMNS: Final = {
     "model": "string",
     "revision": "string",
@@ -82,6 +87,11 @@ def conform(frame: pd.DataFrame) -> pd.DataFrame:
         return filled.astype(COLUMNS)
     except (TypeError, ValueError) as error:
         raise InputError(f"the results table has a column of the wrong type: {error}") from error
+
+
+def no_contributions() -> pd.DataFrame:
+    """Return the contributions of a run that has none."""
+    return pd.DataFrame(columns=list(CONTRIBUTION_COLUMNS)).astype(CONTRIBUTION_COLUMNS)
 
 
 def save_run(run: Run, folder: Path) -> None:

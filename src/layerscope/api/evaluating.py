@@ -32,7 +32,6 @@ from layerscope.evaluation import (
 )
 from layerscope.evaluation.probing import refuse_nothing_to_probe, run_probes
 from layerscope.evaluation.results import (
-    LEVEL,
     evaluation_versions,
     known_scores,
     merged,
@@ -42,7 +41,7 @@ from layerscope.extraction import sites_of
 from layerscope.models import Backbone, ModelOptions
 from layerscope.preparation import Progress
 from layerscope.runfolder import RunFolder
-from layerscope.table import RECORD_FILE, Run, load_run
+from layerscope.table import RECORD_FILE, TASK, Run, load_run
 
 BANK = "bank"
 
@@ -70,7 +69,7 @@ class Evaluation:
 
     def task_rows(self) -> pd.DataFrame:
         """Return the rows of the table that are scores."""
-        return self.run.table[self.run.table["level"] == LEVEL].reset_index(drop=True)
+        return self.run.table[self.run.table["level"] == TASK].reset_index(drop=True)
 
     def scores(self) -> pd.DataFrame:
         """Return the scores, a row a site (layer, stage) and a column a task."""

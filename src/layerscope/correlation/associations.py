@@ -11,7 +11,6 @@ import pandas as pd
 from layerscope import dependence
 from layerscope.correlation import words
 from layerscope.correlation.pairing import (
-    BLOCK,
     measure_curves,
     rows_at,
     score_curves,
@@ -28,6 +27,7 @@ from layerscope.correlation.records import (
 )
 from layerscope.dependence import Floats, ShiftTest, Unit
 from layerscope.errors import InputError, UndefinedError
+from layerscope.table import BLOCK
 
 NULL_LEVEL: Final = 0.95
 

@@ -10,13 +10,10 @@ import pandas as pd
 from layerscope.correlation.records import Curve, LeftOut, MeasureKey, ScoreKey
 from layerscope.errors import InputError, unknown_name
 from layerscope.metrics.catalogue import CATALOGUE
-from layerscope.table import conform
+from layerscope.table import BLOCK, FINAL_NORM, TASK, conform
 
 OWN: Final = "own"  # in place of a data set: the texts of each task itself
 ALL: Final = "all"  # in place of measures: every one that the runs hold
-BLOCK: Final = "block"
-FINAL_NORM: Final = "final_norm"
-TASK: Final = "task"
 MAIN: Final = frozenset(measure.name for measure in CATALOGUE if measure.main)
 LEVELS: Final = ("_null", "_floor")
 WORDS: Final = (

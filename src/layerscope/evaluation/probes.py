@@ -7,7 +7,7 @@ see the same texts at every layer, with the same splits and seeds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerscope.encoding import TokenPolicy, sample_ratio
-from layerscope.errors import InputError, RunError, unknown_name
+from layerscope.encoding import TokenPolicy, refuse_non_finite, sample_ratio
+from layerscope.errors import InputError, unknown_name
 from layerscope.evaluation.columns import label_codes
 from layerscope.evaluation.settings import PROBES, require_extra
 from layerscope.evaluation.tables import Table
@@ -28,21 +28,17 @@ from layerscope.evaluation.training import (
     linear_predictions,
     wilson_limits,
 )
-from layerscope.extraction import extract, sites_of
-from layerscope.models import Backbone
+from layerscope.extraction import batches, extract, sites_of
+from layerscope.models import Backbone, ModelInfo
 from layerscope.pooling import mean
 from layerscope.preparation import Progress, silent
 from layerscope.settings import FirstToken
-from layerscope.sinks import SINK_RATIO
+from layerscope.sinks import decided
 from layerscope.states import Site, TokenStates
 from layerscope.store import Array, StateStore
 from layerscope.tokenization import (
-    TokenBatch,
     TokenizedText,
     length_limit,
-    pad,
-    padding_id,
-    plan_batches,
     tokenize,
 )
 
@@ -285,15 +281,11 @@ class _Kept:
     """The reducer that extraction calls: the mean of the tokens that count and, if wanted, each."""
 
     tokens: bool
-    model: str
+    info: ModelInfo
 
     def __call__(self, tokens: TokenStates) -> dict[str, Array]:
         rows = {"mean": mean(tokens.states, tokens.counted.to(tokens.states.dtype)).float()}
-        if not bool(rows["mean"].isfinite().all()):
-            raise RunError(
-                f"{self.model} gave hidden states that are NaN or infinite at {tokens.site}; try "
-                "--dtype float32."
-            )
+        refuse_non_finite(rows["mean"], tokens.site, self.info)
         if self.tokens:
             states = tokens.states[tokens.counted].float()
             scale = states.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
@@ -310,8 +302,7 @@ def _tokenized(
     limit = length_limit(backbone.tokenizer, backbone.model.config, asked)
     if policy.first_token is FirstToken.AUTO:
         ratio = sample_ratio(backbone, limit)
-        sink = ratio is not None and ratio >= SINK_RATIO
-        policy = replace(policy, first_token=FirstToken.DROP if sink else FirstToken.KEEP)
+        policy = replace(policy, first_token=decided(policy.first_token, ratio))
     texts = tokenize(backbone.tokenizer, (*data.train, *data.test), limit)
     return texts, [policy.counted(text) for text in texts]
 
@@ -327,24 +318,13 @@ def _read(
 ) -> None:
     """Run the model over the texts once and keep what the probes need of every site."""
     done, total = 0, sum(len(text.ids) for text in tokenized)
-    batches = _batches(backbone, tokenized, marks, settings.batch_tokens)
-    keep = _Kept("attention" in settings.kinds, backbone.info.name)
-    for result in extract(backbone, batches, sites, keep):
+    planned = batches(backbone, tokenized, marks, settings.batch_tokens)
+    keep = _Kept("attention" in settings.kinds, backbone.info)
+    for result in extract(backbone, planned, sites, keep):
         store.add(result.items, result.by_site)
         done += sum(len(tokenized[item].ids) for item in result.items)
         progress("reading tokens", done, total)
     store.flush()
-
-
-def _batches(
-    backbone: Backbone,
-    tokenized: Sequence[TokenizedText],
-    marks: Sequence[Sequence[bool]],
-    budget: int,
-) -> Iterator[TokenBatch]:
-    pad_id = padding_id(backbone.tokenizer, backbone.model.config)
-    for group in plan_batches([len(text.ids) for text in tokenized], budget):
-        yield pad(group, tokenized, marks, pad_id=pad_id, device=backbone.device)
 
 
 # --- training ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Probes on the classifications of an evaluation: made or found again, as rows of the long table."""
+"""Probes on the classifications of an evaluation, made or found again."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import pandas as pd
+from typing import Any
 
 from layerscope.encoding import TokenPolicy
 from layerscope.errors import InputError
@@ -20,9 +18,6 @@ from layerscope.files import write_json
 from layerscope.models import Backbone
 from layerscope.preparation import Progress, silent
 from layerscope.states import Site
-from layerscope.table import conform
-
-_LEVEL: Final = "task"
 
 
 @dataclass(frozen=True)
@@ -115,31 +110,3 @@ def _facts(plan: TaskPlan, settings: ProbeSettings) -> dict[str, Any]:
 def _digest(facts: Mapping[str, Any], sites: Sequence[Site]) -> str:
     said = json.dumps([dict(facts), [str(site) for site in sites]], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:12]
-
-
-def probe_rows(name: str, probed: Probed, model: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the rows of one classification's probes; `model` is the record's."""
-    frame = pd.DataFrame(
-        {
-            "layer": score.layer,
-            "depth": score.layer / model["blocks"],
-            "stage": score.stage,
-            "metric": f"probe/{name}/{score.kind}_accuracy",
-            "value": score.accuracy,
-            "low": score.low,
-            "high": score.high,
-            "n": score.n,
-        }
-        for score in probed.scores
-    )
-    return conform(
-        frame.assign(
-            model=model["name"],
-            revision=model["revision"],
-            data=name,
-            perturbation="none",
-            level=_LEVEL,
-            convention="",
-            seed=probed.facts["seed"],
-        )
-    )

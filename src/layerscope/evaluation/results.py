@@ -9,14 +9,13 @@ from typing import Any, Final
 import pandas as pd
 
 from layerscope.errors import InputError
-from layerscope.evaluation.probing import Probed, probe_rows
+from layerscope.evaluation.probing import Probed
 from layerscope.evaluation.runner import Outcome, Score
 from layerscope.evaluation.tasks import TaskPlan
 from layerscope.provenance import versions
 from layerscope.states import Site
-from layerscope.table import CONTRIBUTION_COLUMNS, Run, conform
+from layerscope.table import TASK, Run, conform, no_contributions
 
-LEVEL: Final = "task"
 _IDENTITY: Final = ("type", "metric", "split", "subset", "revision", "mteb")
 
 
@@ -29,28 +28,51 @@ def task_rows(
     plan: TaskPlan, scores: Mapping[Site, Score], model: Mapping[str, Any]
 ) -> pd.DataFrame:
     """Return the rows of one task; `model` is the record's: name, revision, blocks."""
-    frame = pd.DataFrame(
-        {
-            "layer": site.layer,
-            "depth": site.layer / model["blocks"],
-            "stage": site.stage,
-            "value": score.value,
-            "n": score.n,
-            "seed": score.seed,
-        }
-        for site, score in scores.items()
+    return _rows(
+        plan.name,
+        model,
+        [
+            _place(site.layer, site.stage, model)
+            | {
+                "metric": metric_of(plan),
+                "value": score.value,
+                "n": score.n,
+                "seed": score.seed,
+            }
+            for site, score in scores.items()
+        ],
     )
-    return conform(
-        frame.assign(
-            model=model["name"],
-            revision=model["revision"],
-            data=plan.name,
-            perturbation="none",
-            level=LEVEL,
-            metric=metric_of(plan),
-            convention="",
-        )
+
+
+def probe_rows(name: str, probed: Probed, model: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the rows of one classification's probes; `model` is the record's."""
+    return _rows(
+        name,
+        model,
+        [
+            _place(score.layer, score.stage, model)
+            | {
+                "metric": f"probe/{name}/{score.kind}_accuracy",
+                "value": score.accuracy,
+                "low": score.low,
+                "high": score.high,
+                "n": score.n,
+                "seed": probed.facts["seed"],
+            }
+            for score in probed.scores
+        ],
     )
+
+
+def _place(layer: int, stage: str, model: Mapping[str, Any]) -> dict[str, Any]:
+    return {"layer": layer, "depth": layer / model["blocks"], "stage": stage}
+
+
+def _rows(data: str, model: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Return the rows of one data set's scores, with what all of them say alike."""
+    alike = {"data": data, "perturbation": "none", "level": TASK, "convention": ""}
+    whose = {"model": model["name"], "revision": model["revision"]}
+    return conform(pd.DataFrame(rows).assign(**whose, **alike))
 
 
 def task_facts(plan: TaskPlan, scores: Mapping[Site, Score], spent: float = 0.0) -> dict[str, Any]:
@@ -72,7 +94,7 @@ def _identity(plan: TaskPlan) -> dict[str, Any]:
 def known_scores(run: Run, plans: Sequence[TaskPlan]) -> dict[str, dict[Site, Score]]:
     """Return the scores that a run holds already of the same tasks on the same data."""
     found: dict[str, dict[Site, Score]] = {}
-    table = run.table[run.table["level"] == LEVEL]
+    table = run.table[run.table["level"] == TASK]
     for plan in plans:
         facts = run.record.get("tasks", {}).get(plan.name, {})
         if {name: facts.get(name) for name in _IDENTITY} != _identity(plan):
@@ -136,7 +158,7 @@ def merged(
         evaluation: how the scores were made.
         probes: name of a classification -> its probes.
     """
-    old = base or Run(conform(_nothing()), _no_contributions(), _empty_record(model, evaluation))
+    old = base or Run(conform(_nothing()), no_contributions(), _empty_record(model, evaluation))
     labels = old.record["model"]
     by_name = {plan.name: plan for plan in plans}
     frames = [task_rows(by_name[name], found, labels) for name, found in outcome.scores.items()]
@@ -144,7 +166,7 @@ def merged(
     frames += [probe_rows(name, probed, labels) for name, probed in probes.items()]
     replaced = {metric for frame in frames for metric in frame["metric"]}
     made_alike = old.record.get("evaluation", {}).get("settings") == evaluation["settings"]
-    is_task = old.table["level"] == LEVEL
+    is_task = old.table["level"] == TASK
     dropped = old.table["metric"].isin(replaced) if made_alike else is_task
     tasks = dict(old.record.get("tasks", {})) if made_alike else {}
     for name, found in outcome.scores.items():
@@ -171,10 +193,6 @@ def merged(
 
 def _nothing() -> pd.DataFrame:
     return pd.DataFrame({"metric": [], "value": []})
-
-
-def _no_contributions() -> pd.DataFrame:
-    return pd.DataFrame(columns=list(CONTRIBUTION_COLUMNS)).astype(CONTRIBUTION_COLUMNS)
 
 
 def _empty_record(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:

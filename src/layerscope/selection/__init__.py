@@ -17,12 +17,9 @@ from layerscope.selection.preferences import (
     recommendation,
 )
 from layerscope.selection.reading import (
-    BLOCK,
-    FINAL_NORM,
     NORMALIZED,
     PAPER,
     REFERENCE,
-    TASK,
     layer_name,
     measured,
     number_of_blocks,
@@ -31,6 +28,7 @@ from layerscope.selection.reading import (
     perturbation_of,
     perturbations,
 )
+from layerscope.table import BLOCK, FINAL_NORM, TASK
 
 __all__ = [
     "BLOCK", "CAUTION", "FINAL_NORM", "NORMALIZED", "PAPER", "REFERENCE", "TASK", "Agreement",

@@ -11,8 +11,7 @@ import numpy as np
 from layerscope.errors import InputError
 from layerscope.rules import Curves, Floats, Rule
 from layerscope.selection.evidence import Evidence, evidences, paired_limits
-from layerscope.selection.reading import BLOCK, FINAL_NORM
-from layerscope.table import Run
+from layerscope.table import BLOCK, FINAL_NORM, Run
 
 _MOST_LISTED: Final = 4
 

@@ -14,17 +14,14 @@ from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE
 from layerscope.rules import Curves, Floats, Need, Rule
 from layerscope.selection.reading import (
-    BLOCK,
-    FINAL_NORM,
     NORMALIZED,
     PAPER,
     REFERENCE,
-    TASK,
     number_of_blocks,
     perturbation_of,
 )
 from layerscope.statistics import resampled_means
-from layerscope.table import Run
+from layerscope.table import BLOCK, FINAL_NORM, TASK, Run
 
 # The convention to decide by is the first of these that a run has.
 _PREFERRED: Final = (NORMALIZED, REFERENCE, PAPER)

@@ -12,8 +12,6 @@ from layerscope.augmentation import of_spans
 from layerscope.metrics.catalogue import CATALOGUE, Measure
 from layerscope.rules import CAUTION, middle_layer
 from layerscope.selection.reading import (
-    BLOCK,
-    FINAL_NORM,
     NORMALIZED,
     PAPER,
     measured,
@@ -22,6 +20,7 @@ from layerscope.selection.reading import (
     perturbations,
 )
 from layerscope.statistics import within_noise
+from layerscope.table import BLOCK, FINAL_NORM
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,11 @@ import pandas as pd
 
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE, Measure
+from layerscope.table import BLOCK
 
-BLOCK: Final = "block"
-FINAL_NORM: Final = "final_norm"
 PAPER: Final = "paper"
 NORMALIZED: Final = "normalized"
 REFERENCE: Final = "reference"
-TASK: Final = "task"
 
 # Which views a measure is meant on where a run has several kinds: those of its paper.
 _OWN_VIEWS: Final = {"retrieval": "crops"}
