@@ -19,7 +19,7 @@ import pytest
 
 from commands import run
 from layerscope import api, models
-from layerscope.api import evaluating
+from layerscope.api.evaluating import Evaluation
 from layerscope.bank import VectorBank
 from layerscope.encoding import BankEncoder, TokenPolicy, open_bank
 from layerscope.errors import InputError, RunError
@@ -104,7 +104,7 @@ def page():
 @pytest.fixture(autouse=True)
 def _without_page(request, monkeypatch):
     if "page" not in request.fixturenames:
-        monkeypatch.setattr(evaluating, "_page", lambda _: "")
+        monkeypatch.setattr(Evaluation, "page", lambda _: "")
 
 
 class Counted:

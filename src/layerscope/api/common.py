@@ -1,22 +1,67 @@
-"""What every public function does at its door: texts in, the model in, whom to tell of progress."""
+"""What public functions share: texts in, the model in, settings checked, a run as what came of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
+import numpy as np
+import pandas as pd
 from torch import nn
 
 from layerscope import data as data_module
-from layerscope import models
+from layerscope import models, report
 from layerscope.data import Texts
-from layerscope.errors import InputError
+from layerscope.errors import InputError, unknown_name
+from layerscope.evaluation import EvaluationSettings
 from layerscope.models import Backbone, ModelOptions
 from layerscope.preparation import Progress, silent
+from layerscope.runfolder import RunFolder
+from layerscope.settings import ScanSettings
+from layerscope.table import Run
 
 Watch = Callable[[], AbstractContextManager[Progress]]
+Settings = TypeVar("Settings", ScanSettings, EvaluationSettings)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run and where it is saved.
+
+    Attributes:
+        run: the table, the per-text contributions and the record.
+        folder: where it is saved, None if it is not.
+    """
+
+    run: Run
+    folder: Path | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """How it was made: model, settings, versions, times, and what is undefined or failed and why."""
+        return self.run.record
+
+    def table(self) -> pd.DataFrame:
+        """Return the long table: a row for each number, layer by layer."""
+        return self.run.table.copy()
+
+    def page(self) -> str:
+        """Return the run as one self-contained HTML page."""
+        return report.page([(self.run.table, self.run.contributions, self.run.record)])
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
+        """Write the run and its page to a folder, and return the result with it.
+
+        Raises:
+            InputError: the folder holds something already, or cannot be written to.
+        """
+        place = RunFolder(Path(folder), overwrite)
+        place.claim()
+        place.finish(self.run, self.page())
+        return type(self)(self.run, place.path)
 
 
 def texts_of(
@@ -47,6 +92,53 @@ def backbone_for(
     if isinstance(model, str | Path):
         return models.load(model, options)
     return models.backbone_of(model, tokenizer)
+
+
+def loaded(
+    model: str | Path | nn.Module, tokenizer: Any, options: ModelOptions | None, progress: Progress
+) -> Backbone:
+    """Return the same, and tell that it is being loaded."""
+    progress("loading the model", 0, 1)
+    backbone = backbone_for(model, tokenizer, options)
+    progress("loading the model", 1, 1)
+    return backbone
+
+
+def plan_of(backbone: Backbone, made_by: dict[str, str]) -> dict[str, Any]:
+    """Return what decides the numbers besides data and settings: unfinished work goes on only with it.
+
+    Args:
+        backbone: the model.
+        made_by: versions of what makes the numbers.
+    """
+    info = backbone.info.as_dict()
+    kept = ("name", "revision", "weights_fingerprint", "tokenizer_fingerprint", "dtype", "device")
+    return {name: info[name] for name in kept} | made_by
+
+
+def settings_of(kind: type[Settings], given: dict[str, Any]) -> Settings:
+    """Return the settings that a caller gives by name.
+
+    Lists are as good as tuples, and so is a single name or layer where several may be given.
+
+    Raises:
+        InputError: no such setting, or a value that it cannot have.
+    """
+    several = {field.name for field in fields(kind) if "tuple" in str(field.type)}
+    for name in given:
+        if name not in kind.__dataclass_fields__:
+            raise unknown_name("setting", name, kind.__dataclass_fields__)
+    return kind(
+        **{name: _as_tuple(value) if name in several else value for name, value in given.items()}
+    )
+
+
+def _as_tuple(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, str | int):
+        return (value,)
+    return value if value is None else tuple(value)
 
 
 @contextmanager

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,17 @@ import pandas as pd
 import torch
 from torch import nn
 
-from layerscope import report
-from layerscope.api.common import Watch, backbone_for, unwatched
+from layerscope.api.common import (
+    Result,
+    Watch,
+    backbone_for,
+    loaded,
+    plan_of,
+    settings_of,
+    unwatched,
+)
 from layerscope.encoding import BankEncoder, open_bank
-from layerscope.errors import RunError, unknown_name
+from layerscope.errors import RunError
 from layerscope.evaluation import (
     EvaluationEstimates,
     EvaluationSettings,
@@ -38,6 +44,7 @@ from layerscope.evaluation.results import (
     refuse_other_run,
 )
 from layerscope.extraction import sites_of
+from layerscope.gains import task_name
 from layerscope.models import Backbone, ModelOptions
 from layerscope.preparation import Progress
 from layerscope.runfolder import RunFolder
@@ -46,26 +53,8 @@ from layerscope.table import RECORD_FILE, TASK, Run, load_run
 BANK = "bank"
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation found, beside what its run held before.
-
-    Attributes:
-        run: the table, the per-text contributions and the record.
-        folder: where it is saved, None if it is not.
-    """
-
-    run: Run
-    folder: Path | None = None
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """How it was made: model, tasks, failed tasks, settings, versions, times."""
-        return self.run.record
-
-    def table(self) -> pd.DataFrame:
-        """Return the long table: a row for each task and layer, beside the measures of a scan."""
-        return self.run.table.copy()
+class Evaluation(Result):
+    """What an evaluation found, beside what its run held before."""
 
     def task_rows(self) -> pd.DataFrame:
         """Return the rows of the table that are scores."""
@@ -73,21 +62,10 @@ class Evaluation:
 
     def scores(self) -> pd.DataFrame:
         """Return the scores, a row a site (layer, stage) and a column a task."""
-        rows = self.task_rows().assign(data=lambda frame: frame["metric"].map(_short))
+        rows = self.task_rows().assign(data=lambda frame: frame["metric"].map(task_name))
         wide = rows.pivot(index=["layer", "stage"], columns="data", values="value")
         sites = sorted(wide.index, key=lambda site: (site[0], site[1] == "final_norm"))
         return wide.loc[sites, list(dict.fromkeys(rows["data"]))]
-
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Evaluation:
-        """Write the run and its page to a folder, and return the evaluation with it.
-
-        Raises:
-            InputError: the folder holds something already, or cannot be written to.
-        """
-        place = RunFolder(Path(folder), overwrite)
-        place.claim()
-        place.finish(self.run, _page(self.run))
-        return Evaluation(self.run, place.path)
 
 
 def evaluate(
@@ -124,7 +102,7 @@ def evaluate(
         InputError: something given cannot be used; the message says what and what to do.
         RunError: the model or the disk failed, or no task could be scored.
     """
-    chosen = _settings(settings)
+    chosen = settings_of(EvaluationSettings, settings)
     require_extra()
     with quiet():
         plans = resolve(_names(tasks), task_data=_path(task_data), tables=tuple(tables))
@@ -134,11 +112,9 @@ def evaluate(
     with ExitStack() as stack:
         progress = stack.enter_context((watch or unwatched)())
         started = time.perf_counter()
-        progress("loading the model", 0, 1)
-        backbone = backbone_for(model, tokenizer, model_options)
-        progress("loading the model", 1, 1)
+        backbone = loaded(model, tokenizer, model_options, progress)
         if base is not None and place is not None:
-            _refuse_other_model(base, backbone, place)
+            refuse_other_run(base, backbone.info.weights_fingerprint, {}, str(place.path))
         if place:
             place.open_parts(_plan(backbone, chosen))
         folder = _path(bank) or (
@@ -151,8 +127,9 @@ def evaluate(
     if place is None:
         return Evaluation(run)
     write = place.finish if base is None else place.update
-    write(run, _page(run))
-    return Evaluation(run, place.path)
+    found = Evaluation(run, place.path)
+    write(run, found.page())
+    return found
 
 
 def estimate_evaluation(
@@ -169,7 +146,7 @@ def estimate_evaluation(
     **settings: Any,
 ) -> EvaluationEstimates:
     """Return what an evaluation would take in time, memory and disk; nothing is written."""
-    chosen = _settings(settings)
+    chosen = settings_of(EvaluationSettings, settings)
     require_extra()
     with quiet():
         plans = resolve(_names(tasks), task_data=_path(task_data), tables=tuple(tables))
@@ -255,32 +232,10 @@ def _claimed(place: RunFolder | None) -> Run | None:
     return None
 
 
-def _refuse_other_model(base: Run, backbone: Backbone, place: RunFolder) -> None:
-    refuse_other_run(base, backbone.info.weights_fingerprint, {}, str(place.path))
-
-
 def _plan(backbone: Backbone, settings: EvaluationSettings) -> dict[str, Any]:
-    """Everything that decides a score but its task: unfinished work goes on only if it is the same."""
-    info = backbone.info.as_dict()
-    kept = ("name", "revision", "weights_fingerprint", "tokenizer_fingerprint", "dtype", "device")
     found = evaluation_versions()
     made_by = {name: found[name] for name in ("torch", "transformers", "mteb", "scikit-learn")}
-    return {name: info[name] for name in kept} | made_by | settings.deciding()
-
-
-def _settings(given: dict[str, Any]) -> EvaluationSettings:
-    known = EvaluationSettings.__dataclass_fields__
-    for name in given:
-        if name not in known:
-            raise unknown_name("setting", name, known)
-    return EvaluationSettings(**{name: _as_tuple(name, value) for name, value in given.items()})
-
-
-def _as_tuple(name: str, value: Any) -> Any:
-    """Lists are as good as tuples to a caller, and so is a single name or layer."""
-    if name in ("layers", "bank_poolings", "probes") and value is not None:
-        return (value,) if isinstance(value, str | int) else tuple(value)
-    return value
+    return plan_of(backbone, made_by) | settings.deciding()
 
 
 def _names(tasks: str | Iterable[str]) -> tuple[str, ...]:
@@ -290,12 +245,3 @@ def _names(tasks: str | Iterable[str]) -> tuple[str, ...]:
 
 def _path(given: str | Path | None) -> Path | None:
     return None if given is None else Path(given).expanduser()
-
-
-def _short(metric: str) -> str:
-    """Return the task of a score, or the probe and the table of one."""
-    return re.sub(r"^mteb/(.*)/[^/]*$", r"\1", metric)
-
-
-def _page(run: Run) -> str:
-    return report.page([(run.table, run.contributions, run.record)])

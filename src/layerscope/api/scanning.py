@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -16,13 +15,22 @@ import torch
 from torch import nn
 
 from layerscope import data as data_module
-from layerscope import plots, report, selection
+from layerscope import plots, selection
 from layerscope.analysis import scan_backbone
-from layerscope.api.common import Watch, backbone_for, texts_of, unwatched
+from layerscope.api.common import (
+    Result,
+    Watch,
+    backbone_for,
+    loaded,
+    plan_of,
+    settings_of,
+    texts_of,
+    unwatched,
+)
 from layerscope.arrays import scan_arrays
 from layerscope.data import Texts
 from layerscope.decision import Selection, decide
-from layerscope.errors import InputError, unknown_name
+from layerscope.errors import InputError
 from layerscope.estimates import Estimates, estimate
 from layerscope.metrics import catalogue
 from layerscope.metrics.catalogue import Measure
@@ -34,26 +42,8 @@ from layerscope.settings import ScanSettings
 from layerscope.table import Run, load_run
 
 
-@dataclass(frozen=True)
-class Scan:
-    """What a scan found; from `scan()` or, read from its folder, from `load()`.
-
-    Attributes:
-        run: the table, the per-text contributions and the record.
-        folder: where it is saved, None if it is not.
-    """
-
-    run: Run
-    folder: Path | None = None
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """How it was made: model, data, settings, versions, times, and what is undefined and why."""
-        return self.run.record
-
-    def table(self) -> pd.DataFrame:
-        """Return the long table: a row for each measure, convention and layer."""
-        return self.run.table.copy()
+class Scan(Result):
+    """What a scan found; from `scan()` or, read from its folder, from `load()`."""
 
     def contributions(self) -> pd.DataFrame:
         """Return the per-text numbers whose means are the table's values."""
@@ -85,21 +75,6 @@ class Scan:
         chosen = catalogue.select(metrics) if metrics else catalogue.CATALOGUE
         dim = self.record.get("model", {}).get("dim")
         return plots.describe(self.run.table, self.preferences(), dim=dim, measures=chosen)
-
-    def page(self) -> str:
-        """Return the run as one self-contained HTML page."""
-        return report.page([(self.run.table, self.run.contributions, self.run.record)])
-
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Scan:
-        """Write the run and its page to a folder, and return the scan with it.
-
-        Raises:
-            InputError: the folder holds something already, or cannot be written to.
-        """
-        place = RunFolder(Path(folder), overwrite)
-        place.claim()
-        place.finish(self.run, self.page())
-        return Scan(self.run, place.path)
 
 
 def load(folder: str | Path) -> Scan:
@@ -160,7 +135,7 @@ def scan(
         InputError: something given cannot be used; the message says what and what to do.
         RunError: the model or the disk failed.
     """
-    chosen = _settings(settings)
+    chosen = settings_of(ScanSettings, settings)
     place = RunFolder(Path(out), overwrite) if out is not None else None
     if place:
         place.claim()
@@ -196,7 +171,7 @@ def estimate_scan(
     **settings: Any,
 ) -> Estimates:
     """Return what a scan would take in time, memory and disk, from one batch of it."""
-    chosen = _settings(settings)
+    chosen = settings_of(ScanSettings, settings)
     with (watch or unwatched)() as progress:
         texts = texts_of(data, column, split, limit, chosen.seed)
         backbone = backbone_for(model, tokenizer, model_options)
@@ -214,9 +189,7 @@ def _scan_texts(
     model_options: ModelOptions | None,
 ) -> Run:
     started = time.perf_counter()
-    progress("loading the model", 0, 1)
-    backbone = backbone_for(model, tokenizer, model_options)
-    progress("loading the model", 1, 1)
+    backbone = loaded(model, tokenizer, model_options, progress)
 
     def open_parts(prepared: Prepared) -> None:
         if place:
@@ -234,11 +207,8 @@ def _scan_texts(
 
 
 def _plan(backbone: Backbone, texts: Texts, prepared: Prepared) -> dict[str, Any]:
-    """Everything that decides the numbers: unfinished work goes on only if all of it is the same."""
-    info = backbone.info.as_dict()
-    kept = ("name", "revision", "weights_fingerprint", "tokenizer_fingerprint", "dtype", "device")
     made_by = {name: versions()[name] for name in ("layerscope", "torch", "transformers")}
-    plan = {name: info[name] for name in kept} | made_by | prepared.settings.as_dict()
+    plan = plan_of(backbone, made_by) | prepared.settings.as_dict()
     return plan | {"data": texts.name, "data_fingerprint": texts.fingerprint}
 
 
@@ -248,23 +218,6 @@ def _tensor(arrays: np.ndarray[Any, Any] | torch.Tensor) -> torch.Tensor:
     if arrays.dtype.kind not in "fiu":
         raise InputError(f"expected arrays of floating-point numbers, got {arrays.dtype}.")
     return torch.as_tensor(np.require(arrays, requirements=["C", "W"]))
-
-
-def _settings(given: dict[str, Any]) -> ScanSettings:
-    known = ScanSettings.__dataclass_fields__
-    for name in given:
-        if name not in known:
-            raise unknown_name("setting", name, known)
-    return ScanSettings(**{name: _as_tuple(name, value) for name, value in given.items()})
-
-
-def _as_tuple(name: str, value: Any) -> Any:
-    """Lists are as good as tuples to a caller, and so is a single name or layer."""
-    if isinstance(value, list | range | set | np.ndarray):
-        return tuple(value.tolist() if isinstance(value, np.ndarray) else value)
-    names = ("metrics", "conventions", "layers", "stages", "augmentation")
-    single = name in names and isinstance(value, str | int)
-    return (value,) if single else value
 
 
 def default_folder(model: str, data: str) -> Path:

@@ -29,9 +29,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-
 
 @app.callback(invoke_without_command=True)
 def common(
@@ -142,8 +139,16 @@ def check_choice(kind: str, value: str, known: tuple[str, ...]) -> None:
         raise unknown_name(kind, value, known)
 
 
-def check_plot(path: Path, suffix: str) -> None:
-    """Refuse, before any work, a plot that could not be written after it."""
+def plots_asked(png: Path | None, svg: Path | None) -> tuple[Path, ...]:
+    """Return where plots are to be written; refuse, before any work, what could not be after it."""
+    asked = ((png, ".png"), (svg, ".svg"))
+    for path, suffix in asked:
+        if path is not None:
+            _check_plot(path, suffix)
+    return tuple(path for path, _ in asked if path is not None)
+
+
+def _check_plot(path: Path, suffix: str) -> None:
     import importlib.util
 
     if path.suffix.lower() != suffix:
@@ -167,6 +172,11 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def print_json(value: Any) -> None:
     """Print what a machine reads."""
     typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def print_page(path: Path) -> None:
+    """Print where a page lies, as a link."""
+    open_console().print(f"\nPage: {path.resolve().as_uri()}", soft_wrap=True)
 
 
 def open_console() -> Any:

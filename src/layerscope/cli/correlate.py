@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from layerscope.cli.app import (
-    Debug,
     Failures,
-    Json,
     app,
     check_choice,
-    check_plot,
     listed,
     open_console,
+    plots_asked,
     print_json,
+    print_page,
     records,
+)
+from layerscope.cli.options import (
+    Debug,
+    Json,
+    Png,
+    Svg,
 )
 
 if TYPE_CHECKING:
@@ -66,8 +71,8 @@ def correlate(
     statistic: Annotated[
         str, typer.Option(help="Of the matrix: dcor, bias_corrected, spearman, kendall, partial.")
     ] = "dcor",
-    png: Annotated[Path | None, typer.Option(help="Write the plot to a .png file.")] = None,
-    svg: Annotated[Path | None, typer.Option(help="Write the plot to a .svg file.")] = None,
+    png: Png = None,
+    svg: Svg = None,
     out: Annotated[Path | None, typer.Option(help="Write all of it to an .html page.")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the page in --out.")
@@ -80,9 +85,7 @@ def correlate(
     """Say which measures go with task scores over the layers."""
     Failures.debug = debug
     check_choice("plot", plot, ("matrix", "scatter"))
-    for path, suffix in ((png, ".png"), (svg, ".svg")):
-        if path is not None:
-            check_plot(path, suffix)
+    pictures = plots_asked(png, svg)
     _check_page(out, overwrite)
     from layerscope import api
 
@@ -98,9 +101,8 @@ def correlate(
     )
     found.matrix(statistic)  # refuses an unknown one before anything is printed
     _print(found, as_json)
-    for path in (png, svg):
-        if path is not None:
-            found.save_plot(path, plot, statistic)  # type: ignore[arg-type]
+    for path in pictures:
+        found.save_plot(path, plot, statistic)  # type: ignore[arg-type]
     if out is not None:
         _write(found, out, said=not as_json)
 
@@ -126,7 +128,7 @@ def _write(found: Correlations, path: Path, *, said: bool) -> None:
 
     write_atomically(path, found.page().encode())
     if said:
-        open_console().print(f"\nPage: {path.resolve().as_uri()}", soft_wrap=True)
+        print_page(path)
 
 
 def _print(found: Correlations, as_json: bool) -> None:

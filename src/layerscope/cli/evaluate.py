@@ -9,16 +9,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from layerscope.cli.app import (
-    Debug,
     Failures,
-    Json,
     app,
     calm_libraries,
     check_choice,
     listed,
     open_console,
     print_json,
+    print_page,
     records,
+)
+from layerscope.cli.options import (
+    BatchTokens,
+    Debug,
+    Device,
+    DeviceMap,
+    DryRun,
+    Dtype,
+    FirstToken,
+    Json,
+    Layers,
+    MaxLength,
+    Model,
+    Pooling,
+    Quiet,
+    Revision,
+    SpecialTokens,
+    Threads,
+    TrustRemoteCode,
 )
 
 if TYPE_CHECKING:
@@ -37,10 +55,7 @@ Example:
 
 @app.command(help=_EXAMPLE)
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(help="Hub id, local folder, GGUF file or sentence-transformers folder."),
-    ],
+    model: Model,
     tasks: Annotated[
         str,
         typer.Option(help="mteb's names, comma-separated (a subset after a colon), or paper32."),
@@ -65,8 +80,8 @@ def evaluate(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace scores in --out.")
     ] = False,
-    layers: Annotated[str | None, typer.Option(help="Layers, like 0,4-6  [default: all]")] = None,
-    pooling: Annotated[str, typer.Option(help="mean, last, first, weighted_mean or max.")] = "mean",
+    layers: Layers = None,
+    pooling: Pooling = "mean",
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Scale vectors to unit length first.")
     ] = False,
@@ -77,36 +92,24 @@ def evaluate(
     probe: Annotated[
         str, typer.Option(help="Also train probes on token states: linear, attention.")
     ] = "",
-    special_tokens: Annotated[
-        str, typer.Option(help="exclude or include the tokens that the tokenizer adds.")
-    ] = "exclude",
-    first_token: Annotated[
-        str, typer.Option(help="auto (out if it is an attention sink), keep or drop.")
-    ] = "auto",
-    max_length: Annotated[int, typer.Option(help="Most tokens a text may have.")] = 512,
-    batch_tokens: Annotated[int, typer.Option(help="Padded tokens in one forward pass.")] = 4096,
+    special_tokens: SpecialTokens = "exclude",
+    first_token: FirstToken = "auto",
+    max_length: MaxLength = 512,
+    batch_tokens: BatchTokens = 4096,
     bank_poolings: Annotated[
         str | None,
         typer.Option(help="Poolings kept in the bank  [default: all, up to 20 GB]"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the probes; mteb has its own.")] = 0,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
-    dtype: Annotated[
-        str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    device_map: Annotated[
-        str | None, typer.Option(help="Passed to transformers; auto spreads a large model.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads  [default: torch's]")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would take, and stop.")
-    ] = False,
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    device_map: DeviceMap = None,
+    threads: Threads = None,
+    trust_remote_code: TrustRemoteCode = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Score every layer of a model on tasks of mteb, from one pass over their texts."""
@@ -165,7 +168,5 @@ def _print_evaluation(found: Evaluation, as_json: bool) -> None:
         return
     from layerscope import terminal
 
-    console = open_console()
-    console.print(terminal.evaluation_summary(found.run.table, found.record))
-    page = (Path(str(found.folder)) / "page.html").resolve()
-    console.print(f"\nPage: {page.as_uri()}", soft_wrap=True)
+    open_console().print(terminal.evaluation_summary(found.run.table, found.record))
+    print_page(Path(str(found.folder)) / "page.html")

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from layerscope.cli.app import Debug, Failures, Json, app, open_console, print_json
+from layerscope.cli.app import Failures, app, open_console, print_json
+from layerscope.cli.options import Debug, Json
 
 
 @app.command()

@@ -9,17 +9,37 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from layerscope.cli.app import (
-    Debug,
     Failures,
-    Json,
     app,
     calm_libraries,
     check_choice,
-    check_plot,
     listed,
     open_console,
+    plots_asked,
     print_json,
+    print_page,
     records,
+)
+from layerscope.cli.options import (
+    BatchTokens,
+    Debug,
+    Device,
+    DeviceMap,
+    DryRun,
+    Dtype,
+    FirstToken,
+    Json,
+    Layers,
+    MaxLength,
+    Model,
+    Png,
+    Pooling,
+    Quiet,
+    Revision,
+    SpecialTokens,
+    Svg,
+    Threads,
+    TrustRemoteCode,
 )
 
 if TYPE_CHECKING:
@@ -39,10 +59,7 @@ Example:
 
 @app.command(help=_SCAN_EXAMPLE)
 def scan(
-    model: Annotated[
-        str,
-        typer.Argument(help="Hub id, local folder, GGUF file or sentence-transformers folder."),
-    ],
+    model: Model,
     data: Annotated[
         str,
         typer.Option(
@@ -65,18 +82,14 @@ def scan(
     convention: Annotated[
         str, typer.Option(help="paper, normalized, reference (comma-separated), or all.")
     ] = "paper,normalized",
-    layers: Annotated[str | None, typer.Option(help="Layers, like 0,4-6  [default: all]")] = None,
+    layers: Layers = None,
     stages: Annotated[
         str,
         typer.Option(help="Besides block: attn_norm, attn, attn_residual, mlp_norm, mlp."),
     ] = "block",
-    pooling: Annotated[str, typer.Option(help="mean, last, first, weighted_mean or max.")] = "mean",
-    special_tokens: Annotated[
-        str, typer.Option(help="exclude or include the tokens that the tokenizer adds.")
-    ] = "exclude",
-    first_token: Annotated[
-        str, typer.Option(help="auto (out if it is an attention sink), keep or drop.")
-    ] = "auto",
+    pooling: Pooling = "mean",
+    special_tokens: SpecialTokens = "exclude",
+    first_token: FirstToken = "auto",
     augmentation: Annotated[
         str,
         typer.Option(
@@ -87,31 +100,23 @@ def scan(
     span_words: Annotated[int, typer.Option(help="Words of a crop, and of a cloze's span.")] = 20,
     draws: Annotated[int, typer.Option(help="Pairs of crops, or clozes, of each text.")] = 1,
     alpha: Annotated[float, typer.Option(help="Order of the matrix-based entropies.")] = 1.0,
-    max_length: Annotated[int, typer.Option(help="Most tokens a text may have.")] = 512,
-    batch_tokens: Annotated[int, typer.Option(help="Padded tokens in one forward pass.")] = 4096,
+    max_length: MaxLength = 512,
+    batch_tokens: BatchTokens = 4096,
     non_finite: Annotated[
         str, typer.Option(help="raise, or drop texts whose states hold NaN or infinity.")
     ] = "raise",
     seed: Annotated[int, typer.Option(help="Seed of views, permutations and bootstrap.")] = 0,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
-    dtype: Annotated[
-        str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    device_map: Annotated[
-        str | None, typer.Option(help="Passed to transformers; auto spreads a large model.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads  [default: torch's]")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
-    png: Annotated[Path | None, typer.Option(help="Also write the plots to a .png file.")] = None,
-    svg: Annotated[Path | None, typer.Option(help="Also write the plots to a .svg file.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would take, and stop.")
-    ] = False,
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    device_map: DeviceMap = None,
+    threads: Threads = None,
+    trust_remote_code: TrustRemoteCode = False,
+    png: Png = None,
+    svg: Svg = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Measure every layer of a model on texts, in one pass."""
@@ -151,13 +156,10 @@ def scan(
         return
     folder = out or api.default_folder(model, data)
     Failures.folder = folder
-    for path, suffix in ((png, ".png"), (svg, ".svg")):
-        if path is not None:
-            check_plot(path, suffix)
+    pictures = plots_asked(png, svg)
     found = api.scan(model, data, out=folder, overwrite=overwrite, **arguments)
-    for path in (png, svg):
-        if path is not None:
-            found.save_plot(path)
+    for path in pictures:
+        found.save_plot(path)
     if not quiet:
         _print_scan(found, as_json)
 
@@ -188,10 +190,8 @@ def _print_scan(found: Scan, as_json: bool) -> None:
         )
         return
     run = found.run
-    console = open_console()
-    console.print(terminal.scan_summary(run.table, run.contributions, run.record))
-    page = (Path(str(found.folder)) / "page.html").resolve()
-    console.print(f"\nPage: {page.as_uri()}", soft_wrap=True)
+    open_console().print(terminal.scan_summary(run.table, run.contributions, run.record))
+    print_page(Path(str(found.folder)) / "page.html")
 
 
 def _print_estimate(estimates: Estimates, as_json: bool) -> None:

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from layerscope.cli.app import (
-    Debug,
     Failures,
-    Json,
     app,
-    check_plot,
     listed,
     open_console,
+    plots_asked,
     print_json,
+)
+from layerscope.cli.options import (
+    Debug,
+    Json,
+    Png,
+    Svg,
 )
 
 if TYPE_CHECKING:
@@ -51,12 +55,8 @@ def select(
     every: Annotated[
         bool, typer.Option("--all", help="Show every rule, and every task of the chosen one.")
     ] = False,
-    png: Annotated[
-        Path | None, typer.Option(help="Draw the scores and the choice to a .png file.")
-    ] = None,
-    svg: Annotated[
-        Path | None, typer.Option(help="Draw the scores and the choice to a .svg file.")
-    ] = None,
+    png: Png = None,
+    svg: Svg = None,
     resamples: Annotated[int, typer.Option(help="Resamples of texts and of tasks.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
     as_json: Json = False,
@@ -66,9 +66,7 @@ def select(
     Failures.debug = debug
     from layerscope import api, plots, terminal
 
-    for path, suffix in ((png, ".png"), (svg, ".svg")):
-        if path is not None:
-            check_plot(path, suffix)
+    pictures = plots_asked(png, svg)
     given = api.run_of(run)
     found = api.select(
         given,
@@ -78,9 +76,8 @@ def select(
         seed=seed,
         resamples=resamples,
     )
-    for path in (png, svg):
-        if path is not None:
-            plots.save(plots.chosen_scores([found]), path)
+    for path in pictures:
+        plots.save(plots.chosen_scores([found]), path)
     if as_json:
         print_json(_facts(found))
         return
