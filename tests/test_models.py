@@ -257,12 +257,12 @@ def test_a_model_without_any_list_of_blocks_is_refused():
 
 
 def test_a_model_that_does_not_run_on_text_is_refused():
-    config = hf.ViTConfig(
+    config = hf.BeitConfig(
         hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64,
         image_size=16, patch_size=8,
     )  # fmt: skip
     with pytest.raises(InputError, match="does not run on a short text input"):
-        backbone_of(hf.ViTModel(config), None)
+        backbone_of(hf.BeitModel(config), None)
 
 
 def test_a_layout_that_its_architecture_does_not_have_is_refused():

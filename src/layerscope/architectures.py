@@ -167,6 +167,12 @@ _BART = Architecture(
     positions="own",
 )
 _MAMBA = Architecture("layers", "norm_f", positions="own")
+_VIT = Architecture(
+    "layers",
+    "layernorm",
+    _stages("layernorm_before", "attention", _before("layernorm_after"), "layernorm_after", "mlp"),
+    positions="own",
+)
 _JAMBA = Architecture("layers", "final_layernorm")
 
 ARCHITECTURES: Final[Mapping[str, Architecture]] = {
@@ -212,6 +218,7 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
     "smollm3": _LLAMA,
     "t5": _T5,
     "umt5": _T5,
+    "vit": _VIT,
     "xlm-roberta": _ROBERTA,
 }
 

@@ -82,6 +82,7 @@ class Backbone:
 
     Attributes:
         model: the module to call with `input_ids` and `attention_mask`; never has a head.
+        whole: the model as it came, which holds `model` and perhaps a head.
         blocks: the block of layer 1..L; one shared by several layers stands several times.
         final_norm: the norm after block L, or None.
         stages: sub-block stage -> where to read it in a block (empty if unknown).
@@ -89,6 +90,7 @@ class Backbone:
     """
 
     model: nn.Module
+    whole: nn.Module
     tokenizer: Any
     blocks: tuple[nn.Module, ...]
     final_norm: nn.Module | None
@@ -107,15 +109,20 @@ class Backbone:
         return next(self.model.parameters()).device
 
 
-def load(name: str | Path, options: ModelOptions | None = None) -> Backbone:
+def load(name: str | Path, options: ModelOptions | None = None, *, head: bool = False) -> Backbone:
     """Load a model by name and tell its layers apart.
+
+    Args:
+        name: hub id, local folder, GGUF file or sentence-transformers folder.
+        options: how to load it.
+        head: whether to load the head that the checkpoint has as well (`Backbone.whole`).
 
     Raises:
         InputError: no such model, no weights or tokenizer with it, or code that needs trust.
     """
     options = options or ModelOptions()
     source = _locate(str(name))
-    model = _load_model(source, options)
+    model = _load_model(source, options, head=head)
     tokenizer = _load_tokenizer(source, options)
     revision = options.revision or getattr(model.config, "_commit_hash", None) or ""
     return backbone_of(model, tokenizer, name=source.label, revision=revision)
@@ -142,6 +149,7 @@ def backbone_of(
     final_norm = core.get_submodule(architecture.final_norm) if architecture.final_norm else None
     return Backbone(
         model=core,
+        whole=model,
         tokenizer=tokenizer,
         blocks=blocks,
         final_norm=final_norm,
@@ -240,9 +248,7 @@ def _transformer_module(path: Path) -> str:
     raise InputError(f"the sentence-transformers folder {str(path)!r} has no Transformer module.")
 
 
-def _load_model(source: _Source, options: ModelOptions) -> nn.Module:
-    from transformers import AutoModel
-
+def _load_model(source: _Source, options: ModelOptions, *, head: bool) -> nn.Module:
     arguments: dict[str, Any] = {
         "revision": options.revision,
         "dtype": _checkpoint_dtype(source, options),
@@ -254,10 +260,38 @@ def _load_model(source: _Source, options: ModelOptions) -> nn.Module:
         arguments["gguf_file"] = source.gguf_file
     if options.device_map:
         arguments["device_map"] = options.device_map
-    model, report = _explained(source, lambda: AutoModel.from_pretrained(source.path, **arguments))
-    _refuse_fresh_weights(model, report, source)
+    kind = _class_with_head(source, options) if head else _auto("AutoModel")
+    model, report = _explained(source, lambda: kind.from_pretrained(source.path, **arguments))
+    _refuse_fresh_weights(model if head else _core(model), model, report, source)
     placed = options.device_map or (getattr(model, "is_quantized", False) and not source.gguf_file)
     return model if placed else _move(model, options.device)
+
+
+def _auto(name: str) -> Any:
+    import transformers
+
+    return getattr(transformers, name, None)
+
+
+def _class_with_head(source: _Source, options: ModelOptions) -> Any:
+    """Return the class that the checkpoint was saved as; a GGUF file names none."""
+    arguments = {"gguf_file": source.gguf_file} if source.gguf_file else {}
+    config = _explained(
+        source,
+        lambda: _auto("AutoConfig").from_pretrained(
+            source.path,
+            revision=options.revision,
+            trust_remote_code=options.trust_remote_code,
+            **arguments,
+        ),
+    )
+    saved_as = _auto(str((getattr(config, "architectures", None) or [""])[0]))
+    if saved_as is not None:
+        return saved_as
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return _auto("AutoModelForCausalLM" if causal else "AutoModel")
 
 
 def _checkpoint_dtype(source: _Source, options: ModelOptions) -> Any:
@@ -309,9 +343,11 @@ def _explained(source: _Source, load_it: Callable[[], Any]) -> Any:
         raise InputError(f"{source.label!r} cannot be loaded: {first.rstrip('.')}.") from error
 
 
-def _refuse_fresh_weights(model: nn.Module, report: dict[str, Any], source: _Source) -> None:
-    """Refuse a checkpoint that leaves weights at their random start: its numbers would mean nothing."""
-    used = {id(weight) for weight in _core(model).parameters()}
+def _refuse_fresh_weights(
+    part: nn.Module, model: nn.Module, report: dict[str, Any], source: _Source
+) -> None:
+    """Refuse a checkpoint that leaves weights of a part of the model at their random start."""
+    used = {id(weight) for weight in part.parameters()}
     needed = {name for name, weight in model.named_parameters() if id(weight) in used}
     lacking = needed.intersection(report.get("missing_keys", ()))
     missing = [key for key in lacking if "pooler" not in key]

@@ -1,0 +1,129 @@
+"""The config of a model of which some blocks are kept: every per-layer entry sliced, none forgotten.
+
+A list that keeps its old length makes transformers refuse the model, or, worse, give other numbers
+without a word; a count or an index that is not adjusted points at another block.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Final
+
+from layerscope.errors import InputError
+
+# Lists that may have the length L by chance and speak of something else.
+_NOT_PER_LAYER: Final = {"architectures", "stage_names"}
+_PATTERNS: Final = {"hybrid_override_pattern"}  # a letter a layer
+
+# Lists that hold numbers of layers rather than one entry a layer.
+_INDEXES: Final = (
+    "mlp_only_layers",
+    "full_attn_idxs",
+    "global_attn_layers",
+    "hybrid_layer_ids",
+    "cross_attention_layers",
+    "moe_layers",
+)
+# Numbers that count layers from the start, and from the end.
+_LEADING: Final = ("first_k_dense_replace", "max_window_layers", "num_dense_layers")
+_TRAILING: Final = ("num_kv_shared_layers",)
+
+# Architectures whose kind of block follows from its number, so that a pattern cannot be kept.
+_COMPUTED: Final = {"jamba": "attention, Mamba and expert blocks"}
+
+
+def text_config_of(config: Any) -> Any:
+    """Return the part of a config that describes the blocks (itself, unless it holds several)."""
+    get = getattr(config, "get_text_config", None)
+    # T5's decoder is not what was asked for, so only a nested config counts.
+    inner = get() if get is not None and getattr(config, "text_config", None) is not None else None
+    return inner if inner is not None else config
+
+
+def kept_config(config: Any, kept: Sequence[int]) -> Any:
+    """Return a copy of a config for a model of some of the blocks.
+
+    Args:
+        config: of transformers; untouched.
+        kept: the blocks to keep, counted from 0, in order.
+
+    Raises:
+        InputError: the architecture computes from a block's number what kind of block it is.
+    """
+    changed = copy.deepcopy(config)
+    if hasattr(changed, "quantization_config"):  # what a GGUF file was; its weights are plain now
+        del changed.quantization_config
+    part = text_config_of(changed)
+    depth = int(part.num_hidden_layers)
+    if list(kept) == list(range(depth)):
+        return changed
+    refuse_computed(part)
+    entries = {
+        name: value
+        for name, value in vars(part).items()
+        if _is_per_layer(name, value) and len(value) == depth
+    }
+    for name, value in entries.items():
+        setattr(part, name, _sliced(value, kept))
+    for name in _INDEXES:
+        value = getattr(part, name, None)
+        if isinstance(value, list | tuple):
+            setattr(part, name, [new for new, old in enumerate(kept) if old in value])
+    for name, first in _counted(part, depth):
+        setattr(part, name, sum(old in first for old in kept))
+    part.num_hidden_layers = len(kept)
+    _rename_stages(part, len(kept))
+    _restate_patterns(part)
+    return changed
+
+
+def refuse_computed(config: Any) -> None:
+    """Raise an InputError where the kind of a block follows from its number."""
+    kind = str(getattr(config, "model_type", ""))
+    if kind in _COMPUTED:
+        raise InputError(
+            f"{kind} computes from a block's number where its {_COMPUTED[kind]} stand, so blocks cannot "
+            "be taken out of it; use the whole model and read the layer by its hidden state."
+        )
+
+
+def _is_per_layer(name: str, value: Any) -> bool:
+    if isinstance(value, str):
+        return name in _PATTERNS
+    if name in _NOT_PER_LAYER | set(_INDEXES) or name.endswith("_token_id"):
+        return False
+    return isinstance(value, list | tuple) and not name.startswith("_")
+
+
+def _sliced(value: Any, kept: Sequence[int]) -> Any:
+    picked = [value[index] for index in kept]
+    return "".join(picked) if isinstance(value, str) else type(value)(picked)
+
+
+def _counted(config: Any, depth: int) -> list[tuple[str, range]]:
+    """Return names of counts, each with the blocks that it counts."""
+    found = []
+    for name in (*_LEADING, *_TRAILING):
+        count = getattr(config, name, None)
+        if isinstance(count, int) and not isinstance(count, bool) and count > 0:
+            count = min(count, depth)
+            at = range(count) if name in _LEADING else range(depth - count, depth)
+            found.append((name, at))
+    return found
+
+
+def _rename_stages(config: Any, blocks: int) -> None:
+    """Vision backbones name a stage for each block, and say which of them they give out."""
+    if not hasattr(config, "stage_names"):
+        return
+    config.stage_names = ["stem", *(f"stage{number}" for number in range(1, blocks + 1))]
+    for name, last in (("_out_features", config.stage_names[-1]), ("_out_indices", blocks)):
+        if hasattr(config, name):
+            setattr(config, name, [last])
+
+
+def _restate_patterns(config: Any) -> None:
+    """GPT-Neo writes its list of kinds as (kinds, times) as well, and reads that back."""
+    if getattr(config, "attention_layers", None) and hasattr(config, "attention_types"):
+        config.attention_types = [[list(config.attention_layers), 1]]

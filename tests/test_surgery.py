@@ -1,0 +1,153 @@
+"""Blocks taken out: the rest computes what it computed, and the model comes back as it was."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import transformers as hf
+
+from layerscope.errors import InputError
+from layerscope.models import Backbone, backbone_of
+from layerscope.surgery import kept_config, remove_blocks, skipping
+from tiny import CONFIGS, tiny_model, tiny_tokenizer
+
+SHARED_BLOCKS = {"albert"}
+CUTTABLE = sorted(CONFIGS.keys() - SHARED_BLOCKS)
+FIRST_BLOCK_DIFFERS = {"modernbert", "t5"}
+CAUSAL = ["gpt2", "gpt_neox", "llama", "mistral", "qwen3", "gemma3", "phi", "mixtral", "mamba"]
+IDS = torch.randint(4, 100, (2, 12), generator=torch.Generator().manual_seed(1))
+
+
+def backbone(name: str) -> Backbone:
+    return backbone_of(copy.deepcopy(tiny_model(name)), tiny_tokenizer(), name=name)
+
+
+@torch.no_grad()
+def states(found: Backbone, ids: torch.Tensor = IDS) -> list[torch.Tensor]:
+    """What each block gave, by hooks of the test's own."""
+    seen: list[torch.Tensor] = []
+
+    def keep(_module, _args, output) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    handles = [block.register_forward_hook(keep) for block in found.blocks]
+    try:
+        found.model(input_ids=ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize("name", CUTTABLE)
+def test_a_model_without_its_last_blocks_gives_the_layer_before_them(name):
+    found = backbone(name)
+    whole = states(found)
+    with skipping(found, {3, 4}) as shorter:
+        assert shorter.depth == 2
+        for one, other in zip(states(shorter), whole, strict=False):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", CUTTABLE)
+def test_a_skipped_block_is_an_identity_and_the_model_comes_back_whole(name):
+    found = backbone(name)
+    before, config = states(found), copy.deepcopy(found.model.config.to_dict())
+    with skipping(found, {2}) as shorter:
+        seen = states(shorter)
+    torch.testing.assert_close(seen[0], before[0], rtol=0, atol=0)
+    assert not torch.equal(seen[1], before[2])
+    assert found.model.config.to_dict() == config
+    for one, other in zip(states(found), before, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_model_comes_back_when_the_work_inside_fails():
+    found = backbone("gemma3")
+    before = states(found)
+    with pytest.raises(ZeroDivisionError), skipping(found, {2}):
+        1 / 0  # noqa: B018
+    assert torch.equal(states(found)[-1], before[-1])
+
+
+@pytest.mark.parametrize("name", CUTTABLE)
+def test_the_twin_in_place_gives_the_same(name):
+    with skipping(found := backbone(name), {2, 4}) as shorter:
+        expected = states(shorter)
+    remove_blocks(found, {2, 4})
+    again = backbone_of(found.whole, found.tokenizer)
+    assert again.depth == 2
+    for one, other in zip(states(again), expected, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("gone", [{1}, {2}, {2, 3}])
+def test_text_is_generated_alike_with_and_without_the_cache(name, gone):
+    torch.manual_seed(0)
+    model = hf.AutoModelForCausalLM.from_config(CONFIGS[name](), attn_implementation="eager").eval()
+    with skipping(backbone_of(model, tiny_tokenizer()), gone):
+        written = [
+            model.generate(IDS, max_new_tokens=12, do_sample=False, use_cache=cache, pad_token_id=0)
+            for cache in (True, False)
+        ]
+    assert torch.equal(*written)
+
+
+def test_shared_blocks_are_refused():
+    with (
+        pytest.raises(InputError, match="runs one block at several depths"),
+        skipping(backbone("albert"), {2}),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", sorted(FIRST_BLOCK_DIFFERS))
+def test_a_first_block_that_holds_what_others_need_stays(name):
+    with (
+        pytest.raises(InputError, match="cannot do without block 1"),
+        skipping(backbone(name), {1}),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ({0}, "expected blocks from 1 to 4"),
+        ({5}, "got 5"),
+        ({1, 2, 3, 4}, "at least one must stay"),
+    ],
+)
+def test_blocks_that_are_not_there_are_refused(gone, said):
+    with pytest.raises(InputError, match=said), skipping(backbone("bert"), gone):
+        pass
+
+
+def test_lists_indexes_and_counts_of_a_config_follow_the_kept_blocks():
+    config = hf.Gemma3TextConfig(**CONFIGS["gemma3"]().to_dict())
+    config.layer_types = ["sliding_attention", "full_attention"] * 2
+    config.no_rope_layers = [1, 0, 1, 1]
+    config.mlp_only_layers = [0, 2, 3]
+    config.first_k_dense_replace = 2
+    config.num_kv_shared_layers = 2
+    config.eos_token_id = [1, 2, 3, 4]
+    config.hybrid_override_pattern = "M*M-"
+    small = kept_config(config, [1, 3])
+    assert small.num_hidden_layers == 2
+    assert small.layer_types == ["full_attention", "full_attention"]
+    assert small.no_rope_layers == [0, 1]
+    assert small.mlp_only_layers == [1]
+    assert small.first_k_dense_replace == 1
+    assert small.num_kv_shared_layers == 1
+    assert small.eos_token_id == [1, 2, 3, 4]
+    assert small.hybrid_override_pattern == "*-"
+    assert config.num_hidden_layers == 4
+    assert len(config.layer_types) == 4
+
+
+def test_a_computed_pattern_is_refused():
+    with pytest.raises(InputError, match="computes from a block's number"):
+        kept_config(hf.JambaConfig(num_hidden_layers=8), [0, 1])
