@@ -177,7 +177,8 @@ def test_every_measure_has_its_rows(bert_run, record):
     assert set(rows["n"]) == {COUNT}
     assert rows["other_layer"].isna().all() == (record.place == "layer")
     limited = rows["low"].notna().all()
-    assert limited == ("No limits" not in record.note)
+    too_few = record.name == "frenet_displacement_sample_k32"  # a half has no 32 directions
+    assert limited == ("No limits" not in record.note and not too_few)
     if limited and not record.name.startswith("cka"):
         assert (rows["low"] <= rows["value"]).all()
         assert (rows["value"] <= rows["high"]).all()

@@ -10,7 +10,7 @@ from layerscope.errors import UndefinedError
 from layerscope.metrics import layers, neighbors, similarity, subspaces
 from layerscope.metrics.catalogue import CATALOGUE, INVARIANCES, Measure, measure
 from layerscope.metrics.filtration import filtration, gfmi_edge, joint_counts
-from layerscope.metrics.layers import Between, LayerStack
+from layerscope.metrics.layers import Between, LayerStack, frenet_displacement_sample
 from layerscope.metrics.pairs import Closeness, Pairs
 from layerscope.metrics.similarity import TokenCosines, token_cosines
 
@@ -127,6 +127,25 @@ def test_contributions_average_to_the_value_and_limits_hold_it(record):
             assert row.bounds[0] <= low <= row.value <= high <= row.bounds[1]
     limited = row.contributions is not None or row.limits is not None
     assert limited != ("No limits" in record.note)
+
+
+def test_displacement_over_samples_spreads_as_its_error_says():
+    def drawn(seed):
+        generator = torch.Generator().manual_seed(seed)
+        z, own = (torch.randn(160, 60, generator=generator) for _ in range(2))
+        scale = torch.arange(1, 61) ** -0.6
+        found = frenet_displacement_sample(
+            stack_of([z * scale, (z + own) * scale.roll(7)], crossed=None)
+        )
+        return next((row.value, row.error) for row in found if row.metric.endswith("_k16"))
+
+    values, errors = torch.tensor([drawn(seed) for seed in range(24)]).T
+    assert float(errors.square().mean().sqrt()) == pytest.approx(float(values.std()), rel=0.35)
+
+
+def test_too_few_samples_leave_displacement_over_samples_without_limits():
+    found = frenet_displacement_sample(stack_of(moving_layers(60, 40)))
+    assert [row.metric for row in found if row.limits] == ["frenet_displacement_sample_k16"]
 
 
 def test_values_are_those_of_the_functions_behind_them():

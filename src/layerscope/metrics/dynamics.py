@@ -148,7 +148,10 @@ DYNAMICS: Final[tuple[Measure, ...]] = (
         invariances={"": _ROTATED},
         undefined="All vectors of a layer are equal, or there are not more than k texts.",
         reference=f"{_LRD}; sample space: Raghu et al. 2017 (SVCCA)",
-        note=f"{_OURS}. One null for models of any width, as it depends on N alone. No limits.",
+        note=(
+            f"{_OURS}. One null for models of any width, as it depends on N alone. Limits take more "
+            "than 2 (k + 1) texts."
+        ),
         null=Null("random subspaces", lambda n, _d: layers.random_level(10**9, n), varies=True),
     ),
     Measure(

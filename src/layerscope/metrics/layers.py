@@ -25,12 +25,12 @@ from layerscope.metrics import filtration as graphs
 from layerscope.metrics import neighbors, similarity, subspaces
 from layerscope.metrics.filtration import Sign
 from layerscope.metrics.geometry import LayerGeometry, half_paths, known, layer_geometry
-from layerscope.metrics.halves import half_sample_error, half_sample_limits
+from layerscope.metrics.halves import half_sample_error, half_sample_limits, halvings
 from layerscope.metrics.neighbors import Neighbors, chance_retention
 from layerscope.metrics.pairs import Pairs
 from layerscope.metrics.similarity import CkaMatrix, TokenCosines
 from layerscope.metrics.spectrum import Estimate
-from layerscope.metrics.subspaces import Frenet, Space
+from layerscope.metrics.subspaces import Frame, Frenet, Space
 
 SUBSPACES = (32, 16, 64)
 """Dimensions k of the layer subspace, the default first."""
@@ -193,6 +193,18 @@ class LayerStack:
             fits = min(widths, default=0) >= size
             self._halves[size] = half_paths(self.geometry, size) if fits else []
         return self._halves[size]
+
+    @cached_property
+    def end_halves(self) -> list[tuple[list[Frame], list[Frame]]]:
+        """Frames of the first and final layer in both halves of the samples, for each halving."""
+        ends = (self.vectors[0], self.vectors[-1])
+        return [
+            (
+                [subspaces.frame(end[one]) for end in ends],
+                [subspaces.frame(end[two]) for end in ends],
+            )
+            for one, two in halvings(self.n, seed=self.seed)
+        ]
 
     def path_error(self, k: int, number: Callable[[Frenet], Tensor | float]) -> Tensor | None:
         """Return the standard error of a number of the path, None where there is none."""
@@ -478,9 +490,21 @@ def _sample_displacement(stack: LayerStack, k: int) -> list[Between]:
     def path() -> Frenet:
         return stack.path(k, Space.SAMPLE)
 
+    def of_half(frames: Sequence[Frame]) -> Tensor:
+        size = path().k
+        if min(frame.width for frame in frames) < size or size >= len(frames[0].sample) - 1:
+            return torch.tensor(math.nan)  # too few samples for subspaces of this dimension
+        found = subspaces.frenet(frames, size, Space.SAMPLE)
+        return torch.tensor(found.displacement / found.largest)
+
+    def error(_last: int, _first: int) -> float:
+        halves = [(of_half(one), of_half(other)) for one, other in stack.end_halves]
+        return float(half_sample_error(halves))
+
     return _between(
         f"frenet_displacement_sample_k{k}", stack.whole,
-        lambda *_: path().displacement / path().largest, null=lambda: path().random, bounds=(0, 1),
+        lambda *_: path().displacement / path().largest, error=error, null=lambda: path().random,
+        bounds=(0, 1),
     )  # fmt: skip
 
 
