@@ -64,6 +64,14 @@ def test_a_skipped_block_is_an_identity_and_the_model_comes_back_whole(name):
         assert torch.equal(one, other)
 
 
+def test_all_layers_are_reported_again_afterwards():
+    found = backbone("llama")
+    with torch.no_grad():
+        with skipping(found, {2}) as shorter:
+            shorter.model(input_ids=IDS, output_hidden_states=True)
+        assert len(found.model(input_ids=IDS, output_hidden_states=True).hidden_states) == 5
+
+
 def test_the_model_comes_back_when_the_work_inside_fails():
     found = backbone("gemma3")
     before = states(found)

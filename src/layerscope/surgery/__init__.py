@@ -1,6 +1,61 @@
 """Models made smaller: blocks taken out, the rest saved as a stock checkpoint, and that proven."""
 
-from layerscope.surgery.blocks import kept_blocks, refuse_surgery, remove_blocks, skipping
+from layerscope.surgery.blocks import (
+    kept_blocks,
+    probe,
+    refuse_surgery,
+    remove_blocks,
+    skipping,
+)
+from layerscope.surgery.card import Story, model_card
 from layerscope.surgery.configs import kept_config
+from layerscope.surgery.saving import (
+    RECORD,
+    MismatchError,
+    bytes_of,
+    read_record,
+    refuse_folder,
+    size_of,
+)
+from layerscope.surgery.sentence import (
+    Counting,
+    counting_of,
+    load_source,
+    require_extra,
+)
+from layerscope.surgery.shipping import FORMATS, Format, Plan, Shipped, ship
+from layerscope.surgery.smaller import LAST, OutputPath, find_output, refuse_quantized, smaller
+from layerscope.surgery.verifying import Verification, token_states
 
-__all__ = ["kept_blocks", "kept_config", "refuse_surgery", "remove_blocks", "skipping"]
+__all__ = [
+    "FORMATS",
+    "LAST",
+    "RECORD",
+    "Counting",
+    "Format",
+    "MismatchError",
+    "OutputPath",
+    "Plan",
+    "Shipped",
+    "Story",
+    "Verification",
+    "bytes_of",
+    "counting_of",
+    "find_output",
+    "kept_blocks",
+    "kept_config",
+    "load_source",
+    "model_card",
+    "probe",
+    "read_record",
+    "refuse_folder",
+    "refuse_quantized",
+    "refuse_surgery",
+    "remove_blocks",
+    "require_extra",
+    "ship",
+    "size_of",
+    "skipping",
+    "smaller",
+    "token_states",
+]

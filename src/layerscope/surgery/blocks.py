@@ -13,13 +13,14 @@ from dataclasses import replace
 from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from layerscope.errors import InputError
-from layerscope.models import Backbone
+from layerscope.models import Backbone, evaluating
 from layerscope.surgery.configs import kept_config, refuse_computed, text_config_of
 
 _NUMBERS: Final = ("layer_idx", "layer_id", "layer_index", "layer_number", "block_idx")
+_PROBE_TOKENS: Final = 6
 
 
 def kept_blocks(backbone: Backbone, removed: Iterable[int]) -> tuple[int, ...]:
@@ -118,7 +119,7 @@ def remove_blocks(backbone: Backbone, removed: Iterable[int]) -> Backbone:
     refuse_surgery(backbone, kept)
     parent, name = _holder(backbone)
     blocks = tuple(backbone.blocks[index] for index in kept)
-    for config in _configs(backbone):
+    for config in configs_of(backbone):
         vars(config).update(vars(kept_config(config, kept)))
     setattr(parent, name, nn.ModuleList(blocks))
     for new, block in enumerate(blocks):
@@ -138,12 +139,13 @@ def skipping(backbone: Backbone, removed: Iterable[int]) -> Iterator[Backbone]:
     """
     parent, name = _holder(backbone)
     blocks = getattr(parent, name)
-    configs = [(config, dict(vars(config))) for config in _configs(backbone)]
+    configs = [(config, dict(vars(config))) for config in configs_of(backbone)]
     numbers = [
         (module, number, getattr(module, number))
         for block in backbone.blocks
         for module, number in _numbered(block)
     ]
+    _settle_hooks(backbone)
     try:
         yield remove_blocks(backbone, removed)
     finally:
@@ -160,7 +162,7 @@ def _holder(backbone: Backbone) -> tuple[nn.Module, str]:
     return backbone.model.get_submodule(parent), name
 
 
-def _configs(backbone: Backbone) -> list[Any]:
+def configs_of(backbone: Backbone) -> list[Any]:
     """Return every config object that speaks of these blocks: modules mostly share one."""
     found: dict[int, Any] = {}
     for module in (backbone.whole, *backbone.model.modules()):
@@ -180,3 +182,28 @@ def _numbered(block: nn.Module) -> list[tuple[nn.Module, str]]:
         for name in _NUMBERS
         if type(getattr(module, name, None)) is int
     ]
+
+
+def _settle_hooks(backbone: Backbone) -> None:
+    """Let transformers hang its recording hooks on all blocks before some of them are away.
+
+    It does so once, when hidden states are first asked for; blocks that are missing then would never
+    report theirs again.
+    """
+    if not getattr(backbone.model, "_output_capturing_hooks_installed", False):
+        with evaluating(backbone.model):
+            backbone.model(**probe(backbone), output_hidden_states=True)
+
+
+def probe(backbone: Backbone) -> dict[str, Tensor]:
+    """Return a short input: a few tokens, or for a model of images a small noise."""
+    config: Any = backbone.model.config
+    if getattr(backbone.model, "main_input_name", "input_ids") == "pixel_values":
+        size = config.image_size
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.rand((1, config.num_channels, height, width), generator=generator)
+        return {"pixel_values": pixels.to(backbone.device, next(backbone.model.parameters()).dtype)}
+    low = min(5, config.vocab_size - _PROBE_TOKENS)
+    ids = torch.arange(low, low + _PROBE_TOKENS, device=backbone.device)[None]
+    return {"input_ids": ids}

@@ -1,0 +1,134 @@
+"""A checkpoint's folder: there whole and verified, or not there.
+
+It is written beside its place under a hidden name, and moved there in the end. What stood there before
+goes only then, and only if it was made here.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from torch import nn
+
+from layerscope.errors import InputError, RunError
+from layerscope.files import explained_write_error, write_json
+
+RECORD: Final = "layerscope.json"
+_SPARE: Final = 32_000_000  # tokenizer, card and configs, in bytes, with room
+
+
+class MismatchError(RunError):
+    """What was saved does not give what it must; the folder stays for whoever wants to look."""
+
+
+def refuse_folder(out: Path, *, overwrite: bool) -> None:
+    """Refuse, before any work, a folder that is not ours to write.
+
+    Raises:
+        InputError: it is a file, or holds something that may not be replaced.
+    """
+    for place in (out, *out.parents):
+        if place.exists() and not place.is_dir():
+            raise InputError(f"expected a folder for the model, {str(place)!r} is a file.")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (out / RECORD).exists():
+        raise InputError(f"{str(out)!r} holds other files; choose a new or empty --out folder.")
+    if not overwrite:
+        raise InputError(
+            f"{str(out)!r} already holds a model that layerscope saved; pass --overwrite to replace it, "
+            "or choose another --out folder."
+        )
+
+
+def refuse_full_disk(out: Path, size: int) -> None:
+    """Raise a RunError if a checkpoint of so many bytes does not fit where it is to go."""
+    place = next(folder for folder in (out, *out.parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    if size + _SPARE > free:
+        raise RunError(
+            f"the model takes {(size + _SPARE) / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free where "
+            f"{str(out)!r} is to go; nothing was written: free some space or choose another --out."
+        )
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `out` if all goes well, and else is gone.
+
+    Raises:
+        RunError: the disk is full; MismatchError as it came, after what was saved was kept under the
+            name that its message says.
+        InputError: the place cannot be written to.
+    """
+    partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        _move(partial, out)
+    except MismatchError as error:
+        kept = out.with_name(f"{out.name}.unverified")
+        _move(partial, kept)
+        raise MismatchError(f"{error} What was saved is kept in {str(kept)!r}.") from error
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if _says_full(error):
+            raise RunError(
+                f"no space left on the disk while {str(out)!r} was written; nothing of it was kept and "
+                "the source is untouched: free some space and run the same command again."
+            ) from error
+        if isinstance(error, OSError):
+            raise explained_write_error(error, out) from error
+        raise
+
+
+def _says_full(error: BaseException) -> bool:
+    """Tell a full disk, whoever met it: safetensors reports it in words of its own."""
+    number = getattr(error, "errno", None)
+    return number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+
+
+def _move(partial: Path, out: Path) -> None:
+    """Put a finished folder in its place; what stood there goes last."""
+    old = out.with_name(f".{out.name}.old.{secrets.token_hex(4)}") if out.exists() else None
+    if old:
+        out.rename(old)
+    partial.rename(out)
+    if old:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def bytes_of(model: nn.Module) -> int:
+    """Return the bytes of a model's weights; tied ones count once."""
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of the files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def write_transformers(model: nn.Module, processor: Any, folder: Path) -> None:
+    """Save a model, its generation config and its tokenizer (or image processor) as transformers does."""
+    saved: Any = model
+    saved.save_pretrained(folder)
+    if processor is not None:
+        processor.save_pretrained(folder)
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write what was done, on what evidence, and what was verified."""
+    write_json(folder / RECORD, record)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return what `write_record` wrote."""
+    found: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,235 @@
+"""A smaller model as a sentence-transformers folder, of that library's own modules alone.
+
+Which tokens count is part of the vector that was measured, so it comes along: special tokens are given
+weight zero by `WordWeights`. A sink on an ordinary first token has no such module; there a token of the
+tokenizer's own is put before every text as a prompt, takes the sink's place, and is left out of the mean
+as prompts are.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from layerscope.errors import InputError
+from layerscope.models import Backbone
+from layerscope.pooling import pool
+from layerscope.settings import Pooling
+from layerscope.states import Site, TokenStates
+from layerscope.surgery.smaller import LAST, OutputPath
+from layerscope.tokenization import TokenizedText
+
+_MODES: Final = {
+    Pooling.MEAN: "mean",
+    Pooling.LAST: "lasttoken",
+    Pooling.FIRST: "cls",
+    Pooling.MAX: "max",
+    Pooling.WEIGHTED_MEAN: "weightedmean",
+}
+_SEES_ALL: Final = (Pooling.LAST, Pooling.FIRST)
+PROMPT_NAME: Final = "text"
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Which tokens count, as a sentence-transformers folder can say it.
+
+    Attributes:
+        pooling: token states -> a vector.
+        silent: ids of tokens of weight zero.
+        prompt: put before every text and left out of the mean; "" for none.
+        normalize: whether vectors are scaled to unit length.
+    """
+
+    pooling: Pooling
+    silent: frozenset[int] = frozenset()
+    prompt: str = ""
+    normalize: bool = False
+
+    def marks(self, text: TokenizedText) -> list[bool]:
+        """For each token of a text (with the prompt before it), whether it counts."""
+        marks = [token not in self.silent for token in text.ids]
+        if self.prompt:
+            marks[0] = False
+        return marks if any(marks) else [True] * len(marks)
+
+    def vector(self, states: Tensor, text: TokenizedText) -> Tensor:
+        """Return the vector (dim,) of one text's states (token, dim), by our own pooling."""
+        real = torch.ones(1, len(states), dtype=torch.bool)
+        marks = torch.tensor([self.marks(text)])
+        vector = pool(TokenStates(Site(0), states[None], real, marks), self.pooling)[0]
+        return torch.nn.functional.normalize(vector, dim=0) if self.normalize else vector
+
+
+def counting_of(
+    tokenizer: Any,
+    texts: Sequence[TokenizedText],
+    pooling: Pooling,
+    *,
+    special_tokens: bool,
+    drop_first: bool,
+    normalize: bool,
+) -> Counting:
+    """Say in sentence-transformers' terms which tokens count.
+
+    Args:
+        tokenizer: of the model.
+        texts: some texts as it reads them.
+        pooling: token states -> a vector.
+        special_tokens: whether tokens that the tokenizer adds count.
+        drop_first: whether position 0 is left out.
+        normalize: whether vectors are scaled to unit length.
+
+    Raises:
+        InputError: no stock module can say it.
+    """
+    if pooling in _SEES_ALL:
+        return Counting(pooling, normalize=normalize)
+    added = frozenset(
+        token
+        for text in texts
+        for token, special in zip(text.ids, text.special, strict=True)
+        if special
+    )
+    leads = all(text.special[0] for text in texts)
+    silent = added if not special_tokens else frozenset()
+    prompt = ""
+    if drop_first and leads:
+        silent |= {text.ids[0] for text in texts}
+    elif drop_first:
+        prompt = _prompt(tokenizer)
+    if (silent or prompt) and pooling is not Pooling.MEAN:
+        raise InputError(
+            f"sentence-transformers has no {pooling.value} pooling that leaves tokens out; use --pooling "
+            "mean, or --special-tokens include --first-token keep, or --format transformers."
+        )
+    return Counting(pooling, silent, prompt, normalize)
+
+
+def _prompt(tokenizer: Any) -> str:
+    """Return a token of the tokenizer's own that can stand before every text."""
+    for name in ("bos_token", "eos_token", "cls_token"):
+        token = getattr(tokenizer, name, None)
+        if token and len(tokenizer(token, add_special_tokens=False)["input_ids"]) == 1:
+            return str(token)
+    raise InputError(
+        "the first token is an attention sink, and the tokenizer has no token of its own to put in its "
+        "place; use --first-token keep, or --format transformers and leave it out yourself."
+    )
+
+
+def require_extra() -> None:
+    """Raise an InputError where sentence-transformers is not installed."""
+    import importlib.util
+
+    if importlib.util.find_spec("sentence_transformers") is None:
+        raise InputError(
+            "this format needs an extra; install it with: pip install 'layerscope[sentence-transformers]', "
+            "or choose --format transformers."
+        )
+
+
+def load_source(name: str) -> Any:
+    """Return a sentence-transformers model, for the modules that follow its transformer."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(name, device="cpu")
+
+
+def source_vector(source: Any, states: Tensor, text: TokenizedText) -> Tensor:
+    """Return what the source's own pooling and the rest make of one text's states (token, dim)."""
+    features = {
+        "token_embeddings": states[None],
+        "attention_mask": torch.ones(1, len(states), dtype=torch.long),
+        "input_ids": torch.tensor([text.ids]),
+    }
+    with torch.inference_mode():
+        for module in list(source)[1:]:
+            features = module(features)
+    vector: Tensor = features["sentence_embedding"][0]
+    return vector
+
+
+def write_sentence_transformer(
+    model: Any,
+    backbone: Backbone,
+    folder: Path,
+    output: OutputPath,
+    *,
+    counting: Counting | None,
+    source: Any,
+    max_length: int,
+) -> None:
+    """Save a model with its pooling.
+
+    Args:
+        model: the smaller model.
+        backbone: the model it was made from, for its tokenizer and width.
+        folder: where to.
+        output: where in the model's output the states are.
+        counting: which tokens count and how they are pooled; None takes the source's modules.
+        source: the sentence-transformers model that it was made from, or None.
+        max_length: tokens that a text is cut to.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Transformer
+
+    asked: dict[str, Any] = {}
+    if output != LAST:
+        path = {"method": "forward", "method_output_name": list(output)}
+        asked = {"modality_config": {"text": path}, "module_output_name": "token_embeddings"}
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".model.") as room:
+        model.save_pretrained(room)
+        backbone.tokenizer.save_pretrained(room)
+        transformer = Transformer(
+            room,
+            max_seq_length=source.max_seq_length if source is not None else max_length,
+            do_lower_case=bool(source is not None and getattr(source[0], "do_lower_case", False)),
+            model_kwargs={"dtype": "auto"},
+            **asked,
+        )
+        rest = _modules(counting, backbone) if counting is not None else list(source)[1:]
+        prompts, named = _prompts(counting, source)
+        saved = SentenceTransformer(
+            modules=[transformer, *rest],
+            device="cpu",
+            prompts=prompts,
+            default_prompt_name=named,
+            similarity_fn_name=getattr(source, "similarity_fn_name", None),
+        )
+        saved.save_pretrained(str(folder), create_model_card=False)
+
+
+def _modules(counting: Counting, backbone: Backbone) -> list[Any]:
+    from sentence_transformers.sentence_transformer.modules import Normalize, WordWeights
+    from sentence_transformers.sentence_transformer.modules import Pooling as StockPooling
+
+    modules: list[Any] = []
+    if counting.silent:
+        # The words only name the rows, and WordWeights would read "[sep]" for "[SEP]".
+        words = [str(token) for token in range(_vocabulary(backbone))]
+        modules.append(WordWeights(words, {str(token): 0.0 for token in counting.silent}))
+    mode: Any = _MODES[counting.pooling]
+    modules.append(
+        StockPooling(backbone.info.dim, pooling_mode=mode, include_prompt=not counting.prompt)
+    )
+    return [*modules, Normalize()] if counting.normalize else modules
+
+
+def _vocabulary(backbone: Backbone) -> int:
+    size = int(getattr(backbone.model.config, "vocab_size", 0))
+    return max(size, len(backbone.tokenizer))
+
+
+def _prompts(counting: Counting | None, source: Any) -> tuple[dict[str, str] | None, str | None]:
+    if counting is not None and counting.prompt:
+        return {PROMPT_NAME: counting.prompt}, PROMPT_NAME
+    if counting is None:
+        return dict(source.prompts), source.default_prompt_name
+    return None, None

@@ -1,0 +1,199 @@
+"""Is what was saved what was meant? A new process loads it with stock libraries, states are compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from layerscope.errors import RunError
+from layerscope.extraction import batches, extract
+from layerscope.models import Backbone
+from layerscope.states import Site, TokenStates
+from layerscope.surgery.saving import MismatchError
+from layerscope.surgery.smaller import OutputPath
+from layerscope.tokenization import TokenizedText
+
+# The largest difference that is let through, as a share of the largest number of a text's states. Both
+# sides read a text by itself, so what is left is rounding.
+LIMITS: Final = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3}
+NEW_TOKENS: Final = 16
+_TIMEOUT: Final = 1800
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a new process found in a saved folder.
+
+    Attributes:
+        reader: the class that loaded it.
+        texts: how many texts were compared.
+        largest: the largest difference, as a share of the largest number of that text's states.
+        limit: the largest that counts as equal in this dtype.
+        seconds: time to load it there.
+        parameters: weights of what was loaded.
+        generated: whether text was generated alike with and without the cache; None if not asked.
+    """
+
+    reader: str
+    texts: int
+    largest: float
+    limit: float
+    seconds: float
+    parameters: int
+    generated: bool | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for a record."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the new process is asked for.
+
+    Attributes:
+        format: transformers or sentence-transformers.
+        texts: what it reads, each by itself.
+        output: where in the model's output the states are.
+        max_length: tokens that a text is cut to.
+        generate: prompts to go on from, with and without the cache.
+        pixels: (picture, channel, row, column) for a model of images, in place of texts.
+    """
+
+    format: str
+    texts: Sequence[str] = ()
+    output: OutputPath = ()
+    max_length: int = 128
+    generate: Sequence[str] = ()
+    pixels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the new process gave: arrays by name, and facts."""
+
+    arrays: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def read_back(folder: Path, request: Request) -> Answer:
+    """Load a folder in a new process and return what it gives there.
+
+    Raises:
+        MismatchError: stock libraries cannot load it.
+        RunError: the process was killed.
+    """
+    with tempfile.TemporaryDirectory() as room:
+        ask, answer = Path(room, "request.json"), Path(room, "answer.safetensors")
+        asked: dict[str, Any] = asdict(request) | {
+            "folder": str(folder.resolve()),
+            "threads": torch.get_num_threads(),
+            "new_tokens": NEW_TOKENS,
+            "pixels": None,
+        }
+        if request.pixels is not None:
+            asked["pixels"] = str(Path(room, "pixels.safetensors"))
+            save_file({"pixels": request.pixels.contiguous()}, asked["pixels"])
+        ask.write_text(json.dumps(asked), encoding="utf-8")
+        program = Path(__file__).with_name("reload.py")
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, str(program), str(ask), str(answer)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT,
+            check=False,
+        )
+        if done.returncode < 0:
+            raise RunError(
+                f"the process that checks the saved model was killed (signal {-done.returncode}), most "
+                "likely for want of memory; nothing was kept."
+            )
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+            raise MismatchError(f"the saved model cannot be loaded in a new process: {last}.")
+        with safe_open(str(answer), framework="pt") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return Answer(arrays, json.loads(file.metadata()["facts"]))
+
+
+def token_states(backbone: Backbone, texts: Sequence[TokenizedText], site: Site) -> list[Tensor]:
+    """Return one site's states (token, dim) of each text, read by itself."""
+    counted = [[True] * len(text.ids) for text in texts]
+    found: dict[int, Tensor] = {}
+    for result in extract(backbone, batches(backbone, texts, counted, budget=1), [site], _kept):
+        found[result.items[0]] = result.by_site[site]
+    return [found[place] for place in range(len(texts))]
+
+
+def _kept(tokens: TokenStates) -> Tensor:
+    return tokens.states[0].cpu().clone()
+
+
+def compare(
+    expected: Sequence[Tensor], answer: Answer, name: str, dtype: str, what: str
+) -> Verification:
+    """Compare what was expected of each text with what came.
+
+    Args:
+        expected: states (token, dim) or a vector (dim,) of each text.
+        answer: what the new process gave.
+        name: of the arrays in the answer: "states" or "vector".
+        dtype: of the saved weights, which decides what counts as equal.
+        what: what is compared, for people.
+
+    Raises:
+        MismatchError: they differ; the message says where, and by how much.
+    """
+    if answer.facts["missing"] or answer.facts["unexpected"]:
+        names = [*answer.facts["missing"], *answer.facts["unexpected"]]
+        raise MismatchError(
+            f"the saved model lacks or has left over {len(names)} weights when it is loaded, such as "
+            f"{names[0]!r}."
+        )
+    limit, largest = LIMITS.get(dtype, LIMITS["float32"]), 0.0
+    for place, wanted in enumerate(expected):
+        came = answer.arrays[f"{name}.{place}"].to(wanted.dtype)
+        if came.shape != wanted.shape:
+            raise MismatchError(
+                f"the saved model gives {what} of shape {tuple(came.shape)} for text {place + 1}, "
+                f"expected {tuple(wanted.shape)}."
+            )
+        apart = (came - wanted).abs()
+        share = float(apart.max() / wanted.abs().max().clamp(min=torch.finfo(wanted.dtype).tiny))
+        if not share <= limit:
+            raise MismatchError(_where(apart, came, wanted, share, limit, place, what))
+        largest = max(largest, share)
+    return Verification(
+        reader=answer.facts["class"],
+        texts=len(expected),
+        largest=largest,
+        limit=limit,
+        seconds=round(answer.facts["seconds"], 3),
+        parameters=answer.facts["parameters"],
+    )
+
+
+def _where(
+    apart: Tensor, came: Tensor, wanted: Tensor, share: float, limit: float, place: int, what: str
+) -> str:
+    at = divmod(int(apart.argmax()), apart.shape[-1])
+    token = f", token {at[0] + 1}" if apart.ndim == 2 else ""
+    cosine = torch.cosine_similarity(came.reshape(1, -1), wanted.reshape(1, -1)).item()
+    return (
+        f"the saved model gives other {what}: text {place + 1}{token} differs by {share:.1e} of its "
+        f"largest number (limit {limit:.0e}; cosine over the text {cosine:.4f})."
+    )
