@@ -2,10 +2,11 @@
 
 from layerscope.api.correlating import Correlations, correlate
 from layerscope.api.deciding import run_of, select
+from layerscope.api.diagnosing import doctor
 from layerscope.api.evaluating import Evaluation, estimate_evaluation, evaluate
 from layerscope.api.scanning import Scan, default_folder, estimate_scan, load, metrics, scan
 
 __all__ = [
-    "Correlations", "Evaluation", "Scan", "correlate", "default_folder", "estimate_evaluation",
+    "Correlations", "Evaluation", "Scan", "correlate", "default_folder", "doctor", "estimate_evaluation",
     "estimate_scan", "evaluate", "load", "metrics", "run_of", "scan", "select",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ alone, and a terminal that is not UTF-8 gets the same in ASCII.
 
 from layerscope.terminal.catalogue import catalogue_table, estimate_table, measure_page
 from layerscope.terminal.correlation import correlation_table
+from layerscope.terminal.doctor import diagnosis_table
 from layerscope.terminal.evaluation import evaluation_estimate_table, evaluation_summary
 from layerscope.terminal.scan import preference_table, scan_summary
 from layerscope.terminal.selection import selection_summary
@@ -20,7 +21,8 @@ from layerscope.terminal.words import (
 )
 
 __all__ = [
-    "Column", "catalogue_table", "column", "correlation_table", "decimals", "estimate_table",
+    "Column", "catalogue_table", "column", "correlation_table", "decimals", "diagnosis_table",
+    "estimate_table",
     "evaluation_estimate_table", "evaluation_summary", "layer_ranges", "main_columns",
     "measure_page", "preference_table", "scan_summary", "selection_summary",
     "settings_lines", "undefined_reasons",

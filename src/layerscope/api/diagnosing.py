@@ -1,0 +1,80 @@
+"""`doctor`: proof that layer k is layer k for one model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layerscope.api.common import Watch, loaded, texts_of, unwatched
+from layerscope.data import Texts
+from layerscope.doctor import (
+    Diagnosis,
+    Origin,
+    check_names,
+    examine,
+    of_images,
+    of_texts,
+    takes_images,
+)
+from layerscope.doctor.subject import TEXTS
+from layerscope.errors import InputError
+from layerscope.models import ModelOptions
+
+
+def doctor(
+    model: str | Path | nn.Module,
+    data: str | Path | Iterable[str] | Texts | Tensor = "sample",
+    *,
+    tokenizer: Any = None,
+    column: str | None = None,
+    split: str | None = None,
+    limit: int = TEXTS,
+    skip: Iterable[str] = (),
+    seed: int = 0,
+    model_options: ModelOptions | None = None,
+    watch: Watch | None = None,
+) -> Diagnosis:
+    """Prove that layer k is layer k for this very model, or say where it is not.
+
+    Args:
+        model: a hub id, a local folder, a GGUF file, a sentence-transformers folder, or a loaded
+            transformers model (give `tokenizer`). A loaded model of images is read as well.
+        data: texts, as for `scan`; a few are enough. For a model of images, pixel values (sample,
+            channel, height, width); seeded noise otherwise.
+        tokenizer: for a loaded model.
+        column: of a table of texts.
+        split: of a datasets id.
+        limit: most texts to read; they are cut to 64 tokens.
+        skip: names of checks to leave out, such as "reload" for a model larger than the disk.
+        seed: of the texts or the noise that are taken.
+        model_options: how to load the model: revision, dtype, device.
+        watch: opens a progress callback; None shows nothing.
+
+    Raises:
+        InputError: the model or the texts cannot be read, or no check has that name.
+    """
+    names = (skip,) if isinstance(skip, str) else tuple(skip)
+    check_names(names)
+    if not isinstance(model, str | Path | nn.Module):
+        raise InputError(
+            f"expected a model to examine, got {type(model).__name__}; arrays have no layers to prove."
+        )
+    options = model_options or ModelOptions()
+    origin = Origin(str(model) if isinstance(model, str | Path) else None, options)
+    pixels = data if isinstance(data, torch.Tensor) else None
+    with (watch or unwatched)() as progress:
+        texts = None if pixels is not None else texts_of(data, column, split, limit, seed)
+        backbone = loaded(model, tokenizer, model_options, progress)
+        if takes_images(backbone):
+            subject, source = of_images(backbone, pixels, origin, seed), "images"
+        elif texts is None:
+            raise InputError(f"{backbone.info.name} reads texts, got pixel values.")
+        else:
+            subject, source = of_texts(backbone, texts.texts, origin), texts.name
+        found = examine(subject, skip=names, progress=progress)
+    return replace(found, data={"name": source} | dict(found.data))

@@ -1,0 +1,92 @@
+"""`layerscope doctor`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from layerscope.cli.app import (
+    Failures,
+    app,
+    calm_libraries,
+    listed,
+    open_console,
+    print_json,
+)
+from layerscope.cli.options import (
+    Debug,
+    Device,
+    DeviceMap,
+    Dtype,
+    Json,
+    Model,
+    Quiet,
+    Revision,
+    Threads,
+    TrustRemoteCode,
+)
+
+_EXAMPLE = """
+Prove that layer k is layer k for this very model, or say where it is not.
+
+Exits with 1 if a check fails.
+
+Example:
+
+    layerscope doctor sentence-transformers/all-MiniLM-L6-v2
+
+    layerscope doctor ./my-model --data notes.csv --column text --skip reload
+"""
+
+
+@app.command(help=_EXAMPLE)
+def doctor(
+    model: Model,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Texts: .txt, .jsonl, .csv, .parquet, a datasets id, - for standard input, or sample."
+        ),
+    ] = "sample",
+    column: Annotated[str | None, typer.Option(help="Column that holds the texts.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a datasets id.")] = None,
+    limit: Annotated[int, typer.Option(help="Most texts to read; each is cut to 64 tokens.")] = 16,
+    skip: Annotated[
+        str | None, typer.Option(help="Checks to leave out, comma-separated, like encode,reload.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the texts that are taken.")] = 0,
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    device_map: DeviceMap = None,
+    threads: Threads = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Prove that layer k is layer k for this very model, or say where it is not."""
+    Failures.debug = debug
+    calm_libraries(threads)
+    from layerscope import api, terminal
+    from layerscope.models import ModelOptions
+    from layerscope.progress import bars
+
+    found = api.doctor(
+        model,
+        data,
+        column=column,
+        split=split,
+        limit=limit,
+        skip=() if skip is None else listed(skip),
+        seed=seed,
+        model_options=ModelOptions(revision, dtype, device, device_map, trust_remote_code),
+        watch=None if quiet or as_json else bars,
+    )
+    if as_json:
+        print_json(found.as_dict())
+    elif not quiet:
+        open_console().print(terminal.diagnosis_table(found))
+    if not found.healthy:
+        raise SystemExit(1)

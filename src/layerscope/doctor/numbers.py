@@ -1,0 +1,156 @@
+"""Do the states fit their number format, does every layer say something, what does a layer weigh?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from layerscope.doctor.records import Finding, LayerFacts, judged
+from layerscope.doctor.subject import Subject
+
+_DEAD = 1e-6  # tokens that differ by less, as a share of the largest state, are equal
+_IDLE = 1e-3  # a block that changes its tokens by less is worth telling
+
+
+def facts(subject: Subject) -> tuple[LayerFacts, ...]:
+    """Return numbers of each layer, the final norm last."""
+    depth = subject.backbone.depth
+    layers = [torch.cat(states) for states in zip(*subject.truth, strict=True)]
+    changes = [None, *(_change(*pair) for pair in pairwise(layers[: depth + 1])), None]
+    return tuple(
+        LayerFacts(
+            layer=min(place, depth),
+            stage="block" if place <= depth else "final_norm",
+            largest=_largest(state),
+            finite=bool(state.isfinite().all()),
+            change=changes[place],
+            spread=_spread(state),
+            weights=weight_of(subject.backbone.blocks[place - 1]) if 1 <= place <= depth else None,
+        )
+        for place, state in enumerate(layers)
+    )
+
+
+def _largest(state: Tensor) -> float | None:
+    finite = state[state.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else None
+
+
+def _spread(state: Tensor) -> float:
+    size = _largest(state)
+    if not size:
+        return 0.0
+    return float((state.amax(dim=0) - state.amin(dim=0)).max()) / size
+
+
+def _change(before: Tensor, after: Tensor) -> float | None:
+    """Return the median over tokens of |after - before| / |before|."""
+    sizes = before.norm(dim=-1)
+    shares = ((after - before).norm(dim=-1) / sizes)[sizes > 0]
+    return float(shares.median()) if shares.numel() else None
+
+
+def number_range(subject: Subject) -> Finding:
+    """Every state is finite and fits the number format that the model runs in."""
+    info = subject.backbone.info
+    found = facts(subject)
+    broken = [fact for fact in found if not fact.finite]
+    if broken:
+        places = ", ".join(_name(fact) for fact in broken[:4])
+        said = f"NaN or infinity in {len(broken)} of {len(found)} layers ({places}) in {info.dtype}"
+        return judged(False, said, "run it with --dtype float32, or bfloat16 if it was trained so")
+    top = max(found, key=lambda fact: fact.largest or 0.0)
+    size = top.largest or 0.0
+    limit = torch.finfo(getattr(torch, info.dtype)).max
+    said = (
+        f"largest |state| {size:,.4g} ({_name(top)}); {info.dtype} holds {limit:.3g}, "
+        f"{_in_half(found)}"
+    )
+    return judged(size <= limit, said, "run it with --dtype float32")
+
+
+def _in_half(found: Sequence[LayerFacts]) -> str:
+    limit = torch.finfo(torch.float16).max
+    over = [_name(fact) for fact in found if (fact.largest or 0.0) > limit]
+    if not over:
+        return f"float16 {limit:,.0f}, so all of them would hold it"
+    return f"float16 only {limit:,.0f}, so it would overflow at {over[0]} and {len(over) - 1} more"
+
+
+def _name(fact: LayerFacts) -> str:
+    return f"layer {fact.layer}" if fact.stage == "block" else "the final norm"
+
+
+def constant_layers(subject: Subject) -> Finding:
+    """No layer is zero or the same for every token, and no block gives back what it took."""
+    found = facts(subject)
+    dead = [fact for fact in found if fact.finite and fact.spread <= _DEAD]
+    if dead:
+        kind = "zero" if not dead[0].largest else "the same for every token of every text"
+        said = f"{_name(dead[0])} is {kind}, and {len(dead) - 1} more"
+        return judged(False, said, "a weight is lost or zeroed there; get the checkpoint anew")
+    layers = [torch.cat(states) for states in zip(*subject.truth, strict=True)]
+    pairs = enumerate(pairwise(layers[: subject.backbone.depth + 1]), start=1)
+    idle = [number for number, (before, after) in pairs if torch.equal(before, after)]
+    if idle:
+        said = f"block {idle[0]} gives exactly what it takes, and {len(idle) - 1} more do"
+        advice = "the block does nothing: its weights are zero, or it was disabled; cut or prune it"
+        return judged(False, said, advice)
+    changes = {fact.layer: fact.change for fact in found if fact.change is not None}
+    least = min(changes, key=lambda layer: changes[layer])
+    faint = f" (below {_IDLE:g}, hardly anything)" if changes[least] < _IDLE else ""
+    said = (
+        f"tokens differ in every layer and no block gives back what it took; the one that changes its "
+        f"tokens least is block {least}, by {changes[least]:.2g} of their norm{faint}"
+    )
+    return judged(True, said, "")
+
+
+def memory(subject: Subject) -> Finding:
+    """Every block holds weights, in memory, and their size is known."""
+    backbone = subject.backbone
+    sizes = [weight_of(block) for block in backbone.blocks]
+    distinct = dict.fromkeys(backbone.blocks)
+    rest = weight_of(backbone.model) - sum(weight_of(block) for block in distinct)
+    away = sum(weight.is_meta for weight in backbone.model.parameters())
+    element = next(backbone.model.parameters()).element_size()
+    shared = (
+        ""
+        if len(distinct) == backbone.depth
+        else f", {len(distinct)} stand for all {backbone.depth}"
+    )
+    said = (
+        f"{_sizes(sizes)}{shared}; all besides the blocks weighs {_bytes(rest)}; a token's state takes "
+        f"{backbone.info.dim * element:,} bytes a layer"
+    )
+    if away:
+        said += f"; {away} weights are not in memory"
+    advice = (
+        "a block without weights is no block: mend the table of architectures, or load it whole"
+    )
+    return judged(min(sizes) > 0 and not away, said, advice)
+
+
+def _sizes(sizes: Sequence[int]) -> str:
+    if min(sizes) == max(sizes):
+        return f"each block weighs {_bytes(sizes[0])}"
+    return (
+        f"a block weighs {_bytes(min(sizes))} to {_bytes(max(sizes))}, {_bytes(sum(sizes))} in all"
+    )
+
+
+def weight_of(module: nn.Module) -> int:
+    """Return the bytes of a module's parameters and buffers."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _bytes(size: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.3g} GB"
