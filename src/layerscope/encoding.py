@@ -145,6 +145,7 @@ class BankEncoder:
         opened: its bank, and which tokens count.
         pooling: the pooling whose vectors are asked for.
         poolings: those to keep; None keeps all while the bank stays below its budget.
+        sites: those to keep; None keeps the output of every block and what the model gives.
         batch_tokens: padded tokens in one forward pass.
         progress: told of the tokens that went through the model.
     """
@@ -156,13 +157,14 @@ class BankEncoder:
         pooling: Pooling,
         *,
         poolings: Sequence[Pooling] | None = None,
+        sites: Sequence[Site] | None = None,
         batch_tokens: int = 4096,
         progress: Progress = silent,
     ) -> None:
         self.backbone, self.bank, self.policy = backbone, opened.bank, opened.policy
         self.pooling, self.poolings = pooling, poolings
         self.batch_tokens, self.progress = batch_tokens, progress
-        self.sites = sites_of(backbone)
+        self.sites = sites_of(backbone) if sites is None else tuple(sites)
         self.encoded = Encoded()
         self.notes: dict[str, None] = {}
 
