@@ -128,6 +128,15 @@ def load(name: str | Path, options: ModelOptions | None = None, *, head: bool = 
     return backbone_of(model, tokenizer, name=source.label, revision=revision)
 
 
+def label_of(name: str | Path) -> str:
+    """Return what a run calls the model of that name, before anything is loaded.
+
+    Raises:
+        InputError: it names a folder or a file where no model is.
+    """
+    return _locate(str(name)).label
+
+
 def backbone_of(
     model: nn.Module, tokenizer: Any, *, name: str = "", revision: str = ""
 ) -> Backbone:
