@@ -123,7 +123,8 @@ def load(name: str | Path, options: ModelOptions | None = None, *, head: bool = 
     options = options or ModelOptions()
     source = _locate(str(name))
     model = _load_model(source, options, head=head)
-    tokenizer = _load_tokenizer(source, options)
+    sees = getattr(model, "main_input_name", "input_ids") == "pixel_values"
+    tokenizer = None if sees else _load_tokenizer(source, options)
     revision = options.revision or getattr(model.config, "_commit_hash", None) or ""
     return backbone_of(model, tokenizer, name=source.label, revision=revision)
 
@@ -135,6 +136,20 @@ def label_of(name: str | Path) -> str:
         InputError: it names a folder or a file where no model is.
     """
     return _locate(str(name)).label
+
+
+def sentence_transformers_source(name: str | Path, revision: str | None = None) -> str | None:
+    """Return what sentence-transformers loads under a name, or None if it is no model of that library."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return str(path) if (path / "modules.json").is_file() else None
+    from transformers.utils.hub import cached_file
+
+    try:
+        found = cached_file(str(name), "modules.json", revision=revision)
+    except OSError:  # not there, or the hub cannot be asked
+        return None
+    return str(name) if found else None
 
 
 def backbone_of(

@@ -14,6 +14,7 @@ from torch import nn
 
 from layerscope import data as data_module
 from layerscope import models, report
+from layerscope.cutting import CutSettings
 from layerscope.data import Texts
 from layerscope.errors import InputError, unknown_name
 from layerscope.evaluation import EvaluationSettings
@@ -24,7 +25,7 @@ from layerscope.settings import ScanSettings
 from layerscope.table import Run
 
 Watch = Callable[[], AbstractContextManager[Progress]]
-Settings = TypeVar("Settings", ScanSettings, EvaluationSettings)
+Settings = TypeVar("Settings", ScanSettings, EvaluationSettings, CutSettings)
 
 
 @dataclass(frozen=True)

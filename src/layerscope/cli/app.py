@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import traceback
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -97,7 +98,9 @@ def _explain(error: Exception) -> int:
 
 def _interrupted() -> int:
     folder = Failures.folder
-    kept = folder is not None and (folder / "parts").exists()
+    kept = folder is not None and any(  # of one run, or of the runs of a ranking
+        any(folder.glob(pattern)) for pattern in ("parts", "*/parts", "*/run.json")
+    )
     after = (
         f"; what was finished is kept in {folder}, run the same command again to go on"
         if kept
@@ -119,6 +122,7 @@ def calm_libraries(threads: int | None) -> None:
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    getLogger("sentence_transformers").setLevel(ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if threads is not None:
         if threads < 1:

@@ -195,13 +195,13 @@ def _settle_hooks(backbone: Backbone) -> None:
             backbone.model(**probe(backbone), output_hidden_states=True)
 
 
-def probe(backbone: Backbone) -> dict[str, Tensor]:
+def probe(backbone: Backbone, seed: int = 0) -> dict[str, Tensor]:
     """Return a short input: a few tokens, or for a model of images a small noise."""
     config: Any = backbone.model.config
     if getattr(backbone.model, "main_input_name", "input_ids") == "pixel_values":
         size = config.image_size
         height, width = size if isinstance(size, list | tuple) else (size, size)
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(seed)
         pixels = torch.rand((1, config.num_channels, height, width), generator=generator)
         return {"pixel_values": pixels.to(backbone.device, next(backbone.model.parameters()).dtype)}
     low = min(5, config.vocab_size - _PROBE_TOKENS)

@@ -36,7 +36,8 @@ def model_card(backbone: Backbone, story: Story) -> str:
     tags = ["layerscope"]
     if story.library == "sentence-transformers":
         tags += ["sentence-transformers", "sentence-similarity", "feature-extraction"]
-    data = ModelCardData(library_name=story.library, base_model=backbone.info.name, tags=tags)
+    base = backbone.info.name if backbone.info.revision else None  # a hub's id, not a local name
+    data = ModelCardData(library_name=story.library, base_model=base, tags=tags)
     parts = [
         f"# {story.title}",
         "\n".join(story.what),
@@ -46,7 +47,7 @@ def model_card(backbone: Backbone, story: Story) -> str:
         f"```python\n{story.usage}\n```",
         "## Checked",
         story.verified,
-        f"The license is the source's: see [{backbone.info.name}]. Weights fingerprint of the source: "
+        f"The license is the source's, {backbone.info.name}. Weights fingerprint of the source: "
         f"`{backbone.info.weights_fingerprint}`.",
     ]
     text = "\n\n".join(parts)

@@ -1,9 +1,8 @@
 """A smaller model as a sentence-transformers folder, of that library's own modules alone.
 
 Which tokens count is part of the vector that was measured, so it comes along: special tokens are given
-weight zero by `WordWeights`. A sink on an ordinary first token has no such module; there a token of the
-tokenizer's own is put before every text as a prompt, takes the sink's place, and is left out of the mean
-as prompts are.
+weight zero by `WordWeights`. No module leaves out an ordinary first token that is a sink; there a token
+of the tokenizer's own is put before every text as a prompt, takes the sink's place, and gets weight zero.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Counting:
     Attributes:
         pooling: token states -> a vector.
         silent: ids of tokens of weight zero.
-        prompt: put before every text and left out of the mean; "" for none.
+        prompt: put before every text, one of the silent tokens; "" for none.
         normalize: whether vectors are scaled to unit length.
     """
 
@@ -55,8 +54,6 @@ class Counting:
     def marks(self, text: TokenizedText) -> list[bool]:
         """For each token of a text (with the prompt before it), whether it counts."""
         marks = [token not in self.silent for token in text.ids]
-        if self.prompt:
-            marks[0] = False
         return marks if any(marks) else [True] * len(marks)
 
     def vector(self, states: Tensor, text: TokenizedText) -> Tensor:
@@ -103,8 +100,9 @@ def counting_of(
     if drop_first and leads:
         silent |= {text.ids[0] for text in texts}
     elif drop_first:
-        prompt = _prompt(tokenizer)
-    if (silent or prompt) and pooling is not Pooling.MEAN:
+        prompt, token = _prompt(tokenizer)
+        silent |= {token}
+    if silent and pooling is not Pooling.MEAN:
         raise InputError(
             f"sentence-transformers has no {pooling.value} pooling that leaves tokens out; use --pooling "
             "mean, or --special-tokens include --first-token keep, or --format transformers."
@@ -112,12 +110,13 @@ def counting_of(
     return Counting(pooling, silent, prompt, normalize)
 
 
-def _prompt(tokenizer: Any) -> str:
-    """Return a token of the tokenizer's own that can stand before every text."""
+def _prompt(tokenizer: Any) -> tuple[str, int]:
+    """Return a token of the tokenizer's own that can stand before every text, and its id."""
     for name in ("bos_token", "eos_token", "cls_token"):
         token = getattr(tokenizer, name, None)
-        if token and len(tokenizer(token, add_special_tokens=False)["input_ids"]) == 1:
-            return str(token)
+        ids = tokenizer(token, add_special_tokens=False)["input_ids"] if token else []
+        if len(ids) == 1:
+            return str(token), int(ids[0])
     raise InputError(
         "the first token is an attention sink, and the tokenizer has no token of its own to put in its "
         "place; use --first-token keep, or --format transformers and leave it out yourself."
@@ -130,8 +129,8 @@ def require_extra() -> None:
 
     if importlib.util.find_spec("sentence_transformers") is None:
         raise InputError(
-            "this format needs an extra; install it with: pip install 'layerscope[sentence-transformers]', "
-            "or choose --format transformers."
+            "this format needs an extra: pip install 'layerscope[sentence-transformers]'; or choose "
+            "--format transformers."
         )
 
 
@@ -216,9 +215,7 @@ def _modules(counting: Counting, backbone: Backbone) -> list[Any]:
         words = [str(token) for token in range(_vocabulary(backbone))]
         modules.append(WordWeights(words, {str(token): 0.0 for token in counting.silent}))
     mode: Any = _MODES[counting.pooling]
-    modules.append(
-        StockPooling(backbone.info.dim, pooling_mode=mode, include_prompt=not counting.prompt)
-    )
+    modules.append(StockPooling(backbone.info.dim, pooling_mode=mode))
     return [*modules, Normalize()] if counting.normalize else modules
 
 
@@ -229,7 +226,7 @@ def _vocabulary(backbone: Backbone) -> int:
 
 def _prompts(counting: Counting | None, source: Any) -> tuple[dict[str, str] | None, str | None]:
     if counting is not None and counting.prompt:
-        return {PROMPT_NAME: counting.prompt}, PROMPT_NAME
+        return dict.fromkeys((PROMPT_NAME, "query", "document"), counting.prompt), PROMPT_NAME
     if counting is None:
         return dict(source.prompts), source.default_prompt_name
     return None, None

@@ -1,4 +1,4 @@
-"""One way out of the house: a smaller model is written, read back in a new process, and only then there."""
+"""The way out: a smaller model is written, read back in a new process, and only then in its place."""
 
 from __future__ import annotations
 
@@ -76,6 +76,7 @@ class Shipped:
     Attributes:
         folder: where.
         parameters: its weights.
+        weights: bytes of its weights.
         size: bytes of its files.
         verification: what the new process found.
         seconds: to save and to check it.
@@ -83,6 +84,7 @@ class Shipped:
 
     folder: Path
     parameters: int
+    weights: int
     size: int
     verification: Verification
     seconds: float
@@ -111,7 +113,8 @@ def ship(
         plan.output[0] == "hidden_states"
     ):  # else transformers puts the normed state in the last place
         model.config.tie_last_hidden_states = False
-    refuse_full_disk(out, bytes_of(model) * (_WRITES_TWICE if _for_sentences(plan) else 1))
+    weights = bytes_of(model)
+    refuse_full_disk(out, weights * (_WRITES_TWICE if _for_sentences(plan) else 1))
     with staged(out) as folder:
         _write(model, backbone, folder, plan)
         verification = _verified(backbone, folder, plan)
@@ -119,7 +122,9 @@ def ship(
         write_record(folder, facts)
         write_atomically(folder / "README.md", card(verification).encode())
         size, parameters = size_of(folder), verification.parameters
-    return Shipped(out, parameters, size, verification, round(time.perf_counter() - started, 2))
+    return Shipped(
+        out, parameters, weights, size, verification, round(time.perf_counter() - started, 2)
+    )
 
 
 def _for_sentences(plan: Plan) -> bool:

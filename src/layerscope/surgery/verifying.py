@@ -107,27 +107,30 @@ def read_back(folder: Path, request: Request) -> Answer:
             asked["pixels"] = str(Path(room, "pixels.safetensors"))
             save_file({"pixels": request.pixels.contiguous()}, asked["pixels"])
         ask.write_text(json.dumps(asked), encoding="utf-8")
-        program = Path(__file__).with_name("reload.py")
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        done = subprocess.run(  # noqa: S603
-            [sys.executable, str(program), str(ask), str(answer)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT,
-            check=False,
-        )
-        if done.returncode < 0:
-            raise RunError(
-                f"the process that checks the saved model was killed (signal {-done.returncode}), most "
-                "likely for want of memory; nothing was kept."
-            )
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
-            raise MismatchError(f"the saved model cannot be loaded in a new process: {last}.")
+        _run(ask, answer)
         with safe_open(str(answer), framework="pt") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return Answer(arrays, json.loads(file.metadata()["facts"]))
+
+
+def _run(request: Path, answer: Path) -> None:
+    program = Path(__file__).with_name("reload.py")
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, str(program), str(request), str(answer)],
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT,
+        check=False,
+    )
+    if done.returncode < 0:
+        raise RunError(
+            f"the process that checks the saved model was killed (signal {-done.returncode}), most "
+            "likely for want of memory; nothing was kept."
+        )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        raise MismatchError(f"the saved model cannot be loaded in a new process: {last}.")
 
 
 def token_states(backbone: Backbone, texts: Sequence[TokenizedText], site: Site) -> list[Tensor]:

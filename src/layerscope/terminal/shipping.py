@@ -1,0 +1,77 @@
+"""What was saved, in a terminal: what it is, what was checked, and the lines that load it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from layerscope.cutting import Cut
+from layerscope.surgery import LAST, Shipped
+from layerscope.terminal.signs import Adaptive, Symbols
+
+
+def cut_summary(found: Cut) -> RenderableType:
+    """Return what `cut` prints: the layer, what it took, what was compared, how to use it."""
+
+    def build(symbols: Symbols) -> RenderableType:
+        behind = ", behind the final norm" if found.stage == "final_norm" else ""
+        title = Text(f"Layer {found.layer} of {found.of}{behind}", style="bold green")
+        title.append(symbols.text(f" saved in {found.folder}"), "not bold default")
+        facts = [
+            ("blocks", f"{found.blocks} of {found.of}"),
+            (
+                "weights",
+                f"{megabytes(found.shipped.weights)} (source {megabytes(found.source_size)})",
+            ),
+            *_where(found),
+            *checked(found.shipped),
+        ]
+        parts: list[RenderableType] = [Padding(title, (0, 0, 1, 1)), rows(facts)]
+        said = [Text(symbols.text(note)) for note in (*found.evidence, *found.notes)]
+        if said:
+            parts.append(Padding(Group(*said), (1, 0, 0, 1)))
+        code = Text(symbols.text(found.usage), style="cyan", overflow="fold", no_wrap=False)
+        parts.append(Padding(code, (1, 0, 0, 1)))
+        return Group(*parts)
+
+    return Adaptive(build)
+
+
+def _where(found: Cut) -> list[tuple[str, str]]:
+    if found.settings.format == "sentence-transformers" or found.output == LAST:
+        return []
+    return [("in the output", f"hidden_states[{found.output[1]}]")]
+
+
+def checked(shipped: Shipped) -> list[tuple[str, str]]:
+    """Return what the new process found, as labels and values."""
+    check = shipped.verification
+    said = [
+        (
+            "checked",
+            f"{check.reader} in a new process, {check.texts} texts: "
+            f"largest difference {check.largest:.0e} (limit {check.limit:.0e})",
+        )
+    ]
+    if check.generated is not None:
+        said.append(("", "text generated alike with and without the cache"))
+    return said
+
+
+def megabytes(size: int) -> str:
+    """Return bytes for people."""
+    return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size / 1e6:.1f} MB"
+
+
+def rows(facts: Sequence[tuple[str, str]]) -> Table:
+    """Return labels and values in two columns."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for label, value in facts:
+        table.add_row(f" {label}", value)
+    return table

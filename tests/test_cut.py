@@ -1,0 +1,404 @@
+"""A cut model gives the layer that was measured: in memory, on disk, to whoever loads it."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers as hf
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import layerscope
+from commands import run
+from layerscope import surgery
+from layerscope.errors import InputError, RunError
+from layerscope.surgery import MismatchError, reload, saving, verifying
+from tiny import CONFIGS, save_tiny, texts, tiny_model, tiny_tokenizer
+
+NEEDS_ONE_MORE = {"bloom", "falcon", "gptj"}
+CUTTABLE = sorted(CONFIGS.keys() - {"albert"})
+SENTENCES = sorted(set(CUTTABLE) - {"bart"})
+TEXTS = texts(4)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Read back in this process: the same program, without seconds of imports for each model."""
+    monkeypatch.setattr(
+        verifying, "_run", lambda request, answer: reload.main(str(request), str(answer))
+    )
+
+
+def cut(name: str, out: Path, layer: int = 2, **options):
+    model = options.pop("model", None) or copy.deepcopy(tiny_model(name))
+    return layerscope.cut(model, layer, out=out, data=TEXTS, tokenizer=tiny_tokenizer(), **options)
+
+
+def layer_of(model: nn.Module, text: str, layer: int) -> torch.Tensor:
+    """A layer's states as the library reports them, for architectures whose list is as expected."""
+    tokens = tiny_tokenizer()(text, return_tensors="pt")
+    with torch.no_grad():
+        output = model(input_ids=tokens["input_ids"], output_hidden_states=True)
+    return output.hidden_states[layer][0]
+
+
+@pytest.mark.parametrize("name", CUTTABLE)
+def test_every_architecture_is_cut_into_a_stock_checkpoint(name, tmp_path, here):
+    found = cut(name, tmp_path / "out", format="transformers")
+    assert found.shipped.verification.largest <= 1e-6
+    assert found.blocks == (3 if name in NEEDS_ONE_MORE else 2)
+    config = json.loads((found.folder / "config.json").read_text())
+    read = hf.AutoConfig.from_pretrained(found.folder)
+    assert read.num_hidden_layers == found.blocks
+    assert len(config.get("layer_types") or [0] * found.blocks) == found.blocks
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", sorted(set(SENTENCES) - {"mamba2"}))
+def test_every_architecture_is_cut_for_sentence_transformers(name, tmp_path, here):
+    found = cut(name, tmp_path / "out")
+    assert found.shipped.verification.reader == "SentenceTransformer"
+    assert found.shipped.verification.largest <= 1e-6
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "modernbert", "mamba"])
+def test_the_final_norm_is_kept_on_request(name, tmp_path, here):
+    found = cut(name, tmp_path / "out", format="transformers", final_norm="keep")
+    assert found.output == surgery.LAST
+    assert found.blocks == 2
+    assert found.stage == "final_norm"
+
+
+def test_a_new_process_reads_what_was_saved(tmp_path):
+    found = cut("gemma3", tmp_path / "out", format="transformers")
+    model = hf.AutoModel.from_pretrained(found.folder)
+    assert len(model.layers) == 2
+    source = tiny_model("gemma3")
+    for text in TEXTS:
+        index = found.output[1]
+        torch.testing.assert_close(layer_of(model, text, index), layer_of(source, text, 2))
+
+
+def test_the_last_three_lines_of_the_readme_work(tmp_path, here):
+    """SentenceTransformer(folder) gives the scanned vectors: the mean without special tokens."""
+    from sentence_transformers import SentenceTransformer
+
+    found = cut("llama", tmp_path / "out")
+    vectors = SentenceTransformer(str(found.folder), device="cpu").encode(
+        TEXTS, convert_to_tensor=True
+    )
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        states = layer_of(tiny_model("llama"), text, 2)
+        torch.testing.assert_close(vector, states[1:-1].mean(0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["last", "first", "mean"])
+def test_pooling_and_normalization_come_along(pooling, tmp_path, here):
+    found = cut("llama", tmp_path / "out", pooling=pooling, normalize=True)
+    assert found.shipped.verification.largest <= 1e-6
+    assert any(path.name.endswith("_Normalize") for path in found.folder.iterdir())
+
+
+@pytest.mark.parametrize("pooling", ["max", "weighted_mean"])
+def test_a_pooling_that_stock_modules_cannot_do_is_refused(pooling, tmp_path):
+    with pytest.raises(InputError, match=f"no {pooling} pooling that leaves tokens out"):
+        cut("llama", tmp_path / "out", pooling=pooling)
+    found = cut("llama", tmp_path / "out", pooling=pooling, special_tokens=True, first_token="keep")
+    assert found.shipped.verification.largest <= 1e-6
+
+
+def test_a_pointer_keeps_every_block(tmp_path, here):
+    found = cut("qwen3", tmp_path / "out", kind="pointer")
+    assert found.blocks == 4
+    assert found.output == ("hidden_states", 2)
+    assert found.shipped.verification.largest <= 1e-6
+
+
+def bare_tokenizer():
+    """One that adds nothing to a text but has an end of text of its own, as SmolLM2's."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A")
+    tokenizer.add_special_tokens({"bos_token": "[CLS]"})
+    return tokenizer
+
+
+def test_a_sink_on_an_ordinary_first_token_gets_a_token_of_its_own(tmp_path, here):
+    found = layerscope.cut(
+        copy.deepcopy(tiny_model("llama")), 2, out=tmp_path / "out", data=TEXTS,
+        tokenizer=bare_tokenizer(), first_token="drop",
+    )  # fmt: skip
+    assert found.shipped.verification.largest <= 1e-6
+    config = json.loads((found.folder / "config_sentence_transformers.json").read_text())
+    assert config["prompts"]["text"] == "[CLS]"
+    assert config["default_prompt_name"] == "text"
+    assert any("attention sink" in note for note in found.notes)
+    assert any("mean cosine" in note for note in found.notes)
+
+
+def test_a_sentence_transformers_model_keeps_its_own_modules_and_prompts(tmp_path, here):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
+
+    save_tiny(copy.deepcopy(tiny_model("bert")), tmp_path / "plain")
+    torch.manual_seed(0)
+    modules = [
+        Transformer(str(tmp_path / "plain"), max_seq_length=24),
+        Pooling(32, pooling_mode="cls"),
+        Dense(32, 8),
+    ]
+    prompts = {"query": "river "}
+    SentenceTransformer(modules=modules, device="cpu", prompts=prompts).save_pretrained(
+        str(tmp_path / "source")
+    )
+    found = layerscope.cut(tmp_path / "source", 3, out=tmp_path / "out", data=TEXTS)
+    again = SentenceTransformer(str(found.folder), device="cpu")
+    assert [type(module).__name__ for module in again] == ["Transformer", "Pooling", "Dense"]
+    assert again[1].pooling_mode == "cls"
+    assert again.max_seq_length == 24
+    assert again.prompts["query"] == "river "
+
+
+def test_the_head_comes_along_on_request(tmp_path, here):
+    torch.manual_seed(0)
+    save_tiny(hf.AutoModelForCausalLM.from_config(CONFIGS["gemma3"]()), tmp_path / "source")
+    options = {"format": "transformers", "final_norm": "keep", "head": True}
+    found = layerscope.cut(tmp_path / "source", 3, out=tmp_path / "out", data=TEXTS, **options)
+    assert found.shipped.verification.reader == "Gemma3ForCausalLM"
+    assert (found.folder / "generation_config.json").exists()
+    with pytest.raises(InputError, match="a head reads what the final norm gives"):
+        layerscope.cut(tmp_path / "source", 3, out=tmp_path / "o", data=TEXTS, head=True)
+
+
+def test_half_precision_stays_half_precision(tmp_path, here):
+    model = copy.deepcopy(tiny_model("llama")).to(torch.bfloat16)
+    found = cut("llama", tmp_path / "out", model=model, format="transformers")
+    weights = load_file(found.folder / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+
+
+def test_images_are_cut_too(tmp_path, here):
+    torch.manual_seed(0)
+    config = hf.ViTConfig(
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64,
+        image_size=32, patch_size=8,
+    )  # fmt: skip
+    hf.ViTModel(config).save_pretrained(tmp_path / "vit")
+    found = layerscope.cut(tmp_path / "vit", 3, out=tmp_path / "out", format="transformers")
+    assert found.shipped.verification.largest == 0
+    with pytest.raises(InputError, match="reads images"):
+        layerscope.cut(tmp_path / "vit", 3, out=tmp_path / "other")
+
+
+def test_the_layer_is_chosen_by_a_rule_and_the_card_says_on_what_evidence(tmp_path, here):
+    found = cut("llama", tmp_path / "out", layer="auto", format="transformers", model=None)
+    assert 1 <= found.layer <= 4
+    card = (found.folder / "README.md").read_text()
+    assert "## Evidence" in card
+    assert found.evidence
+    assert found.evidence[0] in card
+
+
+def test_a_scan_gives_the_layer_and_must_be_of_this_model(tmp_path, here):
+    scan = layerscope.scan(
+        copy.deepcopy(tiny_model("llama")), TEXTS, tokenizer=tiny_tokenizer(), out=tmp_path / "run"
+    )
+    found = cut("llama", tmp_path / "out", "auto", run=tmp_path / "run", rule="middle")
+    assert found.layer == layerscope.select(scan, rule="middle").layer == 2
+    with pytest.raises(InputError, match="the run is of another model"):
+        cut("gpt2", tmp_path / "other", "auto", run=tmp_path / "run")
+
+
+# --- what cannot be done is refused before it is done -----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [(0, "layer 0 is the embeddings"), (5, "from 1 to 4"), (-1, "got -1")],
+)
+def test_a_layer_out_of_range_is_refused(layer, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        cut("bert", tmp_path / "out", layer)
+    assert not list(tmp_path.iterdir())
+
+
+def test_shared_blocks_are_refused(tmp_path):
+    with pytest.raises(InputError, match="runs one block at several depths"):
+        cut("albert", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_packed_weights_are_refused(tmp_path):
+    model = copy.deepcopy(tiny_model("llama"))
+    model.config.quantization_config = {"quant_method": "bitsandbytes"}
+    with pytest.raises(InputError, match=r"is quantized \(bitsandbytes\)"):
+        cut("llama", tmp_path / "out", model=model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_exists_stays(tmp_path, here):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("dear")
+    with pytest.raises(InputError, match="holds other files"):
+        cut("bert", out, overwrite=True)
+    (out / "thesis.tex").unlink()
+    cut("bert", out, format="transformers")
+    with pytest.raises(InputError, match="pass --overwrite to replace it"):
+        cut("bert", out, format="transformers")
+    assert cut("bert", out, layer=3, format="transformers", overwrite=True).blocks == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_disk_that_fills_leaves_nothing_half_written(error, tmp_path, monkeypatch, here):
+    cut("bert", tmp_path / "out", layer=3, format="transformers")
+
+    def fill(self, folder, **_):
+        Path(folder, "model.safetensors").write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(hf.PreTrainedModel, "save_pretrained", fill)
+    with pytest.raises(RunError, match="no space left on the disk"):
+        cut("bert", tmp_path / "out", format="transformers", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    monkeypatch.undo()
+    assert hf.AutoModel.from_pretrained(tmp_path / "out").config.num_hidden_layers == 3
+
+
+def test_a_full_disk_is_seen_before_anything_is_written(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(saving.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(RunError, match="nothing was written"):
+        cut("bert", tmp_path / "out", format="transformers")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verifying, "_run", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cut("bert", tmp_path / "out", format="transformers")
+    assert not list(tmp_path.iterdir())
+
+
+# --- what was saved is not believed until it was read back ------------------------------------------
+
+
+def spoil(folder: Path, change) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: w["layers.1.mlp.up_proj.weight"].mul_(1.1), "gives other hidden states: text 1"),
+        (lambda w: w.pop("layers.1.mlp.up_proj.weight"), "lacks or has left over 1 weights"),
+        (
+            lambda w: w["layers.0.mlp.up_proj.weight"].copy_(w["layers.1.mlp.up_proj.weight"]),
+            "gives other hidden states: text 1",
+        ),
+    ],
+)
+def test_a_spoiled_checkpoint_is_told_and_kept_to_look_at(change, said, tmp_path, monkeypatch):
+    def run_spoiled(request: Path, answer: Path) -> None:
+        spoil(Path(json.loads(request.read_text())["folder"]), change)
+        reload.main(str(request), str(answer))
+
+    monkeypatch.setattr(verifying, "_run", run_spoiled)
+    with pytest.raises(MismatchError, match=said) as failed:
+        cut("llama", tmp_path / "out", format="transformers")
+    assert failed.value.exit_code == 1
+    assert "out.unverified" in str(failed.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.unverified"]
+
+
+def test_another_tokenizer_is_told(tmp_path, monkeypatch):
+    def run_other(request: Path, answer: Path) -> None:
+        bare_tokenizer().save_pretrained(json.loads(request.read_text())["folder"])
+        reload.main(str(request), str(answer))
+
+    monkeypatch.setattr(verifying, "_run", run_other)
+    with pytest.raises(MismatchError, match="reads text 1 in other tokens"):
+        cut("llama", tmp_path / "out", format="transformers")
+
+
+def test_a_folder_that_cannot_be_loaded_is_told(tmp_path, monkeypatch):
+    save = hf.PreTrainedModel.save_pretrained
+
+    def save_broken(self, folder, **options):
+        save(self, folder, **options)
+        Path(folder, "config.json").write_text("{")
+
+    monkeypatch.setattr(hf.PreTrainedModel, "save_pretrained", save_broken)
+    with pytest.raises(MismatchError, match="cannot be loaded in a new process"):
+        cut("bert", tmp_path / "out", format="transformers")
+
+
+# --- the command ------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_what_was_saved(tiny_folder, tmp_path, monkeypatch, capsys, here):
+    done = run(
+        monkeypatch, capsys, "cut", tiny_folder("llama"), "--layer", 3, "--out", tmp_path / "o"
+    )
+    assert done.code == 0, done.err
+    assert "Layer 3 of 4 saved in" in done.out
+    assert "SentenceTransformer in a new process, 16 texts" in done.out
+    assert f'SentenceTransformer("{tmp_path / "o"}")' in "".join(
+        map(str.strip, done.out.splitlines())
+    )
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_the_command_for_machines(tiny_folder, tmp_path, monkeypatch, capsys, here):
+    done = run(
+        monkeypatch, capsys, "cut", tiny_folder("bert"), "--layer", 2, "--out", tmp_path / "o",
+        "--format", "transformers", "--json",
+    )  # fmt: skip
+    facts = json.loads(done.out)
+    assert (facts["layer"], facts["of"], facts["blocks"]) == (2, 4, 2)
+    assert facts["verified"]["largest"] <= facts["verified"]["limit"]
+    assert facts["bytes"] == sum(
+        p.stat().st_size for p in (tmp_path / "o").rglob("*") if p.is_file()
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--layer", "7"), "from 1 to 4"),
+        (("--layer", "two"), "expected a layer's number or auto"),
+        (
+            ("--format", "onx"),
+            "did you mean 'onnx'" if "onnx" in surgery.FORMATS else "unknown format",
+        ),
+        (("--final-norm", "kep"), "did you mean 'keep'"),
+        (("--kind", "cutt"), "did you mean 'cut'"),
+        (("--run", "nowhere"), "nowhere"),
+    ],
+)
+def test_bad_input_is_one_sentence(options, said, tiny_folder, tmp_path, monkeypatch, capsys):
+    done = run(monkeypatch, capsys, "cut", tiny_folder("bert"), "--out", tmp_path / "o", *options)
+    assert done.code == 2
+    assert said in done.err
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "o").exists()
