@@ -1,0 +1,147 @@
+"""`layerscope rank`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from layerscope.cli.app import (
+    Failures,
+    app,
+    calm_libraries,
+    check_choice,
+    open_console,
+    print_json,
+)
+from layerscope.cli.options import (
+    BatchTokens,
+    Debug,
+    Device,
+    DeviceMap,
+    DryRun,
+    Dtype,
+    FirstToken,
+    Json,
+    MaxLength,
+    Pooling,
+    Quiet,
+    Revision,
+    SpecialTokens,
+    Threads,
+    TrustRemoteCode,
+)
+
+_EXAMPLE = """
+Order models without labels, by what is measured on the same texts.
+
+Example:
+
+    layerscope rank BAAI/bge-small-en-v1.5 intfloat/e5-small-v2 ./my-model --data notes.csv
+
+    layerscope rank runs/one runs/two runs/three --scores mteb.csv --by mean_nrs
+"""
+
+
+@app.command(help=_EXAMPLE)
+def rank(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL",
+            help="Hub ids, local folders, GGUF files, and folders of scans of the same texts.",
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Texts, as for scan  [default: sample, or what the given scans were made on]"
+        ),
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="d_0L, mean_nrs, mean_gfmi, rankme, dataset_entropy, prompt_entropy, width, depth "
+            "or parameters."
+        ),
+    ] = "d_0L",
+    scores: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Known scores: a table with model, score and perhaps task, a long table, or a run's "
+            "folder; may be repeated."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the ranking and its scans  [default: runs/rank--DATA if any is made]"
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace a ranking in --out, and scans that do not fit."),
+    ] = False,
+    column: Annotated[str | None, typer.Option(help="Column that holds the texts.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a datasets id.")] = None,
+    limit: Annotated[int, typer.Option(help="Most texts to use; 0 uses all.")] = 1000,
+    pooling: Pooling = "mean",
+    special_tokens: SpecialTokens = "exclude",
+    first_token: FirstToken = "auto",
+    max_length: MaxLength = 512,
+    batch_tokens: BatchTokens = 4096,
+    resamples: Annotated[int, typer.Option(help="Resamples of the texts.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the texts' choice and of resampling.")] = 0,
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    device_map: DeviceMap = None,
+    threads: Threads = None,
+    trust_remote_code: TrustRemoteCode = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Order models without labels, by what is measured on the same texts."""
+    Failures.debug = debug
+    check_choice("special tokens", special_tokens, ("exclude", "include"))
+    calm_libraries(threads)
+    from layerscope import api, terminal
+    from layerscope.models import ModelOptions
+    from layerscope.progress import bars
+
+    only_runs = all(api.is_run(model) for model in models)
+    texts = data if data is not None or only_runs else "sample"
+    folder = out if out is not None or texts is None else api.default_folder("rank", texts)
+    Failures.folder = folder
+    arguments: dict[str, Any] = {
+        "out": folder,
+        "overwrite": overwrite,
+        "column": column,
+        "split": split,
+        "limit": limit or None,
+        "model_options": ModelOptions(revision, dtype, device, device_map, trust_remote_code),
+        "watch": None if quiet or as_json else bars,
+        "pooling": pooling,
+        "special_tokens": special_tokens == "include",
+        "first_token": first_token,
+        "max_length": max_length,
+        "batch_tokens": batch_tokens,
+        "resamples": resamples,
+        "seed": seed,
+    }
+    if dry_run:
+        estimates = api.estimate_ranking(models, texts, **arguments)
+        if as_json:
+            print_json({model: each and asdict(each) for model, each in estimates})
+        else:
+            open_console().print(terminal.ranking_estimate_table(estimates))
+        return
+    found = api.rank(models, texts, by=by, scores=scores or (), **arguments)
+    if as_json:
+        print_json({"folder": None if folder is None else str(folder)} | found.as_dict())
+    elif not quiet:
+        open_console().print(terminal.ranking_summary(found))

@@ -1,0 +1,299 @@
+"""`layerscope rank` on tiny random models of several widths: end to end, killed, refused."""
+
+import json
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import transformers as hf
+
+import layerscope
+from commands import run
+from layerscope import api
+from layerscope.api import ranking as making
+from layerscope.cli.app import INTERRUPTED
+from layerscope.errors import InputError
+from layerscope.table import RECORD_FILE, load_run, save_run
+from tiny import COMMON, CONFIGS, save_tiny, texts
+
+TEXTS = 80  # a half has more texts than subspaces have dimensions
+MODELS = {
+    "narrow": lambda: CONFIGS["bert"](),
+    "wide": lambda: hf.BertConfig(**COMMON | {"hidden_size": 48, "num_hidden_layers": 3}),
+    "decoder": lambda: CONFIGS["llama"](),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with three tiny models, texts, and their finished ranking in `done`."""
+    folder = tmp_path_factory.mktemp("rank")
+    for name, config in MODELS.items():
+        torch.manual_seed(1)
+        save_tiny(hf.AutoModel.from_config(config()).eval(), folder / name)
+    (folder / "texts.txt").write_text("\n".join(texts(TEXTS)), encoding="utf-8")
+    api.rank([folder / name for name in MODELS], folder / "texts.txt", out=folder / "done")
+    return folder
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, place, tmp_path):
+    """The command in a folder of its own, with the models and texts beside it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in (*MODELS, "texts.txt", "done"):
+        (tmp_path / name).symlink_to(place / name)
+    return partial(run, monkeypatch, capsys, "rank")
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """The models that were scanned."""
+    seen = []
+
+    def scan(model, *arguments, **options):
+        seen.append(Path(model).name)
+        return real(model, *arguments, **options)
+
+    real = making.scan
+    monkeypatch.setattr(making, "scan", scan)
+    return seen
+
+
+def facts(command, *options):
+    finished = command(*options, "--json")
+    assert finished.code == 0, finished.err
+    return json.loads(finished.out)
+
+
+# --- end to end -----------------------------------------------------------------------------------
+
+
+def test_models_of_different_widths_are_ranked(command, passes):
+    finished = command(*MODELS, "--data", "texts.txt", "--out", "new")
+    assert finished.code == 0, finished.err
+    assert passes == list(MODELS)
+    assert max(map(len, finished.out.splitlines())) <= 80
+    words = " ".join(finished.out.split())
+    assert "comes first of 3 by d_0L (most is better)" in words
+    assert all(f" {name} " in words for name in MODELS)
+    found = json.loads(Path("new/ranking.json").read_text())
+    assert {m["name"]: (m["width"], m["depth"]) for m in found["models"]} == {
+        "narrow": (32, 4), "wide": (48, 3), "decoder": (32, 4)
+    }  # fmt: skip
+    for places in found["orders"].values():
+        assert [place["rank"] for place in places] == sorted(place["rank"] for place in places)
+    measured = [place for name in ("d_0L", "mean_nrs", "mean_gfmi", "rankme", "dataset_entropy",
+                                   "prompt_entropy") for place in found["orders"][name]]  # fmt: skip
+    assert all(0 <= p["low"] < p["value"] < p["high"] < 1 for p in measured)
+    frame = pd.read_csv("new/ranking.csv")
+    assert len(frame) == 3 * len(found["orders"])
+
+
+def test_values_are_those_of_a_scan(place):
+    found = load_run(place / "done" / "wide").table.set_index("metric")["value"]
+    again = layerscope.scan(place / "wide", place / "texts.txt", views=0).table()
+    ends = again[(again["layer"] == 3) & (again["stage"] == "block")].set_index("metric")["value"]
+    for metric in ("frenet_displacement_sample_k32", "mean_nrs_k10", "mean_gfmi_edge", "rankme"):
+        own = found[metric] if metric != "rankme" else found[metric].iloc[-1]
+        assert own == pytest.approx(ends[metric], rel=1e-6)
+
+
+def test_finished_scans_are_ranked_without_texts_or_passes(command, passes):
+    scans = [f"done/{name}" for name in MODELS]
+    assert (
+        facts(command, *scans)["first"]
+        == json.loads(Path("done/ranking.json").read_text())["first"]
+    )
+    assert passes == []
+    assert not Path("runs").exists()
+
+
+def test_a_scan_and_a_model_mix(command, passes):
+    found = facts(command, "done/narrow", "wide", "--data", "texts.txt", "--out", "mixed")
+    assert passes == ["wide"]
+    assert {model["name"] for model in found["models"]} == {"narrow", "wide"}
+
+
+def test_runs_from_python_come_as_they_are(place):
+    scans = [layerscope.load(place / "done" / name) for name in MODELS]
+    found = layerscope.rank(scans)
+    assert found.first == layerscope.rank([scan.run for scan in scans]).first
+    assert layerscope.rank(scans[0]).places[0].rank == 1
+    assert list(found.table()["predictor"].unique())[:2] == ["d_0L", "mean_nrs"]
+
+
+def test_one_model_only(command):
+    finished = command("done/wide")
+    assert finished.code == 0
+    assert "there is nothing to rank it against" in " ".join(finished.out.split())
+
+
+def test_known_scores_stand_beside(command):
+    rows = [
+        {"model": name, "score": score} for name, score in zip(MODELS, (0.2, 0.7, 0.5), strict=True)
+    ]
+    pd.DataFrame(rows).to_csv("scores.csv", index=False)
+    scans = [f"done/{name}" for name in MODELS]
+    finished = command(*scans, "--scores", "scores.csv", "--by", "width")
+    words = " ".join(finished.out.split())
+    assert "wide comes first of 3 by width" in words
+    assert "no correlation with scores: 3 scored models, at least 5 are needed" in words
+    found = facts(command, *scans, "--scores", "scores.csv")
+    regrets = {each["predictor"]: each["regret"] for each in found["agreements"]}
+    assert regrets["width"] == 0
+    assert regrets["random"] == pytest.approx(0.7 - 1.4 / 3)
+
+
+# --- killed, and again ----------------------------------------------------------------------------
+
+
+def test_a_killed_ranking_goes_on(command, monkeypatch, passes):
+    scan = making.scan
+
+    def killed(model, *arguments, **options):
+        if len(passes) == 1:
+            raise KeyboardInterrupt
+        return scan(model, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "scan", killed)
+        stopped = command(*MODELS, "--data", "texts.txt", "--out", "new")
+    assert stopped.code == INTERRUPTED
+    assert "what was finished is kept in new" in stopped.err
+    assert not Path("new/ranking.json").exists()
+    finished = facts(command, *MODELS, "--data", "texts.txt", "--out", "new")
+    assert passes == list(MODELS)  # the first was not scanned again
+    whole = json.loads(Path("done/ranking.json").read_text())
+    assert finished["orders"] == whole["orders"]
+
+
+def test_a_finished_ranking_is_replaced_only_if_asked(command, passes, place):
+    shutil.copytree(place / "done", "own")
+    refused = command(*MODELS, "--data", "texts.txt", "--out", "own")
+    assert refused.code == 2
+    assert "already holds a ranking; pass --overwrite" in refused.err
+    found = facts(command, *MODELS, "--data", "texts.txt", "--out", "own", "--overwrite")
+    assert passes == []  # its scans fit
+    assert found["first"] == json.loads(Path("done/ranking.json").read_text())["first"]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--limit", "70"), "is of other texts"),
+        (("--pooling", "last"), "was made with pooling mean instead of last"),
+    ],
+)
+def test_a_scan_that_does_not_fit_is_not_used(command, passes, place, options, reason):
+    shutil.copytree(place / "done" / "wide", "new/wide")
+    refused = command("wide", "--data", "texts.txt", "--out", "new", *options)
+    assert (refused.code, passes) == (2, [])
+    assert reason in refused.err
+    assert command("wide", "--data", "texts.txt", "--out", "new", "--overwrite", *options).code == 0
+    assert passes == ["wide"]
+
+
+def test_a_model_that_changed_is_scanned_again(command, place):
+    shutil.copytree(place / "wide", "mine")
+    shutil.copytree(place / "done" / "wide", "new/mine")
+    record = Path("new/mine") / RECORD_FILE
+    weights = next(Path("mine").glob("*.safetensors"))
+    newer = record.stat().st_mtime + 10
+    weights.touch()
+
+    os.utime(weights, (newer, newer))
+    refused = command("mine", "--data", "texts.txt", "--out", "new")
+    assert refused.code == 2
+    assert "is older than the model at 'mine'" in refused.err
+
+
+# --- refused before any pass ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("wide", "wide"), "expected each model once, got 'wide' twice"),
+        (("wide", "./wide"), "expected each model once, got './wide' twice"),
+        (("done/wide", "wide"), "expected each model once, got 'wide' 2 times"),
+        (("wide", "./nowhere"), "no model folder at './nowhere'"),
+        (("wide", "broken"), "broken"),
+        (("wide", "--by", "d_1L"), "unknown predictor 'd_1L'; did you mean"),
+        (("wide", "--data", "nowhere.txt"), "nowhere.txt"),
+        (("wide", "--scores", "none.csv"), "expected scores in a .csv or .parquet table"),
+        (("other", "wide"), "'other' was scanned on other texts"),
+        (("other", "done/wide"), "were scanned on different texts"),
+        (("wide", "--out", "texts.txt"), "expected a folder for the ranking"),
+        (("wide", "--out", "done/wide"), "holds a scan; choose another --out folder"),
+        (("wide", "--out", "."), "holds other files"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_any_pass(command, passes, place, arguments, message):
+    Path("broken").mkdir()
+    shutil.copy(place / "wide" / "config.json", "broken")
+    other = load_run(place / "done" / "narrow")
+    other.record["data"]["fingerprint"] = "0123"
+    save_run(other, Path("other"))
+    options = () if "--data" in arguments else ("--data", "texts.txt")
+    finished = command(*arguments, *options)
+    assert finished.code == 2, finished.out
+    assert message in finished.err
+    assert finished.err.count("\n") == 1
+    assert set(passes) <= ({"wide"} if arguments[:2] == ("done/wide", "wide") else set())
+
+
+def test_what_a_ranking_decides_itself_is_no_setting(place):
+    with pytest.raises(InputError, match="unknown setting of a ranking 'views'"):
+        api.rank(place / "wide", place / "texts.txt", views=2)
+    with pytest.raises(InputError, match="expected texts to measure"):
+        api.rank(place / "wide")
+
+
+def test_models_of_one_name_get_folders_of_their_own(place, tmp_path):
+    for parent in ("one", "two"):
+        shutil.copytree(place / "wide", tmp_path / parent / "checkpoint-5")
+    config = MODELS["wide"]()
+    torch.manual_seed(7)
+    save_tiny(hf.AutoModel.from_config(config).eval(), tmp_path / "two" / "checkpoint-5")
+    models = [tmp_path / parent / "checkpoint-5" for parent in ("one", "two")]
+    found = api.rank(models, place / "texts.txt", out=tmp_path / "out")
+    assert {model.name for model in found.models} == {"one/checkpoint-5", "two/checkpoint-5"}
+    assert len(list((tmp_path / "out").glob("*/run.json"))) == 2
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--by", "mean_nrs"), ("--resamples", "50"), ("--seed", "1")],
+)
+def test_options_of_the_ranking_change_something(command, options):
+    scans = [f"done/{name}" for name in MODELS]
+    plain = facts(command, *scans)
+    changed = facts(command, *scans, *options)
+    if options[0] == "--by":
+        assert changed["by"] != plain["by"]
+    else:  # what is within noise is resampled; with these values it may stay the same
+        assert changed["orders"].keys() == plain["orders"].keys()
+
+
+def test_a_dry_run_makes_nothing(command, passes):
+    finished = command("wide", "narrow", "--data", "texts.txt", "--out", "new", "--dry-run")
+    assert finished.code == 0, finished.err
+    assert "All passes: about" in finished.out
+    assert not Path("new").exists()
+    assert passes == []
+    found = facts(command, "wide", "done/narrow", "--data", "texts.txt", "--dry-run")
+    assert found["wide"]["texts"] == TEXTS
+    assert found["done/narrow"] is None
+
+
+def test_quiet_prints_nothing(command):
+    finished = command("done/wide", "done/narrow", "--quiet")
+    assert (finished.code, finished.out) == (0, "")
