@@ -184,6 +184,20 @@ def test_half_precision_stays_half_precision(tmp_path, here):
     assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
 
 
+def test_an_onnx_file_gives_the_layer(tmp_path):
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    found = cut("llama", tmp_path / "out", format="onnx")
+    assert found.shipped.verification.reader == "onnxruntime"
+    assert found.shipped.verification.largest <= 1e-5
+
+
+def test_what_the_onnx_exporter_cannot_do_is_said(tmp_path):
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    with pytest.raises(InputError, match="ONNX exporter cannot do MambaModel"):
+        cut("mamba", tmp_path / "out", format="onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_images_are_cut_too(tmp_path, here):
     torch.manual_seed(0)
     config = hf.ViTConfig(

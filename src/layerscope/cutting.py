@@ -33,7 +33,7 @@ class CutSettings:
     """How a model is cut and saved.
 
     Attributes:
-        format: "sentence-transformers" or "transformers".
+        format: "sentence-transformers", "transformers" or "onnx".
         kind: "cut" leaves the blocks behind the layer out; "pointer" keeps all of them and says where
             the layer is.
         final_norm: "drop" gives the layer as it was scanned, the state after block K; "keep" the final
@@ -121,6 +121,16 @@ class Cut:
 
 def usage_of(folder: Path, kind: str, output: OutputPath) -> str:
     """Return a few lines of Python that load a saved folder."""
+    if kind == "onnx":
+        return (
+            "from onnxruntime import InferenceSession\n"
+            "from transformers import AutoTokenizer\n\n"
+            f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n'
+            f'session = InferenceSession("{folder}/model.onnx")\n'
+            'inputs = tokenizer(["a text"], return_tensors="np")\n'
+            "names = [each.name for each in session.get_inputs()]\n"
+            "states = session.run(None, {name: inputs[name] for name in names})[0]"
+        )
     if kind == "sentence-transformers":
         return (
             "from sentence_transformers import SentenceTransformer\n\n"

@@ -71,6 +71,8 @@ def cut(
     surgery.refuse_folder(place, overwrite=overwrite)
     if chosen.format == "sentence-transformers":
         surgery.require_extra()
+    if chosen.format == "onnx":
+        surgery.require_onnx()
     given = None if run is None else run_of(run)
     texts = texts_of(data, column, split, limit, seed=0)
     with (watch or unwatched)() as progress:

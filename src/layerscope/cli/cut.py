@@ -58,7 +58,7 @@ def cut(
     split: Annotated[str | None, typer.Option(help="Split of a datasets id.")] = None,
     limit: Annotated[int, typer.Option(help="Most texts to scan; 0 uses all.")] = 1000,
     format: Annotated[  # noqa: A002
-        str, typer.Option(help="sentence-transformers or transformers.")
+        str, typer.Option(help="sentence-transformers, transformers or onnx.")
     ] = "sentence-transformers",
     kind: Annotated[
         str,

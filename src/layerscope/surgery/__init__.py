@@ -9,6 +9,7 @@ from layerscope.surgery.blocks import (
 )
 from layerscope.surgery.card import Story, model_card
 from layerscope.surgery.configs import kept_config
+from layerscope.surgery.onnx import require_onnx
 from layerscope.surgery.saving import (
     RECORD,
     MismatchError,
@@ -53,6 +54,7 @@ __all__ = [
     "refuse_surgery",
     "remove_blocks",
     "require_extra",
+    "require_onnx",
     "ship",
     "size_of",
     "skipping",

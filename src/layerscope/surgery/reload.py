@@ -20,7 +20,11 @@ def main(request_path: str, answer_path: str) -> None:
     from safetensors.torch import save_file
 
     torch.set_num_threads(request["threads"])
-    read = {"transformers": _read_transformers, "sentence-transformers": _read_sentences}
+    read = {
+        "transformers": _read_transformers,
+        "sentence-transformers": _read_sentences,
+        "onnx": _read_onnx,
+    }
     with torch.inference_mode():
         arrays, facts = read[request["format"]](request)
     tensors = {name: array.detach().cpu().contiguous().clone() for name, array in arrays.items()}
@@ -103,6 +107,40 @@ def _read_sentences(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
     }
     vectors = model.encode(request["texts"], convert_to_tensor=True, show_progress_bar=False)
     return {f"vector.{place}": vector for place, vector in enumerate(vectors)}, facts
+
+
+def _read_onnx(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    import os
+
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    started = time.perf_counter()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = request["threads"]
+    path = os.path.join(request["folder"], "model.onnx")  # noqa: PTH118
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    facts = {
+        "seconds": time.perf_counter() - started,
+        "class": "onnxruntime",
+        "parameters": request["parameters"],
+        "missing": [],
+        "unexpected": [],
+        "generated": [],
+    }
+    arrays = {}
+    for place, inputs in enumerate(_inputs(request)):
+        # Beside itself with padding behind it, since one text alone needs neither batch nor mask.
+        pairs = {
+            name: np.concatenate([np.pad(array.numpy(), ((0, 0), (0, 3)))] * 2)
+            for name, array in inputs.items()
+        }
+        states = session.run(["last_hidden_state"], pairs)[0][1]
+        length = inputs["input_ids"].shape[1]
+        arrays[f"states.{place}"] = torch.from_numpy(states[:length])
+        arrays[f"ids.{place}"] = inputs["input_ids"][0]
+    return arrays, facts
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from layerscope.files import write_atomically
 from layerscope.models import Backbone
+from layerscope.surgery.onnx import write_onnx
 from layerscope.surgery.saving import (
     MismatchError,
     bytes_of,
@@ -28,12 +29,19 @@ from layerscope.surgery.sentence import (
     write_sentence_transformer,
 )
 from layerscope.surgery.smaller import OutputPath, smaller
-from layerscope.surgery.verifying import Request, Verification, compare, read_back
+from layerscope.surgery.verifying import (
+    LIMITS,
+    ONNX_LIMIT,
+    Request,
+    Verification,
+    compare,
+    read_back,
+)
 from layerscope.tokenization import TokenizedText
 
-Format = Literal["transformers", "sentence-transformers"]
-FORMATS: Final = ("transformers", "sentence-transformers")
-_WRITES_TWICE: Final = 2  # sentence-transformers saves from a folder that is already saved
+Format = Literal["sentence-transformers", "transformers", "onnx"]
+FORMATS: Final = ("sentence-transformers", "transformers", "onnx")
+_WRITES_TWICE: Final = 2  # other formats than transformers' own are made from a folder of that
 
 
 @dataclass(frozen=True)
@@ -114,10 +122,10 @@ def ship(
     ):  # else transformers puts the normed state in the last place
         model.config.tie_last_hidden_states = False
     weights = bytes_of(model)
-    refuse_full_disk(out, weights * (_WRITES_TWICE if _for_sentences(plan) else 1))
+    refuse_full_disk(out, weights * (1 if plan.format == "transformers" else _WRITES_TWICE))
     with staged(out) as folder:
         _write(model, backbone, folder, plan)
-        verification = _verified(backbone, folder, plan)
+        verification = _verified(backbone, folder, plan, model)
         facts = record | {"verified": verification.as_dict()}
         write_record(folder, facts)
         write_atomically(folder / "README.md", card(verification).encode())
@@ -142,11 +150,13 @@ def _write(model: Any, backbone: Backbone, folder: Path, plan: Plan) -> None:
             source=plan.source,
             max_length=plan.max_length,
         )
+    elif plan.format == "onnx":
+        write_onnx(model, backbone, folder, plan.output)
     else:
         write_transformers(model, plan.processor or backbone.tokenizer, folder)
 
 
-def _verified(backbone: Backbone, folder: Path, plan: Plan) -> Verification:
+def _verified(backbone: Backbone, folder: Path, plan: Plan, model: Any) -> Verification:
     longest = max((len(tokens.ids) for _, tokens in plan.texts), default=1)
     request = Request(
         format=plan.format,
@@ -154,8 +164,11 @@ def _verified(backbone: Backbone, folder: Path, plan: Plan) -> Verification:
         output=plan.output,
         max_length=longest,
         generate=plan.generate,
+        parameters=sum(weight.numel() for weight in model.parameters()),
         pixels=plan.pixels,
     )
+    exact = LIMITS.get(backbone.info.dtype, LIMITS["float32"])
+    limit = max(exact, ONNX_LIMIT) if plan.format == "onnx" else exact
     if _for_sentences(plan):
         without = [
             text.removeprefix(plan.counting.prompt if plan.counting else "")
@@ -168,12 +181,12 @@ def _verified(backbone: Backbone, folder: Path, plan: Plan) -> Verification:
             else source_vector(plan.source, states, tokens)
             for states, (_, tokens) in zip(plan.expected, plan.texts, strict=True)
         ]
-        return compare(vectors, answer, "vector", backbone.info.dtype, "vectors")
+        return compare(vectors, answer, "vector", "vectors", limit=limit)
     answer = read_back(folder, request)
     for place, (_, tokens) in enumerate(plan.texts):
         if answer.arrays[f"ids.{place}"].tolist() != list(tokens.ids):
             raise MismatchError(f"the saved tokenizer reads text {place + 1} in other tokens.")
-    found = compare(plan.expected, answer, "states", backbone.info.dtype, "hidden states")
+    found = compare(plan.expected, answer, "states", "hidden states", limit=limit)
     written = answer.facts["generated"]
     if not written:
         return found
