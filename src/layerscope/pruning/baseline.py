@@ -53,7 +53,7 @@ def random_subsets(
 
 @dataclass(frozen=True)
 class Against:
-    """A result beside those of random subsets; greater is better for all of them.
+    """A result beside those of random subsets.
 
     Attributes:
         value: of the blocks that a rule chose.
@@ -65,6 +65,7 @@ class Against:
             least as good) / (1 + draws).
         subsets: how many were tried.
         exhaustive: whether those are all.
+        lower: whether less is better.
     """
 
     value: float
@@ -75,25 +76,28 @@ class Against:
     p: float
     subsets: int
     exhaustive: bool
+    lower: bool = False
 
     @property
     def beats_random(self) -> bool:
         """Whether it is better than the mean of the random subsets."""
-        return self.value > self.mean
+        return self.value < self.mean if self.lower else self.value > self.mean
 
 
-def against(value: float, others: Sequence[float], *, exhaustive: bool) -> Against:
-    """Place a result among those of random subsets; greater is better.
+def against(
+    value: float, others: Sequence[float], *, exhaustive: bool, lower: bool = False
+) -> Against:
+    """Place a result among those of random subsets; `lower` says that less is better.
 
     >>> losses = [5, 1, 2, 9, 3]
-    >>> pairs = [-(losses[a] + losses[b]) for a in range(5) for b in range(a)]
-    >>> found = against(-(1 + 2), pairs, exhaustive=True)
+    >>> pairs = [losses[a] + losses[b] for a in range(5) for b in range(a)]
+    >>> found = against(1 + 2, pairs, exhaustive=True, lower=True)
     >>> found.mean, found.p
-    (-8.0, 0.1)
+    (8.0, 0.1)
     """
     values = np.asarray(others, dtype=np.float64)
-    good = int((values >= value).sum())
+    good = int((values <= value).sum() if lower else (values >= value).sum())
     p = good / len(values) if exhaustive else (1 + good) / (1 + len(values))
     low, high = (float(limit) for limit in np.quantile(values, [0.1, 0.9]))
     mean, median = float(values.mean()), float(np.median(values))
-    return Against(value, mean, median, low, high, p, len(values), exhaustive)
+    return Against(value, mean, median, low, high, p, len(values), exhaustive, lower)

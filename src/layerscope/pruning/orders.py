@@ -111,6 +111,7 @@ class Rule:
         reads: names of measures in the catalogue; none where nothing is measured.
         choose: of the measures, the eligible blocks, their number and a seed, to the removal.
         source: who proposed it.
+        convention: in which it reads them, "" where they have none.
         at_once: whether the blocks are only chosen together, so that they cannot go one by one.
     """
 
@@ -120,6 +121,7 @@ class Rule:
     reads: tuple[str, ...]
     choose: Choose
     source: str
+    convention: str = ""
     at_once: bool = False
 
 
@@ -299,6 +301,7 @@ def _change(metric: str, measure: Measure, convention: str) -> Rule:
         reads=(measure.name,),
         choose=_lowest((metric,), score, name),
         source="ours",
+        convention=convention,
     )
 
 
@@ -327,48 +330,55 @@ class Budget:
 def budgets(asked: Iterable[float | str], blocks: int) -> tuple[Budget, ...]:
     """Return the numbers of blocks that some budgets mean, equal ones merged, in their order.
 
-    A budget is a part of all blocks, rounded to the nearest whole number and at least 1
-    (max(1, floor(b L + 1/2))), as a fraction below 1 or in percent; or a number of blocks.
+    A part of the blocks is rounded to the nearest whole number and at least 1: max(1, floor(b L + 1/2)).
 
     >>> [(budget.asked, str(budget)) for budget in budgets([0.05, "10 %", 2], 12)]
     [(('0.05', '10 %'), '1/12'), (('2',), '2/12')]
 
     Raises:
-        InputError: none of these, or as many blocks as there are.
+        InputError: not a budget.
     """
     merged: dict[int, list[str]] = {}
     for each in asked:
-        merged.setdefault(_count(each, blocks), []).append(str(each).strip())
+        part = parsed_budget(each)
+        whole = isinstance(part, int)
+        count = part if whole else max(1, int(part * blocks + Decimal("0.5")))
+        merged.setdefault(int(count), []).append(str(each).strip())
     return tuple(Budget(tuple(names), count, blocks) for count, names in merged.items())
 
 
-def _count(asked: float | str, blocks: int) -> int:
+def parsed_budget(asked: float | str) -> Decimal | int:
+    """Return a part of the blocks below 1, or a number of blocks.
+
+    >>> parsed_budget("15%"), parsed_budget(0.05), parsed_budget("3")
+    (Decimal('0.15'), Decimal('0.05'), 3)
+
+    Raises:
+        InputError: neither.
+    """
     text = str(asked).strip()
-    refusal = InputError(
-        f"expected a budget as a part of the blocks between 0 and 1 (0.15, 15%) or a number of "
-        f"blocks from 1 to {blocks - 1}, got {text!r}."
-    )
+    percent = text.endswith("%")
     try:
-        number = Decimal(text.rstrip("% "))
+        number = Decimal(text.rstrip("% ")) / (100 if percent else 1)
     except InvalidOperation:
-        raise refusal from None
-    part = number / 100 if text.endswith("%") else number
-    if part.is_finite() and 0 < part < 1:
-        return max(1, int(part * blocks + Decimal("0.5")))
-    if text.endswith("%") or not part.is_finite() or part % 1 or not 1 <= part < blocks:
-        raise refusal
-    return int(part)
+        number = Decimal("nan")
+    if number.is_finite() and 0 < number < 1:
+        return number
+    if number.is_finite() and number >= 1 and number % 1 == 0 and not percent:
+        return int(number)
+    raise InputError(
+        "expected a budget as a part of the blocks above 0 and below 1 (0.15 or 15%), or as a number of "
+        f"blocks, 1 or more; got {text!r}."
+    )
 
 
 def eligible_blocks(blocks: int, protect: tuple[int, int] = (1, 1)) -> tuple[int, ...]:
     """Return the blocks that may go: all but so many at the start and at the end.
 
     Raises:
-        InputError: a negative number, or nothing is left.
+        InputError: nothing is left.
     """
     first, last = protect
-    if first < 0 or last < 0:
-        raise InputError(f"expected protected blocks of at least 0, got {first},{last}.")
     found = tuple(range(1 + first, blocks - last + 1))
     if not found:
         raise InputError(
@@ -397,7 +407,7 @@ def one_by_one(
     """Choose blocks greedily: after each removal the model that is left is measured again.
 
     Args:
-        rule: how to choose one.
+        rule: how to choose one; not a rule that chooses all at once.
         rescored: removed blocks -> measures of the model without them, its blocks numbered anew.
         eligible: the blocks that may go.
         count: how many do.
@@ -405,14 +415,7 @@ def one_by_one(
 
     Returns:
         The removal, each block with the score it had when it went.
-
-    Raises:
-        InputError: the rule chooses all blocks at once.
     """
-    if rule.at_once:
-        raise InputError(
-            f"the rule {rule.name!r} chooses all blocks at once; leave --scheme greedy out."
-        )
     removed: dict[int, float] = {}
     for step in range(count):
         measured = rescored(tuple(removed))

@@ -28,7 +28,7 @@ from layerscope.surgery import skipping
 from layerscope.tokenization import TokenizedText
 
 PERPLEXITY: Final = "perplexity"
-_SPEED_TOKENS: Final = 1024
+_SPEED_TOKENS: Final = 512
 _REPEATS: Final = 5
 
 

@@ -8,6 +8,7 @@ from layerscope.terminal.catalogue import catalogue_table, estimate_table, measu
 from layerscope.terminal.correlation import correlation_table
 from layerscope.terminal.doctor import diagnosis_table
 from layerscope.terminal.evaluation import evaluation_estimate_table, evaluation_summary
+from layerscope.terminal.pruning import pruning_summary
 from layerscope.terminal.ranking import ranking_estimate_table, ranking_summary
 from layerscope.terminal.scan import preference_table, scan_summary
 from layerscope.terminal.selection import selection_summary
@@ -26,7 +27,7 @@ __all__ = [
     "Column", "catalogue_table", "column", "correlation_table", "cut_summary", "decimals", "diagnosis_table",
     "estimate_table",
     "evaluation_estimate_table", "evaluation_summary", "layer_ranges", "main_columns",
-    "measure_page", "preference_table", "ranking_estimate_table", "ranking_summary",
+    "measure_page", "preference_table", "pruning_summary", "ranking_estimate_table", "ranking_summary",
     "scan_summary", "selection_summary",
     "settings_lines", "undefined_reasons",
 ]  # fmt: skip

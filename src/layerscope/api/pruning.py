@@ -1,0 +1,419 @@
+"""`prune`: the model without the blocks that a rule finds redundant, tried, saved and verified."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pandas as pd
+from torch import nn
+
+from layerscope import data as data_module
+from layerscope import models, pruning, surgery
+from layerscope.analysis import scan_backbone
+from layerscope.api.common import Watch, loaded, settings_of, texts_of, unwatched
+from layerscope.api.deciding import run_of
+from layerscope.api.evaluating import Evaluation
+from layerscope.api.scanning import Scan
+from layerscope.data import Texts
+from layerscope.encoding import sample_ratio
+from layerscope.errors import InputError, unknown_name
+from layerscope.evaluation import EvaluationSettings
+from layerscope.models import Backbone, ModelOptions
+from layerscope.preparation import Progress
+from layerscope.pruning import Budget, Measured, Outcome, Removal, Rule, Saving
+from layerscope.pruning.asking import Asked, fitting, listed_budgets, named_rule, tasks_of
+from layerscope.pruning.recording import evidence_of, notes_of, record_of
+from layerscope.pruning.trial import Cost, Trial, TrialPlan, attempt, costs, writes_text
+from layerscope.settings import FirstToken, Pooling
+from layerscope.sinks import decided
+from layerscope.surgery import Shipped
+from layerscope.table import Run, conform, no_contributions
+from layerscope.tokenization import TokenizedText, length_limit, tokenize
+
+FORMATS: Final = ("auto", *surgery.FORMATS)
+HELD_OUT: Final = 16  # texts of the perplexity, unless the caller gives them
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What came of a pruning.
+
+    Attributes:
+        rule: by which the blocks were chosen.
+        scheme: "one-shot" or "greedy".
+        model: facts of the source, as in a run's record.
+        kinds: of each block, 1 to L: its layer type, or its class.
+        eligible: the blocks that were not protected.
+        outcomes: of each budget: the blocks that go, and what that changed.
+        full: the trial of the full model, None if nothing was tried.
+        costs: of the full model and of the one without the blocks, if they were measured.
+        shipped: what was saved, None without `out`.
+        usage: Python that loads it, "" without `out`.
+        notes: what there is to know.
+        record: how it was made, as it is kept in the saved folder.
+    """
+
+    rule: Rule
+    scheme: str
+    model: dict[str, Any]
+    kinds: tuple[str, ...]
+    eligible: tuple[int, ...]
+    outcomes: tuple[Outcome, ...]
+    full: Trial | None
+    costs: tuple[Cost, Cost] | None
+    shipped: Shipped | None
+    usage: str
+    notes: tuple[str, ...]
+    record: dict[str, Any]
+
+    @property
+    def removed(self) -> tuple[int, ...]:
+        """The blocks that go by the first budget, ascending."""
+        return self.outcomes[0].removed
+
+    def table(self) -> pd.DataFrame:
+        """Return a row for each budget and test: full, pruned, change in percent, random subsets."""
+        rows = []
+        for outcome in self.outcomes:
+            for found in outcome.comparisons:
+                beside = asdict(found.random) if found.random else {}
+                beside.pop("value", None)
+                facts = {key: value for key, value in asdict(found).items() if key != "random"}
+                removed = ",".join(map(str, outcome.removed))
+                rows.append({"budget": str(outcome.budget), "removed": removed} | facts | beside)
+        return pd.DataFrame(rows)
+
+
+def prune(
+    model: str | Path | nn.Module,
+    rule: str | Rule = "gfmi",
+    budget: float | str | Iterable[float | str] = 0.1,
+    *,
+    data: str | Path | Iterable[str] | Texts = "sample",
+    run: str | Path | Run | Scan | Evaluation | pd.DataFrame | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    evaluate: str | Iterable[str] = (),
+    task_data: str | Path | None = None,
+    tables: Iterable[Any] = (),
+    perplexity: str | Path | Iterable[str] | None = None,
+    draws: int = pruning.DRAWS,
+    scheme: Literal["one-shot", "greedy"] = "one-shot",
+    protect: tuple[int, int] = (1, 1),
+    format: Literal["auto", "transformers", "sentence-transformers"] = "auto",  # noqa: A002
+    head: bool = True,
+    column: str | None = None,
+    split: str | None = None,
+    limit: int | None = data_module.DEFAULT_LIMIT,
+    tokenizer: Any = None,
+    model_options: ModelOptions | None = None,
+    pooling: Pooling | str = Pooling.MEAN,
+    special_tokens: bool = False,
+    first_token: FirstToken | str = FirstToken.AUTO,
+    max_length: int = 512,
+    batch_tokens: int = 4096,
+    seed: int = 0,
+    watch: Watch | None = None,
+) -> Pruning:
+    """Drop the blocks of a model that a rule finds redundant, and say what that costs.
+
+    Args:
+        model: a hub id, a local folder, a GGUF file or a loaded transformers model (give `tokenizer`).
+        rule: the name of one of `layerscope.pruning.RULES`, of a measure whose change across a block
+            counts, or a rule of your own.
+        budget: a part of the blocks (0.1, "10%") or their number; several compare what they do, and
+            those that mean the same number are one.
+        data: texts to measure the model on; also what a saved model is compared on.
+        run: a finished scan of this model in place of measuring it.
+        out: folder for the smaller model; None saves none.
+        overwrite: whether a model that layerscope saved in `out` may be replaced.
+        evaluate: tasks to score the full model, the smaller one and random subsets on, as for
+            `layerscope.evaluate`.
+        task_data: a folder with a folder for each task.
+        tables: labelled files besides.
+        perplexity: held-out texts for a causal model; by default, where tasks are scored, texts of the
+            built-in sample that were not measured.
+        draws: random subsets of as many blocks, under the same protection, or all if there are no more.
+        scheme: "one-shot" scores the blocks of the full model; "greedy" measures again after each one.
+        protect: blocks at the start and at the end that stay.
+        format: of the saved folder; "auto" is that of the source.
+        head: whether to load and keep the checkpoint's head.
+        column: of a table of texts.
+        split: of a datasets id.
+        limit: most texts to measure on; None uses all.
+        tokenizer: for a loaded model.
+        model_options: how to load the model: revision, dtype, device.
+        pooling: how a text's token states become one vector.
+        special_tokens: whether tokens that the tokenizer adds count.
+        first_token: whether position 0 counts; "auto" leaves it out where it is an attention sink.
+        max_length: most tokens a text may have.
+        batch_tokens: padded tokens in one forward pass.
+        seed: of the random rule, the subsets and the measures.
+        watch: opens a progress callback; None shows nothing.
+
+    Raises:
+        InputError: it cannot be done; nothing was written.
+        MismatchError: the saved model gives something else; it is kept as `OUT.unverified`.
+        RunError: the model or the disk failed.
+    """
+    held_out = None if perplexity is None else texts_of(perplexity, None, None, None, 0).texts
+    asked = Asked(
+        rule=named_rule(rule), budgets=listed_budgets(budget), protect=protect, scheme=scheme,
+        draws=draws, plans=tasks_of(evaluate, task_data, tables),
+        held_out=None if held_out is None else tuple(held_out),
+        settings=settings_of(EvaluationSettings, {
+            "pooling": pooling, "special_tokens": special_tokens, "first_token": first_token,
+            "max_length": max_length, "batch_tokens": batch_tokens, "seed": seed,
+        }),
+        seed=seed,
+    )  # fmt: skip
+    place = None if out is None else Path(out)
+    _check_saving(place, format, overwrite=overwrite)
+    given = None if run is None else run_of(run)
+    texts = texts_of(data, column, split, limit, seed)
+    with (watch or unwatched)() as progress:
+        backbone = _loaded(model, tokenizer, model_options, progress, head=head)
+        if given is not None:
+            _refuse_other_model(given, backbone)
+        eligible, budgets = fitting(backbone, asked, saved=place is not None)
+        removals = _removals(backbone, asked, eligible, budgets, given, texts, progress)
+        kinds = pruning.kinds_of(backbone)
+        outcomes = [
+            Outcome(each, removal, tuple(kinds[b - 1] for b in sorted(removal.blocks)))
+            for each, removal in zip(budgets, removals, strict=True)
+        ]
+        asked = _with_first_token(backbone, asked)
+        full, outcomes, notes = _tried(backbone, asked, eligible, outcomes, texts, progress)
+        spent = None
+        if len(outcomes) == 1 and (place is not None or full is not None):
+            progress("measuring speed", 0, 1)
+            spent = costs(backbone, outcomes[0].removed, _tokens(backbone, asked, texts.texts),
+                          batch_tokens)  # fmt: skip
+            progress("measuring speed", 1, 1)
+        notes = (*notes_of(asked, budgets, given), *notes)
+        record = record_of(backbone, asked, eligible, outcomes, full, spent, texts, given, notes)
+        shipped, usage = None, ""
+        if place is not None:
+            how = _saving(model, asked, format, model_options, overwrite=overwrite)
+            progress("saving and checking", 0, 1)
+            shipped = pruning.save_pruned(
+                backbone, outcomes[0].removed, place, how,
+                texts=texts.texts, record=record, evidence=evidence_of(asked, outcomes[0], record),
+            )  # fmt: skip
+            usage = pruning.usage_of(backbone, how, place)
+            progress("saving and checking", 1, 1)
+    return Pruning(
+        asked.rule, scheme, backbone.info.as_dict(), kinds, eligible, tuple(outcomes), full, spent,
+        shipped, usage, tuple(notes), record,
+    )  # fmt: skip
+
+
+# --- what is checked before any work -------------------------------------------------------------
+
+
+def _check_saving(place: Path | None, format: str, *, overwrite: bool) -> None:  # noqa: A002
+    if format not in FORMATS:
+        raise unknown_name("format", format, FORMATS)
+    if place is None:
+        return
+    surgery.refuse_folder(place, overwrite=overwrite)
+    if format == "sentence-transformers":
+        surgery.require_extra()
+
+
+def _loaded(
+    model: str | Path | nn.Module,
+    tokenizer: Any,
+    options: ModelOptions | None,
+    progress: Progress,
+    *,
+    head: bool,
+) -> Backbone:
+    if isinstance(model, nn.Module) or not head:
+        return loaded(model, tokenizer, options, progress)
+    progress("loading the model", 0, 1)
+    backbone = models.load(model, options, head=True)
+    progress("loading the model", 1, 1)
+    return backbone
+
+
+def _refuse_other_model(run: Run, backbone: Backbone) -> None:
+    scanned = run.record.get("model", {}).get("weights_fingerprint")
+    if scanned is not None and scanned != backbone.info.weights_fingerprint:
+        raise InputError(
+            f"the run is of another model or dtype than {backbone.info.name}: weights {scanned} there, "
+            f"{backbone.info.weights_fingerprint} here; scan this one."
+        )
+
+
+# --- which blocks go -------------------------------------------------------------------------------
+
+
+def _removals(
+    backbone: Backbone,
+    asked: Asked,
+    eligible: Sequence[int],
+    budgets: Sequence[Budget],
+    run: Run | None,
+    texts: Texts,
+    progress: Progress,
+) -> list[Removal]:
+    def measured(removed: tuple[int, ...] = ()) -> Measured:
+        if not asked.rule.reads:
+            nothing = pd.DataFrame({"metric": [], "value": []})
+            empty = Run(conform(nothing), no_contributions(), {})
+            return Measured(empty, backbone.depth - len(removed))
+        if not removed and run is not None:
+            return pruning.measured_by(run, backbone.depth)
+        with pruning.without(backbone, removed) as shorter:
+            found = scan_backbone(shorter, texts, asked.scan, progress=progress)
+            return pruning.measured_by(found, shorter.depth)
+
+    if asked.scheme == "greedy":
+        most = max(each.count for each in budgets)
+        longest = pruning.one_by_one(asked.rule, measured, eligible, most, asked.seed)
+        return [_first(longest, each.count) for each in budgets]
+    full = measured()
+    return [asked.rule.choose(full, eligible, each.count, asked.seed) for each in budgets]
+
+
+def _first(removal: Removal, count: int) -> Removal:
+    blocks = removal.blocks[:count]
+    return Removal(blocks, {b: v for b, v in removal.scores.items() if b in blocks})
+
+
+# --- what that changes -----------------------------------------------------------------------------
+
+
+def _with_first_token(backbone: Backbone, asked: Asked) -> Asked:
+    """Decide on the full model what no subset shall decide anew."""
+    settings = asked.settings
+    limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
+    first = settings.first_token
+    if first is FirstToken.AUTO:
+        first = decided(first, sample_ratio(backbone, limit))
+    return replace(asked, settings=replace(settings, first_token=first, max_length=limit))
+
+
+def _tokens(backbone: Backbone, asked: Asked, texts: Sequence[str]) -> tuple[TokenizedText, ...]:
+    return tuple(tokenize(backbone.tokenizer, texts, asked.settings.max_length))
+
+
+def _tried(
+    backbone: Backbone,
+    asked: Asked,
+    eligible: Sequence[int],
+    outcomes: Sequence[Outcome],
+    texts: Texts,
+    progress: Progress,
+) -> tuple[Trial | None, list[Outcome], tuple[str, ...]]:
+    """Try the full model, each chosen removal and its random subsets, every subset once."""
+    held_out, notes = _held_out(backbone, asked, texts)
+    plan = TrialPlan(asked.plans, asked.settings, _tokens(backbone, asked, held_out))
+    if not plan.plans and not plan.held_out:
+        return None, list(outcomes), notes
+    drawn = [
+        pruning.random_subsets(eligible, each.budget.count, asked.draws, asked.seed)
+        for each in outcomes
+    ]
+    wanted: dict[tuple[int, ...], None] = {(): None}
+    for outcome, subsets in zip(outcomes, drawn, strict=True):
+        wanted |= dict.fromkeys((outcome.removed, *subsets.subsets))
+    trials = {}
+    for number, removed in enumerate(wanted):
+        progress("trying subsets", number, len(wanted))
+        trials[removed] = attempt(backbone, removed, plan)
+    progress("trying subsets", len(wanted), len(wanted))
+    full = trials[()]
+    found = []
+    for outcome, subsets in zip(outcomes, drawn, strict=True):
+        others = tuple(trials[each] for each in subsets.subsets)
+        pruned = trials[outcome.removed]
+        compared = pruning.comparisons(full, pruned, others, exhaustive=subsets.exhaustive)
+        found.append(
+            replace(
+                outcome, trial=pruned, comparisons=compared, subsets=others, total=subsets.total
+            )
+        )
+    return full, found, (*notes, *_failures(full, found))
+
+
+def _held_out(
+    backbone: Backbone, asked: Asked, texts: Texts
+) -> tuple[Sequence[str], tuple[str, ...]]:
+    """Return the texts of the perplexity, and what to say of them."""
+    causal = writes_text(backbone)
+    if asked.held_out is not None and not causal:
+        raise InputError(
+            f"{backbone.info.name}, a {type(backbone.whole).__name__}, predicts no next token, so that "
+            "it has no perplexity; leave --perplexity out."
+        )
+    if asked.held_out is not None:
+        return asked.held_out, ()
+    if not causal or not asked.plans:
+        return (), ()
+    seen = set(texts.texts)
+    sample = data_module.read_texts(data_module.SAMPLE, limit=None).texts
+    unseen = [text for text in sample if text not in seen]
+    note = f"perplexity on {HELD_OUT} texts of the built-in sample"
+    if len(unseen) >= HELD_OUT:
+        return unseen[-HELD_OUT:], (f"{note}, none of which the blocks were chosen by.",)
+    return sample[-HELD_OUT:], (f"{note}, which the blocks were chosen by as well.",)
+
+
+def _failures(full: Trial, outcomes: Sequence[Outcome]) -> list[str]:
+    said = [f"{task} was not compared: {why}" for task, why in full.failed.items()]
+    said += [
+        f"{task} has no change in percent, as the full model scores {score:.4g}."
+        for task, score in full.scores.items()
+        if score <= 0
+    ]
+    for outcome in outcomes:
+        if outcome.trial is not None:
+            failed = {k: v for k, v in outcome.trial.failed.items() if k not in full.failed}
+            said += [
+                f"without {outcome.removed}, {task} fails: {why}" for task, why in failed.items()
+            ]
+        said += [
+            f"{found.lacking} random subsets of {outcome.budget} blocks have no {found.name}, and are "
+            "left out."
+            for found in outcome.comparisons
+            if found.lacking
+        ]
+    return said
+
+
+# --- what is kept and said -------------------------------------------------------------------------
+
+
+def _saving(
+    model: str | Path | nn.Module,
+    asked: Asked,
+    format: str,  # noqa: A002
+    options: ModelOptions | None,
+    *,
+    overwrite: bool,
+) -> Saving:
+    revision = options.revision if options else None
+    named = not isinstance(model, nn.Module)
+    name = models.sentence_transformers_source(model, revision) if named else None  # type: ignore[arg-type]
+    chosen: surgery.Format = "sentence-transformers" if name else "transformers"
+    if format != "auto":
+        chosen = format  # type: ignore[assignment]
+    source = None
+    if chosen == "sentence-transformers":
+        surgery.require_extra()
+        source = surgery.load_source(name) if name else None
+    settings = asked.settings
+    return Saving(
+        chosen,
+        source=source,
+        pooling=settings.pooling,
+        special_tokens=settings.special_tokens,
+        drop_first=settings.first_token is FirstToken.DROP,
+        max_length=settings.max_length,
+        overwrite=overwrite,
+    )

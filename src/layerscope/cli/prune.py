@@ -1,0 +1,192 @@
+"""`layerscope prune`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from layerscope.cli.app import Failures, app, calm_libraries, check_choice, open_console, print_json
+from layerscope.cli.options import (
+    BatchTokens,
+    Debug,
+    Device,
+    Dtype,
+    FirstToken,
+    Json,
+    MaxLength,
+    Model,
+    Pooling,
+    Quiet,
+    Revision,
+    SpecialTokens,
+    Threads,
+    TrustRemoteCode,
+)
+
+if TYPE_CHECKING:
+    from layerscope.api import Pruning
+
+_EXAMPLE = """
+Drop the blocks that a measured rule finds redundant, beside as many dropped at random.
+
+Rules: frenet, nrs, gfmi (gfmi-gain), gfmi-signed-gain, gfmi-level-low, gfmi-level-high,
+block-influence, angular-contiguous, angular, cka, deepest-first, random, or any measure of single
+layers (see layerscope metrics), whose change across a block then counts.
+
+Example:
+
+    layerscope prune sentence-transformers/all-MiniLM-L6-v2 --rule block-influence --budget 1
+
+    layerscope prune ./my-model --rule gfmi --budget 0.15 --data notes.csv --column text --out out/
+
+    layerscope prune ./my-model --rule cka --budget 0.1,0.2 --evaluate STSBenchmark
+"""
+
+
+@app.command(help=_EXAMPLE)
+def prune(
+    model: Model,
+    rule: Annotated[str, typer.Option(help="What says which blocks go.")] = "gfmi",
+    budget: Annotated[
+        str,
+        typer.Option(help="Part of the blocks (0.15 or 15%) or their number; several compare."),
+    ] = "0.1",
+    data: Annotated[
+        str, typer.Option(help="Texts to measure the blocks on, and to compare on.")
+    ] = "sample",
+    run: Annotated[
+        Path | None, typer.Option(help="A scan of this model to go by  [default: scan --data]")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the smaller model; without it none is saved.")
+    ] = None,
+    evaluate: Annotated[
+        str, typer.Option(help="Tasks to try it on, as of layerscope evaluate.")
+    ] = "",
+    task_data: Annotated[
+        Path | None, typer.Option(help="Folder with a folder of files a task.")
+    ] = None,
+    table: Annotated[
+        list[str] | None,
+        typer.Option(help="A labelled table to try it on (FILE or FILE:kind); may be repeated."),
+    ] = None,
+    perplexity: Annotated[
+        str | None,
+        typer.Option(
+            help="Held-out texts for a model that writes text  [default: sample, with --evaluate]"
+        ),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(help="Random subsets to try beside it; all if there are no more.")
+    ] = 20,
+    scheme: Annotated[
+        str, typer.Option(help="one-shot, or greedy: measure again after each block.")
+    ] = "one-shot",
+    protect: Annotated[
+        str, typer.Option(help="Blocks that stay at the start and at the end.")
+    ] = "1,1",
+    format: Annotated[  # noqa: A002
+        str, typer.Option(help="auto (the source's), transformers or sentence-transformers.")
+    ] = "auto",
+    head: Annotated[
+        bool, typer.Option("--head/--no-head", help="Keep the checkpoint's head.")
+    ] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model saved by layerscope in --out.")
+    ] = False,
+    column: Annotated[str | None, typer.Option(help="Column that holds the texts.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a datasets id.")] = None,
+    limit: Annotated[int, typer.Option(help="Most texts to measure on; 0 uses all.")] = 1000,
+    pooling: Pooling = "mean",
+    special_tokens: SpecialTokens = "exclude",
+    first_token: FirstToken = "auto",
+    max_length: MaxLength = 512,
+    batch_tokens: BatchTokens = 4096,
+    seed: Annotated[int, typer.Option(help="Seed of the random subsets and of the measures.")] = 0,
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Drop the blocks that a measured rule finds redundant."""
+    Failures.debug = debug
+    check_choice("special tokens", special_tokens, ("exclude", "include"))
+    calm_libraries(threads)
+    from layerscope import api
+    from layerscope.models import ModelOptions
+    from layerscope.progress import bars
+
+    found = api.prune(
+        model,
+        rule,
+        budget,
+        data=data,
+        run=run,
+        out=out,
+        overwrite=overwrite,
+        evaluate=evaluate,
+        task_data=task_data,
+        tables=tuple(table or ()),
+        perplexity=perplexity,
+        draws=draws,
+        scheme=scheme,  # type: ignore[arg-type]
+        protect=_ends(protect),
+        format=format,  # type: ignore[arg-type]
+        head=head,
+        column=column,
+        split=split,
+        limit=limit or None,
+        model_options=ModelOptions(revision, dtype, device, None, trust_remote_code),
+        pooling=pooling,
+        special_tokens=special_tokens == "include",
+        first_token=first_token,
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        seed=seed,
+        watch=None if quiet or as_json else bars,
+    )
+    if as_json:
+        print_json(_facts(found))
+    elif not quiet:
+        _print(found)
+
+
+def _ends(text: str) -> tuple[int, int]:
+    from layerscope.errors import InputError
+
+    first, _, last = text.partition(",")
+    if not (first.strip().isdigit() and last.strip().isdigit()):
+        raise InputError(f"expected --protect as two numbers like 1,1, got {text!r}.")
+    return int(first), int(last)
+
+
+def _print(found: Pruning) -> None:
+    from layerscope import terminal
+
+    open_console().print(
+        terminal.pruning_summary(
+            found.rule,
+            found.outcomes,
+            model=f"{found.model['name']}, {found.model['blocks']} blocks",
+            scheme=found.scheme,
+            kinds=found.kinds,
+            eligible=found.eligible,
+            costs=found.costs,
+            shipped=found.shipped,
+            usage=found.usage,
+            notes=found.notes,
+        )
+    )
+
+
+def _facts(found: Pruning) -> dict[str, Any]:
+    shipped = found.shipped
+    saved = None if shipped is None else asdict(shipped) | {"folder": str(shipped.folder)}
+    return found.record | {"removed": list(found.removed), "saved": saved}

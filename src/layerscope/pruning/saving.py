@@ -1,0 +1,175 @@
+"""A model without some of its blocks as a stock checkpoint, proven in a new process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from layerscope import surgery
+from layerscope.errors import InputError
+from layerscope.models import Backbone
+from layerscope.pruning.trial import output_site, writes_text
+from layerscope.settings import Pooling
+from layerscope.surgery import Counting, Plan, Shipped, Story, Verification
+from layerscope.tokenization import TokenizedText, length_limit, tokenize
+
+_TEXTS = 8
+_PROMPT_WORDS = 8
+Texts = list[tuple[str, TokenizedText]]
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How a pruned model is saved.
+
+    Attributes:
+        format: of the folder.
+        source: the sentence-transformers model that it is part of, whose pooling comes along.
+        pooling: token states -> a vector, for sentence-transformers without a source.
+        special_tokens: whether tokens that the tokenizer adds count there.
+        drop_first: whether position 0 is left out there.
+        max_length: most tokens a text may have.
+        overwrite: whether a model that layerscope saved there may be replaced.
+    """
+
+    format: surgery.Format
+    source: Any = None
+    pooling: Pooling = Pooling.MEAN
+    special_tokens: bool = False
+    drop_first: bool = False
+    max_length: int = 512
+    overwrite: bool = False
+
+
+def save_pruned(
+    backbone: Backbone,
+    removed: Sequence[int],
+    out: Path,
+    how: Saving,
+    *,
+    texts: Sequence[str],
+    record: dict[str, Any],
+    evidence: Sequence[str],
+) -> Shipped:
+    """Save the model without some blocks; a new process must read the same states from it.
+
+    A model that predicts the next token must also go on from a text alike with and without its cache.
+
+    Raises:
+        InputError: it cannot be saved so; nothing was written.
+        MismatchError: what was saved gives something else; it is kept as `OUT.unverified`.
+        RunError: the disk is full.
+    """
+    kept = surgery.kept_blocks(backbone, removed)
+    head = how.format == "transformers" and backbone.whole is not backbone.model
+    counting, read = _texts(backbone, how, texts)
+    with surgery.skipping(backbone, removed) as shorter:
+        site = output_site(shorter)
+        expected = surgery.token_states(shorter, [tokens for _, tokens in read], site)
+    output = surgery.find_output(backbone, kept, site)
+    if output is None:
+        raise InputError(
+            f"{backbone.info.model_class} in transformers does not give out its last state."
+        )
+    plan = Plan(
+        kept,
+        output,
+        expected,
+        read,
+        format=how.format,
+        head=head,
+        counting=counting,
+        source=how.source,
+        max_length=length_limit(backbone.tokenizer, backbone.model.config, how.max_length),
+        generate=_prompts(texts) if head and writes_text(backbone) else (),
+    )
+
+    def card(verification: Verification) -> str:
+        return surgery.model_card(
+            backbone, _story(backbone, removed, how, out, evidence, verification)
+        )
+
+    return surgery.ship(backbone, plan, out, overwrite=how.overwrite, record=record, card=card)
+
+
+def _texts(backbone: Backbone, how: Saving, texts: Sequence[str]) -> tuple[Counting | None, Texts]:
+    """Return which tokens count in the folder, and the texts to compare on."""
+    limit = length_limit(backbone.tokenizer, backbone.model.config, how.max_length)
+    chosen = list(dict.fromkeys(texts))[:_TEXTS]
+    tokens = tokenize(backbone.tokenizer, chosen, limit)
+    counting: Counting | None = None
+    if how.format == "sentence-transformers" and how.source is None:
+        counting = surgery.counting_of(
+            backbone.tokenizer,
+            tokens,
+            how.pooling,
+            special_tokens=how.special_tokens,
+            drop_first=how.drop_first,
+            normalize=False,
+        )
+        if counting.prompt:
+            chosen = [counting.prompt + text for text in chosen]
+            tokens = tokenize(backbone.tokenizer, chosen, limit)
+    return counting, list(zip(chosen, tokens, strict=True))
+
+
+def _prompts(texts: Sequence[str]) -> list[str]:
+    return [" ".join(text.split()[:_PROMPT_WORDS]) for text in list(texts)[:2]]
+
+
+def kinds_of(backbone: Backbone) -> tuple[str, ...]:
+    """Return of each block what kind it is: the config's layer types, or the class of the block."""
+    config: Any = backbone.model.config
+    for name in ("layer_types", "layers_block_type"):
+        kinds = getattr(config, name, None)
+        if isinstance(kinds, list | tuple) and len(kinds) == backbone.depth:
+            return tuple(str(kind) for kind in kinds)
+    return tuple(type(block).__name__ for block in backbone.blocks)
+
+
+def usage_of(backbone: Backbone, how: Saving, out: Path) -> str:
+    """Return a few lines of Python that load the saved folder."""
+    if how.format == "sentence-transformers":
+        return (
+            "from sentence_transformers import SentenceTransformer\n\n"
+            f'model = SentenceTransformer("{out}")\n'
+            'vectors = model.encode(["a text", "another one"])'
+        )
+    kind = "AutoModelForCausalLM" if writes_text(backbone) else "AutoModel"
+    return (
+        f"from transformers import {kind}, AutoTokenizer\n\n"
+        f'tokenizer = AutoTokenizer.from_pretrained("{out}")\n'
+        f'model = {kind}.from_pretrained("{out}")'
+    )
+
+
+def _story(
+    backbone: Backbone,
+    removed: Sequence[int],
+    how: Saving,
+    out: Path,
+    evidence: Sequence[str],
+    verification: Verification,
+) -> Story:
+    name, blocks = backbone.info.name, ", ".join(map(str, sorted(removed)))
+    generated = (
+        " Text is generated alike with and without the cache." if verification.generated else ""
+    )
+    return Story(
+        title=f"{name} without {len(removed)} of its {backbone.depth} blocks",
+        what=[
+            f"{name} without block{'s' if len(removed) > 1 else ''} {blocks} of {backbone.depth}; what "
+            f"enters a removed block goes on to the next. Not trained since. Made by "
+            "layerscope prune."
+        ],
+        evidence=evidence,
+        usage=usage_of(backbone, how, Path(out.name)),
+        library=how.format,
+        verified=(
+            f"Loaded in a new process by {verification.reader}, on {verification.texts} texts the "
+            f"largest difference from the source without these blocks is {verification.largest:.1e} of "
+            f"the largest number (limit {verification.limit:.0e}).{generated}"
+        ),
+    )
