@@ -12,7 +12,17 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks import dynamics, evaluation, memory, overhead, passes, precision, scans, startup
+from benchmarks import (
+    dynamics,
+    evaluation,
+    memory,
+    overhead,
+    passes,
+    precision,
+    ranking,
+    scans,
+    startup,
+)
 
 BENCHMARKS: dict[str, tuple[str, Callable[[], str]]] = {
     "startup": ("Start-up", startup.main),
@@ -22,6 +32,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], str]]] = {
     "memory": ("Memory", memory.main),
     "dynamics": ("Measures of several layers", dynamics.main),
     "evaluation": ("Every layer on mteb's tasks", evaluation.main),
+    "rank": ("Models ranked without labels", ranking.main),
     "scans": ("Measures of several layers of real models", scans.main),
 }
 

@@ -149,8 +149,8 @@ DYNAMICS: Final[tuple[Measure, ...]] = (
         undefined="All vectors of a layer are equal, or there are not more than k texts.",
         reference=f"{_LRD}; sample space: Raghu et al. 2017 (SVCCA)",
         note=(
-            f"{_OURS}. One null for models of any width, as it depends on N alone. Limits take more "
-            "than 2 (k + 1) texts."
+            f"{_OURS}. One null for models of any width, as it depends on N alone. Limits take "
+            "2 (k + 2) texts."
         ),
         null=Null("random subspaces", lambda n, _d: layers.random_level(10**9, n), varies=True),
     ),
