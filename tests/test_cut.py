@@ -19,11 +19,12 @@ from commands import run
 from layerscope import surgery
 from layerscope.errors import InputError, RunError
 from layerscope.surgery import MismatchError, reload, saving, verifying
+from matrix import WORKS
 from tiny import CONFIGS, save_tiny, texts, tiny_model, tiny_tokenizer
 
-NEEDS_ONE_MORE = {"bloom", "falcon", "gptj"}
-CUTTABLE = sorted(CONFIGS.keys() - {"albert"})
-SENTENCES = sorted(set(CUTTABLE) - {"bart"})
+TEXT_MODELS = {name: works for name, works in WORKS.items() if name in CONFIGS}
+CUTTABLE = [name for name, works in TEXT_MODELS.items() if works.cut != "no"]
+SENTENCES = [name for name, works in TEXT_MODELS.items() if works.sentences]
 TEXTS = texts(4)
 
 
@@ -52,7 +53,7 @@ def layer_of(model: nn.Module, text: str, layer: int) -> torch.Tensor:
 def test_every_architecture_is_cut_into_a_stock_checkpoint(name, tmp_path, here):
     found = cut(name, tmp_path / "out", format="transformers")
     assert found.shipped.verification.largest <= 1e-6
-    assert found.blocks == (3 if name in NEEDS_ONE_MORE else 2)
+    assert found.blocks == (3 if WORKS[name].cut == "one more" else 2)
     config = json.loads((found.folder / "config.json").read_text())
     read = hf.AutoConfig.from_pretrained(found.folder)
     assert read.num_hidden_layers == found.blocks
@@ -60,7 +61,7 @@ def test_every_architecture_is_cut_into_a_stock_checkpoint(name, tmp_path, here)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("name", sorted(set(SENTENCES) - {"mamba2"}))
+@pytest.mark.parametrize("name", SENTENCES)
 def test_every_architecture_is_cut_for_sentence_transformers(name, tmp_path, here):
     found = cut(name, tmp_path / "out")
     assert found.shipped.verification.reader == "SentenceTransformer"
@@ -243,9 +244,10 @@ def test_a_layer_out_of_range_is_refused(layer, said, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_shared_blocks_are_refused(tmp_path):
+@pytest.mark.parametrize("name", [name for name, works in TEXT_MODELS.items() if works.cut == "no"])
+def test_shared_blocks_are_refused(name, tmp_path):
     with pytest.raises(InputError, match="runs one block at several depths"):
-        cut("albert", tmp_path / "out")
+        cut(name, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -269,6 +271,12 @@ def test_a_folder_that_exists_stays(tmp_path, here):
         cut("bert", out, format="transformers")
     assert cut("bert", out, layer=3, format="transformers", overwrite=True).blocks == 3
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_encoder_that_is_saved_with_its_decoder_is_for_transformers_alone(tmp_path):
+    with pytest.raises(InputError, match="is saved with its decoder"):
+        cut("bart", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +12,13 @@ import transformers as hf
 from layerscope.errors import InputError
 from layerscope.models import Backbone, backbone_of
 from layerscope.surgery import kept_config, remove_blocks, skipping
+from matrix import WORKS, table
 from tiny import CONFIGS, tiny_model, tiny_tokenizer
 
-SHARED_BLOCKS = {"albert"}
-CUTTABLE = sorted(CONFIGS.keys() - SHARED_BLOCKS)
-FIRST_BLOCK_DIFFERS = {"modernbert", "t5"}
-CAUSAL = ["gpt2", "gpt_neox", "llama", "mistral", "qwen3", "gemma3", "phi", "mixtral", "mamba"]
+CUTTABLE = [name for name, works in WORKS.items() if name in CONFIGS and works.cut != "no"]
+FIRST_BLOCK_DIFFERS = [name for name, works in WORKS.items() if works.prune == "not 1"]
+ANY_BLOCK = [name for name in CUTTABLE if WORKS[name].prune == "yes"]
+CAUSAL = [name for name, works in WORKS.items() if works.cache]
 IDS = torch.randint(4, 100, (2, 12), generator=torch.Generator().manual_seed(1))
 
 
@@ -104,6 +106,25 @@ def test_text_is_generated_alike_with_and_without_the_cache(name, gone):
     assert torch.equal(*written)
 
 
+@pytest.mark.parametrize("name", ANY_BLOCK)
+def test_the_first_block_may_go_where_it_is_like_the_others(name):
+    with skipping(found := backbone(name), {1}) as shorter:
+        assert len(states(shorter)) == 3
+    assert len(states(found)) == 4
+
+
+def test_a_model_without_its_pooler_is_no_other_model():
+    model = hf.BertForMaskedLM(CONFIGS["bert"]()).eval()
+    with skipping(backbone_of(model, tiny_tokenizer()), {2}) as shorter:
+        assert len(states(shorter)) == 3
+
+
+def test_the_documentation_shows_what_is_proven_here():
+    page = Path(__file__).resolve().parents[1] / "docs" / "architectures.md"
+    assert table() in page.read_text(encoding="utf-8"), "run python tests/matrix.py"
+    assert CONFIGS.keys() <= WORKS.keys()
+
+
 def test_shared_blocks_are_refused():
     with (
         pytest.raises(InputError, match="runs one block at several depths"),
@@ -112,7 +133,7 @@ def test_shared_blocks_are_refused():
         pass
 
 
-@pytest.mark.parametrize("name", sorted(FIRST_BLOCK_DIFFERS))
+@pytest.mark.parametrize("name", FIRST_BLOCK_DIFFERS)
 def test_a_first_block_that_holds_what_others_need_stays(name):
     with (
         pytest.raises(InputError, match="cannot do without block 1"),

@@ -195,6 +195,8 @@ def cut_model(
     refuse_layer(backbone, layer)
     surgery.refuse_surgery(backbone)
     surgery.refuse_quantized(backbone)
+    if settings.format != "transformers":
+        surgery.refuse_decoder(backbone, settings.format)
     site, kept, output, notes = _place(backbone, layer, settings)
     plan = Plan(kept, output, (), (), format=settings.format, head=settings.head)
     if backbone.tokenizer is None:

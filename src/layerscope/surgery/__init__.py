@@ -25,7 +25,14 @@ from layerscope.surgery.sentence import (
     require_extra,
 )
 from layerscope.surgery.shipping import FORMATS, Format, Plan, Shipped, ship
-from layerscope.surgery.smaller import LAST, OutputPath, find_output, refuse_quantized, smaller
+from layerscope.surgery.smaller import (
+    LAST,
+    OutputPath,
+    find_output,
+    refuse_decoder,
+    refuse_quantized,
+    smaller,
+)
 from layerscope.surgery.verifying import Verification, token_states
 
 __all__ = [
@@ -49,6 +56,7 @@ __all__ = [
     "model_card",
     "probe",
     "read_record",
+    "refuse_decoder",
     "refuse_folder",
     "refuse_quantized",
     "refuse_surgery",

@@ -61,7 +61,9 @@ def refuse_surgery(backbone: Backbone, kept: Sequence[int] | None = None) -> Non
 
 def _refuse_missing(backbone: Backbone, kept: Sequence[int]) -> None:
     """Build the smaller model without weights, and see whether ours are all that it needs."""
-    fresh = bare(type(backbone.model), kept_config(backbone.model.config, kept)).state_dict()
+    fresh = bare(
+        type(backbone.model), kept_config(backbone.model.config, kept), backbone.model
+    ).state_dict()
     path = block_path(backbone.model, backbone)
     have = renamed(backbone.model.state_dict(), path, kept)
     for name in sorted(fresh.keys() | have.keys()):
@@ -78,10 +80,16 @@ def _numbers(depth: int, kept: Sequence[int]) -> str:
     return f"block{'s' if len(gone) > 1 else ''} {', '.join(gone)}"
 
 
-def bare(kind: Any, config: Any) -> nn.Module:
-    """Build a model without weights (on the meta device)."""
+def bare(kind: Any, config: Any, like: nn.Module) -> nn.Module:
+    """Build a model without weights (on the meta device), with the parts that another one has.
+
+    BERT's pooler is a part that some of its heads leave out, by no entry of the config.
+    """
     with torch.device("meta"):
         model: nn.Module = kind(config)
+    for name, part in list(model.named_children()):
+        if part is not None and getattr(like, name, part) is None:
+            setattr(model, name, None)
     return model.eval()
 
 

@@ -56,7 +56,7 @@ def smaller(backbone: Backbone, kept: Sequence[int], *, head: bool = False) -> n
     refuse_quantized(backbone)
     refuse_surgery(backbone, kept)
     kind, source, state = _parts(backbone, head=head)
-    fresh = bare(kind, kept_config(source.config, kept))
+    fresh = bare(kind, kept_config(source.config, kept), source)
     path = block_path(source, backbone)
     if kind is not type(source):  # an encoder by itself, in the class that is made for it
         path = f"encoder.{path}"
@@ -79,6 +79,17 @@ def _parts(backbone: Backbone, *, head: bool) -> tuple[Any, Any, dict[str, Tenso
     alone = core is getattr(whole, "base_model", None) or core is whole
     source = core if alone and not head else whole
     return type(source), source, source.state_dict()
+
+
+def refuse_decoder(backbone: Backbone, kind: str) -> None:
+    """Raise an InputError for an encoder that transformers loads only with its decoder (BART's)."""
+    base = getattr(backbone.whole, "base_model", backbone.whole)
+    pair = hasattr(base, "encoder") and hasattr(base, "decoder")
+    if pair and _encoder_class(backbone.model) is None:
+        raise InputError(
+            f"the encoder of {type(base).__name__} is saved with its decoder, which {kind} would run as "
+            "well; choose --format transformers."
+        )
 
 
 def _encoder_class(core: nn.Module) -> Any:
