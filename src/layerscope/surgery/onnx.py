@@ -54,10 +54,6 @@ def write_onnx(model: Any, backbone: Backbone, folder: Path, output: OutputPath)
     Raises:
         InputError: torch's exporter does not do this architecture.
     """
-    if backbone.tokenizer is None or hasattr(model, "decoder"):
-        raise InputError(
-            f"{type(model).__name__} reads more than one text; choose another --format."
-        )
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".model.") as room:
         model.save_pretrained(room)
         kind: Any = type(model)

@@ -1,0 +1,193 @@
+"""What the smaller model must give: the layer's states, taken from the source on real inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from layerscope import surgery
+from layerscope.cutting.records import CutSettings
+from layerscope.encoding import sample_ratio
+from layerscope.errors import InputError
+from layerscope.models import Backbone, evaluating
+from layerscope.settings import FirstToken, Pooling
+from layerscope.sinks import decided
+from layerscope.states import Site
+from layerscope.surgery import Counting, Plan
+from layerscope.tokenization import TokenizedText, length_limit, tokenize
+
+_TEXTS: Final = 16  # compared in the new process
+_TOKENS: Final = 64
+_PICTURES: Final = 4
+
+
+def with_texts(
+    backbone: Backbone,
+    plan: Plan,
+    site: Site,
+    settings: CutSettings,
+    texts: Sequence[str],
+    source: Any,
+) -> tuple[Plan, list[str]]:
+    """Return the plan with the texts to compare on and what each must give; and notes."""
+    limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
+    chosen = list(dict.fromkeys(texts))[:_TEXTS]
+    tokens = tokenize(backbone.tokenizer, chosen, min(limit, _TOKENS))
+    chosen = [
+        _as_read(backbone.tokenizer, text, read) for text, read in zip(chosen, tokens, strict=True)
+    ]
+    tokens = tokenize(backbone.tokenizer, chosen, limit)
+    notes: list[str] = []
+    counting: Counting | None = None
+    if settings.format == "sentence-transformers":
+        counting, notes = _counting(backbone, settings, tokens, source, limit)
+        if counting is not None and counting.prompt:
+            chosen = [counting.prompt + text for text in chosen]
+            plain = expected_states(backbone, tokens, site)
+            prompted = tokenize(backbone.tokenizer, chosen, limit)
+            notes.append(_agreement(backbone, counting, plain, tokens, prompted, site))
+            tokens = prompted
+    expected = expected_states(backbone, tokens, site)
+    return (
+        replace(
+            plan,
+            expected=expected,
+            texts=list(zip(chosen, tokens, strict=True)),
+            counting=counting,
+            source=source if counting is None else None,
+            max_length=limit,
+        ),
+        notes,
+    )
+
+
+def _as_read(tokenizer: Any, text: str, tokens: TokenizedText) -> str:
+    """Return a text cut where its tokens were cut, so that both processes read a short one."""
+    if not tokens.truncated:
+        return text
+    inner = [
+        token for token, special in zip(tokens.ids, tokens.special, strict=True) if not special
+    ]
+    return str(tokenizer.decode(inner)).strip() or text
+
+
+def expected_states(
+    backbone: Backbone, tokens: Sequence[TokenizedText], site: Site
+) -> list[Tensor]:
+    """Return a site's states (token, dim) of each text; `final_norm` of any layer."""
+    found = surgery.token_states(backbone, tokens, Site(site.layer))
+    if site.stage != "final_norm" or backbone.final_norm is None:
+        return found
+    return [_normed(backbone, states) for states in found]
+
+
+def _normed(backbone: Backbone, states: Tensor) -> Tensor:
+    norm: Any = backbone.final_norm
+    weight = next(norm.parameters(), next(backbone.model.parameters()))
+    with torch.inference_mode():
+        normed: Tensor = norm(states[None].to(weight.device, weight.dtype))[0]
+    return normed.to("cpu", states.dtype)
+
+
+def _counting(
+    backbone: Backbone,
+    settings: CutSettings,
+    tokens: Sequence[TokenizedText],
+    source: Any,
+    limit: int,
+) -> tuple[Counting | None, list[str]]:
+    """Say which tokens count in the folder: as the source does, or as a scan does."""
+    if source is not None and not settings.asks_for_pooling:
+        return None, ["pooling, normalization and prompts are the source's own."]
+    policy = settings.first_token or FirstToken.AUTO
+    if policy is FirstToken.AUTO:
+        policy = decided(policy, sample_ratio(backbone, limit))
+    counting = surgery.counting_of(
+        backbone.tokenizer,
+        tokens,
+        settings.pooling or Pooling.MEAN,
+        special_tokens=bool(settings.special_tokens),
+        drop_first=policy is FirstToken.DROP,
+        normalize=settings.normalize,
+    )
+    return counting, _counting_notes(backbone, counting)
+
+
+def _counting_notes(backbone: Backbone, counting: Counting) -> list[str]:
+    notes = [
+        f"{counting.pooling.value} pooling, vectors {'' if counting.normalize else 'not '}normalized."
+    ]
+    if counting.silent:
+        names = ", ".join(backbone.tokenizer.convert_ids_to_tokens(sorted(counting.silent)))
+        notes.append(f"Tokens that do not count: {names}.")
+    if counting.prompt:
+        notes.append(
+            f"The first token is an attention sink and the tokenizer adds none, so {counting.prompt!r} "
+            "is put before every text as a prompt and does not count."
+        )
+    return notes
+
+
+def _agreement(
+    backbone: Backbone,
+    counting: Counting,
+    plain: Sequence[Tensor],
+    tokens: Sequence[TokenizedText],
+    prompted: Sequence[TokenizedText],
+    site: Site,
+) -> str:
+    """Say how near the vectors with the prompt are to those that were scanned without one."""
+    without = replace(counting, prompt="")
+    scanned = [
+        _without_first(without, states, text) for states, text in zip(plain, tokens, strict=True)
+    ]
+    given = [
+        counting.vector(states, text)
+        for states, text in zip(expected_states(backbone, prompted, site), prompted, strict=True)
+    ]
+    cosine = torch.cosine_similarity(torch.stack(scanned), torch.stack(given)).mean()
+    return (
+        f"With that prompt the vectors are near those that were scanned without it, not equal: mean "
+        f"cosine {float(cosine):.3f} over {len(given)} texts."
+    )
+
+
+def _without_first(counting: Counting, states: Tensor, text: TokenizedText) -> Tensor:
+    """Return the vector without position 0, as a scan makes it."""
+    if len(text.ids) == 1:
+        return counting.vector(states, text)
+    rest = TokenizedText(text.ids[1:], text.special[1:], truncated=False)
+    return counting.vector(states[1:], rest)
+
+
+def with_pictures(
+    backbone: Backbone, plan: Plan, site: Site, settings: CutSettings, processor: Any
+) -> Plan:
+    """Return the plan with noise for pictures: no texts are read by a model of images."""
+    if settings.format != "transformers":
+        raise InputError(
+            f"{backbone.info.model_class} reads images; its cut is saved with --format transformers."
+        )
+    pixels = torch.cat([surgery.probe(backbone, seed)["pixel_values"] for seed in range(_PICTURES)])
+    states = [_picture_states(backbone, picture[None], site) for picture in pixels]
+    return replace(plan, expected=states, pixels=pixels.cpu(), processor=processor)
+
+
+def _picture_states(backbone: Backbone, picture: Tensor, site: Site) -> Tensor:
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+        seen.append((output[0] if isinstance(output, tuple) else output)[0])
+
+    handle = backbone.blocks[site.layer - 1].register_forward_hook(keep)
+    try:
+        with evaluating(backbone.model):
+            backbone.model(pixel_values=picture)
+    finally:
+        handle.remove()
+    states = seen[0].cpu().clone()
+    return _normed(backbone, states) if site.stage == "final_norm" else states

@@ -1,0 +1,123 @@
+"""A model cut after a block, so that what it gives is the layer that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from layerscope import __version__, surgery
+from layerscope.cutting.comparing import with_pictures, with_texts
+from layerscope.cutting.placing import Place, place_of, refuse_layer
+from layerscope.cutting.records import Cut, CutSettings, usage_of
+from layerscope.models import Backbone
+from layerscope.surgery import Plan, Story, Verification
+
+
+def cut_model(
+    backbone: Backbone,
+    layer: int,
+    out: Path,
+    settings: CutSettings,
+    *,
+    texts: Sequence[str],
+    source: Any = None,
+    evidence: Sequence[str] = (),
+    processor: Any = None,
+    overwrite: bool = False,
+) -> Cut:
+    """Cut a model after a block, save it, and prove in a new process that it gives that layer.
+
+    Args:
+        backbone: the source; it is not changed.
+        layer: 1 to L.
+        out: folder for it.
+        settings: how.
+        texts: real texts to compare on.
+        source: the sentence-transformers model that the source is part of, or None.
+        evidence: sentences for the model card.
+        processor: the image processor of a model of images.
+        overwrite: whether a model that layerscope saved there may be replaced.
+
+    Raises:
+        InputError: it cannot be done; nothing was written.
+        MismatchError: what was saved gives something else; kept as `OUT.unverified`.
+        RunError: the disk is full.
+    """
+    surgery.refuse_folder(out, overwrite=overwrite)
+    refuse_layer(backbone, layer)
+    surgery.refuse_surgery(backbone)
+    surgery.refuse_quantized(backbone)
+    if settings.format != "transformers":
+        surgery.refuse_decoder(backbone, settings.format)
+    place = place_of(backbone, layer, settings)
+    plan = Plan(place.kept, place.output, (), (), format=settings.format, head=settings.head)
+    notes = list(place.notes)
+    if backbone.tokenizer is None:
+        plan = with_pictures(backbone, plan, place.site, settings, processor)
+    else:
+        plan, more = with_texts(backbone, plan, place.site, settings, texts, source)
+        notes += more
+    record = {
+        "command": "cut",
+        "layerscope": __version__,
+        "source": backbone.info.as_dict(),
+        "layer": layer,
+        "blocks": len(place.kept),
+        "stage": place.site.stage,
+        "output": list(place.output),
+        "format": settings.format,
+        "evidence": list(evidence),
+        "notes": notes,
+    }
+
+    def card(verification: Verification) -> str:
+        usage = usage_of(Path(out.name), settings.format, place.output)
+        story = _story(backbone, place, settings, verification, usage, notes, evidence)
+        return surgery.model_card(backbone, story)
+
+    shipped = surgery.ship(backbone, plan, out, overwrite=overwrite, record=record, card=card)
+    return Cut(
+        shipped,
+        layer=layer,
+        of=backbone.depth,
+        blocks=len(place.kept),
+        stage=place.site.stage,
+        output=place.output,
+        source_size=surgery.bytes_of(backbone.whole if settings.head else backbone.model),
+        settings=settings,
+        notes=tuple(notes),
+        evidence=tuple(evidence),
+    )
+
+
+def _story(
+    backbone: Backbone,
+    place: Place,
+    settings: CutSettings,
+    verification: Verification,
+    usage: str,
+    notes: Sequence[str],
+    evidence: Sequence[str],
+) -> Story:
+    """Tell in a model card what was done and why."""
+    name, layer, depth = backbone.info.name, place.site.layer, backbone.depth
+    what = f"Layer {layer} of the {depth} of {name}: its first {layer} blocks."
+    if settings.kind == "pointer":
+        what = f"{name}, whole, with a pointer to its layer {layer} of {depth}."
+    norm = " It is the residual stream after that block, without the final norm."
+    if place.site.stage == "final_norm":
+        norm = " The final norm is applied to it, as the source applies it to its last block."
+    norm = norm if backbone.final_norm is not None else ""
+    return Story(
+        title=f"{name}, layer {layer} of {depth}",
+        what=[f"{what}{norm} Made by layerscope {__version__}.", *notes],
+        evidence=evidence or ["The layer was named by hand."],
+        usage=usage,
+        library=settings.format,
+        verified=(
+            f"Loaded in a new process by {verification.reader}, on {verification.texts} texts the "
+            f"largest difference from layer {layer} of the source is {verification.largest:.1e} of the "
+            f"largest number (limit {verification.limit:.0e})."
+        ),
+    )
