@@ -270,17 +270,58 @@ def test_models_of_one_name_get_folders_of_their_own(place, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [("--by", "mean_nrs"), ("--resamples", "50"), ("--seed", "1")],
+    ("options", "expected"),
+    [
+        (("--by", "mean_nrs"), {"by": "mean_nrs"}),
+        (("--resamples", "50"), {"resamples": 50}),
+        (("--seed", "1"), {"seed": 1}),
+    ],
 )
-def test_options_of_the_ranking_change_something(command, options):
-    scans = [f"done/{name}" for name in MODELS]
-    plain = facts(command, *scans)
-    changed = facts(command, *scans, *options)
-    if options[0] == "--by":
-        assert changed["by"] != plain["by"]
-    else:  # what is within noise is resampled; with these values it may stay the same
-        assert changed["orders"].keys() == plain["orders"].keys()
+def test_options_reach_the_ranking(command, monkeypatch, options, expected):
+    seen = {}
+
+    def spy(runs, by, **arguments):
+        seen.update(arguments, by=by)
+        return real(runs, by, **arguments)
+
+    real = making.rank_runs
+    monkeypatch.setattr(making, "rank_runs", spy)
+    assert command("done/narrow", "done/wide", *options).code == 0
+    assert seen.items() >= expected.items()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--limit", "10"), {"texts": 10}),
+        (("--limit", "0"), {"texts": TEXTS}),
+        (("--pooling", "last"), {"pooling": "last"}),
+        (("--special-tokens", "include"), {"special_tokens": True}),
+        (("--first-token", "drop"), {"first_token": "drop"}),
+        (("--max-length", "9"), {"max_length": 9}),
+        (("--batch-tokens", "99"), {"batch_tokens": 99}),
+        (("--seed", "4"), {"seed": 4}),
+        (("--dtype", "float64"), {"dtype": "float64"}),
+        (("--out", "there"), {"out": Path("there/wide")}),
+        ((), {"out": Path("runs/rank--texts/wide")}),
+    ],
+)
+def test_options_reach_the_scans(command, monkeypatch, options, expected):
+    def spy(model, texts, **arguments):
+        seen.update(arguments, texts=len(texts), dtype=arguments["model_options"].dtype)
+        raise RuntimeError("seen")
+
+    seen = {}
+    monkeypatch.setattr(making, "scan", spy)
+    assert command("wide", "--data", "texts.txt", *options).code == 1
+    assert seen.items() >= expected.items()
+
+
+def test_columns_are_read(command, passes):
+    rows = [{"words": text, "other": "x"} for text in texts(TEXTS)]
+    pd.DataFrame(rows).to_csv("table.csv", index=False)
+    found = facts(command, "wide", "--data", "table.csv", "--column", "words")
+    assert found["data"]["texts"] == TEXTS
 
 
 def test_a_dry_run_makes_nothing(command, passes):

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from layerscope import dependence, ranking
+from layerscope import dependence, ranking, statistics
 from layerscope.errors import InputError
 from layerscope.ranking import agreement, ordering
 from layerscope.ranking.agreement import (
@@ -271,7 +271,25 @@ def test_without_limits_nobody_knows_how_sure_an_order_is():
 
 def test_a_bound_that_cuts_one_limit_does_not_shrink_the_other():
     one, other = Value(0.99, 0.9, 1.0), Value(0.95, 0.94, 0.96)
-    assert ordering.told_apart(one, other) is False
+    assert ordering.told_apart([one, other])[0, 1] is False
+
+
+def test_the_paired_answer_is_that_of_differences_text_by_text():
+    generator = np.random.default_rng(5)
+    own = generator.normal(size=(4, TEXTS)) + generator.normal(size=TEXTS)
+    own += np.linspace(0, 0.6, 4)[:, None]
+    values = [Value(float(n.mean()), contributions=pd.Series(n)) for n in own]
+    found = ordering.told_apart(values, seed=3)
+    for i in range(4):
+        within = statistics.within_noise(own, i, seed=3)
+        assert [found.get((i, j), False) for j in range(4)] == (~within).tolist()
+
+
+def test_only_texts_that_all_models_have_are_compared():
+    numbers = np.random.default_rng(0).normal(size=TEXTS)
+    whole = Value(0.0, contributions=pd.Series(numbers))
+    cut = Value(0.0, contributions=pd.Series(numbers[:-5] + 0.01))
+    assert ordering.told_apart([whole, cut])[0, 1] is True  # 0.01 apart at every text
 
 
 def test_one_model_is_nothing_to_rank():

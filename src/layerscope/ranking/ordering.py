@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Final
 
 import numpy as np
 import pandas as pd
 
 from layerscope.ranking.predictors import Predictor
 from layerscope.ranking.reading import Candidate, Value
-from layerscope.statistics import bootstrap_limits
+from layerscope.statistics import resampled_means
+
+_TAIL: Final = 0.025
+_FEWEST_TEXTS: Final = 2
 
 
 @dataclass(frozen=True)
@@ -58,33 +63,26 @@ def order(
     """
     known = [model for model in models if model.values[by.name].value is not None]
     known.sort(key=lambda model: -by.oriented(_known(model, by)))
-    places = []
-    for model in known:
-        own = model.values[by.name]
-        others = [(other.name, other.values[by.name]) for other in known if other is not model]
-        apart = {
-            name: told_apart(own, value, sized=by.kind == "size", seed=seed, resamples=resamples)
-            for name, value in others
-        }
-        better = sum(
-            by.oriented(_known(each, by)) > by.oriented(_known(model, by)) for each in known
+    values = [model.values[by.name] for model in known]
+    apart = told_apart(values, sized=by.kind == "size", seed=seed, resamples=resamples)
+    scores = [by.oriented(_known(model, by)) for model in known]
+    places = [
+        Place(
+            model=model.name,
+            rank=1 + sum(other > scores[i] for other in scores),
+            value=values[i].value,
+            low=values[i].low,
+            high=values[i].high,
+            raw=values[i].raw,
+            tied=tuple(known[j].name for j in range(len(known)) if apart.get((i, j)) is False),
+            unsure=tuple(known[j].name for j in range(len(known)) if apart.get((i, j), 0) is None),
         )
-        places.append(
-            Place(
-                model=model.name, rank=better + 1, value=own.value, low=own.low, high=own.high,
-                raw=own.raw,
-                tied=tuple(name for name, found in apart.items() if found is False),
-                unsure=tuple(name for name, found in apart.items() if found is None),
-            )
-        )  # fmt: skip
-    rest = [model for model in models if model.values[by.name].value is None]
+        for i, model in enumerate(known)
+    ]
+    rest = [(model.name, model.values[by.name]) for model in models if model not in known]
     return (
         *places,
-        *(
-            Place(each.name, None, None, None, None, own.raw, reason=own.reason)
-            for each in rest
-            for own in (each.values[by.name],)
-        ),
+        *(Place(name, None, None, None, None, own.raw, reason=own.reason) for name, own in rest),
     )
 
 
@@ -94,25 +92,49 @@ def _known(model: Candidate, by: Predictor) -> float:
 
 
 def told_apart(
-    one: Value, other: Value, *, sized: bool = False, seed: int = 0, resamples: int = 1000
-) -> bool | None:
-    """Return whether the texts tell two values apart, None where nothing says how sure they are.
+    values: Sequence[Value], *, sized: bool = False, seed: int = 0, resamples: int = 1000
+) -> dict[tuple[int, int], bool | None]:
+    """Return which of some values the texts tell apart, by their places; both ways round.
+
+    None where nothing says how sure a value is.
 
     Args:
-        one: of a model.
-        other: of another, on the same texts.
+        values: of models, on the same texts.
         sized: whether they are sizes, which no text makes uncertain.
         seed: of the resampling.
         resamples: their number.
     """
+    means = {} if sized else _resampled(values, seed, resamples)
+    found: dict[tuple[int, int], bool | None] = {}
+    for i, j in combinations(range(len(values)), 2):
+        if i in means and j in means:
+            low, high = np.quantile(means[i] - means[j], [_TAIL, 1 - _TAIL])
+            apart: bool | None = bool(low > 0 or high < 0)
+        else:
+            apart = _by_limits(values[i], values[j], sized=sized)
+        found[i, j] = found[j, i] = apart
+    return found
+
+
+def _resampled(
+    values: Sequence[Value], seed: int, resamples: int
+) -> dict[int, np.ndarray[tuple[int], np.dtype[np.float64]]]:
+    """Return the mean of each value under every resampling of the texts that all of them have."""
+    given = {i: value.contributions for i, value in enumerate(values)}
+    known = {i: numbers for i, numbers in given.items() if numbers is not None}
+    if not known:
+        return {}
+    shared = pd.concat(known, axis=1, join="inner").to_numpy(dtype=np.float64)
+    if len(shared) < _FEWEST_TEXTS:
+        return {}
+    means = resampled_means(np.ascontiguousarray(shared.T), seed, resamples)
+    return dict(zip(known, means, strict=True))
+
+
+def _by_limits(one: Value, other: Value, *, sized: bool) -> bool | None:
     difference = (one.value or 0.0) - (other.value or 0.0)
     if sized:
         return difference != 0
-    if one.contributions is not None and other.contributions is not None:
-        both = pd.concat([one.contributions, other.contributions], axis=1, join="inner")
-        columns = both.to_numpy(dtype=np.float64)
-        low, high = bootstrap_limits(columns[:, 0] - columns[:, 1], seed, resamples)
-        return None if np.isnan(low) else bool(low > 0 or high < 0)
     reaches = _reach(one), _reach(other)
     if None in reaches:
         return None
