@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from layerscope import __version__, surgery
+from layerscope import surgery
 from layerscope.cutting.comparing import with_pictures, with_texts
 from layerscope.cutting.placing import Place, place_of, refuse_layer
 from layerscope.cutting.records import Cut, CutSettings, usage_of
 from layerscope.models import Backbone
+from layerscope.provenance import versions
 from layerscope.surgery import Plan, Story, Verification
 
 
@@ -60,7 +61,7 @@ def cut_model(
         notes += more
     record = {
         "command": "cut",
-        "layerscope": __version__,
+        "versions": versions(),
         "source": backbone.info.as_dict(),
         "layer": layer,
         "blocks": len(place.kept),
@@ -111,7 +112,7 @@ def _story(
     norm = norm if backbone.final_norm is not None else ""
     return Story(
         title=f"{name}, layer {layer} of {depth}",
-        what=[f"{what}{norm} Made by layerscope {__version__}.", *notes],
+        what=[f"{what}{norm} Made by layerscope {versions()["layerscope"]}.", *notes],
         evidence=evidence or ["The layer was named by hand."],
         usage=usage,
         library=settings.format,
