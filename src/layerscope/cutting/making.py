@@ -112,7 +112,7 @@ def _story(
     norm = norm if backbone.final_norm is not None else ""
     return Story(
         title=f"{name}, layer {layer} of {depth}",
-        what=[f"{what}{norm} Made by layerscope {versions()["layerscope"]}.", *notes],
+        what=[f"{what}{norm} Made by layerscope {versions()['layerscope']}.", *notes],
         evidence=evidence or ["The layer was named by hand."],
         usage=usage,
         library=settings.format,
