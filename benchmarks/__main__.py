@@ -19,6 +19,7 @@ from benchmarks import (
     overhead,
     passes,
     precision,
+    pruning,
     ranking,
     scans,
     startup,
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], str]]] = {
     "memory": ("Memory", memory.main),
     "dynamics": ("Measures of several layers", dynamics.main),
     "evaluation": ("Every layer on mteb's tasks", evaluation.main),
+    "prune": ("Which rule drops the right blocks", pruning.main),
     "rank": ("Models ranked without labels", ranking.main),
     "scans": ("Measures of several layers of real models", scans.main),
 }

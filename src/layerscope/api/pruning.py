@@ -33,7 +33,7 @@ from layerscope.surgery import Shipped
 from layerscope.table import Run, conform, no_contributions
 from layerscope.tokenization import TokenizedText, length_limit, tokenize
 
-FORMATS: Final = ("auto", *surgery.FORMATS)
+FORMATS: Final = ("auto", "transformers", "sentence-transformers")
 HELD_OUT: Final = 16  # texts of the perplexity, unless the caller gives them
 
 
