@@ -321,7 +321,7 @@ def _misfit(run: Run, model: str, texts: Texts, settings: dict[str, Any], folder
 
 def _newest(model: Path) -> float:
     """Return when a local model was last changed, 0 for one of the hub."""
-    files = [model, *model.glob("*")] if model.is_dir() else [model]
+    files = [model, *model.rglob("*")] if model.is_dir() else [model]
     return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
 
 
@@ -331,12 +331,23 @@ def _newest(model: Path) -> float:
 def _try_loading(planned: Sequence[Planned], options: ModelOptions | None) -> None:
     """Load each model once and let it go, so that a bad one does not show after hours of passes.
 
+    A single model needs none of this: its scan loads it before anything else.
+
     Raises:
-        InputError: one cannot be loaded.
+        InputError: one cannot be loaded, or is another one again.
     """
-    waiting = [each for each in planned if each.run is None]
-    for each in waiting[1:]:  # the first is loaded by its scan before anything else happens
-        backbone_for(each.given, None, options)
+    if len(planned) == 1:
+        return
+    facts = [each.run.record["model"] for each in planned if each.run]
+    kept = ("name", "revision", "weights_fingerprint")
+    seen = {tuple(model.get(name) for name in kept) for model in facts}
+    for each in planned:
+        if each.run is None:
+            info = backbone_for(each.given, None, options).info
+            identity = tuple(getattr(info, name) for name in kept)
+            if identity in seen:
+                raise InputError(f"expected each model once, got {info.name!r} twice.")
+            seen.add(identity)
 
 
 def _scanned(
