@@ -16,7 +16,7 @@ from layerscope.doctor.layers import blocks, embeddings, extraction, final_norm,
 from layerscope.doctor.numbers import constant_layers, facts, memory, number_range
 from layerscope.doctor.official import encode
 from layerscope.doctor.records import Check, Diagnosis, Finding, LayerFacts, Verdict, skipped
-from layerscope.doctor.shortened import cut
+from layerscope.doctor.shortened import cut, reload
 from layerscope.doctor.subject import Origin, Subject, of_images, of_texts, takes_images
 from layerscope.doctor.tokens import tokenizer, vocabulary
 from layerscope.errors import LayerscopeError, unknown_name
@@ -49,7 +49,7 @@ EXAMINATIONS: Final = tuple(
     Examination(make)
     for make in (
         blocks, hidden_states, extraction, embeddings, final_norm, padding, batch_size, number_range,
-        constant_layers, tokenizer, vocabulary, encode, cut, memory,
+        constant_layers, tokenizer, vocabulary, encode, cut, reload, memory,
     )
 )  # fmt: skip
 

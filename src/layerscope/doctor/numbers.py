@@ -64,20 +64,20 @@ def number_range(subject: Subject) -> Finding:
         return judged(False, said, "run it with --dtype float32, or bfloat16 if it was trained so")
     top = max(found, key=lambda fact: fact.largest or 0.0)
     size = top.largest or 0.0
-    limit = torch.finfo(getattr(torch, info.dtype)).max
-    said = (
-        f"largest |state| {size:,.4g} ({_name(top)}); {info.dtype} holds {limit:.3g}, "
-        f"{_in_half(found)}"
-    )
-    return judged(size <= limit, said, "run it with --dtype float32")
+    limits = {name: torch.finfo(getattr(torch, name)).max for name in _formats(info.dtype)}
+    holds = ", ".join(f"{name} {_words(limit)}" for name, limit in limits.items())
+    said = f"largest |state| {_words(size)} ({_name(top)}); the formats hold: {holds}"
+    if over := [_name(fact) for fact in found if (fact.largest or 0.0) > limits["float16"]]:
+        said += f"; float16 would overflow from {over[0]} on ({len(over)} of {len(found)})"
+    return judged(size <= limits[info.dtype], said, "run it with --dtype float32")
 
 
-def _in_half(found: Sequence[LayerFacts]) -> str:
-    limit = torch.finfo(torch.float16).max
-    over = [_name(fact) for fact in found if (fact.largest or 0.0) > limit]
-    if not over:
-        return f"float16 {limit:,.0f}, so all of them would hold it"
-    return f"float16 only {limit:,.0f}, so it would overflow at {over[0]} and {len(over) - 1} more"
+def _formats(dtype: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((dtype, "bfloat16", "float16")))
+
+
+def _words(size: float) -> str:
+    return f"{size:,.0f}" if 1e3 <= size < 1e7 else f"{size:.3g}"
 
 
 def _name(fact: LayerFacts) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -14,6 +13,7 @@ from layerscope.doctor.passes import distance
 from layerscope.doctor.records import Finding, judged, skipped
 from layerscope.doctor.subject import Subject
 from layerscope.extraction import batches, extract, sites_of
+from layerscope.models import sentence_transformers_source
 from layerscope.pooling import pool
 from layerscope.settings import Pooling
 from layerscope.states import TokenStates
@@ -70,23 +70,11 @@ def _mode(pooling: Any) -> str:
 
 
 def _folder(subject: Subject) -> str | None:
-    """Return where the sentence-transformers model is, None if what was loaded is none."""
+    """Return what sentence-transformers loads, None if what was loaded is no model of that library."""
     name = subject.origin.name
     if name is None or subject.images is not None:
         return None
-    if Path(name).exists():
-        return name if (Path(name) / "modules.json").is_file() else None
-    from transformers.utils.hub import cached_file
-
-    found = cached_file(
-        name,
-        "modules.json",
-        revision=subject.origin.options.revision,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return name if found else None
+    return sentence_transformers_source(name, subject.origin.options.revision)
 
 
 def _loaded(subject: Subject) -> Any:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Final
+import tempfile
+from pathlib import Path
+from typing import Any, Final
 
 from layerscope.doctor.layers import normed
-from layerscope.doctor.passes import Gap, distance, kept, run, worst
+from layerscope.doctor.passes import Gap, distance, gap, kept, run, trace, worst
 from layerscope.doctor.records import Finding, judged, skipped
 from layerscope.doctor.subject import Subject
-from layerscope.errors import InputError
-from layerscope.surgery import refuse_surgery, skipping
+from layerscope.errors import InputError, RunError
+from layerscope.models import ModelOptions, load
+from layerscope.surgery import bytes_of, refuse_surgery, skipping, smaller
+from layerscope.surgery.saving import refuse_full_disk, write_transformers
 
 _CUTS: Final = 5
 
@@ -50,3 +54,49 @@ def _cut_gap(subject: Subject, layer: int) -> float:
         given = kept(run(shorter.model, sample)[0])
     expected = normed(subject, subject.truth[-1][layer][None])
     return distance(given[0], expected[0])
+
+
+def reload(subject: Subject) -> Finding:
+    """Saved as `cut` saves it, and loaded again, the model has the same states at every layer."""
+    backbone = subject.backbone
+    try:
+        whole = smaller(backbone, range(backbone.depth))
+    except InputError as refusal:
+        return skipped(str(refusal))
+    size = bytes_of(whole)
+    with tempfile.TemporaryDirectory(prefix="layerscope-doctor-") as room:
+        folder = Path(room, "model")
+        try:
+            refuse_full_disk(folder, size)
+        except RunError as full:
+            return skipped(f"{full} (TMPDIR says where)")
+        write_transformers(whole, backbone.tokenizer, folder)
+        found, ids = _read_back(subject, folder)
+    said = (
+        f"{size / 1e6:,.1f} MB saved and loaded again: over all layers {subject.place(found)}; "
+        f"{subject.allowed}"
+    )
+    if not ids:
+        said = "the saved tokenizer reads the texts as other tokens"
+    advice = "do not ship this model by cut or prune; its checkpoint does not say all that it is"
+    return judged(ids and found.size <= subject.tolerance, said, advice)
+
+
+def _read_back(subject: Subject, folder: Path) -> tuple[Gap, bool]:
+    """Return the worst difference after loading, and whether the texts are the same tokens."""
+    options = ModelOptions(
+        dtype=subject.backbone.info.dtype,
+        device=str(subject.backbone.device),
+        trust_remote_code=subject.origin.options.trust_remote_code,
+    )
+    again = load(folder, options)
+    pairs = zip(subject.samples, subject.truth, strict=True)
+    found = worst(gap(trace(again, sample).states(again), truth) for sample, truth in pairs)
+    return found, _same_tokens(again.tokenizer, subject.backbone.tokenizer, subject.texts)
+
+
+def _same_tokens(one: Any, other: Any, texts: tuple[str, ...]) -> bool:
+    return all(
+        one(text, verbose=False)["input_ids"] == other(text, verbose=False)["input_ids"]
+        for text in texts
+    )

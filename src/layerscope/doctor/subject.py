@@ -133,7 +133,7 @@ class Subject:
     @property
     def allowed(self) -> str:
         """The tolerance in words."""
-        return f"{self.tolerance:.0e} is allowed in {self.backbone.info.dtype}"
+        return f"{self.tolerance:.0e} allowed"
 
 
 def _real_tokens(tokens: TokenStates) -> list[Tensor]:

@@ -32,7 +32,8 @@ def _header(found: Diagnosis, symbols: Symbols) -> RenderableType:
     title = Text(symbols.text(found.model.get("name", "")), style="bold")
     record = {"model": found.model, "data": found.data if found.data.get("texts") else {}}
     lines = [Text(symbols.text(line)) for line in settings_lines(record)]
-    return Padding(Group(title, *lines, _verdict(found)), (0, 0, 1, 1))
+    equal = Text(f"States count as equal within {found.tolerance:.0e} of their own size.", "dim")
+    return Padding(Group(title, *lines, equal, _verdict(found)), (0, 0, 1, 1))
 
 
 def _verdict(found: Diagnosis) -> Text:
@@ -44,7 +45,8 @@ def _verdict(found: Diagnosis) -> Text:
 
 
 def _checks(found: Diagnosis, symbols: Symbols) -> RenderableType:
-    grid = grid_of("", "check", "")
+    grid = grid_of("", "", "")
+    grid.show_header = False
     grid.columns[1].no_wrap = True
     for check in found.checks:
         grid.add_row(_sign(check, symbols), check.name.replace("_", " "), _said(check, symbols))
@@ -81,10 +83,16 @@ def _layers(found: Diagnosis, symbols: Symbols) -> RenderableType:
 
 
 def _row(fact: LayerFacts, symbols: Symbols) -> tuple[str, ...]:
-    largest = symbols.undefined if fact.largest is None else f"{fact.largest:,.4g}"
+    largest = symbols.undefined
+    if fact.largest is not None:
+        largest = f"{fact.largest:,.0f}" if fact.largest >= 1000 else f"{fact.largest:.4g}"
     return (
         str(fact.layer) if fact.stage == "block" else "norm",
         "" if fact.weights is None else size_words(fact.weights),
         largest if fact.finite else f"{largest} and NaN or infinity",
-        "" if fact.change is None else f"{100 * fact.change:.3g} %",
+        ""
+        if fact.change is None
+        else f"{100 * fact.change:,.0f} %"
+        if fact.change >= 0.1
+        else f"{100 * fact.change:.2g} %",
     )
