@@ -23,7 +23,7 @@ from layerscope.errors import InputError
 from layerscope.models import Backbone, backbone_of
 from tiny import CONFIGS, save_tiny, texts, tiny_model, tiny_tokenizer
 
-TEXTS = tuple(texts(8))
+TEXTS = tuple(texts(5))
 ROOT = Path(__file__).parents[1]
 
 
@@ -115,10 +115,18 @@ def test_tolerances_follow_the_number_format(dtype):
 # --- planted faults: each fails the check that is meant for it ----------------------------------------
 
 
+READING = tuple(each.name for each in EXAMINATIONS if each.name not in ("cut", "reload", "encode"))
+
+
+def planted(backbone: Backbone) -> Diagnosis:
+    """Make the checks that neither cut nor save."""
+    return diagnosis(backbone, *READING)
+
+
 def test_rotated_blocks():
     backbone = healthy()
     shifted = replace(backbone, blocks=(*backbone.blocks[1:], backbone.blocks[0]))
-    found = failed(diagnosis(shifted))
+    found = failed(planted(shifted))
     assert "calls the block listed as 4 at place 1" in found["blocks"]
     assert "extraction" in found
 
@@ -126,13 +134,13 @@ def test_rotated_blocks():
 def test_swapped_blocks():
     backbone = healthy("bert")
     first, second, third, fourth = backbone.blocks
-    found = failed(diagnosis(replace(backbone, blocks=(first, third, second, fourth))))
+    found = failed(planted(replace(backbone, blocks=(first, third, second, fourth))))
     assert "calls the block listed as 3 at place 2" in found["blocks"]
 
 
 def test_a_missing_first_block():
     backbone = healthy()
-    found = diagnosis(replace(backbone, blocks=backbone.blocks[1:]))
+    found = planted(replace(backbone, blocks=backbone.blocks[1:]))
     assert failed(found)["blocks"] == "the config says 4 blocks, the list has 3"
     assert "layer 0 is not the first entry" in failed(found)["embeddings"]
     assert "layer 0 is not what the embeddings give" in found.check("embeddings").advice
@@ -190,7 +198,7 @@ def every_token_alike(backbone: Backbone) -> str:
 def test_a_zeroed_layer(plant):
     backbone = healthy()
     said = plant(backbone)
-    assert said in failed(diagnosis(backbone))["constant_layers"]
+    assert said in failed(planted(backbone))["constant_layers"]
 
 
 def test_a_hook_on_a_submodule(monkeypatch):
@@ -199,14 +207,14 @@ def test_a_hook_on_a_submodule(monkeypatch):
     model.parts = nn.ModuleList(block.mlp for block in model.layers)
     rows = dict(architectures.ARCHITECTURES) | {"llama": Architecture("parts", "norm")}
     monkeypatch.setattr("layerscope.models.ARCHITECTURES", rows)
-    found = failed(diagnosis(backbone_of(model, tiny_tokenizer())))
+    found = failed(planted(backbone_of(model, tiny_tokenizer())))
     assert "what leaves block 1 is not what enters block 2 (3 of 3 links broken)" in found["blocks"]
     assert "hidden_states" in found
 
 
 def test_a_hook_on_the_final_norm_in_place_of_a_block():
     backbone = healthy()
-    found = failed(diagnosis(replace(backbone, blocks=(*backbone.blocks[:3], backbone.final_norm))))
+    found = failed(planted(replace(backbone, blocks=(*backbone.blocks[:3], backbone.final_norm))))
     assert "what leaves block 3 is not what enters block 4" in found["blocks"]
 
 
@@ -220,7 +228,7 @@ def test_a_mask_that_is_ignored(name):
         return forward(*args, attention_mask=seen, **kwargs)
 
     backbone.model.forward = deaf
-    found = diagnosis(backbone)
+    found = planted(backbone)
     assert set(failed(found)) == {"padding"}
     assert "the attention mask" in found.check("padding").advice
 
@@ -247,7 +255,7 @@ def no_norm(backbone: Backbone) -> Backbone:
     ],
 )
 def test_a_wrong_norm(plant, said):
-    assert said in failed(diagnosis(plant(healthy())))["final_norm"]
+    assert said in failed(planted(plant(healthy())))["final_norm"]
 
 
 def test_a_model_that_mixes_the_rows_of_a_batch():
@@ -257,7 +265,7 @@ def test_a_model_that_mixes_the_rows_of_a_batch():
         return output - output.mean(dim=0, keepdim=True) * 0.5
 
     backbone.blocks[1].register_forward_hook(mix)
-    found = failed(diagnosis(backbone))
+    found = failed(planted(backbone))
     assert "batch_size" in found
     assert not {"blocks", "hidden_states", "extraction"} & set(found)
 
@@ -267,7 +275,7 @@ def test_an_extraction_that_reads_what_enters(monkeypatch):
         return lambda _m, args, kwargs, _out: receive(site(), extraction._hidden(args, kwargs))
 
     monkeypatch.setattr(extraction, "_block_hook", entering)
-    found = failed(diagnosis(healthy()))
+    found = failed(planted(healthy()))
     assert "extraction" in found
     assert not {"blocks", "hidden_states", "embeddings", "final_norm"} & set(found)
 
@@ -275,10 +283,11 @@ def test_an_extraction_that_reads_what_enters(monkeypatch):
 def test_numbers_that_overflow():
     backbone = healthy()
     backbone.blocks[1].register_forward_hook(lambda _m, _a, out: out * torch.inf)
-    found = diagnosis(backbone)
+    found = planted(backbone)
     assert "NaN or infinity in 4 of 6 layers (layer 2, layer 3" in failed(found)["number_range"]
     assert not {"blocks", "hidden_states", "extraction", "final_norm"} & set(failed(found))
     assert [fact.finite for fact in found.layers] == [True, True, False, False, False, False]
+    assert json.dumps(found.as_dict(), allow_nan=False)
 
 
 def test_it_says_where_half_precision_would_overflow():
@@ -354,7 +363,7 @@ def test_a_model_that_is_more_than_its_checkpoint():
 def test_a_block_without_weights():
     backbone = healthy()
     dropouts = tuple(nn.Identity() for _ in backbone.blocks)
-    found = failed(diagnosis(replace(backbone, blocks=dropouts)))
+    found = failed(planted(replace(backbone, blocks=dropouts)))
     assert "each block weighs 0 bytes" in found["memory"]
     assert found["blocks"] == "the model makes 0 calls of the 4 blocks in the list"
     assert found["batch_size"] == "could not be made: 0 calls of 4 blocks were seen"
@@ -418,6 +427,14 @@ def test_a_disk_that_is_full_skips_the_save(monkeypatch):
     assert "free some space" in found.said
 
 
+@pytest.mark.parametrize("given", [["river"], ["river", "stone", "a"], texts(40)])
+def test_few_short_and_many_texts(given):
+    found = layerscope.doctor(tiny_model("bert"), given, tokenizer=tiny_tokenizer(), limit=30)
+    assert failed(found) == {}
+    assert found.data["texts"] == min(30, len(given))
+    assert ("padding" in {check.name for check in found.of(Verdict.SKIPPED)}) == (len(given) == 1)
+
+
 def test_layers_to_cut_at():
     assert cut_layers(2) == [1]
     assert cut_layers(3) == [1, 2]
@@ -433,6 +450,8 @@ def test_bad_input():
         layerscope.doctor(tiny_model("bert"), TEXTS)
     with pytest.raises(InputError, match="arrays have no layers to prove"):
         layerscope.doctor(torch.zeros(3, 4, 5), TEXTS)
+    with pytest.raises(InputError, match="reads images; texts cannot be used"):
+        layerscope.doctor(vision_model(), TEXTS)
     with pytest.raises(InputError, match="reads texts, got pixel values"):
         layerscope.doctor(tiny_model("bert"), torch.zeros(1, 3, 4, 4))
     with pytest.raises(InputError, match=r"pixel values \(sample, channel, height, width\)"):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.api.common import Watch, loaded, texts_of, unwatched
-from layerscope.data import Texts
+from layerscope.data import SAMPLE, Texts
 from layerscope.doctor import (
     Diagnosis,
     Origin,
@@ -71,10 +71,12 @@ def doctor(
         texts = None if pixels is not None else texts_of(data, column, split, limit, seed)
         backbone = loaded(model, tokenizer, model_options, progress)
         if takes_images(backbone):
+            if pixels is None and data != SAMPLE:
+                raise InputError(f"{backbone.info.name} reads images; texts cannot be used.")
             subject, source = of_images(backbone, pixels, origin, seed), "images"
         elif texts is None:
             raise InputError(f"{backbone.info.name} reads texts, got pixel values.")
         else:
-            subject, source = of_texts(backbone, texts.texts, origin), texts.name
+            subject, source = of_texts(backbone, texts.texts[:limit], origin), texts.name
         found = examine(subject, skip=names, progress=progress)
     return replace(found, data={"name": source} | dict(found.data))

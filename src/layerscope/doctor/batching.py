@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from statistics import median_high
 from typing import Final
 
 import torch
@@ -20,8 +21,7 @@ def padding(subject: Subject) -> Finding:
     """A text's tokens have the same states padded on the right, on the left, and not at all."""
     if subject.images is not None:
         return skipped("images of one size need no padding")
-    padded = sum(len(text.ids) < len(subject.ragged[-1].ids) for text in subject.ragged)
-    if not padded:
+    if len({len(text.ids) for text in subject.ragged}) == 1:
         return skipped("one text, or all of one length: nothing to pad; give more texts")
     right, left = _padded(subject, "right"), _padded(subject, "left")
     said = f"{len(subject.ragged)} texts in one batch against each alone: right {_size(right)}, "
@@ -66,8 +66,9 @@ def batch_size(subject: Subject) -> Finding:
         samples = [sample["pixel_values"] for sample in subject.samples]
         name = "pixel_values"
     else:
-        length = min(_SHORT, *(len(text.ids) for text in subject.whole), _SHORT)
-        samples = [subject.alone(text.ids[:length])["input_ids"] for text in subject.whole]
+        length = min(_SHORT, median_high(len(text.ids) for text in subject.whole))
+        longer = [text.ids[:length] for text in subject.whole if len(text.ids) >= length]
+        samples = [subject.alone(ids)["input_ids"] for ids in longer]
         name = "input_ids"
     rows = [samples[place % len(samples)] for place in range(BATCH)]
     together = trace(subject.backbone, {name: torch.cat(rows)})

@@ -39,7 +39,9 @@ def _largest(state: Tensor) -> float | None:
     return float(finite.abs().max()) if finite.numel() else None
 
 
-def _spread(state: Tensor) -> float:
+def _spread(state: Tensor) -> float | None:
+    if not bool(state.isfinite().all()):
+        return None
     size = _largest(state)
     if not size:
         return 0.0
@@ -50,7 +52,7 @@ def _change(before: Tensor, after: Tensor) -> float | None:
     """Return the median over tokens of |after - before| / |before|."""
     sizes = before.norm(dim=-1)
     shares = ((after - before).norm(dim=-1) / sizes)[sizes > 0]
-    return float(shares.median()) if shares.numel() else None
+    return float(shares.median()) if shares.numel() and bool(shares.isfinite().all()) else None
 
 
 def number_range(subject: Subject) -> Finding:
@@ -87,7 +89,7 @@ def _name(fact: LayerFacts) -> str:
 def constant_layers(subject: Subject) -> Finding:
     """No layer is zero or the same for every token, and no block gives back what it took."""
     found = facts(subject)
-    dead = [fact for fact in found if fact.finite and fact.spread <= _DEAD]
+    dead = [fact for fact in found if fact.spread is not None and fact.spread <= _DEAD]
     if dead:
         kind = "zero" if not dead[0].largest else "the same for every token of every text"
         said = f"{_name(dead[0])} is {kind}, and {len(dead) - 1} more"

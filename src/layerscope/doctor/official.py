@@ -11,15 +11,15 @@ from torch import Tensor
 
 from layerscope.doctor.passes import distance
 from layerscope.doctor.records import Finding, judged, skipped
-from layerscope.doctor.subject import Subject
+from layerscope.doctor.subject import TOKENS, Subject
 from layerscope.extraction import batches, extract, sites_of
 from layerscope.models import sentence_transformers_source
 from layerscope.pooling import pool
 from layerscope.settings import Pooling
 from layerscope.states import TokenStates
-from layerscope.tokenization import tokenize
+from layerscope.tokenization import length_limit, tokenize
 
-_WORDS: Final = 24  # of each text, so that no length limit cuts it
+_WORDS: Final = 24  # of each text
 _BUDGET: Final = 4096
 _POOLINGS: Final = {
     "mean": Pooling.MEAN,
@@ -48,7 +48,8 @@ def encode(subject: Subject) -> Finding:
     texts = [" ".join(text.split()[:_WORDS]) for text in subject.texts]
     official = torch.as_tensor(model.encode(texts, prompt="", convert_to_numpy=True))
     after = modules[poolers[0] + 1 :]
-    ours = _through(after, _ours(subject, texts, _POOLINGS[mode]))
+    limit = int(model.max_seq_length or TOKENS)
+    ours = _through(after, _ours(subject, texts, limit, _POOLINGS[mode]))
     apart = distance(ours.double(), official.double())
     names = ", ".join(type(module).__name__ for module in after)
     said = (
@@ -92,10 +93,11 @@ def _loaded(subject: Subject) -> Any:
         )
 
 
-def _ours(subject: Subject, texts: list[str], pooling: Pooling) -> Tensor:
+def _ours(subject: Subject, texts: list[str], limit: int, pooling: Pooling) -> Tensor:
     """Return layerscope's vectors (text, dim) of the model's last site, special tokens counted."""
     backbone = subject.backbone
-    tokens = tokenize(backbone.tokenizer, texts, max(len(text) for text in texts) + 8)
+    limit = length_limit(backbone.tokenizer, backbone.model.config, limit)
+    tokens = tokenize(backbone.tokenizer, texts, limit)
     marks = [text.counted(special_tokens=True, first_token=True) for text in tokens]
     site = sites_of(backbone, [backbone.depth])[-1]
     found: dict[int, Tensor] = {}

@@ -80,8 +80,10 @@ class LayerFacts:
         stage: "block" or "final_norm".
         largest: greatest |state| that is finite; None if none is.
         finite: whether all states are.
-        change: median over tokens of |h_k - h_(k-1)| / |h_(k-1)|; None for layer 0 and the final norm.
-        spread: greatest difference between two tokens of any text in one dimension, over `largest`.
+        change: median over tokens of |h_k - h_(k-1)| / |h_(k-1)|; None for layer 0 and the final norm,
+            and where states are not finite.
+        spread: greatest difference between two tokens of any text in one dimension, over `largest`;
+            None if the states are not finite.
         weights: bytes of the block's weights; None where the layer is no block.
     """
 
@@ -90,7 +92,7 @@ class LayerFacts:
     largest: float | None
     finite: bool
     change: float | None
-    spread: float
+    spread: float | None
     weights: int | None
 
 

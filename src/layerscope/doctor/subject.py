@@ -51,9 +51,10 @@ class Subject:
     Attributes:
         backbone: the model, its layers told apart.
         origin: where it came from.
-        texts: as strings; empty for a model of images.
+        texts: as strings, the longest last; empty for a model of images.
         whole: the same as tokens, cut to `TOKENS`.
-        ragged: the same cut to lengths from a few tokens to all, so that padding is needed.
+        ragged: the same cut to lengths from a few tokens to all, so that padding is needed; the last is
+            whole.
         images: (sample, channel, height, width); None for a model of texts.
     """
 
@@ -148,12 +149,12 @@ def of_texts(backbone: Backbone, texts: Sequence[str], origin: Origin) -> Subjec
         InputError: no tokenizer, or no text with a token.
     """
     limit = length_limit(backbone.tokenizer, backbone.model.config, TOKENS)
-    chosen = tuple(texts)[:TEXTS]
-    pairs = zip(chosen, tokenize(backbone.tokenizer, chosen, limit), strict=True)
-    whole = [(text, tokens) for text, tokens in pairs if tokens.ids]
-    if not whole:
-        raise InputError(f"none of {len(chosen)} texts has a token; give longer texts.")
-    tokens = tuple(found for _, found in whole)
+    pairs = zip(texts, tokenize(backbone.tokenizer, texts, limit), strict=True)
+    found = [(text, tokens) for text, tokens in pairs if tokens.ids]
+    if not found:
+        raise InputError(f"none of {len(texts)} texts has a token; give longer texts.")
+    whole = sorted(found, key=lambda pair: len(pair[1].ids))
+    tokens = tuple(each for _, each in whole)
     return Subject(
         backbone,
         origin,

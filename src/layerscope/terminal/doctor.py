@@ -55,7 +55,7 @@ def _checks(found: Diagnosis, symbols: Symbols) -> RenderableType:
 
 def _sign(check: Check, symbols: Symbols) -> Text:
     signs = {
-        Verdict.PASSED: symbols.same,
+        Verdict.PASSED: "ok" if symbols.ascii_only else symbols.same,
         Verdict.FAILED: symbols.differ,
         Verdict.SKIPPED: symbols.undefined,
     }
