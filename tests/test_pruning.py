@@ -444,3 +444,23 @@ def test_layer_types_of_what_goes_are_recorded():
     )
     assert len(found.outcomes[0].kinds) == 2
     assert set(found.outcomes[0].kinds) <= {"sliding_attention", "full_attention"}
+
+
+def test_a_head_that_is_not_there_is_left_out_and_that_is_said(tmp_path):
+    """Embedders are often saved without the head that their config names."""
+    folder = save_tiny(tiny_model("bert"), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["BertForMaskedLM"]}))
+    found = layerscope.prune(folder, "deepest-first", 1, data=texts(10))
+    assert found.removed == (3,)
+    assert found.notes[0].startswith("the head is left out, as it cannot be loaded:")
+
+
+def test_what_cannot_be_saved_is_refused_before_the_trial(writer, likeness, tmp_path, monkeypatch):
+    monkeypatch.setattr("layerscope.api.pruning.attempt", lambda *_: pytest.fail("was tried"))
+    with pytest.raises(InputError, match="sentence-transformers has no max pooling that leaves"):
+        layerscope.prune(
+            writer, "deepest-first", 1, data=texts(10), tables=[likeness], out=tmp_path / "out",
+            format="sentence-transformers", pooling="max",
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()

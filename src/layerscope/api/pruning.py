@@ -175,17 +175,21 @@ def prune(
     given = None if run is None else run_of(run)
     texts = texts_of(data, column, split, limit, seed)
     with (watch or unwatched)() as progress:
-        backbone = _loaded(model, tokenizer, model_options, progress, head=head)
+        backbone, said = _loaded(model, tokenizer, model_options, progress, head=head)
         if given is not None:
             _refuse_other_model(given, backbone)
         eligible, budgets = fitting(backbone, asked, saved=place is not None)
+        asked = _with_first_token(backbone, asked)
+        how = None
+        if place is not None:  # what cannot be saved is refused now, not after hours
+            how = _saving(model, asked, format, model_options, overwrite=overwrite)
+            pruning.texts_to_compare(backbone, how, texts.texts)
         removals = _removals(backbone, asked, eligible, budgets, given, texts, progress)
         kinds = pruning.kinds_of(backbone)
         outcomes = [
             Outcome(each, removal, tuple(kinds[b - 1] for b in sorted(removal.blocks)))
             for each, removal in zip(budgets, removals, strict=True)
         ]
-        asked = _with_first_token(backbone, asked)
         full, outcomes, notes = _tried(backbone, asked, eligible, outcomes, texts, progress)
         spent = None
         if len(outcomes) == 1 and (place is not None or full is not None):
@@ -193,11 +197,10 @@ def prune(
             spent = costs(backbone, outcomes[0].removed, _tokens(backbone, asked, texts.texts),
                           batch_tokens)  # fmt: skip
             progress("measuring speed", 1, 1)
-        notes = (*notes_of(asked, budgets, given), *notes)
+        notes = (*said, *notes_of(asked, budgets, given), *notes)
         record = record_of(backbone, asked, eligible, outcomes, full, spent, texts, given, notes)
         shipped, usage = None, ""
-        if place is not None:
-            how = _saving(model, asked, format, model_options, overwrite=overwrite)
+        if place is not None and how is not None:
             progress("saving and checking", 0, 1)
             shipped = pruning.save_pruned(
                 backbone, outcomes[0].removed, place, how,
@@ -231,13 +234,19 @@ def _loaded(
     progress: Progress,
     *,
     head: bool,
-) -> Backbone:
+) -> tuple[Backbone, list[str]]:
+    """Load the model with its head if it has one, and return what to say of that."""
     if isinstance(model, nn.Module) or not head:
-        return loaded(model, tokenizer, options, progress)
+        return loaded(model, tokenizer, options, progress), []
     progress("loading the model", 0, 1)
-    backbone = models.load(model, options, head=True)
+    said: list[str] = []
+    try:
+        backbone = models.load(model, options, head=True)
+    except InputError as error:  # embedders are often saved under the name of a class with a head
+        backbone = models.load(model, options)
+        said = [f"the head is left out, as it cannot be loaded: {error}"]
     progress("loading the model", 1, 1)
-    return backbone
+    return backbone, said
 
 
 def _refuse_other_model(run: Run, backbone: Backbone) -> None:

@@ -64,7 +64,7 @@ def save_pruned(
     """
     kept = surgery.kept_blocks(backbone, removed)
     head = how.format == "transformers" and backbone.whole is not backbone.model
-    counting, read = _texts(backbone, how, texts)
+    counting, read = texts_to_compare(backbone, how, texts)
     with surgery.skipping(backbone, removed) as shorter:
         site = output_site(shorter)
         expected = surgery.token_states(shorter, [tokens for _, tokens in read], site)
@@ -94,8 +94,14 @@ def save_pruned(
     return surgery.ship(backbone, plan, out, overwrite=how.overwrite, record=record, card=card)
 
 
-def _texts(backbone: Backbone, how: Saving, texts: Sequence[str]) -> tuple[Counting | None, Texts]:
-    """Return which tokens count in the folder, and the texts to compare on."""
+def texts_to_compare(
+    backbone: Backbone, how: Saving, texts: Sequence[str]
+) -> tuple[Counting | None, Texts]:
+    """Return which tokens count in the folder (None: the source says), and the texts to compare on.
+
+    Raises:
+        InputError: the format cannot say which tokens count.
+    """
     limit = length_limit(backbone.tokenizer, backbone.model.config, how.max_length)
     chosen = list(dict.fromkeys(texts))[:_TEXTS]
     tokens = tokenize(backbone.tokenizer, chosen, limit)
