@@ -10,16 +10,18 @@ import pandas as pd
 from torch import nn
 
 from layerscope import models, surgery
+from layerscope.analysis import scan_backbone
 from layerscope.api.common import Watch, loaded, settings_of, texts_of, unwatched
 from layerscope.api.deciding import run_of, select
 from layerscope.api.evaluating import Evaluation
-from layerscope.api.scanning import Scan, scan
+from layerscope.api.scanning import Scan
 from layerscope.cutting import Cut, CutSettings, cut_model, refuse_layer
 from layerscope.data import Texts
 from layerscope.errors import InputError
 from layerscope.models import Backbone, ModelOptions
 from layerscope.preparation import Progress
 from layerscope.rules import DEFAULT_RULE
+from layerscope.settings import ScanSettings
 from layerscope.table import Run
 
 # What the default rule reads; any other rule gets a whole scan.
@@ -81,7 +83,7 @@ def cut(
             refuse_layer(backbone, layer)
         if given is not None:
             _refuse_other_model(given, backbone)
-        layer, evidence = _choice(backbone, layer, given, rule, texts)
+        layer, evidence = _choice(backbone, layer, given, rule, texts, progress)
         source = _source(model, chosen, model_options)
         progress("saving and checking", 0, 1)
         found = cut_model(
@@ -131,13 +133,14 @@ def _choice(
     run: Run | None,
     rule: str | None,
     texts: Texts,
+    progress: Progress,
 ) -> tuple[int, list[str]]:
     """Return the layer and the sentences that say why."""
     if layer != "auto" and run is None:
         return layer, []
     if run is None:
         asked = _ENOUGH if rule in (None, DEFAULT_RULE) else {}
-        run = scan(backbone.model, texts, tokenizer=backbone.tokenizer, **asked).run
+        run = scan_backbone(backbone, texts, ScanSettings(**asked), progress=progress)
     found = select(run, rule=rule)
     said = [found.sentence]
     if layer != "auto":

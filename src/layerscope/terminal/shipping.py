@@ -31,6 +31,8 @@ def cut_summary(found: Cut) -> RenderableType:
             *checked(found.shipped),
         ]
         parts: list[RenderableType] = [Padding(title, (0, 0, 1, 1)), rows(facts)]
+        if found.blocks == found.of and found.settings.kind == "cut":
+            parts.append(Text("\n Every block is needed for the last layer: nothing was left out."))
         said = [Text(symbols.text(note)) for note in (*found.evidence, *found.notes)]
         if said:
             parts.append(Padding(Group(*said), (1, 0, 0, 1)))
@@ -50,13 +52,12 @@ def _where(found: Cut) -> list[tuple[str, str]]:
 def checked(shipped: Shipped) -> list[tuple[str, str]]:
     """Return what the new process found, as labels and values."""
     check = shipped.verification
-    said = [
-        (
-            "checked",
-            f"{check.reader} in a new process, {check.texts} texts: "
-            f"largest difference {check.largest:.0e} (limit {check.limit:.0e})",
-        )
-    ]
+    apart = (
+        f"largest difference {check.largest:.0e} (limit {check.limit:.0e})"
+        if check.largest
+        else "no difference"
+    )
+    said = [("checked", f"{check.reader} in a new process, {check.texts} texts: {apart}")]
     if check.generated is not None:
         said.append(("", "text generated alike with and without the cache"))
     return said
