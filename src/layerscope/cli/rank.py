@@ -39,7 +39,7 @@ Order models without labels, by what is measured on the same texts.
 
 Example:
 
-    layerscope rank BAAI/bge-small-en-v1.5 intfloat/e5-small-v2 ./my-model --data notes.csv
+    layerscope rank BAAI/bge-small-en-v1.5 ./my-model --data notes.csv
 
     layerscope rank runs/one runs/two runs/three --scores mteb.csv --by mean_nrs
 """
