@@ -10,6 +10,8 @@ import os
 from itertools import pairwise
 from pathlib import Path
 
+from scipy.stats import kendalltau
+
 import layerscope
 from benchmarks import materials, rules
 from benchmarks.tables import markdown
@@ -19,6 +21,7 @@ from layerscope.table import load_run
 RUNS = Path(os.environ.get("LAYERSCOPE_RANKED", "runs/rank"))
 MPNET = Path(os.environ.get("LAYERSCOPE_MPNET", "models/all-mpnet-base-v2"))
 DATA = materials.SHARED / "data" / "WikiText-2" / "test.parquet"
+OTHER = materials.SHARED / "data" / "Banking77Classification" / "test.parquet"
 PARAGRAPHS = 300
 
 
@@ -30,13 +33,13 @@ def models() -> dict[str, Path]:
     return {name: path for name, path in found.items() if path is not None and path.exists()}
 
 
-def ranked() -> Ranking:
-    """Return the ranking; scans that are missing are made now."""
+def ranked(data: Path = DATA, runs: Path = RUNS) -> Ranking:
+    """Return the ranking on some texts; scans that are missing are made now."""
     here = models()
     folders = [rules.RUNS / name.replace(" ", "-") for name in here]
     scores = [folder for folder in folders if (folder / "run.json").exists()]
     return layerscope.rank(
-        list(here.values()), DATA, column="text", limit=PARAGRAPHS, out=RUNS, overwrite=True,
+        list(here.values()), data, column="text", limit=PARAGRAPHS, out=runs, overwrite=True,
         scores=scores,
     )  # fmt: skip
 
@@ -67,14 +70,17 @@ def number(place: Place) -> str:
 
 def noise_table(found: Ranking) -> str:
     """Return each predictor's order, with = between neighbors that the texts cannot tell apart."""
-    rows = []
-    for each in PREDICTORS:
-        places = [place for place in found.orders[each.name] if place.rank is not None]
-        words = [places[0].model]
-        for before, place in pairwise(places):
-            words += ["=" if before.model in place.tied else ">", place.model]
-        rows.append({"predictor": each.name, "order": " ".join(words)})
+    rows = [{"predictor": e.name, "order": order_words(found, e.name)} for e in PREDICTORS]
     return markdown(rows)
+
+
+def order_words(found: Ranking, by: str) -> str:
+    """Return the models in order, with = between neighbors that the texts cannot tell apart."""
+    places = [place for place in found.orders[by] if place.rank is not None]
+    words = [places[0].model]
+    for before, place in pairwise(places):
+        words += ["=" if before.model in place.tied else ">", place.model]
+    return " ".join(words)
 
 
 def agreement_table(found: Ranking) -> str:
@@ -112,6 +118,31 @@ def correlation(found: Correlation | None) -> str:
         if found.low is None
         else f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
     )
+
+
+def texts_table(found: Ranking, other: Ranking) -> str:
+    """Return a row a predictor: its order on other texts, and Kendall's tau of the two orders."""
+    rows = []
+    for each in PREDICTORS:
+        values = {
+            place.model: place.value for place in other.orders[each.name] if place.value is not None
+        }
+        both = [
+            (place.value, values[place.model])
+            for place in found.orders[each.name]
+            if place.model in values and place.value is not None
+        ]
+        agreement = other.agreement(each.name)
+        rows.append(
+            {
+                "predictor": each.name,
+                "order": order_words(other, each.name),
+                "tau": f"{kendalltau(*zip(*both, strict=True))[0]:.2f}",
+                "Spearman with scores": correlation(agreement.spearman if agreement else None),
+                "p": f"{agreement.p:.3f}" if agreement and agreement.p is not None else "",
+            }
+        )
+    return markdown(rows)
 
 
 def dimension_table(found: Ranking) -> str:
@@ -163,6 +194,12 @@ def main() -> str:
         parts += [
             f"### Against scores ({len(found.scores.models) if found.scores else 0} models; {tasks})",
             agreement_table(found),
+        ]
+    if OTHER.exists():
+        other = ranked(OTHER, RUNS.with_name(f"{RUNS.name}-banking77"))
+        parts += [
+            "### The same on 300 questions of Banking77 (tau: of its order with that above)",
+            texts_table(found, other),
         ]
     parts += ["### Other dimensions, and RankMe itself", dimension_table(found)]
     parts += ["### What it took, one thread", seconds_table(found)]
