@@ -24,9 +24,9 @@ from layerscope.terminal.words import (
 )
 
 __all__ = [
-    "Column", "catalogue_table", "column", "correlation_table", "cut_summary", "decimals", "diagnosis_table",
-    "estimate_table",
-    "evaluation_estimate_table", "evaluation_summary", "layer_ranges", "main_columns",
+    "Column", "catalogue_table", "column", "correlation_table", "cut_summary", "decimals",
+    "diagnosis_table", "estimate_table", "evaluation_estimate_table", "evaluation_summary",
+    "layer_ranges", "main_columns",
     "measure_page", "preference_table", "pruning_summary", "ranking_estimate_table", "ranking_summary",
     "scan_summary", "selection_summary",
     "settings_lines", "undefined_reasons",
