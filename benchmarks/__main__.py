@@ -21,7 +21,9 @@ from benchmarks import (
     precision,
     pruning,
     ranking,
+    rules,
     scans,
+    shipping,
     startup,
 )
 
@@ -35,7 +37,9 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], str]]] = {
     "evaluation": ("Every layer on mteb's tasks", evaluation.main),
     "prune": ("Which rule drops the right blocks", pruning.main),
     "rank": ("Models ranked without labels", ranking.main),
+    "rules": ("Which rule chooses the layer", rules.main),
     "scans": ("Measures of several layers of real models", scans.main),
+    "shipping": ("Cut and pruned models beside the full ones", shipping.main),
 }
 
 
