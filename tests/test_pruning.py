@@ -453,7 +453,17 @@ def test_a_head_that_is_not_there_is_left_out_and_that_is_said(tmp_path):
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["BertForMaskedLM"]}))
     found = layerscope.prune(folder, "deepest-first", 1, data=texts(10))
     assert found.removed == (3,)
-    assert found.notes[0].startswith("the head is left out, as it cannot be loaded:")
+    assert found.notes[0].startswith("the config names a head that the checkpoint does not hold")
+
+
+@pytest.mark.parametrize("limit", [10, 64])
+def test_no_length_limit_cuts_the_texts_that_are_compared(limit):
+    """A source's own limit may differ from ours."""
+    backbone = models.backbone_of(tiny_model("bert"), tiny_tokenizer())
+    how = pruning.Saving("transformers", max_length=limit)
+    _, found = pruning.texts_to_compare(backbone, how, [" ".join(texts(40)), *texts(3)])
+    assert len(found) == 4
+    assert not any(tokens.truncated for _, tokens in found)
 
 
 def test_what_cannot_be_saved_is_refused_before_the_trial(writer, likeness, tmp_path, monkeypatch):

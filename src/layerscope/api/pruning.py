@@ -242,9 +242,9 @@ def _loaded(
     said: list[str] = []
     try:
         backbone = models.load(model, options, head=True)
-    except InputError as error:  # embedders are often saved under the name of a class with a head
+    except InputError:  # embedders are often saved under the name of a class with a head
         backbone = models.load(model, options)
-        said = [f"the head is left out, as it cannot be loaded: {error}"]
+        said = ["the config names a head that the checkpoint does not hold, so it is left out."]
     progress("loading the model", 1, 1)
     return backbone, said
 

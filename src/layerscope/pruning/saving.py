@@ -16,6 +16,7 @@ from layerscope.surgery import Counting, Plan, Shipped, Story, Verification
 from layerscope.tokenization import TokenizedText, length_limit, tokenize
 
 _TEXTS = 8
+_WORDS, _CHARACTERS = 24, 120  # of each
 _PROMPT_WORDS = 8
 Texts = list[tuple[str, TokenizedText]]
 
@@ -103,7 +104,7 @@ def texts_to_compare(
         InputError: the format cannot say which tokens count.
     """
     limit = length_limit(backbone.tokenizer, backbone.model.config, how.max_length)
-    chosen = list(dict.fromkeys(texts))[:_TEXTS]
+    chosen = list(dict.fromkeys(_beginning(text, limit) for text in texts))[:_TEXTS]
     tokens = tokenize(backbone.tokenizer, chosen, limit)
     counting: Counting | None = None
     if how.format == "sentence-transformers" and how.source is None:
@@ -119,6 +120,11 @@ def texts_to_compare(
             chosen = [counting.prompt + text for text in chosen]
             tokens = tokenize(backbone.tokenizer, chosen, limit)
     return counting, list(zip(chosen, tokens, strict=True))
+
+
+def _beginning(text: str, limit: int) -> str:
+    """Return so little of a text that no length limit, ours or the source's, cuts it again."""
+    return " ".join(text.split()[:_WORDS])[: max(1, min(_CHARACTERS, limit // 2))].strip()
 
 
 def _prompts(texts: Sequence[str]) -> list[str]:
