@@ -22,6 +22,7 @@ from layerscope.doctor import EXAMINATIONS, Diagnosis, Origin, Verdict, examine,
 from layerscope.doctor.shortened import cut_layers
 from layerscope.errors import InputError
 from layerscope.models import Backbone, backbone_of
+from matrix import WORKS
 from tiny import CONFIGS, save_tiny, texts, tiny_model, tiny_tokenizer
 
 TEXTS = tuple(texts(5))
@@ -66,7 +67,7 @@ def test_a_healthy_model_passes(name):
     expected = {"encode", "cut", "reload"} if shared else {"encode"}
     assert {check.name for check in found.of(Verdict.SKIPPED)} == expected
     assert len(found.layers) == 5 + (healthy(name).final_norm is not None)
-    assert found.healthy
+    assert found.healthy == WORKS[name].doctor
 
 
 def test_it_names_the_pattern_of_the_librarys_list():
@@ -99,6 +100,7 @@ def test_a_model_of_images_is_read_by_its_pixels(given):
     skipped = {check.name: check.said for check in found.of(Verdict.SKIPPED)}
     assert set(skipped) == {"extraction", "padding", "tokenizer", "vocabulary", "encode"}
     assert skipped["tokenizer"] == "this model reads images; it has no tokenizer"
+    assert found.healthy == WORKS["vit"].doctor
     assert found.data["images"] == (3 if isinstance(given, torch.Tensor) else 16)
 
 
