@@ -15,9 +15,10 @@ from layerscope.pruning import PERPLEXITY, Comparison, Cost, Outcome, Rule
 from layerscope.surgery import Shipped
 from layerscope.terminal.shipping import checked, megabytes, rows
 from layerscope.terminal.signs import Adaptive, Symbols, grid_of
-from layerscope.terminal.words import MAX_ROWS, decimals
+from layerscope.terminal.words import decimals
 
 _NAME_WIDTH = 24
+_MORE = 8  # blocks shown behind those that go
 
 
 def pruning_summary(
@@ -89,20 +90,25 @@ def _scores(
     scores, order = outcome.removal.scores, outcome.removal.blocks
     ranked = sorted(scores, key=lambda block: (scores[block], -block))
     digits = decimals(scores.values())
-    grid = grid_of("blocks" if rule.at_once else "block", "type", "score", "goes")
-    grid.columns[0].justify = grid.columns[2].justify = "right"
-    for block in ranked[:MAX_ROWS]:
+    varied = len(set(kinds)) > 1
+    name = "blocks" if rule.at_once else "block"
+    grid = grid_of(name, *(["type"] if varied else []), "score", "goes")
+    grid.columns[0].justify = grid.columns[1 + varied].justify = "right"
+    shown = ranked[: (1 if rule.at_once else len(order)) + _MORE]
+    for block in shown:
         last = block + outcome.budget.count - 1 if rule.at_once else block
         goes = "" if block not in order else str(order.index(block) + 1)
         if rule.at_once:
             goes = "together" if block == order[0] else ""
+        kind = ", ".join(dict.fromkeys(kinds[block - 1 : last]))
         grid.add_row(
             str(block) if last == block else f"{block}-{last}",
-            Text(symbols.text(", ".join(dict.fromkeys(kinds[block - 1 : last])))),
+            *([Text(symbols.text(kind))] if varied else []),
             f"{scores[block]:.{digits}f}",
             Text(goes, "bold green"),
         )
-    note = f"lowest score first; {len(eligible)} of {len(kinds)} blocks may go"
+    left = f", {len(ranked) - len(shown)} more in --json" if len(ranked) > len(shown) else ""
+    note = f"lowest score first{left}; {len(eligible)} of {len(kinds)} blocks may go"
     return Padding(Group(grid, Text(note, "dim")), (0, 0, 1, 1))
 
 
