@@ -272,6 +272,14 @@ def test_a_layout_that_its_architecture_does_not_have_is_refused():
         backbone_of(model, None)
 
 
+def test_a_checkpoint_without_a_pooler_has_one_fingerprint(tmp_path):
+    torch.manual_seed(0)
+    save_tiny(hf.BertForMaskedLM(CONFIGS["bert"]()), tmp_path)
+    found = [load(tmp_path), load(tmp_path), load(tmp_path, head=True)]
+    assert len({each.info.weights_fingerprint for each in found}) == 1
+    assert len({each.info.parameters for each in found}) == 1
+
+
 # --- real ones --------------------------------------------------------------------------------------
 
 

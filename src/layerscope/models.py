@@ -287,6 +287,7 @@ def _load_model(source: _Source, options: ModelOptions, *, head: bool) -> nn.Mod
     kind = _class_with_head(source, options) if head else _auto("AutoModel")
     model, report = _explained(source, lambda: kind.from_pretrained(source.path, **arguments))
     _refuse_fresh_weights(model if head else _core(model), model, report, source)
+    _drop_fresh_pooler(model, report)
     placed = options.device_map or (getattr(model, "is_quantized", False) and not source.gguf_file)
     return model if placed else _move(model, options.device)
 
@@ -380,6 +381,16 @@ def _refuse_fresh_weights(
             f"{source.label!r} lacks {len(missing)} weights of a {type(model).__name__} "
             f"(such as {sorted(missing)[0]!r}), which would stay random; the checkpoint is incomplete."
         )
+
+
+def _drop_fresh_pooler(model: nn.Module, report: dict[str, Any]) -> None:
+    """Take out a pooler that the checkpoint lacks: random, it would change the weights' fingerprint.
+
+    No hidden state goes through it, and a checkpoint of a masked language model has none.
+    """
+    core: Any = _core(model)
+    if any("pooler" in name for name in report.get("missing_keys", ())) and hasattr(core, "pooler"):
+        core.pooler = None
 
 
 def _move(model: nn.Module, device: str) -> nn.Module:

@@ -96,13 +96,32 @@ def backbone_for(
 
 
 def loaded(
-    model: str | Path | nn.Module, tokenizer: Any, options: ModelOptions | None, progress: Progress
+    model: str | Path | nn.Module,
+    tokenizer: Any,
+    options: ModelOptions | None,
+    progress: Progress,
+    *,
+    head: bool = False,
 ) -> Backbone:
-    """Return the same, and tell that it is being loaded."""
+    """Return the same, with its head on request, and tell that it is being loaded."""
     progress("loading the model", 0, 1)
-    backbone = backbone_for(model, tokenizer, options)
+    if head and isinstance(model, str | Path):
+        backbone = models.load(model, options, head=True)
+    else:
+        backbone = backbone_for(model, tokenizer, options)
     progress("loading the model", 1, 1)
     return backbone
+
+
+def refuse_other_model(run: Run, backbone: Backbone) -> None:
+    """Raise an InputError for a run of other weights than the model's."""
+    scanned = run.record.get("model", {})
+    weights = scanned.get("weights_fingerprint")
+    if weights is not None and weights != backbone.info.weights_fingerprint:
+        raise InputError(
+            f"the run is of another model or dtype ({scanned.get('name')}, weights {weights}) than "
+            f"{backbone.info.name} (weights {backbone.info.weights_fingerprint}); scan this one."
+        )
 
 
 def plan_of(backbone: Backbone, made_by: dict[str, str]) -> dict[str, Any]:

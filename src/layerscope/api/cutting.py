@@ -11,7 +11,14 @@ from torch import nn
 
 from layerscope import models, surgery
 from layerscope.analysis import scan_backbone
-from layerscope.api.common import Watch, loaded, settings_of, texts_of, unwatched
+from layerscope.api.common import (
+    Watch,
+    loaded,
+    refuse_other_model,
+    settings_of,
+    texts_of,
+    unwatched,
+)
 from layerscope.api.deciding import run_of, select
 from layerscope.api.evaluating import Evaluation
 from layerscope.api.scanning import Scan
@@ -78,11 +85,11 @@ def cut(
     given = None if run is None else run_of(run)
     texts = texts_of(data, column, split, limit, seed=0)
     with (watch or unwatched)() as progress:
-        backbone = _loaded(model, tokenizer, model_options, progress, head=chosen.head)
+        backbone = loaded(model, tokenizer, model_options, progress, head=chosen.head)
         if layer != "auto":
             refuse_layer(backbone, layer)
         if given is not None:
-            _refuse_other_model(given, backbone)
+            refuse_other_model(given, backbone)
         layer, evidence = _choice(backbone, layer, given, rule, texts, progress)
         source = _source(model, chosen, model_options)
         progress("saving and checking", 0, 1)
@@ -99,32 +106,6 @@ def cut(
         )
         progress("saving and checking", 1, 1)
     return found
-
-
-def _loaded(
-    model: str | Path | nn.Module,
-    tokenizer: Any,
-    options: ModelOptions | None,
-    progress: Progress,
-    *,
-    head: bool,
-) -> Backbone:
-    if not head or not isinstance(model, str | Path):
-        return loaded(model, tokenizer, options, progress)
-    progress("loading the model", 0, 1)
-    backbone = models.load(model, options, head=True)
-    progress("loading the model", 1, 1)
-    return backbone
-
-
-def _refuse_other_model(run: Run, backbone: Backbone) -> None:
-    scanned = run.record.get("model", {}).get("weights_fingerprint")
-    if scanned is not None and scanned != backbone.info.weights_fingerprint:
-        raise InputError(
-            f"the run is of another model or dtype ({run.record['model'].get('name')}, weights "
-            f"{scanned}) than {backbone.info.name} (weights {backbone.info.weights_fingerprint}); scan "
-            "this one."
-        )
 
 
 def _choice(

@@ -13,7 +13,14 @@ from torch import nn
 from layerscope import data as data_module
 from layerscope import models, pruning, surgery
 from layerscope.analysis import scan_backbone
-from layerscope.api.common import Watch, loaded, settings_of, texts_of, unwatched
+from layerscope.api.common import (
+    Watch,
+    loaded,
+    refuse_other_model,
+    settings_of,
+    texts_of,
+    unwatched,
+)
 from layerscope.api.deciding import run_of
 from layerscope.api.evaluating import Evaluation
 from layerscope.api.scanning import Scan
@@ -177,7 +184,7 @@ def prune(
     with (watch or unwatched)() as progress:
         backbone, said = _loaded(model, tokenizer, model_options, progress, head=head)
         if given is not None:
-            _refuse_other_model(given, backbone)
+            refuse_other_model(given, backbone)
         eligible, budgets = fitting(backbone, asked, saved=place is not None)
         asked = _with_first_token(backbone, asked)
         how = None
@@ -238,24 +245,11 @@ def _loaded(
     """Load the model with its head if it has one, and return what to say of that."""
     if isinstance(model, nn.Module) or not head:
         return loaded(model, tokenizer, options, progress), []
-    progress("loading the model", 0, 1)
-    said: list[str] = []
     try:
-        backbone = models.load(model, options, head=True)
+        return loaded(model, tokenizer, options, progress, head=True), []
     except InputError:  # embedders are often saved under the name of a class with a head
-        backbone = models.load(model, options)
-        said = ["the config names a head that the checkpoint does not hold, so it is left out."]
-    progress("loading the model", 1, 1)
-    return backbone, said
-
-
-def _refuse_other_model(run: Run, backbone: Backbone) -> None:
-    scanned = run.record.get("model", {}).get("weights_fingerprint")
-    if scanned is not None and scanned != backbone.info.weights_fingerprint:
-        raise InputError(
-            f"the run is of another model or dtype than {backbone.info.name}: weights {scanned} there, "
-            f"{backbone.info.weights_fingerprint} here; scan this one."
-        )
+        said = "the config names a head that the checkpoint does not hold, so it is left out."
+        return loaded(model, tokenizer, options, progress), [said]
 
 
 # --- which blocks go -------------------------------------------------------------------------------
