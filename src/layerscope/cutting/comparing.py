@@ -20,8 +20,6 @@ from layerscope.states import Site
 from layerscope.surgery import Counting, Plan
 from layerscope.tokenization import TokenizedText, length_limit, tokenize
 
-_TEXTS: Final = 16  # compared in the new process
-_TOKENS: Final = 64
 _PICTURES: Final = 4
 
 
@@ -35,11 +33,8 @@ def with_texts(
 ) -> tuple[Plan, list[str]]:
     """Return the plan with the texts to compare on and what each must give; and notes."""
     limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
-    chosen = list(dict.fromkeys(texts))[:_TEXTS]
-    tokens = tokenize(backbone.tokenizer, chosen, min(limit, _TOKENS))
-    chosen = [
-        _as_read(backbone.tokenizer, text, read) for text, read in zip(chosen, tokens, strict=True)
-    ]
+    most = limit if source is None else min(limit, source.max_seq_length or limit)
+    chosen = surgery.beginnings(texts, most)
     tokens = tokenize(backbone.tokenizer, chosen, limit)
     notes: list[str] = []
     counting: Counting | None = None
@@ -63,16 +58,6 @@ def with_texts(
         ),
         notes,
     )
-
-
-def _as_read(tokenizer: Any, text: str, tokens: TokenizedText) -> str:
-    """Return a text cut where its tokens were cut, so that both processes read a short one."""
-    if not tokens.truncated:
-        return text
-    inner = [
-        token for token, special in zip(tokens.ids, tokens.special, strict=True) if not special
-    ]
-    return str(tokenizer.decode(inner)).strip() or text
 
 
 def expected_states(

@@ -15,8 +15,6 @@ from layerscope.settings import Pooling
 from layerscope.surgery import Counting, Plan, Shipped, Story, Verification
 from layerscope.tokenization import TokenizedText, length_limit, tokenize
 
-_TEXTS = 8
-_WORDS, _CHARACTERS = 24, 120  # of each
 _PROMPT_WORDS = 8
 Texts = list[tuple[str, TokenizedText]]
 
@@ -104,7 +102,8 @@ def texts_to_compare(
         InputError: the format cannot say which tokens count.
     """
     limit = length_limit(backbone.tokenizer, backbone.model.config, how.max_length)
-    chosen = list(dict.fromkeys(_beginning(text, limit) for text in texts))[:_TEXTS]
+    most = limit if how.source is None else min(limit, how.source.max_seq_length or limit)
+    chosen = surgery.beginnings(texts, most)
     tokens = tokenize(backbone.tokenizer, chosen, limit)
     counting: Counting | None = None
     if how.format == "sentence-transformers" and how.source is None:
@@ -120,11 +119,6 @@ def texts_to_compare(
             chosen = [counting.prompt + text for text in chosen]
             tokens = tokenize(backbone.tokenizer, chosen, limit)
     return counting, list(zip(chosen, tokens, strict=True))
-
-
-def _beginning(text: str, limit: int) -> str:
-    """Return so little of a text that no length limit, ours or the source's, cuts it again."""
-    return " ".join(text.split()[:_WORDS])[: max(1, min(_CHARACTERS, limit // 2))].strip()
 
 
 def _prompts(texts: Sequence[str]) -> list[str]:

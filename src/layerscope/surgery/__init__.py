@@ -33,7 +33,7 @@ from layerscope.surgery.smaller import (
     refuse_quantized,
     smaller,
 )
-from layerscope.surgery.verifying import Verification, token_states
+from layerscope.surgery.verifying import Verification, beginnings, token_states
 
 __all__ = [
     "FORMATS",
@@ -47,6 +47,7 @@ __all__ = [
     "Shipped",
     "Story",
     "Verification",
+    "beginnings",
     "bytes_of",
     "counting_of",
     "find_output",

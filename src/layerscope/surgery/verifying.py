@@ -30,6 +30,8 @@ from layerscope.tokenization import TokenizedText
 LIMITS: Final = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3}
 ONNX_LIMIT: Final = 1e-4  # another runtime, which sums in another order
 NEW_TOKENS: Final = 16
+_TEXTS: Final = 16
+_WORDS, _CHARACTERS = 24, 120  # of each
 _TIMEOUT: Final = 1800
 
 
@@ -134,6 +136,16 @@ def _run(request: Path, answer: Path) -> None:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
         raise MismatchError(f"the saved model cannot be loaded in a new process: {last}.")
+
+
+def beginnings(texts: Sequence[str], limit: int) -> list[str]:
+    """Return the first distinct texts, so little of each that no limit of tokens cuts it again.
+
+    A saved folder may have a limit of its own, and a text that it cuts would be another text.
+    """
+    most = max(1, min(_CHARACTERS, limit // 2))
+    short = (" ".join(text.split()[:_WORDS])[:most].strip() for text in texts)
+    return list(dict.fromkeys(filter(None, short)))[:_TEXTS]
 
 
 def token_states(backbone: Backbone, texts: Sequence[TokenizedText], site: Site) -> list[Tensor]:
