@@ -343,13 +343,16 @@ def model_table(result: Result) -> str:
     return markdown(rows)
 
 
-def summary_table(found: Sequence[Result]) -> str:
-    """Over models and tasks: the median change, how often a rule beats the mean of Random, its rank."""
+def summary_table(found: Sequence[Result], texts: bool = True) -> str:
+    """Over models and tasks: the median change, how often a rule beats the mean of Random, its rank.
+
+    With `texts`, how many times the perplexity grows as well, model by model.
+    """
     rows = []
     for name in (each.name for each in COMPARED):
         units = [(result, task) for result in found for task in result.tasks]
         beside = [result.beside(name, task) for result, task in units]
-        texts = [result.beside(name, PERPLEXITY) for result in found if result.full.perplexity]
+        written = [result.beside(name, PERPLEXITY) for result in found if texts]
         rows.append(
             {
                 "rule": name,
@@ -357,8 +360,8 @@ def summary_table(found: Sequence[Result]) -> str:
                 "beats Random": f"{sum(each.beats_random for each in beside)} of {len(beside)}",
                 "tasks won": _won(found, name),
                 "mean p": f"{fmean(each.p for each in beside):.2f}",
-                "perplexity x": ", ".join(f"{1 + each.value / 100:.3g}" for each in texts),
-                "its p": ", ".join(f"{each.p:.2f}" for each in texts),
+                "perplexity x": ", ".join(f"{1 + each.value / 100:.3g}" for each in written),
+                "its p": ", ".join(f"{each.p:.2f}" for each in written),
             }
         )
     rows.sort(key=lambda row: -float(row["median change %"]))
@@ -370,11 +373,13 @@ def summary_table(found: Sequence[Result]) -> str:
             "perplexity x": ", ".join(
                 f"{1 + median(draw[PERPLEXITY] for draw in result.draws) / 100:.3g}"
                 for result in found
-                if result.full.perplexity
+                if texts
             ),
         }
     )
-    return markdown(rows)
+    drop = () if texts else ("perplexity x", "its p")
+    shown = [{key: row[key] for key in row if key not in drop} for row in rows]
+    return markdown(shown)
 
 
 def _won(found: Sequence[Result], name: str) -> str:
@@ -452,6 +457,11 @@ def report() -> str:
         if decoders:
             which = ", ".join(f"{result.model} {result.budget}" for result in decoders)
             parts += [f"### {asked:.0%}: {which}", summary_table(decoders), luck(decoders)]
+    decoders = [
+        result for each in everything.values() for result in each if result.model != "MiniLM"
+    ]
+    if decoders:
+        parts += ["### The decoders, all budgets together", summary_table(decoders, texts=False)]
     for name, each in everything.items():
         for result in each:
             asked = ", ".join(f"{float(part):.0%}" for part in result.budget.asked)
