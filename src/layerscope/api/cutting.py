@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import pandas as pd
 from torch import nn
 
-from layerscope import models, surgery
+from layerscope import surgery
 from layerscope.analysis import scan_backbone
 from layerscope.api.common import (
     Watch,
@@ -141,8 +141,7 @@ def _source(
         return None
     if isinstance(model, nn.Module):
         return None
-    found = models.sentence_transformers_source(model, options.revision if options else None)
-    return None if found is None else surgery.load_source(found)
+    return surgery.load_source(model, options)
 
 
 def _image_processor(model: str | Path | nn.Module, backbone: Backbone) -> Any:

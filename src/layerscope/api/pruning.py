@@ -401,15 +401,16 @@ def _saving(
     overwrite: bool,
 ) -> Saving:
     revision = options.revision if options else None
-    named = not isinstance(model, nn.Module)
-    name = models.sentence_transformers_source(model, revision) if named else None  # type: ignore[arg-type]
+    name = None if isinstance(model, nn.Module) else model
+    if name is not None and models.sentence_transformers_source(name, revision) is None:
+        name = None
     chosen: surgery.Format = "sentence-transformers" if name else "transformers"
     if format != "auto":
         chosen = format  # type: ignore[assignment]
     source = None
     if chosen == "sentence-transformers":
         surgery.require_extra()
-        source = surgery.load_source(name) if name else None
+        source = surgery.load_source(name, options) if name else None
     settings = asked.settings
     return Saving(
         chosen,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from layerscope.errors import InputError
-from layerscope.models import Backbone
+from layerscope.models import Backbone, ModelOptions, sentence_transformers_source
 from layerscope.pooling import pool
 from layerscope.settings import Pooling
 from layerscope.states import Site, TokenStates
@@ -134,11 +134,23 @@ def require_extra() -> None:
         )
 
 
-def load_source(name: str) -> Any:
-    """Return a sentence-transformers model, for the modules that follow its transformer."""
+def load_source(name: str | Path, options: ModelOptions | None = None) -> Any:
+    """Return the sentence-transformers model of a name, for the modules that follow its transformer.
+
+    None if there is no model of that library under the name.
+    """
+    options = options or ModelOptions()
+    found = sentence_transformers_source(name, options.revision)
+    if found is None:
+        return None
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(name, device="cpu")
+    return SentenceTransformer(
+        found,
+        device="cpu",
+        revision=options.revision,
+        trust_remote_code=options.trust_remote_code,
+    )
 
 
 def source_vector(source: Any, states: Tensor, text: TokenizedText) -> Tensor:
