@@ -18,7 +18,8 @@ class Works:
         title: its name for people.
         cut: "yes", "one more" (transformers hands out the raw layer only before another block), "no".
         sentences: whether it is cut for sentence-transformers.
-        prune: "yes", "not 1" (the first block holds what the others need), "no".
+        prune: "yes", "not 1" (the first block holds what the others need), "in memory" (blocks can be
+            skipped, but the command measures texts only), "no".
         cache: whether it writes the same text with and without its cache when blocks are skipped; None
             for encoders.
         doctor: whether all checks pass.
@@ -28,7 +29,7 @@ class Works:
     title: str
     cut: Literal["yes", "one more", "no"] = "yes"
     sentences: bool = True
-    prune: Literal["yes", "not 1", "no"] = "yes"
+    prune: Literal["yes", "not 1", "in memory", "no"] = "yes"
     cache: bool | None = None
     doctor: bool = True
     why: str = ""
@@ -65,13 +66,19 @@ WORKS: dict[str, Works] = {
     "bart": Works("BART encoder", sentences=False, why="it is saved with its decoder"),
     "mamba": Works("Mamba", cache=True),
     "mamba2": Works("Mamba-2", cache=True),
-    "vit": Works("ViT", sentences=False, why="it reads images"),
+    "vit": Works("ViT", sentences=False, prune="in memory", why="it reads images"),
 }
 
 
 def table() -> str:
     """The table in Markdown."""
-    words = {"yes": "yes", "no": "no", "one more": "yes, one block more", "not 1": "not block 1"}
+    words = {
+        "yes": "yes",
+        "no": "no",
+        "one more": "yes, one block more",
+        "not 1": "not block 1",
+        "in memory": "in memory only",
+    }
     lines = [
         "| architecture | cut | for sentence-transformers | prune | same text with and without cache "
         "| doctor | why not |",

@@ -11,7 +11,7 @@ import transformers as hf
 
 from layerscope.errors import InputError
 from layerscope.models import Backbone, backbone_of
-from layerscope.surgery import kept_config, remove_blocks, skipping
+from layerscope.surgery import kept_config, remove_blocks, skipping, smaller
 from matrix import WORKS, table
 from tiny import CONFIGS, tiny_model, tiny_tokenizer
 
@@ -19,15 +19,44 @@ CUTTABLE = [name for name, works in WORKS.items() if name in CONFIGS and works.c
 FIRST_BLOCK_DIFFERS = [name for name, works in WORKS.items() if works.prune == "not 1"]
 ANY_BLOCK = [name for name in CUTTABLE if WORKS[name].prune == "yes"]
 CAUSAL = [name for name, works in WORKS.items() if works.cache]
-IDS = torch.randint(4, 100, (2, 12), generator=torch.Generator().manual_seed(1))
+PRUNABLE = [*FIRST_BLOCK_DIFFERS, *ANY_BLOCK]
+# Longer than every window: a block that gets the window of another one then gives other numbers.
+IDS = torch.randint(4, 100, (2, 24), generator=torch.Generator().manual_seed(1))
 
 
 def backbone(name: str) -> Backbone:
     return backbone_of(copy.deepcopy(tiny_model(name)), tiny_tokenizer(), name=name)
 
 
+def mixed_gemma() -> Backbone:
+    """Gemma 3 with blocks of both kinds; the first four of its own pattern are of one."""
+    kinds = ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]
+    config = CONFIGS["gemma3"]()
+    config.layer_types = kinds
+    torch.manual_seed(0)
+    model = hf.AutoModel.from_config(config, attn_implementation="eager").eval()
+    return backbone_of(model, tiny_tokenizer())
+
+
+def vision() -> Backbone:
+    config = hf.ViTConfig(
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64,
+        image_size=16, patch_size=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = hf.AutoModel.from_config(config, attn_implementation="eager").eval()
+    return backbone_of(model, None)
+
+
+def inputs_of(found: Backbone) -> dict[str, torch.Tensor]:
+    if found.tokenizer is None:
+        pixels = torch.rand((2, 3, 16, 16), generator=torch.Generator().manual_seed(1))
+        return {"pixel_values": pixels}
+    return {"input_ids": IDS}
+
+
 @torch.no_grad()
-def states(found: Backbone, ids: torch.Tensor = IDS) -> list[torch.Tensor]:
+def states(found: Backbone) -> list[torch.Tensor]:
     """What each block gave, by hooks of the test's own."""
     seen: list[torch.Tensor] = []
 
@@ -36,11 +65,34 @@ def states(found: Backbone, ids: torch.Tensor = IDS) -> list[torch.Tensor]:
 
     handles = [block.register_forward_hook(keep) for block in found.blocks]
     try:
-        found.model(input_ids=ids)
+        found.model(**inputs_of(found))
     finally:
         for handle in handles:
             handle.remove()
     return seen
+
+
+def states_past(found: Backbone, block: int) -> list[torch.Tensor]:
+    """What the other blocks of the whole model give when one hands on what it was given."""
+
+    def hand_on(_module, args, named, output):
+        given = args[0] if args else named["hidden_states"]
+        return (given, *output[1:]) if isinstance(output, tuple) else given
+
+    handle = found.blocks[block - 1].register_forward_hook(hand_on, with_kwargs=True)
+    try:
+        seen = states(found)
+    finally:
+        handle.remove()
+    return seen[: block - 1] + seen[block:]
+
+
+def assert_block_2_is_an_identity(found: Backbone) -> None:
+    expected = states_past(found, 2)
+    with skipping(found, {2}) as shorter:
+        seen = states(shorter)
+    for one, other in zip(seen, expected, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("name", CUTTABLE)
@@ -53,17 +105,51 @@ def test_a_model_without_its_last_blocks_gives_the_layer_before_them(name):
             torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", CUTTABLE)
+@pytest.mark.parametrize("name", PRUNABLE)
 def test_a_skipped_block_is_an_identity_and_the_model_comes_back_whole(name):
     found = backbone(name)
     before, config = states(found), copy.deepcopy(found.model.config.to_dict())
-    with skipping(found, {2}) as shorter:
-        seen = states(shorter)
-    torch.testing.assert_close(seen[0], before[0], rtol=0, atol=0)
-    assert not torch.equal(seen[1], before[2])
+    assert_block_2_is_an_identity(found)
     assert found.model.config.to_dict() == config
     for one, other in zip(states(found), before, strict=True):
         assert torch.equal(one, other)
+
+
+def test_blocks_of_two_kinds_keep_theirs():
+    found = mixed_gemma()
+    assert_block_2_is_an_identity(found)
+    with skipping(found, {2}) as shorter:
+        kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+        assert shorter.model.config.layer_types == kinds
+
+
+def test_a_block_of_a_model_of_images_is_skipped():
+    assert WORKS["vit"].prune == "in memory"
+    found = vision()
+    before = states(found)
+    assert_block_2_is_an_identity(found)
+    assert torch.equal(states(found)[-1], before[-1])
+
+
+@pytest.mark.parametrize("name", PRUNABLE)
+def test_a_saved_smaller_model_gives_what_skipping_gives(name, tmp_path):
+    assert_saved_like_skipped(backbone(name), tmp_path)
+
+
+def test_a_saved_smaller_model_keeps_two_kinds_of_blocks(tmp_path):
+    assert_saved_like_skipped(mixed_gemma(), tmp_path)
+
+
+@torch.no_grad()
+def assert_saved_like_skipped(found: Backbone, folder: Path) -> None:
+    with skipping(found, {2}) as shorter:
+        expected = shorter.model(input_ids=IDS).last_hidden_state
+    saved = smaller(found, (0, 2, 3))
+    saved.save_pretrained(folder)
+    read = type(saved).from_pretrained(folder, attn_implementation="eager").eval()
+    again = backbone_of(read, found.tokenizer)
+    assert again.depth == 3
+    assert torch.equal(again.model(input_ids=IDS).last_hidden_state, expected)
 
 
 def test_all_layers_are_reported_again_afterwards():
