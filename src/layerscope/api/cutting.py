@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -77,7 +78,7 @@ def cut(
     """
     chosen = settings_of(CutSettings, settings)
     place = Path(out)
-    surgery.refuse_folder(place, overwrite=overwrite)
+    surgery.refuse_folder(place, overwrite=overwrite, sources=(model, run))
     if chosen.format == "sentence-transformers":
         surgery.require_extra()
     if chosen.format == "onnx":
@@ -90,8 +91,10 @@ def cut(
             refuse_layer(backbone, layer)
         if given is not None:
             refuse_other_model(given, backbone)
-        layer, evidence = _choice(backbone, layer, given, rule, texts, progress)
         source = _source(model, chosen, model_options)
+        if source is None or chosen.asks_for_pooling:
+            chosen = _as_scanned(chosen, given)
+        layer, chosen, evidence = _choice(backbone, layer, chosen, given, rule, texts, progress)
         progress("saving and checking", 0, 1)
         found = cut_model(
             backbone,
@@ -108,38 +111,57 @@ def cut(
     return found
 
 
+def _as_scanned(settings: CutSettings, run: Run | None) -> CutSettings:
+    """Return settings whose pooling, where nothing was said of it, is that of the scan."""
+    scanned = run.record.get("settings", {}) if run is not None else {}
+    names = ("pooling", "special_tokens", "first_token")
+    unsaid = {
+        name: scanned[name] for name in names if name in scanned and getattr(settings, name) is None
+    }
+    return replace(settings, **unsaid)
+
+
 def _choice(
     backbone: Backbone,
     layer: int | Literal["auto"],
+    settings: CutSettings,
     run: Run | None,
     rule: str | None,
     texts: Texts,
     progress: Progress,
-) -> tuple[int, list[str]]:
-    """Return the layer and the sentences that say why."""
+) -> tuple[int, CutSettings, list[str]]:
+    """Return the layer, the settings with its stage, and the sentences that say why."""
     if layer != "auto" and run is None:
-        return layer, []
+        return layer, settings, []
     if run is None:
         asked = _ENOUGH if rule in (None, DEFAULT_RULE) else {}
-        run = scan_backbone(backbone, texts, ScanSettings(**asked), progress=progress)
+        run = scan_backbone(backbone, texts, _scan_settings(settings, asked), progress=progress)
     found = select(run, rule=rule)
     said = [found.sentence]
     if layer != "auto":
-        return layer, [f"Layer {layer} was named by hand.", *said]
+        return layer, settings, [f"Layer {layer} was named by hand.", *said]
     if found.layer is None or found.layer < 1:
         raise InputError(
             f"the rule {found.rule!r} names no layer to cut at ({found.sentence}); give --layer."
         )
-    return found.layer, said
+    stages = {choice.stage for choice in found.chosen}
+    if settings.final_norm == "auto" and stages == {"final_norm"}:
+        settings = replace(settings, final_norm="keep")  # the state that was chosen is behind it
+    return found.layer, settings, said
+
+
+def _scan_settings(settings: CutSettings, asked: dict[str, Any]) -> ScanSettings:
+    """Return what scans the vectors that the cut model will give."""
+    said = {name: getattr(settings, name) for name in ("pooling", "special_tokens", "first_token")}
+    known = {name: value for name, value in said.items() if value is not None}
+    return ScanSettings(**asked, **known, max_length=settings.max_length)
 
 
 def _source(
     model: str | Path | nn.Module, settings: CutSettings, options: ModelOptions | None
 ) -> Any:
-    """Return the sentence-transformers model that the source is part of, where its modules are taken."""
-    if settings.format != "sentence-transformers" or settings.asks_for_pooling:
-        return None
-    if isinstance(model, nn.Module):
+    """Return the sentence-transformers model that the source is part of, if it is."""
+    if settings.format != "sentence-transformers" or isinstance(model, nn.Module):
         return None
     return surgery.load_source(model, options)
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from layerscope import data as data_module
 from layerscope import models as models_module
-from layerscope.api.common import Result, Watch, backbone_for, settings_of, texts_of
+from layerscope.api.common import Result, Watch, backbone_for, plan_of, settings_of, texts_of
 from layerscope.api.scanning import estimate_scan, scan
 from layerscope.data import Texts
 from layerscope.errors import InputError, unknown_name
@@ -108,7 +108,9 @@ def rank(
     tables = [_scored(each) for each in _several(scores)]
     place = None if out is None else Path(out)
     _refuse_finished(place, overwrite)
-    texts, planned = _plan(models, data, chosen, place, column, split, limit, overwrite=overwrite)
+    texts, planned = _plan(
+        models, data, chosen, model_options, place, column, split, limit, overwrite=overwrite
+    )
     refuse_lacking([(each.given, each.run) for each in planned if each.run], predictor(by))
     _try_loading(planned, model_options)
     runs = [
@@ -139,7 +141,9 @@ def estimate_ranking(
     """Return what the scan of each model would take, None for one that is scanned already."""
     chosen = _scan_settings(settings)
     place = None if out is None else Path(out)
-    texts, planned = _plan(models, data, chosen, place, column, split, limit, overwrite=overwrite)
+    texts, planned = _plan(
+        models, data, chosen, model_options, place, column, split, limit, overwrite=overwrite
+    )
     return tuple(
         (
             each.given,
@@ -201,6 +205,7 @@ def _plan(
     models: Model | Sequence[Model],
     data: str | Path | Iterable[str] | Texts | None,
     settings: dict[str, Any],
+    options: ModelOptions | None,
     place: Path | None,
     column: str | None,
     split: str | None,
@@ -227,7 +232,11 @@ def _plan(
             planned.append(Planned(_word(each), run))
             continue
         folder = None if place is None else place / names[str(each)]
-        kept = None if folder is None else _kept(folder, str(each), texts, settings, overwrite)
+        kept = (
+            None
+            if folder is None
+            else _kept(folder, str(each), texts, settings, options, overwrite=overwrite)
+        )
         if folder is not None and kept is None:
             RunFolder(folder, overwrite).claim()  # refuses now what it would refuse after a pass
         planned.append(Planned(str(each), kept, folder))
@@ -282,17 +291,24 @@ def _folder_names(models: Sequence[str]) -> dict[str, str]:
 
 
 def _kept(
-    folder: Path, model: str, texts: Texts, settings: dict[str, Any], overwrite: bool
+    folder: Path,
+    model: str,
+    texts: Texts,
+    settings: dict[str, Any],
+    options: ModelOptions | None,
+    *,
+    overwrite: bool,
 ) -> Run | None:
     """Return the finished scan in a folder of the ranking, None if there is none to use again.
 
     Raises:
-        InputError: there is one that does not fit, and it may not be replaced.
+        InputError: there is one that does not fit, and it may not be replaced; or one that might, and
+            the model cannot be loaded to see.
     """
     if not (folder / RECORD_FILE).is_file():
         return None
     run = load_run(folder)
-    reason = _misfit(run, model, texts, settings, folder)
+    reason = _misfit(run, model, texts, settings, folder) or _other_model(run, model, options)
     if reason and not overwrite:
         raise InputError(
             f"the scan in {str(folder)!r} {reason}; pass --overwrite to make it again, or choose "
@@ -316,6 +332,19 @@ def _misfit(run: Run, model: str, texts: Texts, settings: dict[str, Any], folder
         return "lacks measures that a ranking needs"
     if _newest(Path(model).expanduser()) > (folder / RECORD_FILE).stat().st_mtime:
         return f"is older than the model at {model!r}"
+    return ""
+
+
+def _other_model(run: Run, model: str, options: ModelOptions | None) -> str:
+    """Return why a finished scan is not of this model as it is loaded now, "" if it is.
+
+    A folder is named by what a model is called, and other models may be called the same.
+    """
+    found = run.record.get("model", {})
+    for name, wanted in plan_of(backbone_for(model, None, options), {}).items():
+        if found.get(name) != wanted:
+            word = name.replace("_", " ")
+            return f"was made with {word} {found.get(name) or 'none'} instead of {wanted or 'none'}"
     return ""
 
 

@@ -49,7 +49,7 @@ Example:
 @app.command(help=_EXAMPLE)
 def prune(
     model: Model,
-    rule: Annotated[str, typer.Option(help="What says which blocks go.")] = "gfmi",
+    rule: Annotated[str, typer.Option(help="What says which blocks go.")] = "angular",
     budget: Annotated[
         str,
         typer.Option(help="Part of the blocks (0.15 or 15%) or their number; several compare."),

@@ -40,12 +40,15 @@ def with_texts(
     counting: Counting | None = None
     if settings.format == "sentence-transformers":
         counting, notes = _counting(backbone, settings, tokens, source, limit)
-        if counting is not None and counting.prompt:
-            chosen = [counting.prompt + text for text in chosen]
-            plain = expected_states(backbone, tokens, site)
-            prompted = tokenize(backbone.tokenizer, chosen, limit)
-            notes.append(_agreement(backbone, counting, plain, tokens, prompted, site))
-            tokens = prompted
+    prompt = surgery.default_prompt(source) if settings.format == "sentence-transformers" else ""
+    if counting is not None and counting.prompt:
+        prompt = counting.prompt + prompt
+    if prompt:
+        plain, bare = expected_states(backbone, tokens, site), tokens
+        chosen = [prompt + text for text in chosen]
+        tokens = tokenize(backbone.tokenizer, chosen, limit)
+        if counting is not None and prompt == counting.prompt:
+            notes.append(_agreement(backbone, counting, plain, bare, tokens, site))
     expected = expected_states(backbone, tokens, site)
     return (
         replace(
@@ -53,7 +56,9 @@ def with_texts(
             expected=expected,
             texts=list(zip(chosen, tokens, strict=True)),
             counting=counting,
-            source=source if counting is None else None,
+            source=source,
+            prompt=prompt,
+            normalize=settings.normalize,
             max_length=limit,
         ),
         notes,
@@ -87,7 +92,7 @@ def _counting(
 ) -> tuple[Counting | None, list[str]]:
     """Say which tokens count in the folder: as the source does, or as a scan does."""
     if source is not None and not settings.asks_for_pooling:
-        return None, ["pooling, normalization and prompts are the source's own."]
+        return None, ["Pooling and prompts are the source's own; a scan pools by its own settings."]
     policy = settings.first_token or FirstToken.AUTO
     if policy is FirstToken.AUTO:
         policy = decided(policy, sample_ratio(backbone, limit))

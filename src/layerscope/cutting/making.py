@@ -49,6 +49,7 @@ def cut_model(
     refuse_layer(backbone, layer)
     surgery.refuse_surgery(backbone)
     surgery.refuse_quantized(backbone)
+    surgery.refuse_own_code(backbone)
     if settings.format != "transformers":
         surgery.refuse_decoder(backbone, settings.format)
     place = place_of(backbone, layer, settings)
@@ -73,7 +74,13 @@ def cut_model(
     }
 
     def card(verification: Verification) -> str:
-        usage = usage_of(Path(out.name), settings.format, place.output)
+        usage = usage_of(
+            Path(out.name),
+            settings.format,
+            place.output,
+            verification.reader,
+            pictures=backbone.tokenizer is None,
+        )
         story = _story(backbone, place, settings, verification, usage, notes, evidence)
         return surgery.model_card(backbone, story)
 
@@ -89,6 +96,7 @@ def cut_model(
         settings=settings,
         notes=tuple(notes),
         evidence=tuple(evidence),
+        reads_pictures=backbone.tokenizer is None,
     )
 
 
@@ -118,7 +126,7 @@ def _story(
         library=settings.format,
         verified=(
             f"Loaded in a new process by {verification.reader}, on {verification.texts} texts the "
-            f"largest difference from layer {layer} of the source is {verification.largest:.1e} of the "
-            f"largest number (limit {verification.limit:.0e})."
+            f"largest difference from layer {layer} of the source is {verification.largest:.1e} of its "
+            f"length (limit {verification.limit:.0e}). Transformers {versions()['transformers']}."
         ),
     )

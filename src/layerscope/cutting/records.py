@@ -63,9 +63,10 @@ class CutSettings:
 
     @property
     def asks_for_pooling(self) -> bool:
-        """Whether anything was said about pooling, so that a source's own modules are not taken."""
-        said = (self.pooling, self.special_tokens, self.first_token)
-        return self.normalize or any(each is not None for each in said)
+        """Whether anything was said about pooling, so that a source's own is not taken."""
+        return any(
+            each is not None for each in (self.pooling, self.special_tokens, self.first_token)
+        )
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Cut:
         notes: what there is to know.
         settings: how it was made.
         evidence: sentences on why this layer.
+        reads_pictures: whether it reads images rather than texts.
     """
 
     shipped: Shipped
@@ -95,6 +97,7 @@ class Cut:
     settings: CutSettings
     notes: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
+    reads_pictures: bool = False
 
     @property
     def folder(self) -> Path:
@@ -104,11 +107,26 @@ class Cut:
     @property
     def usage(self) -> str:
         """Python that loads it and uses it."""
-        return usage_of(self.folder, self.settings.format, self.output)
+        reader, pictures = self.shipped.verification.reader, self.reads_pictures
+        return usage_of(self.folder, self.settings.format, self.output, reader, pictures=pictures)
 
 
-def usage_of(folder: Path, kind: str, output: OutputPath) -> str:
-    """Return a few lines of Python that load a saved folder."""
+def usage_of(folder: Path, kind: str, output: OutputPath, reader: str, *, pictures: bool) -> str:
+    """Return a few lines of Python that load a saved folder.
+
+    Args:
+        folder: where it is.
+        kind: the format.
+        output: where in the output of transformers the layer is.
+        reader: the class that loads it.
+        pictures: whether it reads images.
+    """
+    if kind == "sentence-transformers":
+        return (
+            "from sentence_transformers import SentenceTransformer\n\n"
+            f'model = SentenceTransformer("{folder}")\n'
+            'vectors = model.encode(["a text", "another one"])'
+        )
     if kind == "onnx":
         return (
             "from onnxruntime import InferenceSession\n"
@@ -119,17 +137,22 @@ def usage_of(folder: Path, kind: str, output: OutputPath) -> str:
             "names = [each.name for each in session.get_inputs()]\n"
             "states = session.run(None, {name: inputs[name] for name in names})[0]"
         )
-    if kind == "sentence-transformers":
-        return (
-            "from sentence_transformers import SentenceTransformer\n\n"
-            f'model = SentenceTransformer("{folder}")\n'
-            'vectors = model.encode(["a text", "another one"])'
-        )
+    # AutoModel would give an encoder its decoder back, and a model with a head no head.
+    plain = not ("For" in reader or reader.endswith("EncoderModel"))
+    name = "AutoModel" if plain else reader
     place = "last_hidden_state" if output == LAST else f"hidden_states[{output[1]}]"
+    loading = f'model = {name}.from_pretrained("{folder}")\n'
+    if pictures:
+        return (
+            f"import torch\nfrom transformers import {name}\n\n{loading}"
+            "size = model.config.image_size\n"
+            "pixels = torch.rand(1, model.config.num_channels, size, size)\n"
+            f"states = model(pixel_values=pixels, output_hidden_states=True).{place}"
+        )
+    core = "model.base_model" if "For" in reader else "model"
     return (
-        "from transformers import AutoModel, AutoTokenizer\n\n"
-        f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n'
-        f'model = AutoModel.from_pretrained("{folder}")\n'
+        f"from transformers import {name}, AutoTokenizer\n\n"
+        f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n{loading}'
         'inputs = tokenizer("a text", return_tensors="pt")\n'
-        f"states = model(**inputs, output_hidden_states=True).{place}"
+        f"states = {core}(**inputs, output_hidden_states=True).{place}"
     )

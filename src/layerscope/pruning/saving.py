@@ -64,6 +64,7 @@ def save_pruned(
     kept = surgery.kept_blocks(backbone, removed)
     head = how.format == "transformers" and backbone.whole is not backbone.model
     counting, read = texts_to_compare(backbone, how, texts)
+    prompt = _prompt(how, counting)
     with surgery.skipping(backbone, removed) as shorter:
         site = output_site(shorter)
         expected = surgery.token_states(shorter, [tokens for _, tokens in read], site)
@@ -81,6 +82,7 @@ def save_pruned(
         head=head,
         counting=counting,
         source=how.source,
+        prompt=prompt,
         max_length=length_limit(backbone.tokenizer, backbone.model.config, how.max_length),
         generate=_prompts(texts) if head and writes_text(backbone) else (),
     )
@@ -115,10 +117,17 @@ def texts_to_compare(
             drop_first=how.drop_first,
             normalize=False,
         )
-        if counting.prompt:
-            chosen = [counting.prompt + text for text in chosen]
-            tokens = tokenize(backbone.tokenizer, chosen, limit)
+    if prompt := _prompt(how, counting):
+        chosen = [prompt + text for text in chosen]
+        tokens = tokenize(backbone.tokenizer, chosen, limit)
     return counting, list(zip(chosen, tokens, strict=True))
+
+
+def _prompt(how: Saving, counting: Counting | None) -> str:
+    """Return what sentence-transformers will put before each text."""
+    if how.format != "sentence-transformers":
+        return ""
+    return (counting.prompt if counting else "") + surgery.default_prompt(how.source)
 
 
 def _prompts(texts: Sequence[str]) -> list[str]:
@@ -176,6 +185,6 @@ def _story(
         verified=(
             f"Loaded in a new process by {verification.reader}, on {verification.texts} texts the "
             f"largest difference from the source without these blocks is {verification.largest:.1e} of "
-            f"the largest number (limit {verification.limit:.0e}).{generated}"
+            f"its length (limit {verification.limit:.0e}).{generated}"
         ),
     )

@@ -21,6 +21,7 @@ from layerscope.surgery.saving import (
 from layerscope.surgery.sentence import (
     Counting,
     counting_of,
+    default_prompt,
     load_source,
     require_extra,
 )
@@ -30,6 +31,7 @@ from layerscope.surgery.smaller import (
     OutputPath,
     find_output,
     refuse_decoder,
+    refuse_own_code,
     refuse_quantized,
     smaller,
 )
@@ -50,6 +52,7 @@ __all__ = [
     "beginnings",
     "bytes_of",
     "counting_of",
+    "default_prompt",
     "find_output",
     "kept_blocks",
     "kept_config",
@@ -59,6 +62,7 @@ __all__ = [
     "read_record",
     "refuse_decoder",
     "refuse_folder",
+    "refuse_own_code",
     "refuse_quantized",
     "refuse_surgery",
     "remove_blocks",

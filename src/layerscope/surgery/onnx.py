@@ -61,7 +61,8 @@ def write_onnx(model: Any, backbone: Backbone, folder: Path, output: OutputPath)
     if hasattr(real.config, "use_cache"):
         real.config.use_cache = False
     try:
-        _export(_Layer(real, output).eval(), folder, external=bytes_of(model) > _IN_ONE_FILE)
+        external = bytes_of(model) > _IN_ONE_FILE
+        _export(_Layer(real, output).eval(), folder, real.config.vocab_size, external=external)
     except Exception as error:  # an exporter raises whatever it meets in the model's code
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
@@ -71,8 +72,8 @@ def write_onnx(model: Any, backbone: Backbone, folder: Path, output: OutputPath)
     backbone.tokenizer.save_pretrained(folder)
 
 
-def _export(layer: nn.Module, folder: Path, *, external: bool) -> None:
-    ids = torch.randint(5, 50, (2, 8), generator=torch.Generator().manual_seed(0))
+def _export(layer: nn.Module, folder: Path, vocabulary: int, *, external: bool) -> None:
+    ids = torch.arange(16).reshape(2, 8) % vocabulary
     axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with warnings.catch_warnings(), torch.inference_mode(), open(os.devnull, "w") as nowhere:  # noqa: PTH123
         warnings.simplefilter("ignore")  # of the exporter's own parts, deprecated among themselves

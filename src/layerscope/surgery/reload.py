@@ -39,7 +39,7 @@ def _read_transformers(request: dict[str, Any]) -> tuple[dict[str, Any], dict[st
     config = transformers.AutoConfig.from_pretrained(request["folder"])
     kind = getattr(transformers, config.architectures[0])
     model, report = kind.from_pretrained(request["folder"], dtype="auto", output_loading_info=True)
-    model.eval()
+    model.to(request["device"]).eval()
     facts = {
         "seconds": time.perf_counter() - started,
         "class": kind.__name__,
@@ -53,17 +53,22 @@ def _read_transformers(request: dict[str, Any]) -> tuple[dict[str, Any], dict[st
         core = core.get_encoder()
     arrays = {}
     for place, inputs in enumerate(_inputs(request)):
+        inputs = {name: array.to(core.device) for name, array in inputs.items()}
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(core.dtype)
         output: Any = core(**inputs, output_hidden_states=True)
         for name in request["output"]:
             output = output[name]
         arrays[f"states.{place}"] = output[0]
         if "input_ids" in inputs:
             arrays[f"ids.{place}"] = inputs["input_ids"][0]
+    # In half precision two words may be equally likely, and either choice is right.
+    writer = model.float() if request["generate"] else model
     for prompt in request["generate"]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(request["folder"])
-        tokens = tokenizer(prompt, return_tensors="pt")
+        tokens = tokenizer(prompt, return_tensors="pt").to(writer.device)
         for cache in (True, False):
-            written = model.generate(
+            written = writer.generate(
                 tokens["input_ids"],
                 attention_mask=torch.ones_like(tokens["input_ids"]),
                 max_new_tokens=request["new_tokens"],
@@ -96,7 +101,7 @@ def _read_sentences(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
     started = time.perf_counter()
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(request["folder"], device="cpu")
+    model = SentenceTransformer(request["folder"], device=request["device"])
     facts = {
         "seconds": time.perf_counter() - started,
         "class": "SentenceTransformer",

@@ -10,8 +10,9 @@ import errno
 import json
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,12 +29,22 @@ class MismatchError(RunError):
     """What was saved does not give what it must; the folder stays for whoever wants to look."""
 
 
-def refuse_folder(out: Path, *, overwrite: bool) -> None:
+def refuse_folder(out: Path, *, overwrite: bool, sources: Iterable[Any] = ()) -> None:
     """Refuse, before any work, a folder that is not ours to write.
+
+    Args:
+        out: the folder.
+        overwrite: whether a model that layerscope saved there may be replaced.
+        sources: what the work starts from; those that are files or folders must not be touched.
 
     Raises:
         InputError: it is a file, or holds something that may not be replaced.
     """
+    for source in (Path(each).resolve() for each in sources if isinstance(each, str | Path)):
+        if source.exists() and (source == out.resolve() or out.resolve() in source.parents):
+            raise InputError(
+                f"--out {str(out)!r} would replace {str(source)!r}, what it is made from; choose another."
+            )
     for place in (out, *out.parents):
         if place.exists() and not place.is_dir():
             raise InputError(f"expected a folder for the model, {str(place)!r} is a file.")
@@ -74,8 +85,8 @@ def staged(out: Path) -> Iterator[Path]:
         yield partial
         _move(partial, out)
     except MismatchError as error:
-        kept = out.with_name(f"{out.name}.unverified")
-        _move(partial, kept)
+        kept = _free_name(out)
+        partial.rename(kept)
         raise MismatchError(f"{error} What was saved is kept in {str(kept)!r}.") from error
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -95,12 +106,23 @@ def _says_full(error: BaseException) -> bool:
     return number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 
+def _free_name(out: Path) -> Path:
+    """Return where to keep what did not pass: nothing that stands there is touched."""
+    names = (f"{out.name}.unverified{number or ''}" for number in count())
+    return next(path for path in map(out.with_name, names) if not path.exists())
+
+
 def _move(partial: Path, out: Path) -> None:
     """Put a finished folder in its place; what stood there goes last."""
     old = out.with_name(f".{out.name}.old.{secrets.token_hex(4)}") if out.exists() else None
     if old:
         out.rename(old)
-    partial.rename(out)
+    try:
+        partial.rename(out)
+    except OSError:
+        if old:
+            old.rename(out)
+        raise
     if old:
         shutil.rmtree(old, ignore_errors=True)
 

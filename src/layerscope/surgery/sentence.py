@@ -153,18 +153,33 @@ def load_source(name: str | Path, options: ModelOptions | None = None) -> Any:
     )
 
 
-def source_vector(source: Any, states: Tensor, text: TokenizedText) -> Tensor:
+def default_prompt(source: Any) -> str:
+    """Return what a sentence-transformers model puts before every text unless told otherwise."""
+    if source is None or not source.default_prompt_name:
+        return ""
+    return str(source.prompts.get(source.default_prompt_name) or "")
+
+
+def source_vector(source: Any, states: Tensor, text: TokenizedText, *, normalize: bool) -> Tensor:
     """Return what the source's own pooling and the rest make of one text's states (token, dim)."""
-    features = {
+    features: dict[str, Any] = {
         "token_embeddings": states[None],
         "attention_mask": torch.ones(1, len(states), dtype=torch.long),
         "input_ids": torch.tensor([text.ids]),
     }
+    if prompt := default_prompt(source):
+        features["prompt_length"] = _prompt_length(source.tokenizer, prompt)
     with torch.inference_mode():
         for module in list(source)[1:]:
             features = module(features)
     vector: Tensor = features["sentence_embedding"][0]
-    return vector
+    return torch.nn.functional.normalize(vector, dim=0) if normalize else vector
+
+
+def _prompt_length(tokenizer: Any, prompt: str) -> int:
+    """Return the tokens of a prompt, without the end that the tokenizer puts behind it."""
+    ids = tokenizer(prompt)["input_ids"]
+    return len(ids) - int(ids[-1] in tokenizer.all_special_ids)
 
 
 def write_sentence_transformer(
@@ -175,6 +190,7 @@ def write_sentence_transformer(
     *,
     counting: Counting | None,
     source: Any,
+    normalize: bool,
     max_length: int,
 ) -> None:
     """Save a model with its pooling.
@@ -185,7 +201,9 @@ def write_sentence_transformer(
         folder: where to.
         output: where in the model's output the states are.
         counting: which tokens count and how they are pooled; None takes the source's modules.
-        source: the sentence-transformers model that it was made from, or None.
+        source: the sentence-transformers model that it was made from, or None; its prompts, its
+            length limit and its case come along.
+        normalize: whether the source's modules are followed by a scaling to unit length.
         max_length: tokens that a text is cut to.
     """
     from sentence_transformers import SentenceTransformer
@@ -205,7 +223,9 @@ def write_sentence_transformer(
             model_kwargs={"dtype": "auto"},
             **asked,
         )
-        rest = _modules(counting, backbone) if counting is not None else list(source)[1:]
+        rest = _source_modules(source, normalize=normalize)
+        if counting is not None:
+            rest = _modules(counting, backbone)
         prompts, named = _prompts(counting, source)
         saved = SentenceTransformer(
             modules=[transformer, *rest],
@@ -215,6 +235,14 @@ def write_sentence_transformer(
             similarity_fn_name=getattr(source, "similarity_fn_name", None),
         )
         saved.save_pretrained(str(folder), create_model_card=False)
+
+
+def _source_modules(source: Any, *, normalize: bool) -> list[Any]:
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    modules = [] if source is None else list(source)[1:]
+    ends = bool(modules) and isinstance(modules[-1], Normalize)
+    return [*modules, Normalize()] if normalize and not ends else modules
 
 
 def _modules(counting: Counting, backbone: Backbone) -> list[Any]:
@@ -237,8 +265,11 @@ def _vocabulary(backbone: Backbone) -> int:
 
 
 def _prompts(counting: Counting | None, source: Any) -> tuple[dict[str, str] | None, str | None]:
-    if counting is not None and counting.prompt:
-        return dict.fromkeys((PROMPT_NAME, "query", "document"), counting.prompt), PROMPT_NAME
-    if counting is None:
-        return dict(source.prompts), source.default_prompt_name
-    return None, None
+    before = "" if counting is None else counting.prompt
+    if source is None:
+        names = (PROMPT_NAME, "query", "document")
+        return (dict.fromkeys(names, before), PROMPT_NAME) if before else (None, None)
+    prompts = {name: before + (prompt or "") for name, prompt in source.prompts.items()}
+    if before and source.default_prompt_name is None:
+        return prompts | {PROMPT_NAME: before}, PROMPT_NAME
+    return prompts, source.default_prompt_name

@@ -57,6 +57,8 @@ class Plan:
         head: whether the head comes along.
         counting: which tokens count, for sentence-transformers; None takes the source's modules.
         source: the sentence-transformers model that it comes from, or None.
+        prompt: what sentence-transformers will put before each text, as `texts` have it.
+        normalize: whether the source's modules are followed by a scaling to unit length.
         max_length: tokens that a text is cut to.
         generate: prompts that a causal model must go on from alike with and without its cache.
         pixels: for a model of images, what `expected` was made of.
@@ -71,6 +73,8 @@ class Plan:
     head: bool = False
     counting: Counting | None = None
     source: Any = None
+    prompt: str = ""
+    normalize: bool = False
     max_length: int = 512
     generate: Sequence[str] = ()
     pixels: Tensor | None = None
@@ -119,7 +123,7 @@ def ship(
     model: Any = smaller(backbone, plan.kept, head=plan.head)
     if (
         plan.output[0] == "hidden_states"
-    ):  # else transformers puts the normed state in the last place
+    ):  # or transformers would put the normed state in the last place
         model.config.tie_last_hidden_states = False
     weights = bytes_of(model)
     refuse_full_disk(out, weights * (1 if plan.format == "transformers" else _WRITES_TWICE))
@@ -148,6 +152,7 @@ def _write(model: Any, backbone: Backbone, folder: Path, plan: Plan) -> None:
             plan.output,
             counting=plan.counting,
             source=plan.source,
+            normalize=plan.normalize,
             max_length=plan.max_length,
         )
     elif plan.format == "onnx":
@@ -164,21 +169,19 @@ def _verified(backbone: Backbone, folder: Path, plan: Plan, model: Any) -> Verif
         output=plan.output,
         max_length=longest,
         generate=plan.generate,
+        device="cpu" if plan.format == "onnx" else str(backbone.device),
         parameters=sum(weight.numel() for weight in model.parameters()),
         pixels=plan.pixels,
     )
     exact = LIMITS.get(backbone.info.dtype, LIMITS["float32"])
     limit = max(exact, ONNX_LIMIT) if plan.format == "onnx" else exact
     if _for_sentences(plan):
-        without = [
-            text.removeprefix(plan.counting.prompt if plan.counting else "")
-            for text in request.texts
-        ]
+        without = [text.removeprefix(plan.prompt) for text in request.texts]
         answer = read_back(folder, replace(request, texts=without))
         vectors = [
             plan.counting.vector(states, tokens)
             if plan.counting
-            else source_vector(plan.source, states, tokens)
+            else source_vector(plan.source, states, tokens, normalize=plan.normalize)
             for states, (_, tokens) in zip(plan.expected, plan.texts, strict=True)
         ]
         return compare(vectors, answer, "vector", "vectors", limit=limit)

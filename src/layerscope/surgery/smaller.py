@@ -42,6 +42,15 @@ def refuse_quantized(backbone: Backbone) -> None:
         )
 
 
+def refuse_own_code(backbone: Backbone) -> None:
+    """Raise an InputError for a model whose code came with its checkpoint: stock libraries lack it."""
+    if type(backbone.model).__module__.startswith("transformers_modules"):
+        raise InputError(
+            f"{backbone.info.name} comes with code of its own, without which nobody could load what is "
+            "saved of it; only architectures of transformers itself are saved."
+        )
+
+
 def smaller(backbone: Backbone, kept: Sequence[int], *, head: bool = False) -> nn.Module:
     """Return a model of some of the blocks, sharing its tensors with the source; it is for saving.
 
@@ -54,6 +63,7 @@ def smaller(backbone: Backbone, kept: Sequence[int], *, head: bool = False) -> n
         InputError: the model is quantized, or cannot do without some of these blocks.
     """
     refuse_quantized(backbone)
+    refuse_own_code(backbone)
     refuse_surgery(backbone, kept)
     kind, source, state = _parts(backbone, head=head)
     fresh = bare(kind, kept_config(source.config, kept), source)

@@ -25,8 +25,8 @@ from layerscope.surgery.saving import MismatchError
 from layerscope.surgery.smaller import OutputPath
 from layerscope.tokenization import TokenizedText
 
-# The largest difference that is let through, as a share of the largest number of a text's states. Both
-# sides read a text by itself, so what is left is rounding.
+# The largest difference that is let through, as a share of a token's own length. Both sides read a text
+# by itself and on the same kind of device, so what is left is rounding.
 LIMITS: Final = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3}
 ONNX_LIMIT: Final = 1e-4  # another runtime, which sums in another order
 NEW_TOKENS: Final = 16
@@ -42,7 +42,7 @@ class Verification:
     Attributes:
         reader: the class that loaded it.
         texts: how many texts were compared.
-        largest: the largest difference, as a share of the largest number of that text's states.
+        largest: the largest difference of a token (or a vector), as a share of its length.
         limit: the largest that counts as equal in this dtype.
         seconds: time to load it there.
         parameters: weights of what was loaded.
@@ -72,6 +72,7 @@ class Request:
         output: where in the model's output the states are.
         max_length: tokens that a text is cut to.
         generate: prompts to go on from, with and without the cache.
+        device: where to compute; what is expected was computed on one of the same kind.
         parameters: weights of the model, where the format cannot say.
         pixels: (picture, channel, row, column) for a model of images, in place of texts.
     """
@@ -81,6 +82,7 @@ class Request:
     output: OutputPath = ()
     max_length: int = 128
     generate: Sequence[str] = ()
+    device: str = "cpu"
     parameters: int = 0
     pixels: Tensor | None = None
 
@@ -120,14 +122,21 @@ def read_back(folder: Path, request: Request) -> Answer:
 
 def _run(request: Path, answer: Path) -> None:
     program = Path(__file__).with_name("reload.py")
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, str(program), str(request), str(answer)],
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT,
-        check=False,
-    )
+    try:
+        done = subprocess.run(  # noqa: S603
+            # -P: the program's own folder must not stand in for libraries of the same names
+            [sys.executable, "-P", str(program), str(request), str(answer)],
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RunError(
+            f"the process that checks the saved model took over {_TIMEOUT // 60} minutes and was "
+            "stopped; nothing was kept."
+        ) from error
     if done.returncode < 0:
         raise RunError(
             f"the process that checks the saved model was killed (signal {-done.returncode}), most "
@@ -176,7 +185,7 @@ def compare(
         answer: what the new process gave.
         name: of the arrays in the answer: "states" or "vector".
         what: what is compared, for people.
-        limit: the largest difference that counts as equal, as a share of the largest number of a text.
+        limit: the largest difference that counts as equal, see `LIMITS`.
 
     Raises:
         MismatchError: they differ; the message says where, and by how much.
@@ -195,11 +204,10 @@ def compare(
                 f"the saved model gives {what} of shape {tuple(came.shape)} for text {place + 1}, "
                 f"expected {tuple(wanted.shape)}."
             )
-        apart = (came - wanted).abs()
-        share = float(apart.max() / wanted.abs().max().clamp(min=torch.finfo(wanted.dtype).tiny))
-        if not share <= limit:
-            raise MismatchError(_where(apart, came, wanted, share, limit, place, what))
-        largest = max(largest, share)
+        shares = distances(came, wanted)
+        if not bool((shares <= limit).all()):
+            raise MismatchError(_where(shares, came, wanted, limit, place, what))
+        largest = max(largest, float(shares.max()))
     return Verification(
         reader=answer.facts["class"],
         texts=len(expected),
@@ -210,13 +218,31 @@ def compare(
     )
 
 
+def distances(came: Tensor, wanted: Tensor) -> Tensor:
+    """Return how far each token of a text, or its vector, is off, as a share of its own length.
+
+    Of its own, since beside one attention sink every other token would be lost; of the text's median
+    length where a token is shorter than that.
+    """
+    lengths = _rows(wanted).norm(dim=-1)
+    tiny = torch.finfo(wanted.dtype).tiny
+    off: Tensor = _rows(came - wanted).norm(dim=-1) / lengths.clamp(
+        min=max(tiny, float(lengths.median()))
+    )
+    return off
+
+
+def _rows(states: Tensor) -> Tensor:
+    return states if states.ndim == 2 else states[None]
+
+
 def _where(
-    apart: Tensor, came: Tensor, wanted: Tensor, share: float, limit: float, place: int, what: str
+    shares: Tensor, came: Tensor, wanted: Tensor, limit: float, place: int, what: str
 ) -> str:
-    at = divmod(int(apart.argmax()), apart.shape[-1])
-    token = f", token {at[0] + 1}" if apart.ndim == 2 else ""
-    cosine = torch.cosine_similarity(came.reshape(1, -1), wanted.reshape(1, -1)).item()
+    at = int(shares.nan_to_num(torch.inf).argmax())
+    token = f", token {at + 1}" if wanted.ndim == 2 else ""
+    pair = _rows(came)[at], _rows(wanted)[at]
     return (
-        f"the saved model gives other {what}: text {place + 1}{token} differs by {share:.1e} of its "
-        f"largest number (limit {limit:.0e}; cosine over the text {cosine:.4f})."
+        f"the saved model gives other {what}: text {place + 1}{token} is off by {float(shares[at]):.1e} "
+        f"of its length (limit {limit:.0e}; cosine {float(torch.cosine_similarity(*pair, dim=0)):.4f})."
     )
