@@ -212,6 +212,64 @@ def test_a_model_that_changed_is_scanned_again(command, place):
     assert "is older than the model at 'mine'" in refused.err
 
 
+def other_weights(folder, seed=7):
+    torch.manual_seed(seed)
+    save_tiny(hf.AutoModel.from_config(MODELS["wide"]()).eval(), folder)
+
+
+def older(folder):
+    """As if it had lain there for long."""
+    for file in folder.iterdir():
+        os.utime(file, (1, 1))
+
+
+def test_a_scan_of_another_model_of_that_name_is_not_used(command, passes, place):
+    shutil.copytree(place / "done" / "wide", "new/wide")
+    other_weights(Path("b/wide"))
+    older(Path("b/wide"))
+    again = ("./b/wide", "narrow", "--data", "texts.txt", "--out", "new")
+    refused = command(*again)
+    assert (refused.code, passes) == (2, [])
+    assert "the scan in 'new/wide' was made with weights fingerprint" in refused.err
+    assert refused.err.count("\n") == 1
+    assert command(*again, "--overwrite").code == 0
+    assert passes == ["wide", "narrow"]
+    models = [
+        load_run(folder).record["model"] for folder in (place / "done/wide", Path("new/wide"))
+    ]
+    assert models[0]["weights_fingerprint"] != models[1]["weights_fingerprint"]
+    assert command(*again, "--overwrite").code == 0
+    assert passes == ["wide", "narrow"]  # both fit now
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--dtype", "float64"), "was made with dtype float32 instead of float64"),
+        (("--revision", "v2"), "was made with revision none instead of v2"),
+    ],
+)
+def test_a_scan_of_the_model_loaded_otherwise_is_not_used(command, passes, place, options, reason):
+    shutil.copytree(place / "done" / "wide", "new/wide")
+    refused = command("wide", "--data", "texts.txt", "--out", "new", *options)
+    assert (refused.code, passes) == (2, [])
+    assert reason in refused.err
+    dry = ("wide", "--data", "texts.txt", "--out", "new", "--overwrite", "--dry-run", *options)
+    assert facts(command, *dry)["wide"]["texts"] == TEXTS
+    assert command("wide", "--data", "texts.txt", "--out", "new", "--overwrite", *options).code == 0
+    assert passes == ["wide"]
+
+
+@pytest.mark.parametrize("fact", ["device", "tokenizer_fingerprint"])
+def test_a_scan_by_another_tokenizer_or_device_is_not_used(command, passes, place, fact):
+    run = load_run(place / "done" / "wide")
+    run.record["model"][fact] = "cuda:0"
+    save_run(run, Path("new/wide"))
+    refused = command("wide", "--data", "texts.txt", "--out", "new", "--device", "cpu")
+    assert (refused.code, passes) == (2, [])
+    assert f"was made with {fact.replace('_', ' ')} cuda:0 instead of" in refused.err
+
+
 # --- refused before any pass ----------------------------------------------------------------------
 
 
