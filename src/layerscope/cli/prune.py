@@ -40,9 +40,9 @@ Example:
 
     layerscope prune sentence-transformers/all-MiniLM-L6-v2 --rule block-influence --budget 1
 
-    layerscope prune ./my-model --rule gfmi --budget 0.15 --data notes.csv --column text --out out/
+    layerscope prune ./my-model --budget 0.15 --data notes.csv --column text --out out/
 
-    layerscope prune ./my-model --rule cka --budget 0.1,0.2 --evaluate STSBenchmark
+    layerscope prune ./my-model --rule gfmi --budget 0.1,0.2 --evaluate STSBenchmark
 """
 
 
