@@ -520,6 +520,20 @@ def test_the_command_prints_what_was_saved(tiny_folder, tmp_path, monkeypatch, c
     assert max(map(len, done.out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("layer", ["3", "auto"])
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
+    layer, tiny_folder, text_file, tmp_path, monkeypatch, capsys
+):
+    done = run(
+        monkeypatch, capsys, "cut", tiny_folder("llama"), "--layer", layer, "--data", text_file,
+        "--out", tmp_path / "o", "--dry-run",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "weights to write" in done.out
+    assert ("The scan that chooses it" in done.out) == (layer == "auto")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_for_machines(tiny_folder, tmp_path, monkeypatch, capsys, here):
     done = run(
         monkeypatch, capsys, "cut", tiny_folder("bert"), "--layer", 2, "--out", tmp_path / "o",

@@ -1,7 +1,7 @@
 """The public functions: every command of the command line, with the same names and options."""
 
 from layerscope.api.correlating import Correlations, correlate
-from layerscope.api.cutting import cut
+from layerscope.api.cutting import cut, estimate_cut
 from layerscope.api.deciding import run_of, select
 from layerscope.api.diagnosing import doctor
 from layerscope.api.evaluating import Evaluation, estimate_evaluation, evaluate
@@ -11,6 +11,6 @@ from layerscope.api.scanning import Scan, default_folder, estimate_scan, load, m
 
 __all__ = [
     "Correlations", "Evaluation", "Pruning", "Scan", "correlate", "cut", "default_folder", "doctor",
-    "estimate_evaluation", "estimate_ranking", "estimate_scan", "evaluate", "is_run", "load",
-    "metrics", "prune", "rank", "run_of", "scan", "select",
+    "estimate_cut", "estimate_evaluation", "estimate_ranking", "estimate_scan", "evaluate", "is_run",
+    "load", "metrics", "prune", "rank", "run_of", "scan", "select",
 ]  # fmt: skip

@@ -23,11 +23,12 @@ from layerscope.api.common import (
 from layerscope.api.deciding import run_of, select
 from layerscope.api.evaluating import Evaluation
 from layerscope.api.scanning import Scan
-from layerscope.cutting import Cut, CutSettings, cut_model, refuse_layer
+from layerscope.cutting import Cut, CutEstimates, CutSettings, cut_model, refuse_layer
 from layerscope.data import Texts
 from layerscope.errors import InputError
+from layerscope.estimates import estimate
 from layerscope.models import Backbone, ModelOptions
-from layerscope.preparation import Progress
+from layerscope.preparation import Progress, prepare
 from layerscope.rules import DEFAULT_RULE
 from layerscope.settings import ScanSettings
 from layerscope.table import Run
@@ -109,6 +110,48 @@ def cut(
         )
         progress("saving and checking", 1, 1)
     return found
+
+
+def estimate_cut(
+    model: str | Path | nn.Module,
+    layer: int | Literal["auto"] = "auto",
+    *,
+    out: str | Path,
+    run: str | Path | Run | Scan | Evaluation | pd.DataFrame | None = None,
+    rule: str | None = None,
+    data: str | Path | Iterable[str] | Texts = "sample",
+    column: str | None = None,
+    split: str | None = None,
+    limit: int | None = 1000,
+    tokenizer: Any = None,
+    model_options: ModelOptions | None = None,
+    overwrite: bool = False,
+    watch: Watch | None = None,
+    **settings: Any,
+) -> CutEstimates:
+    """Return what a cut with the same arguments would take; nothing is written."""
+    chosen = settings_of(CutSettings, settings)
+    place = Path(out)
+    surgery.refuse_folder(place, overwrite=overwrite, sources=(model, run))
+    given = None if run is None else run_of(run)
+    with (watch or unwatched)() as progress:
+        backbone = loaded(model, tokenizer, model_options, progress, head=chosen.head)
+        surgery.refuse_surgery(backbone)
+        surgery.refuse_quantized(backbone)
+        scan = None
+        if layer == "auto" and given is None:
+            texts = texts_of(data, column, split, limit, seed=0)
+            asked = _ENOUGH if rule in (None, DEFAULT_RULE) else {}
+            prepared = prepare(backbone, texts, _scan_settings(chosen, asked), progress)
+            scan = estimate(backbone, prepared)
+        elif layer == "auto" and given is not None:
+            layer = select(given, rule=rule).layer or "auto"
+    number = None if layer == "auto" else layer
+    if number is not None:
+        refuse_layer(backbone, number)
+    kept = range(backbone.depth if number is None or chosen.kind == "pointer" else number)
+    weights = surgery.bytes_of(surgery.smaller(backbone, kept, head=chosen.head))
+    return CutEstimates(number, backbone.depth, weights, surgery.free_bytes(place), scan)
 
 
 def _as_scanned(settings: CutSettings, run: Run | None) -> CutSettings:

@@ -12,6 +12,8 @@ from layerscope.cli.app import Failures, app, calm_libraries, check_choice, open
 from layerscope.cli.options import (
     Debug,
     Device,
+    DeviceMap,
+    DryRun,
     Dtype,
     Json,
     MaxLength,
@@ -23,7 +25,7 @@ from layerscope.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from layerscope.cutting import Cut
+    from layerscope.cutting import Cut, CutEstimates
 
 _EXAMPLE = """
 Save the model that ends at the chosen layer; it is loaded again and compared before success is said.
@@ -96,8 +98,10 @@ def cut(
     revision: Revision = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    device_map: DeviceMap = None,
     threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -111,35 +115,46 @@ def cut(
     from layerscope.models import ModelOptions
     from layerscope.progress import bars
 
-    found = api.cut(
-        model,
-        _layer(layer),
-        out=out,
-        run=run,
-        rule=rule,
-        data=data,
-        column=column,
-        split=split,
-        limit=limit or None,
-        model_options=ModelOptions(revision, dtype, device, None, trust_remote_code),
-        overwrite=overwrite,
-        watch=None if quiet or as_json else bars,
-        format=format,
-        kind=kind,
-        final_norm=final_norm,
-        head=head,
-        pooling=pooling,
-        special_tokens=None if special_tokens is None else special_tokens == "include",
-        first_token=first_token,
-        normalize=normalize,
-        max_length=max_length,
-    )
+    arguments: dict[str, Any] = {
+        "out": out,
+        "run": run,
+        "rule": rule,
+        "data": data,
+        "column": column,
+        "split": split,
+        "limit": limit or None,
+        "model_options": ModelOptions(revision, dtype, device, device_map, trust_remote_code),
+        "overwrite": overwrite,
+        "watch": None if quiet or as_json else bars,
+        "format": format,
+        "kind": kind,
+        "final_norm": final_norm,
+        "head": head,
+        "pooling": pooling,
+        "special_tokens": None if special_tokens is None else special_tokens == "include",
+        "first_token": first_token,
+        "normalize": normalize,
+        "max_length": max_length,
+    }
+    if dry_run:
+        _print_estimate(api.estimate_cut(model, _layer(layer), **arguments), as_json)
+        return
+    found = api.cut(model, _layer(layer), **arguments)
     if as_json:
         print_json(_facts(found))
     elif not quiet:
         from layerscope import terminal
 
         open_console().print(terminal.cut_summary(found))
+
+
+def _print_estimate(found: CutEstimates, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(found))
+        return
+    from layerscope import terminal
+
+    open_console().print(terminal.cut_estimate_table(found))
 
 
 def _layer(text: str) -> Any:

@@ -2,6 +2,6 @@
 
 from layerscope.cutting.making import cut_model
 from layerscope.cutting.placing import refuse_layer
-from layerscope.cutting.records import Cut, CutSettings
+from layerscope.cutting.records import Cut, CutEstimates, CutSettings
 
-__all__ = ["Cut", "CutSettings", "cut_model", "refuse_layer"]
+__all__ = ["Cut", "CutEstimates", "CutSettings", "cut_model", "refuse_layer"]

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from layerscope import surgery
 from layerscope.errors import InputError, unknown_name
+from layerscope.estimates import Estimates
 from layerscope.settings import FirstToken, Pooling, choice
 from layerscope.surgery import LAST, OutputPath, Shipped
 
@@ -67,6 +68,26 @@ class CutSettings:
         return any(
             each is not None for each in (self.pooling, self.special_tokens, self.first_token)
         )
+
+
+@dataclass(frozen=True)
+class CutEstimates:
+    """What a cut would take.
+
+    Attributes:
+        layer: the layer; None where a scan has yet to choose it.
+        of: the blocks of the source.
+        weight_bytes: of what is saved, at most; other formats than transformers' own need as much again
+            while they are written.
+        free_bytes: free where it is to go.
+        scan: what the scan that chooses the layer would take, if there has to be one.
+    """
+
+    layer: int | None
+    of: int
+    weight_bytes: int
+    free_bytes: int
+    scan: Estimates | None = None
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from layerscope.surgery.saving import (
     RECORD,
     MismatchError,
     bytes_of,
+    free_bytes,
     read_record,
     refuse_folder,
+    refuse_full_disk,
     size_of,
 )
 from layerscope.surgery.sentence import (
@@ -54,6 +56,7 @@ __all__ = [
     "counting_of",
     "default_prompt",
     "find_output",
+    "free_bytes",
     "kept_blocks",
     "kept_config",
     "load_source",
@@ -62,6 +65,7 @@ __all__ = [
     "read_record",
     "refuse_decoder",
     "refuse_folder",
+    "refuse_full_disk",
     "refuse_own_code",
     "refuse_quantized",
     "refuse_surgery",

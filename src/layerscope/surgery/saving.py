@@ -61,13 +61,18 @@ def refuse_folder(out: Path, *, overwrite: bool, sources: Iterable[Any] = ()) ->
 
 def refuse_full_disk(out: Path, size: int) -> None:
     """Raise a RunError if a checkpoint of so many bytes does not fit where it is to go."""
-    place = next(folder for folder in (out, *out.parents) if folder.is_dir())
-    free = shutil.disk_usage(place).free
+    free = free_bytes(out)
     if size + _SPARE > free:
         raise RunError(
             f"the model takes {(size + _SPARE) / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free where "
             f"{str(out)!r} is to go; nothing was written: free some space or choose another --out."
         )
+
+
+def free_bytes(out: Path) -> int:
+    """Return what is free on the disk of a folder, which need not be there yet."""
+    place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    return shutil.disk_usage(place).free
 
 
 @contextmanager

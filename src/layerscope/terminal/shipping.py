@@ -9,8 +9,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from layerscope.cutting import Cut
+from layerscope.cutting import Cut, CutEstimates
 from layerscope.surgery import LAST, Shipped
+from layerscope.terminal.catalogue import estimate_table
 from layerscope.terminal.signs import Adaptive, Symbols
 
 
@@ -41,6 +42,21 @@ def cut_summary(found: Cut) -> RenderableType:
         return Group(*parts)
 
     return Adaptive(build)
+
+
+def cut_estimate_table(found: CutEstimates) -> RenderableType:
+    """Return what a cut would take, as `--dry-run` prints it."""
+    layer = "chosen by the scan" if found.layer is None else f"{found.layer} of {found.of}"
+    at_most = "at most " if found.layer is None else ""
+    facts = [
+        ("layer", layer),
+        ("weights to write", f"{at_most}{megabytes(found.weight_bytes)}"),
+        ("free there", megabytes(found.free_bytes)),
+    ]
+    parts: list[RenderableType] = [rows(facts)]
+    if found.scan is not None:
+        parts += [Text("\n The scan that chooses it:"), estimate_table(found.scan)]
+    return Group(*parts)
 
 
 def _where(found: Cut) -> list[tuple[str, str]]:
