@@ -35,7 +35,7 @@ def commands(model: Path, texts: Path, folder: Path) -> dict[str, list[str]]:
     return {
         "full": ["cut", str(model), *whole, "--out", str(folder / "full")],
         "cut": ["cut", str(model), *data, "--out", str(folder / "cut")],
-        "prune": ["prune", str(model), "--rule", "gfmi", "--budget", "0.1", *data, "--out", pruned],
+        "prune": ["prune", str(model), "--budget", "0.1", *data, "--out", pruned],
         "pruned": ["cut", pruned, *whole, "--out", str(folder / "pruned")],
     }
 

@@ -144,6 +144,19 @@ def test_a_sink_on_an_ordinary_first_token_gets_a_token_of_its_own(tmp_path, her
     assert any("mean cosine" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("final_norm", ["keep", "drop"])
+def test_a_chat_template_is_not_put_around_texts(final_norm, tmp_path, here):
+    tokenizer = bare_tokenizer()
+    tokenizer.chat_template = (
+        "{% for message in messages %}green {{ message.content }} seven{% endfor %}"
+    )
+    found = layerscope.cut(
+        copy.deepcopy(tiny_model("llama")), 4, out=tmp_path / "out", data=TEXTS,
+        tokenizer=tokenizer, final_norm=final_norm,
+    )  # fmt: skip
+    assert found.shipped.verification.largest <= 1e-6
+
+
 def test_a_sentence_transformers_model_keeps_its_own_modules_and_prompts(tmp_path, here):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer

@@ -209,10 +209,12 @@ def write_sentence_transformer(
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Transformer
 
-    asked: dict[str, Any] = {}
-    if output != LAST:
-        path = {"method": "forward", "method_output_name": list(output)}
-        asked = {"modality_config": {"text": path}, "module_output_name": "token_embeddings"}
+    # Said, not left to be inferred: a tokenizer with a chat template would have texts wrapped in it.
+    place = output[0] if output == LAST else list(output)
+    asked: dict[str, Any] = {
+        "modality_config": {"text": {"method": "forward", "method_output_name": place}},
+        "module_output_name": "token_embeddings",
+    }
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".model.") as room:
         model.save_pretrained(room)
         backbone.tokenizer.save_pretrained(room)
