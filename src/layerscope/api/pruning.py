@@ -191,6 +191,7 @@ def prune(
         if place is not None:  # what cannot be saved is refused now, not after hours
             how = _saving(model, asked, format, model_options, overwrite=overwrite)
             pruning.texts_to_compare(backbone, how, texts.texts)
+            surgery.refuse_full_disk(place, surgery.bytes_of(backbone.whole))
         removals = _removals(backbone, asked, eligible, budgets, given, texts, progress)
         kinds = pruning.kinds_of(backbone)
         outcomes = [

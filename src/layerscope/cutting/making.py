@@ -9,10 +9,10 @@ from typing import Any
 from layerscope import surgery
 from layerscope.cutting.comparing import with_pictures, with_texts
 from layerscope.cutting.placing import Place, place_of, refuse_layer
-from layerscope.cutting.records import Cut, CutSettings, usage_of
+from layerscope.cutting.records import Cut, CutSettings
 from layerscope.models import Backbone
 from layerscope.provenance import versions
-from layerscope.surgery import Plan, Story, Verification
+from layerscope.surgery import Plan, Story, Verification, usage_of
 
 
 def cut_model(

@@ -10,7 +10,7 @@ from layerscope import surgery
 from layerscope.errors import InputError, unknown_name
 from layerscope.estimates import Estimates
 from layerscope.settings import FirstToken, Pooling, choice
-from layerscope.surgery import LAST, OutputPath, Shipped
+from layerscope.surgery import OutputPath, Shipped, usage_of
 
 FinalNorm = Literal["auto", "keep", "drop"]
 NORMS: Final = ("auto", "keep", "drop")
@@ -130,50 +130,3 @@ class Cut:
         """Python that loads it and uses it."""
         reader, pictures = self.shipped.verification.reader, self.reads_pictures
         return usage_of(self.folder, self.settings.format, self.output, reader, pictures=pictures)
-
-
-def usage_of(folder: Path, kind: str, output: OutputPath, reader: str, *, pictures: bool) -> str:
-    """Return a few lines of Python that load a saved folder.
-
-    Args:
-        folder: where it is.
-        kind: the format.
-        output: where in the output of transformers the layer is.
-        reader: the class that loads it.
-        pictures: whether it reads images.
-    """
-    if kind == "sentence-transformers":
-        return (
-            "from sentence_transformers import SentenceTransformer\n\n"
-            f'model = SentenceTransformer("{folder}")\n'
-            'vectors = model.encode(["a text", "another one"])'
-        )
-    if kind == "onnx":
-        return (
-            "from onnxruntime import InferenceSession\n"
-            "from transformers import AutoTokenizer\n\n"
-            f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n'
-            f'session = InferenceSession("{folder}/model.onnx")\n'
-            'inputs = tokenizer(["a text"], return_tensors="np")\n'
-            "names = [each.name for each in session.get_inputs()]\n"
-            "states = session.run(None, {name: inputs[name] for name in names})[0]"
-        )
-    # AutoModel would give an encoder its decoder back, and a model with a head no head.
-    plain = not ("For" in reader or reader.endswith("EncoderModel"))
-    name = "AutoModel" if plain else reader
-    place = "last_hidden_state" if output == LAST else f"hidden_states[{output[1]}]"
-    loading = f'model = {name}.from_pretrained("{folder}")\n'
-    if pictures:
-        return (
-            f"import torch\nfrom transformers import {name}\n\n{loading}"
-            "size = model.config.image_size\n"
-            "pixels = torch.rand(1, model.config.num_channels, size, size)\n"
-            f"states = model(pixel_values=pixels, output_hidden_states=True).{place}"
-        )
-    core = "model.base_model" if "For" in reader else "model"
-    return (
-        f"from transformers import {name}, AutoTokenizer\n\n"
-        f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n{loading}'
-        'inputs = tokenizer("a text", return_tensors="pt")\n'
-        f"states = {core}(**inputs, output_hidden_states=True).{place}"
-    )

@@ -147,11 +147,7 @@ def kinds_of(backbone: Backbone) -> tuple[str, ...]:
 def usage_of(backbone: Backbone, how: Saving, out: Path) -> str:
     """Return a few lines of Python that load the saved folder."""
     if how.format == "sentence-transformers":
-        return (
-            "from sentence_transformers import SentenceTransformer\n\n"
-            f'model = SentenceTransformer("{out}")\n'
-            'vectors = model.encode(["a text", "another one"])'
-        )
+        return surgery.usage_of(out, how.format, surgery.LAST, "", pictures=False)
     kind = "AutoModelForCausalLM" if writes_text(backbone) else "AutoModel"
     return (
         f"from transformers import {kind}, AutoTokenizer\n\n"

@@ -7,7 +7,7 @@ from layerscope.surgery.blocks import (
     remove_blocks,
     skipping,
 )
-from layerscope.surgery.card import Story, model_card
+from layerscope.surgery.card import Story, model_card, usage_of
 from layerscope.surgery.configs import kept_config
 from layerscope.surgery.onnx import require_onnx
 from layerscope.surgery.saving import (
@@ -77,4 +77,5 @@ __all__ = [
     "skipping",
     "smaller",
     "token_states",
+    "usage_of",
 ]

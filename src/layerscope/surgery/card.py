@@ -1,11 +1,13 @@
-"""The model card of what was saved: where it comes from, which layer, on what evidence, how to use it."""
+"""What is said of a saved model: its card (where from, on what evidence), and the lines that use it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from layerscope.models import Backbone
+from layerscope.surgery.smaller import LAST, OutputPath
 
 
 @dataclass(frozen=True)
@@ -52,3 +54,50 @@ def model_card(backbone: Backbone, story: Story) -> str:
     ]
     text = "\n\n".join(parts)
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n", ignore_metadata_errors=True))
+
+
+def usage_of(folder: Path, kind: str, output: OutputPath, reader: str, *, pictures: bool) -> str:
+    """Return a few lines of Python that load a saved folder.
+
+    Args:
+        folder: where it is.
+        kind: the format.
+        output: where in the output of transformers the layer is.
+        reader: the class that loads it.
+        pictures: whether it reads images.
+    """
+    if kind == "sentence-transformers":
+        return (
+            "from sentence_transformers import SentenceTransformer\n\n"
+            f'model = SentenceTransformer("{folder}")\n'
+            'vectors = model.encode(["a text", "another one"])'
+        )
+    if kind == "onnx":
+        return (
+            "from onnxruntime import InferenceSession\n"
+            "from transformers import AutoTokenizer\n\n"
+            f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n'
+            f'session = InferenceSession("{folder}/model.onnx")\n'
+            'inputs = tokenizer(["a text"], return_tensors="np")\n'
+            "names = [each.name for each in session.get_inputs()]\n"
+            "states = session.run(None, {name: inputs[name] for name in names})[0]"
+        )
+    # AutoModel would give an encoder its decoder back, and a model with a head no head.
+    plain = not ("For" in reader or reader.endswith("EncoderModel"))
+    name = "AutoModel" if plain else reader
+    place = "last_hidden_state" if output == LAST else f"hidden_states[{output[1]}]"
+    loading = f'model = {name}.from_pretrained("{folder}")\n'
+    if pictures:
+        return (
+            f"import torch\nfrom transformers import {name}\n\n{loading}"
+            "size = model.config.image_size\n"
+            "pixels = torch.rand(1, model.config.num_channels, size, size)\n"
+            f"states = model(pixel_values=pixels, output_hidden_states=True).{place}"
+        )
+    core = "model.base_model" if "For" in reader else "model"
+    return (
+        f"from transformers import {name}, AutoTokenizer\n\n"
+        f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n{loading}'
+        'inputs = tokenizer("a text", return_tensors="pt")\n'
+        f"states = {core}(**inputs, output_hidden_states=True).{place}"
+    )
