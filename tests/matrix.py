@@ -66,6 +66,7 @@ WORKS: dict[str, Works] = {
     "bart": Works("BART encoder", sentences=False, why="it is saved with its decoder"),
     "mamba": Works("Mamba", cache=True),
     "mamba2": Works("Mamba-2", cache=True),
+    "dinov2": Works("DINOv2", sentences=False, prune="in memory", why="it reads images"),
     "vit": Works("ViT", sentences=False, prune="in memory", why="it reads images"),
 }
 

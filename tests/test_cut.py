@@ -20,7 +20,7 @@ from layerscope import surgery
 from layerscope.errors import InputError, RunError
 from layerscope.surgery import MismatchError, reload, saving, verifying
 from matrix import WORKS
-from tiny import CONFIGS, save_tiny, texts, tiny_model, tiny_tokenizer
+from tiny import CONFIGS, VISION, save_tiny, texts, tiny_model, tiny_tokenizer, vision_model
 
 TEXT_MODELS = {name: works for name, works in WORKS.items() if name in CONFIGS}
 CUTTABLE = [name for name, works in TEXT_MODELS.items() if works.cut != "no"]
@@ -239,7 +239,7 @@ def test_another_pooling_keeps_the_prompts_of_a_source(tmp_path, here):
 def test_the_lines_that_are_printed_run(name, options, tmp_path, here):
     torch.manual_seed(0)
     if name == "vit":
-        hf.ViTModel(vit_config()).save_pretrained(tmp_path / "source")
+        vision_model(name).save_pretrained(tmp_path / "source")
     elif options.get("head"):
         save_tiny(hf.AutoModelForCausalLM.from_config(CONFIGS[name]()), tmp_path / "source")
     else:
@@ -284,20 +284,16 @@ def test_what_the_onnx_exporter_cannot_do_is_said(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def vit_config() -> hf.ViTConfig:
-    return hf.ViTConfig(
-        hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64,
-        image_size=32, patch_size=8,
-    )  # fmt: skip
-
-
-def test_images_are_cut_too(tmp_path, here):
-    torch.manual_seed(0)
-    hf.ViTModel(vit_config()).save_pretrained(tmp_path / "vit")
-    found = layerscope.cut(tmp_path / "vit", 3, out=tmp_path / "out", format="transformers")
+@pytest.mark.parametrize("name", VISION)
+def test_images_are_cut_too(name, tmp_path, here):
+    assert WORKS[name].cut == "yes"
+    vision_model(name).save_pretrained(tmp_path / "source")
+    hf.ViTImageProcessorPil().save_pretrained(tmp_path / "source")
+    found = layerscope.cut(tmp_path / "source", 3, out=tmp_path / "out", format="transformers")
     assert found.shipped.verification.largest == 0
+    assert (found.folder / "preprocessor_config.json").exists()
     with pytest.raises(InputError, match="reads images"):
-        layerscope.cut(tmp_path / "vit", 3, out=tmp_path / "other")
+        layerscope.cut(tmp_path / "source", 3, out=tmp_path / "other")
 
 
 def test_the_layer_is_chosen_by_a_rule_and_the_card_says_on_what_evidence(tmp_path, here):

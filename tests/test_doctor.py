@@ -23,7 +23,7 @@ from layerscope.doctor.shortened import cut_layers
 from layerscope.errors import InputError
 from layerscope.models import Backbone, backbone_of
 from matrix import WORKS
-from tiny import CONFIGS, save_tiny, texts, tiny_model, tiny_tokenizer
+from tiny import CONFIGS, VISION, save_tiny, texts, tiny_model, tiny_tokenizer, vision_model
 
 TEXTS = tuple(texts(5))
 ROOT = Path(__file__).parents[1]
@@ -84,23 +84,15 @@ def test_left_padding_is_not_held_against_a_model_that_takes_no_positions():
     assert "left edge" not in diagnosis(healthy("opt")).check("padding").said
 
 
-def vision_model() -> nn.Module:
-    torch.manual_seed(0)
-    config = hf.ViTConfig(
-        hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64,
-        image_size=16, patch_size=8,
-    )  # fmt: skip
-    return hf.ViTModel(config).eval()
-
-
+@pytest.mark.parametrize("name", VISION)
 @pytest.mark.parametrize("given", ["sample", torch.rand(3, 3, 16, 16)])
-def test_a_model_of_images_is_read_by_its_pixels(given):
-    found = layerscope.doctor(vision_model(), given)
+def test_a_model_of_images_is_read_by_its_pixels(name, given):
+    found = layerscope.doctor(vision_model(name), given)
     assert failed(found) == {}
     skipped = {check.name: check.said for check in found.of(Verdict.SKIPPED)}
     assert set(skipped) == {"extraction", "padding", "tokenizer", "vocabulary", "encode"}
     assert skipped["tokenizer"] == "this model reads images; it has no tokenizer"
-    assert found.healthy == WORKS["vit"].doctor
+    assert found.healthy == WORKS[name].doctor
     assert found.data["images"] == (3 if isinstance(given, torch.Tensor) else 16)
 
 
@@ -463,11 +455,11 @@ def test_bad_input():
     with pytest.raises(InputError, match="arrays have no layers to prove"):
         layerscope.doctor(torch.zeros(3, 4, 5), TEXTS)
     with pytest.raises(InputError, match="reads images; texts cannot be used"):
-        layerscope.doctor(vision_model(), TEXTS)
+        layerscope.doctor(vision_model("vit"), TEXTS)
     with pytest.raises(InputError, match="reads texts, got pixel values"):
         layerscope.doctor(tiny_model("bert"), torch.zeros(1, 3, 4, 4))
     with pytest.raises(InputError, match=r"pixel values \(sample, channel, height, width\)"):
-        layerscope.doctor(vision_model(), torch.zeros(3, 4, 4))
+        layerscope.doctor(vision_model("vit"), torch.zeros(3, 4, 4))
 
 
 def test_the_model_is_given_back_as_it_came():

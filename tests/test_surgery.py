@@ -13,7 +13,7 @@ from layerscope.errors import InputError
 from layerscope.models import Backbone, backbone_of
 from layerscope.surgery import kept_config, remove_blocks, skipping, smaller
 from matrix import WORKS, table
-from tiny import CONFIGS, tiny_model, tiny_tokenizer
+from tiny import CONFIGS, VISION, tiny_model, tiny_tokenizer, vision_model
 
 CUTTABLE = [name for name, works in WORKS.items() if name in CONFIGS and works.cut != "no"]
 FIRST_BLOCK_DIFFERS = [name for name, works in WORKS.items() if works.prune == "not 1"]
@@ -36,16 +36,6 @@ def mixed_gemma() -> Backbone:
     torch.manual_seed(0)
     model = hf.AutoModel.from_config(config, attn_implementation="eager").eval()
     return backbone_of(model, tiny_tokenizer())
-
-
-def vision() -> Backbone:
-    config = hf.ViTConfig(
-        hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64,
-        image_size=16, patch_size=8,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = hf.AutoModel.from_config(config, attn_implementation="eager").eval()
-    return backbone_of(model, None)
 
 
 def inputs_of(found: Backbone) -> dict[str, torch.Tensor]:
@@ -123,9 +113,10 @@ def test_blocks_of_two_kinds_keep_theirs():
         assert shorter.model.config.layer_types == kinds
 
 
-def test_a_block_of_a_model_of_images_is_skipped():
-    assert WORKS["vit"].prune == "in memory"
-    found = vision()
+@pytest.mark.parametrize("name", VISION)
+def test_a_block_of_a_model_of_images_is_skipped(name):
+    assert WORKS[name].prune == "in memory"
+    found = backbone_of(vision_model(name), None)
     before = states(found)
     assert_block_2_is_an_identity(found)
     assert torch.equal(states(found)[-1], before[-1])

@@ -96,6 +96,25 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 }
 
 
+_PICTURES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "image_size": 16,
+    "patch_size": 8,
+}
+VISION: dict[str, Callable[[], Any]] = {
+    "vit": lambda: hf.ViTConfig(**_PICTURES, intermediate_size=64),
+    "dinov2": lambda: hf.Dinov2Config(**_PICTURES, mlp_ratio=2),
+}
+
+
+def vision_model(name: str) -> nn.Module:
+    """A random model that reads images of 16 by 16."""
+    torch.manual_seed(0)
+    return hf.AutoModel.from_config(VISION[name]()).eval()
+
+
 @cache
 def tiny_model(name: str) -> nn.Module:
     """A random model, the same every time; norms are shaken so that a normed state shows."""

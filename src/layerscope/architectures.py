@@ -173,6 +173,12 @@ _VIT = Architecture(
     _stages("layernorm_before", "attention", _before("layernorm_after"), "layernorm_after", "mlp"),
     positions="own",
 )
+_DINOV2 = Architecture(
+    "encoder.layer",
+    "layernorm",
+    _stages("norm1", "attention", _before("norm2"), "norm2", "mlp"),
+    positions="own",
+)
 _JAMBA = Architecture("layers", "final_layernorm")
 
 ARCHITECTURES: Final[Mapping[str, Architecture]] = {
@@ -184,6 +190,7 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
     "data2vec-text": _ROBERTA,
     "deberta": _BERT,
     "deberta-v2": _BERT,
+    "dinov2": _DINOV2,
     "distilbert": _DISTILBERT,
     "electra": _BERT,
     "falcon": _FALCON,
