@@ -259,7 +259,7 @@ def test_a_model_that_mixes_the_rows_of_a_batch():
     def mix(_module, _args, output):
         return output - output.mean(dim=0, keepdim=True) * 0.5
 
-    backbone.blocks[1].register_forward_hook(mix)
+    backbone.blocks[1].register_forward_hook(mix, prepend=True)
     found = failed(planted(backbone))
     assert "batch_size" in found
     assert not {"blocks", "hidden_states", "extraction"} & set(found)
@@ -277,7 +277,7 @@ def test_an_extraction_that_reads_what_enters(monkeypatch):
 
 def test_numbers_that_overflow():
     backbone = healthy()
-    backbone.blocks[1].register_forward_hook(lambda _m, _a, out: out * torch.inf)
+    backbone.blocks[1].register_forward_hook(lambda _m, _a, out: out * torch.inf, prepend=True)
     found = planted(backbone)
     assert "NaN or infinity in 4 of 6 layers (layer 2, layer 3" in failed(found)["number_range"]
     assert not {"blocks", "hidden_states", "extraction", "final_norm"} & set(failed(found))
