@@ -148,7 +148,8 @@ def section(name: str, threads: int) -> str:
         taken = target.with_suffix(".seconds.json")
         if not target.exists():
             taken.write_text(json.dumps(layerscope(line, threads)))
-        said.append(f"    layerscope {' '.join(line)}    # {json.loads(taken.read_text()):.0f} s")
+        words = " ".join(line).replace(str(path), f'"{name}"')
+        said.append(f"    layerscope {words}    # {json.loads(taken.read_text()):.0f} s")
         if made == "prune":
             depth["pruned"] = json.loads((target / "config.json").read_text())["num_hidden_layers"]
     made = ("full", "cut", "pruned")
