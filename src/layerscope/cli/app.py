@@ -122,7 +122,8 @@ def calm_libraries(threads: int | None) -> None:
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    getLogger("sentence_transformers").setLevel(ERROR)
+    for library in ("sentence_transformers", "torch.onnx"):
+        getLogger(library).setLevel(ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if threads is not None:
         if threads < 1:
