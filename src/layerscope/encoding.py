@@ -112,6 +112,13 @@ def open_bank(folder: Path, backbone: Backbone, policy: TokenPolicy) -> OpenBank
     return OpenBank(VectorBank(folder, identity, facts), policy, ratio)
 
 
+def first_token_for(backbone: Backbone, asked: FirstToken, limit: int) -> FirstToken:
+    """Return a policy on the first token with `auto` decided on the built-in sample."""
+    if asked is not FirstToken.AUTO:
+        return asked
+    return decided(asked, sample_ratio(backbone, limit))
+
+
 def sample_ratio(backbone: Backbone, limit: int) -> float | None:
     """Return how far the first token's norm exceeds the others' on the built-in sample."""
     texts = data.read_texts("sample", limit=64).texts

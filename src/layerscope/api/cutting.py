@@ -23,7 +23,8 @@ from layerscope.api.common import (
 from layerscope.api.deciding import run_of, select
 from layerscope.api.evaluating import Evaluation
 from layerscope.api.scanning import Scan
-from layerscope.cutting import Cut, CutEstimates, CutSettings, cut_model, refuse_layer
+from layerscope.cutting import Cut, CutEstimates, CutSettings, cut_model, refuse_layer, refuse_model
+from layerscope.cutting.records import POOLING_SETTINGS
 from layerscope.data import Texts
 from layerscope.errors import InputError
 from layerscope.estimates import estimate
@@ -88,6 +89,7 @@ def cut(
     texts = texts_of(data, column, split, limit, seed=0)
     with (watch or unwatched)() as progress:
         backbone = loaded(model, tokenizer, model_options, progress, head=chosen.head)
+        refuse_model(backbone, chosen)  # before a scan, which may take long
         if layer != "auto":
             refuse_layer(backbone, layer)
         if given is not None:
@@ -136,13 +138,11 @@ def estimate_cut(
     given = None if run is None else run_of(run)
     with (watch or unwatched)() as progress:
         backbone = loaded(model, tokenizer, model_options, progress, head=chosen.head)
-        surgery.refuse_surgery(backbone)
-        surgery.refuse_quantized(backbone)
+        refuse_model(backbone, chosen)
         scan = None
         if layer == "auto" and given is None:
             texts = texts_of(data, column, split, limit, seed=0)
-            asked = _ENOUGH if rule in (None, DEFAULT_RULE) else {}
-            prepared = prepare(backbone, texts, _scan_settings(chosen, asked), progress)
+            prepared = prepare(backbone, texts, _scan_settings(chosen, rule), progress)
             scan = estimate(backbone, prepared)
         elif layer == "auto" and given is not None:
             layer = select(given, rule=rule).layer or "auto"
@@ -157,9 +157,10 @@ def estimate_cut(
 def _as_scanned(settings: CutSettings, run: Run | None) -> CutSettings:
     """Return settings whose pooling, where nothing was said of it, is that of the scan."""
     scanned = run.record.get("settings", {}) if run is not None else {}
-    names = ("pooling", "special_tokens", "first_token")
     unsaid = {
-        name: scanned[name] for name in names if name in scanned and getattr(settings, name) is None
+        name: scanned[name]
+        for name in POOLING_SETTINGS
+        if name in scanned and getattr(settings, name) is None
     }
     return replace(settings, **unsaid)
 
@@ -177,8 +178,7 @@ def _choice(
     if layer != "auto" and run is None:
         return layer, settings, []
     if run is None:
-        asked = _ENOUGH if rule in (None, DEFAULT_RULE) else {}
-        run = scan_backbone(backbone, texts, _scan_settings(settings, asked), progress=progress)
+        run = scan_backbone(backbone, texts, _scan_settings(settings, rule), progress=progress)
     found = select(run, rule=rule)
     said = [found.sentence]
     if layer != "auto":
@@ -193,9 +193,10 @@ def _choice(
     return found.layer, settings, said
 
 
-def _scan_settings(settings: CutSettings, asked: dict[str, Any]) -> ScanSettings:
-    """Return what scans the vectors that the cut model will give."""
-    said = {name: getattr(settings, name) for name in ("pooling", "special_tokens", "first_token")}
+def _scan_settings(settings: CutSettings, rule: str | None) -> ScanSettings:
+    """Return what scans the vectors that the cut model will give, as far as a rule reads it."""
+    asked = _ENOUGH if rule in (None, DEFAULT_RULE) else {}
+    said = {name: getattr(settings, name) for name in POOLING_SETTINGS}
     known = {name: value for name, value in said.items() if value is not None}
     return ScanSettings(**asked, **known, max_length=settings.max_length)
 

@@ -11,7 +11,7 @@ import pandas as pd
 from torch import nn
 
 from layerscope import data as data_module
-from layerscope import models, pruning, surgery
+from layerscope import pruning, surgery
 from layerscope.analysis import scan_backbone
 from layerscope.api.common import (
     Watch,
@@ -25,7 +25,7 @@ from layerscope.api.deciding import run_of
 from layerscope.api.evaluating import Evaluation
 from layerscope.api.scanning import Scan
 from layerscope.data import Texts
-from layerscope.encoding import sample_ratio
+from layerscope.encoding import first_token_for
 from layerscope.errors import InputError, unknown_name
 from layerscope.evaluation import EvaluationSettings
 from layerscope.models import Backbone, ModelOptions
@@ -35,7 +35,6 @@ from layerscope.pruning.asking import Asked, fitting, listed_budgets, named_rule
 from layerscope.pruning.recording import evidence_of, notes_of, record_of
 from layerscope.pruning.trial import Cost, Trial, TrialPlan, attempt, costs, writes_text
 from layerscope.settings import FirstToken, Pooling
-from layerscope.sinks import decided
 from layerscope.surgery import Shipped
 from layerscope.table import Run, conform, no_contributions
 from layerscope.tokenization import TokenizedText, length_limit, tokenize
@@ -302,9 +301,7 @@ def _with_first_token(backbone: Backbone, asked: Asked) -> Asked:
     """Decide on the full model what no subset shall decide anew."""
     settings = asked.settings
     limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
-    first = settings.first_token
-    if first is FirstToken.AUTO:
-        first = decided(first, sample_ratio(backbone, limit))
+    first = first_token_for(backbone, settings.first_token, limit)
     return replace(asked, settings=replace(settings, first_token=first, max_length=limit))
 
 
@@ -407,17 +404,12 @@ def _saving(
     *,
     overwrite: bool,
 ) -> Saving:
-    revision = options.revision if options else None
-    name = None if isinstance(model, nn.Module) else model
-    if name is not None and models.sentence_transformers_source(name, revision) is None:
-        name = None
-    chosen: surgery.Format = "sentence-transformers" if name else "transformers"
+    source = None
+    if format != "transformers" and not isinstance(model, nn.Module):
+        source = surgery.load_source(model, options)
+    chosen: surgery.Format = "transformers" if source is None else "sentence-transformers"
     if format != "auto":
         chosen = format  # type: ignore[assignment]
-    source = None
-    if chosen == "sentence-transformers":
-        surgery.require_extra()
-        source = surgery.load_source(name, options) if name else None
     settings = asked.settings
     return Saving(
         chosen,

@@ -10,6 +10,7 @@ import typer
 
 from layerscope.cli.app import Failures, app, calm_libraries, check_choice, open_console, print_json
 from layerscope.cli.options import (
+    Column,
     Debug,
     Device,
     DeviceMap,
@@ -20,6 +21,7 @@ from layerscope.cli.options import (
     Model,
     Quiet,
     Revision,
+    Split,
     Threads,
     TrustRemoteCode,
 )
@@ -56,8 +58,8 @@ def cut(
     data: Annotated[
         str, typer.Option(help="Texts to scan where there is no --run, and to compare on.")
     ] = "sample",
-    column: Annotated[str | None, typer.Option(help="Column that holds the texts.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a datasets id.")] = None,
+    column: Column = None,
+    split: Split = None,
     limit: Annotated[int, typer.Option(help="Most texts to scan; 0 uses all.")] = 1000,
     format: Annotated[  # noqa: A002
         str, typer.Option(help="sentence-transformers, transformers or onnx.")

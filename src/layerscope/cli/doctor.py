@@ -15,6 +15,7 @@ from layerscope.cli.app import (
     print_json,
 )
 from layerscope.cli.options import (
+    Column,
     Debug,
     Device,
     DeviceMap,
@@ -23,6 +24,7 @@ from layerscope.cli.options import (
     Model,
     Quiet,
     Revision,
+    Split,
     Threads,
     TrustRemoteCode,
 )
@@ -49,8 +51,8 @@ def doctor(
             help="Texts: .txt, .jsonl, .csv, .parquet, a datasets id, - for standard input, or sample."
         ),
     ] = "sample",
-    column: Annotated[str | None, typer.Option(help="Column that holds the texts.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a datasets id.")] = None,
+    column: Column = None,
+    split: Split = None,
     limit: Annotated[int, typer.Option(help="Most texts to read; each is cut to 64 tokens.")] = 16,
     skip: Annotated[
         str | None, typer.Option(help="Checks to leave out, comma-separated, like encode,reload.")

@@ -38,6 +38,11 @@ TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
 ]
 
+# --- texts ----------------------------------------------------------------------------------------
+
+Column = Annotated[str | None, typer.Option(help="Column that holds the texts.")]
+Split = Annotated[str | None, typer.Option(help="Split of a datasets id.")]
+
 # --- pictures -------------------------------------------------------------------------------------
 
 Png = Annotated[Path | None, typer.Option(help="Also draw it to a .png file.")]

@@ -11,6 +11,7 @@ import typer
 from layerscope.cli.app import Failures, app, calm_libraries, check_choice, open_console, print_json
 from layerscope.cli.options import (
     BatchTokens,
+    Column,
     Debug,
     Device,
     Dtype,
@@ -22,6 +23,7 @@ from layerscope.cli.options import (
     Quiet,
     Revision,
     SpecialTokens,
+    Split,
     Threads,
     TrustRemoteCode,
 )
@@ -97,8 +99,8 @@ def prune(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model saved by layerscope in --out.")
     ] = False,
-    column: Annotated[str | None, typer.Option(help="Column that holds the texts.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a datasets id.")] = None,
+    column: Column = None,
+    split: Split = None,
     limit: Annotated[int, typer.Option(help="Most texts to measure on; 0 uses all.")] = 1000,
     pooling: Pooling = "mean",
     special_tokens: SpecialTokens = "exclude",

@@ -18,6 +18,7 @@ from layerscope.cli.app import (
 )
 from layerscope.cli.options import (
     BatchTokens,
+    Column,
     Debug,
     Device,
     DeviceMap,
@@ -30,6 +31,7 @@ from layerscope.cli.options import (
     Quiet,
     Revision,
     SpecialTokens,
+    Split,
     Threads,
     TrustRemoteCode,
 )
@@ -84,8 +86,8 @@ def rank(
         bool,
         typer.Option("--overwrite", help="Replace a ranking in --out, and scans that do not fit."),
     ] = False,
-    column: Annotated[str | None, typer.Option(help="Column that holds the texts.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a datasets id.")] = None,
+    column: Column = None,
+    split: Split = None,
     limit: Annotated[int, typer.Option(help="Most texts to use; 0 uses all.")] = 1000,
     pooling: Pooling = "mean",
     special_tokens: SpecialTokens = "exclude",

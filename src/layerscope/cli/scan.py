@@ -22,6 +22,7 @@ from layerscope.cli.app import (
 )
 from layerscope.cli.options import (
     BatchTokens,
+    Column,
     Debug,
     Device,
     DeviceMap,
@@ -37,6 +38,7 @@ from layerscope.cli.options import (
     Quiet,
     Revision,
     SpecialTokens,
+    Split,
     Svg,
     Threads,
     TrustRemoteCode,
@@ -70,8 +72,8 @@ def scan(
         Path | None, typer.Option(help="Folder for the run  [default: runs/MODEL--DATA]")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run in --out.")] = False,
-    column: Annotated[str | None, typer.Option(help="Column that holds the texts.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a datasets id.")] = None,
+    column: Column = None,
+    split: Split = None,
     limit: Annotated[int, typer.Option(help="Most texts to use; 0 uses all.")] = 1000,
     views: Annotated[
         int, typer.Option(help="Misspelled copies of each text; 0: no views; 16 as in the paper.")

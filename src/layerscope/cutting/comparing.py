@@ -7,15 +7,14 @@ from dataclasses import replace
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from layerscope import surgery
 from layerscope.cutting.records import CutSettings
-from layerscope.encoding import sample_ratio
+from layerscope.encoding import first_token_for
 from layerscope.errors import InputError
-from layerscope.models import Backbone, evaluating
+from layerscope.models import Backbone
 from layerscope.settings import FirstToken, Pooling
-from layerscope.sinks import decided
 from layerscope.states import Site
 from layerscope.surgery import Counting, Plan
 from layerscope.tokenization import TokenizedText, length_limit, tokenize
@@ -93,9 +92,7 @@ def _counting(
     """Say which tokens count in the folder: as the source does, or as a scan does."""
     if source is not None and not settings.asks_for_pooling:
         return None, ["Pooling and prompts are the source's own; a scan pools by its own settings."]
-    policy = settings.first_token or FirstToken.AUTO
-    if policy is FirstToken.AUTO:
-        policy = decided(policy, sample_ratio(backbone, limit))
+    policy = first_token_for(backbone, settings.first_token or FirstToken.AUTO, limit)
     counting = surgery.counting_of(
         backbone.tokenizer,
         tokens,
@@ -168,16 +165,6 @@ def with_pictures(
 
 
 def _picture_states(backbone: Backbone, picture: Tensor, site: Site) -> Tensor:
-    seen: list[Tensor] = []
-
-    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-        seen.append((output[0] if isinstance(output, tuple) else output)[0])
-
-    handle = backbone.blocks[site.layer - 1].register_forward_hook(keep)
-    try:
-        with evaluating(backbone.model):
-            backbone.model(pixel_values=picture)
-    finally:
-        handle.remove()
-    states = seen[0].cpu().clone()
+    block = backbone.blocks[site.layer - 1]
+    states = surgery.given_by(backbone, block, {"pixel_values": picture})[0][0].cpu().clone()
     return _normed(backbone, states) if site.stage == "final_norm" else states

@@ -8,7 +8,7 @@ from typing import Any
 
 from layerscope import surgery
 from layerscope.cutting.comparing import with_pictures, with_texts
-from layerscope.cutting.placing import Place, place_of, refuse_layer
+from layerscope.cutting.placing import Place, place_of
 from layerscope.cutting.records import Cut, CutSettings
 from layerscope.models import Backbone
 from layerscope.provenance import versions
@@ -30,8 +30,8 @@ def cut_model(
     """Cut a model after a block, save it, and prove in a new process that it gives that layer.
 
     Args:
-        backbone: the source; it is not changed.
-        layer: 1 to L.
+        backbone: the source, which `refuse_model` let through; it is not changed.
+        layer: 1 to L, as `refuse_layer` checks.
         out: folder for it.
         settings: how.
         texts: real texts to compare on.
@@ -45,13 +45,6 @@ def cut_model(
         MismatchError: what was saved gives something else; kept as `OUT.unverified`.
         RunError: the disk is full.
     """
-    surgery.refuse_folder(out, overwrite=overwrite)
-    refuse_layer(backbone, layer)
-    surgery.refuse_surgery(backbone)
-    surgery.refuse_quantized(backbone)
-    surgery.refuse_own_code(backbone)
-    if settings.format != "transformers":
-        surgery.refuse_decoder(backbone, settings.format)
     place = place_of(backbone, layer, settings)
     plan = Plan(place.kept, place.output, (), (), format=settings.format, head=settings.head)
     notes = list(place.notes)

@@ -29,6 +29,15 @@ class Place:
     notes: tuple[str, ...] = ()
 
 
+def refuse_model(backbone: Backbone, settings: CutSettings) -> None:
+    """Raise an InputError for a model that cannot be cut, or not for this format."""
+    surgery.refuse_surgery(backbone)
+    surgery.refuse_quantized(backbone)
+    surgery.refuse_own_code(backbone)
+    if settings.format != "transformers":
+        surgery.refuse_decoder(backbone, settings.format)
+
+
 def refuse_layer(backbone: Backbone, layer: int) -> None:
     """Raise an InputError for a layer that a cut cannot give."""
     if layer == 0:

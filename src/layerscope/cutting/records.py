@@ -14,6 +14,7 @@ from layerscope.surgery import OutputPath, Shipped, usage_of
 
 FinalNorm = Literal["auto", "keep", "drop"]
 NORMS: Final = ("auto", "keep", "drop")
+POOLING_SETTINGS: Final = ("pooling", "special_tokens", "first_token")
 KINDS: Final = ("cut", "pointer")
 
 
@@ -65,9 +66,7 @@ class CutSettings:
     @property
     def asks_for_pooling(self) -> bool:
         """Whether anything was said about pooling, so that a source's own is not taken."""
-        return any(
-            each is not None for each in (self.pooling, self.special_tokens, self.first_token)
-        )
+        return any(getattr(self, name) is not None for name in POOLING_SETTINGS)
 
 
 @dataclass(frozen=True)

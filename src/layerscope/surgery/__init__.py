@@ -1,6 +1,7 @@
 """Models made smaller: blocks taken out, the rest saved as a stock checkpoint, and that proven."""
 
 from layerscope.surgery.blocks import (
+    given_by,
     kept_blocks,
     probe,
     refuse_surgery,
@@ -57,6 +58,7 @@ __all__ = [
     "default_prompt",
     "find_output",
     "free_bytes",
+    "given_by",
     "kept_blocks",
     "kept_config",
     "load_source",

@@ -192,6 +192,24 @@ def _numbered(block: nn.Module) -> list[tuple[nn.Module, str]]:
     ]
 
 
+def given_by(
+    backbone: Backbone, module: nn.Module, inputs: dict[str, Tensor], **options: Any
+) -> tuple[Tensor, Any]:
+    """Run the model once; return what one of its modules gave, and the model's own output."""
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    handle = module.register_forward_hook(keep)
+    try:
+        with evaluating(backbone.model):
+            output = backbone.model(**inputs, **options)
+    finally:
+        handle.remove()
+    return seen[-1], output
+
+
 def _settle_hooks(backbone: Backbone) -> None:
     """Let transformers hang its recording hooks on all blocks before some of them are away.
 

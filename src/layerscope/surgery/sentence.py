@@ -143,6 +143,7 @@ def load_source(name: str | Path, options: ModelOptions | None = None) -> Any:
     found = sentence_transformers_source(name, options.revision)
     if found is None:
         return None
+    require_extra()
     from sentence_transformers import SentenceTransformer
 
     return SentenceTransformer(

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.errors import InputError
-from layerscope.models import Backbone, evaluating
+from layerscope.models import Backbone
 from layerscope.states import Site
 from layerscope.surgery.blocks import (
     bare,
     block_path,
     configs_of,
+    given_by,
     probe,
     refuse_surgery,
     renamed,
@@ -142,15 +143,5 @@ def _reported(small: Backbone, site: Site) -> tuple[list[Tensor], Tensor]:
     module = small.final_norm if site.stage == "final_norm" else small.blocks[site.layer - 1]
     if module is None:
         raise InputError(f"{small.info.model_class} has no final norm to keep.")
-    seen: list[Tensor] = []
-
-    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-        seen.append(output[0] if isinstance(output, tuple) else output)
-
-    handle = module.register_forward_hook(keep)
-    try:
-        with evaluating(small.model):
-            output = small.model(**probe(small), output_hidden_states=True)
-    finally:
-        handle.remove()
-    return [output.last_hidden_state, *(output.hidden_states or ())], seen[-1]
+    state, output = given_by(small, module, probe(small), output_hidden_states=True)
+    return [output.last_hidden_state, *(output.hidden_states or ())], state
