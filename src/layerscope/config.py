@@ -103,13 +103,13 @@ def _recorded(value: Any) -> Any:
 # --- the types of settings -------------------------------------------------------------------------
 
 
-def _scalar(value: Any) -> Any:
+def scalar(value: Any) -> Any:
     """Return a Python value for a NumPy scalar or an array or tensor without axes."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def _whole(value: Any) -> Any:
-    value = _scalar(value)
+    value = scalar(value)
     if isinstance(value, bool):
         return value
     if isinstance(value, Integral):
@@ -119,7 +119,7 @@ def _whole(value: Any) -> Any:
 
 def _listed(value: Any) -> Any:
     """Return the tuple that a list, a range, a set, an array or a single value stands for."""
-    value = _scalar(value)
+    value = scalar(value)
     if hasattr(value, "tolist"):
         value = value.tolist()
     several = isinstance(value, Sequence | Set | Iterator) and not isinstance(value, str | bytes)
@@ -161,8 +161,8 @@ class To:
 Whole = Annotated[int, BeforeValidator(_whole), Strict()]
 Count = Annotated[Whole, Ge(1)]
 Natural = Annotated[Whole, Ge(0)]
-Number = Annotated[float, BeforeValidator(_scalar), Strict()]
-Flag = Annotated[bool, BeforeValidator(_scalar), Strict()]
+Number = Annotated[float, BeforeValidator(scalar), Strict()]
+Flag = Annotated[bool, BeforeValidator(scalar), Strict()]
 Text = Annotated[str, Strict()]
 Listed = Annotated[tuple[T, ...], BeforeValidator(_listed)]
 Several = Annotated[tuple[T, ...], BeforeValidator(_listed), MinLen(1)]
@@ -293,7 +293,7 @@ def shown(value: Any) -> str:
     >>> shown(2.5), shown("x" * 99)[-5:], shown(int)
     ('2.5', 'xx...', 'a type')
     """
-    value = _scalar(value)
+    value = scalar(value)
     plain = value is None or isinstance(
         value, bool | int | float | complex | str | bytes | Path | list | tuple | dict | set | range
     )
