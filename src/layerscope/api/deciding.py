@@ -28,9 +28,7 @@ def select(
     run: RunLike,
     *,
     rule: RuleLike | None = None,
-    rules: Annotated[
-        Iterable[Rule], To(Listed[Annotated[Rule, Kind("a Rule")]])
-    ] = RULES,
+    rules: Annotated[Iterable[Rule], To(Listed[Annotated[Rule, Kind("a Rule")]])] = RULES,
     tasks: Strings | None = None,
     convention: Text | None = None,
     seed: Natural = 0,

@@ -46,13 +46,9 @@ SETTINGS: Final = (
     "resamples",
 )  # fmt: skip
 
-Model = Annotated[
-    str | Path | Run | Result, Kind("a hub id, a folder, a GGUF file or a scan")
-]
+Model = Annotated[str | Path | Run | Result, Kind("a hub id, a folder, a GGUF file or a scan")]
 Models = Annotated[Model | Sequence[Model], To(Listed[Model])]
-Scores = Annotated[
-    str | Path | pd.DataFrame, Kind("a table of scores or a run's folder")
-]
+Scores = Annotated[str | Path | pd.DataFrame, Kind("a table of scores or a run's folder")]
 
 
 @dataclass(frozen=True)
