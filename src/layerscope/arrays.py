@@ -49,6 +49,7 @@ def scan_arrays(vectors: torch.Tensor, settings: ScanSettings, progress: Progres
     level = "dataset" if vectors.ndim == 3 else "view"
     measures = _array_measures(settings, level)
     _refuse_reference(settings, measures)
+    _refuse_lone_layer(settings, measures, layers)
     items = np.arange(samples * (1 if level == "dataset" else vectors.shape[2]))
     groups = items.reshape(samples, -1)
     store = StateStore()
@@ -168,6 +169,14 @@ def _refuse_reference(settings: ScanSettings, measures: Sequence[Measure]) -> No
         raise InputError(
             "arrays have no convention 'reference': it pools the tokens of a text in its own way, and "
             "arrays hold no tokens; ask for paper or normalized, or scan the model."
+        )
+
+
+def _refuse_lone_layer(settings: ScanSettings, measures: Sequence[Measure], layers: int) -> None:
+    between = [measure.name for measure in measures if measure.level == "pair"]
+    if settings.metrics and between and layers < 2:
+        raise InputError(
+            f"measures of several layers ({', '.join(between)}) need at least 2, got arrays of 1 layer."
         )
 
 

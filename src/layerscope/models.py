@@ -44,10 +44,13 @@ def _torch_name(given: Any) -> Any:
 
 
 def _known_device(name: str) -> str:
+    """Refuse what torch has no device for, and `meta`, which holds no numbers."""
     try:
-        torch.device("cpu" if name == "auto" else name)
+        kind = torch.device("cpu" if name == "auto" else name).type
     except RuntimeError:
-        raise ValueError(name) from None
+        kind = "meta"
+    if kind == "meta":
+        raise ValueError(name)
     return name
 
 
@@ -417,7 +420,7 @@ def _move(model: nn.Module, device: str) -> nn.Module:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return model.to(device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         first = str(error).splitlines()[0]
         raise InputError(f"the device {device!r} cannot be used here: {first}.") from error
 
