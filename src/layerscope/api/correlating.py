@@ -12,8 +12,11 @@ from layerscope import correlation, correlation_report, plots
 from layerscope.api.deciding import RunLike, run_of
 from layerscope.config import AnyPath, Count, Natural, Several, Strings, Text, To, checked
 from layerscope.correlation import Findings
+from layerscope.errors import unknown_name
 
 Kind = Literal["matrix", "scatter"]
+PlotKind = Annotated[Kind, To(Text)]
+KINDS: tuple[Kind, ...] = ("matrix", "scatter")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Correlations:
         return self.findings.matrix(statistic)
 
     @checked
-    def plot(self, kind: Kind = "matrix", statistic: Text = "dcor") -> Any:
+    def plot(self, kind: PlotKind = "matrix", statistic: Text = "dcor") -> Any:
         """Return an interactive plotly figure: the matrix, or the score against each measure.
 
         Raises:
@@ -62,7 +65,7 @@ class Correlations:
         return plots.correlation_to_plotly(self._drawing(kind, statistic))
 
     @checked
-    def save_plot(self, path: AnyPath, kind: Kind = "matrix", statistic: Text = "dcor") -> None:
+    def save_plot(self, path: AnyPath, kind: PlotKind = "matrix", statistic: Text = "dcor") -> None:
         """Write a plot to a .png, .svg or .pdf file (needs the extra `plots`).
 
         Raises:
@@ -75,6 +78,8 @@ class Correlations:
         return correlation_report.page(self.findings)
 
     def _drawing(self, kind: Kind, statistic: str) -> plots.Matrix | plots.Clouds:
+        if kind not in KINDS:
+            raise unknown_name("kind of plot", kind, KINDS)
         if kind == "matrix":
             return plots.matrix(self.findings, statistic)
         return plots.clouds(self.findings)

@@ -69,10 +69,11 @@ def doctor(
     """
     names = tuple(skip)
     check_names(names)
-    refuse_tokenizer(model, tokenizer)
     options = model_options or ModelOptions()
     origin = Origin(str(model) if isinstance(model, str | Path) else None, options)
     pixels = data if isinstance(data, torch.Tensor) else None
+    if pixels is None:
+        refuse_tokenizer(model, tokenizer)
     with (watch or unwatched)() as progress:
         texts = None if pixels is not None else texts_of(data, column, split, limit, seed)
         backbone = loaded(model, tokenizer, model_options, progress)
