@@ -717,7 +717,7 @@ def test_what_few_texts_do_to_limits_stands_in_the_record_once():
     ("shape", "options", "message"),
     [
         ((3, 20), {}, "expected floating-point vectors .* got torch.float64 .3, 20."),
-        ((3, 1, 4), {}, "at least 1 layer and 2 samples, got 3 and 1"),
+        ((3, 1, 4), {}, "at least 2 samples, got arrays of shape .3, 1, 4."),
         ((3, 5, 4), {"metrics": ("lidar",)}, "arrays .layer, sample, dim. do not allow lidar"),
         ((3, 5, 4), {"metrics": ("curvature",)}, "do not allow curvature"),
     ],
@@ -729,10 +729,10 @@ def test_arrays_that_cannot_be_measured_are_refused(shape, options, message):
 
 def test_arrays_with_nan_or_without_any_spread_are_refused():
     vectors = torch.as_tensor(arrays(3, 5, 4))
-    with pytest.raises(RunError, match="NaN"):
+    with pytest.raises(InputError, match="finite numbers, got 10 NaN or infinite of 60"):
         arrays_module.scan_arrays(vectors.where(vectors < 1, torch.nan), ScanSettings())
     with pytest.raises(RunError, match="no measure has a value at any layer: all"):
         arrays_module.scan_arrays(torch.zeros(2, 5, 4), ScanSettings(metrics=("rankme",)))
     only = ScanSettings(metrics=("dataset_entropy",), conventions=("reference",))
-    with pytest.raises(RunError, match="no measure has a value"):
+    with pytest.raises(InputError, match="arrays have no convention 'reference'"):
         arrays_module.scan_arrays(vectors, only)

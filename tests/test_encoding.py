@@ -237,7 +237,10 @@ def test_progress_counts_the_tokens(tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"special_tokens": "exclude"}, "expected special_tokens True or False, got 'exclude'"),
+        (
+            {"special_tokens": "exclude"},
+            "expected special_tokens to be True or False, got 'exclude'",
+        ),
         ({"max_length": 0}, "expected max_length of at least 1, got 0"),
         ({"first_token": "kepp"}, "unknown first token 'kepp'; did you mean 'keep'"),
     ],

@@ -585,7 +585,7 @@ def test_a_score_that_is_no_number_fails_its_task(few, monkeypatch):
     [
         ({"pooling": "meen"}, "unknown pooling 'meen'; did you mean 'mean'"),
         ({"poling": "mean"}, "unknown setting 'poling'; did you mean 'pooling'"),
-        ({"bank_poolings": ["mean", "cls"]}, "unknown pooling 'cls'"),
+        ({"bank_poolings": ["mean", "cls"]}, "unknown bank pooling 'cls'"),
         ({"probes": "lineal"}, "unknown probe 'lineal'; did you mean 'linear'"),
         ({"probes": "linear"}, "none of the tasks is a Classification"),
         ({"layers": []}, "expected at least one of layers, got none"),

@@ -261,8 +261,8 @@ def test_what_has_no_classes_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kinds": ("linea",)}, "unknown probe 'linea'; did you mean 'linear'"),
-        ({"kinds": ()}, "at least one kind of probe"),
+        ({"kinds": ("linea",)}, "unknown kind 'linea'; did you mean 'linear'"),
+        ({"kinds": ()}, "at least one of kinds"),
         ({"train_texts": 0}, "train_texts of at least 1, got 0"),
         ({"max_tokens": 0}, "max_tokens of at least 1, got 0"),
     ],

@@ -411,7 +411,7 @@ def test_json_holds_the_blocks(writer, monkeypatch, capsys, text_file):
         (["--protect", "2,2"], "leaves none of the model's 4 to remove"),
         (["--scheme", "gready"], "unknown scheme 'gready'"),
         (["--rule", "angular-contiguous", "--scheme", "greedy"], "chooses all blocks at once"),
-        (["--draws", "0"], "expected at least 1 random subset to draw, got 0"),
+        (["--draws", "0"], "expected draws of at least 1, got 0"),
         (["--budget", "1,2", "--out", "new"], "the budgets mean 2 of them (1/4, 2/4 blocks)"),
         (["--format", "gguf", "--out", "new"], "unknown format 'gguf'"),
         (["--perplexity", "sample", "--no-head"], "predicts no next token"),

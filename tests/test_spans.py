@@ -153,6 +153,6 @@ def test_labels_tell_settings_apart_and_spans_from_copies():
 
 
 def test_settings_are_checked():
-    for bad in ({"words": 0}, {"draws": 0}):
-        with pytest.raises(InputError, match="expected spans of at least 1 word and 1 draw"):
-            SpanSettings(**bad)
+    for bad in ("words", "draws"):
+        with pytest.raises(InputError, match=f"expected {bad} of at least 1, got 0."):
+            SpanSettings(**{bad: 0})

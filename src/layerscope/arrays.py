@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 
+from layerscope.config import shown
 from layerscope.dynamics import measure_dynamics
 from layerscope.errors import InputError
 from layerscope.measuring import (
@@ -40,16 +44,12 @@ def scan_arrays(vectors: torch.Tensor, settings: ScanSettings, progress: Progres
     Raises:
         InputError: another shape, or a measure that needs what arrays do not have.
     """
-    if vectors.ndim not in (3, 4) or not vectors.is_floating_point():
-        raise InputError(
-            "expected floating-point vectors (layer, sample, dim) or (layer, sample, view, dim), got "
-            f"{vectors.dtype} {tuple(vectors.shape)}."
-        )
+    _refuse_unmeasurable(vectors)
     layers, samples = vectors.shape[:2]
-    if layers < 1 or samples < 2:
-        raise InputError(f"expected at least 1 layer and 2 samples, got {layers} and {samples}.")
     level = "dataset" if vectors.ndim == 3 else "view"
     measures = _array_measures(settings, level)
+    _refuse_reference(settings, measures)
+    _refuse_lone_layer(settings, measures, layers)
     items = np.arange(samples * (1 if level == "dataset" else vectors.shape[2]))
     groups = items.reshape(samples, -1)
     store = StateStore()
@@ -96,6 +96,88 @@ def scan_arrays(vectors: torch.Tensor, settings: ScanSettings, progress: Progres
         "notes": ["measured on given arrays: no model was run", *notes_of(cells)],
     }
     return Run(table, contributions, record)
+
+
+def as_vectors(arrays: Any) -> torch.Tensor:
+    """Return one tensor for an array, or for a list with the array of each layer.
+
+    Raises:
+        InputError: a list of something else or of arrays of several shapes, or a type of number that
+            cannot be measured.
+    """
+    if isinstance(arrays, torch.Tensor):
+        return arrays
+    if isinstance(arrays, list | tuple):
+        return _stacked(arrays)
+    if np.ma.is_masked(arrays):
+        raise InputError(
+            "expected arrays without masked entries, got some; fill or leave them out."
+        )
+    if arrays.dtype.kind not in "fiu":
+        raise InputError(f"expected arrays of floating-point numbers, got {arrays.dtype}.")
+    native = (
+        f"{arrays.dtype.kind}{min(8, arrays.dtype.itemsize)}"  # torch reads no other byte order
+    )
+    return torch.as_tensor(np.require(arrays, dtype=native, requirements=["C", "W"]))
+
+
+def _stacked(arrays: Sequence[Any]) -> torch.Tensor:
+    if not arrays or not all(isinstance(each, np.ndarray | torch.Tensor) for each in arrays):
+        raise InputError(
+            "expected an array (layer, sample, dim), or a list with the array of each layer, got "
+            f"{shown(arrays)}."
+        )
+    shapes = [tuple(each.shape) for each in arrays]
+    if len(set(shapes)) > 1:
+        other = next(number for number, shape in enumerate(shapes) if shape != shapes[0])
+        raise InputError(
+            f"expected arrays of one shape, got {shapes[0]} for layer 0 and {shapes[other]} for layer "
+            f"{other}; measure the same samples in as many dimensions at every layer."
+        )
+    vectors = [as_vectors(each) for each in arrays]
+    return torch.stack([each.to(vectors[0]) for each in vectors])
+
+
+def _refuse_unmeasurable(vectors: torch.Tensor) -> None:
+    shape = tuple(vectors.shape)
+    if len(shape) not in (3, 4) or not vectors.is_floating_point():
+        raise InputError(
+            "expected floating-point vectors (layer, sample, dim) or (layer, sample, view, dim), got "
+            f"{vectors.dtype} {shape}."
+        )
+    if vectors.layout != torch.strided:
+        raise InputError(f"expected a dense tensor, got {vectors.layout}; pass its to_dense().")
+    least = dict(zip(("layer", "samples", "views", "dimension"), (1, 2, 2, 1), strict=True))
+    if len(shape) == 3:
+        del least["views"]
+    for (axis, fewest), size in zip(least.items(), shape, strict=True):
+        if size < fewest:
+            raise InputError(f"expected at least {fewest} {axis}, got arrays of shape {shape}.")
+    bad = int((~torch.isfinite(vectors)).sum())
+    if bad:
+        raise InputError(
+            f"expected arrays of finite numbers, got {bad} NaN or infinite of {vectors.numel()}; leave "
+            "out the samples that hold them."
+        )
+
+
+def _refuse_reference(settings: ScanSettings, measures: Sequence[Measure]) -> None:
+    """Arrays hold one pooling only, and the convention `reference` has its own."""
+    if set(settings.conventions) == {Convention.REFERENCE} and any(
+        measure.conventions for measure in measures
+    ):
+        raise InputError(
+            "arrays have no convention 'reference': it pools the tokens of a text in its own way, and "
+            "arrays hold no tokens; ask for paper or normalized, or scan the model."
+        )
+
+
+def _refuse_lone_layer(settings: ScanSettings, measures: Sequence[Measure], layers: int) -> None:
+    between = [measure.name for measure in measures if measure.level == "pair"]
+    if settings.metrics and between and layers < 2:
+        raise InputError(
+            f"measures of several layers ({', '.join(between)}) need at least 2, got arrays of 1 layer."
+        )
 
 
 def _array_measures(settings: ScanSettings, level: str) -> tuple[Measure, ...]:

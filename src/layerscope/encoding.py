@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from layerscope import data
 from layerscope.bank import VectorBank, description, hash_of, key
-from layerscope.errors import InputError, RunError
+from layerscope.config import Count, Flag, Settings
+from layerscope.errors import RunError
 from layerscope.extraction import batches, extract, sites_of
 from layerscope.models import Backbone, ModelInfo
 from layerscope.pooling import pool
 from layerscope.preparation import Progress, silent
-from layerscope.settings import FirstToken, Pooling, choice
+from layerscope.settings import FirstToken, Pooling
 from layerscope.sinks import decided, first_token_ratio
 from layerscope.states import Site, TokenStates
 from layerscope.store import Array
@@ -34,26 +35,15 @@ BANK_BUDGET: Final = 20_000_000_000  # bytes; past it only the pooling that is a
 _FLOAT: Final = 4
 
 
-@dataclass(frozen=True)
-class TokenPolicy:
-    """Which tokens of a text count.
+class TokenPolicy(Settings):
+    """Which tokens of a text count."""
 
-    Attributes:
-        special_tokens: whether tokens that the tokenizer adds count.
-        first_token: whether position 0 counts; `auto` leaves it out where it is an attention sink.
-        max_length: most tokens a text may have (fewer if the model takes fewer).
-    """
-
-    special_tokens: bool = False
+    special_tokens: Flag = False
+    """Whether tokens that the tokenizer adds count."""
     first_token: FirstToken = FirstToken.AUTO
-    max_length: int = 512
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "first_token", choice("first_token", self.first_token, FirstToken))
-        if not isinstance(self.special_tokens, bool):  # the word "exclude" would count as true
-            raise InputError(f"expected special_tokens True or False, got {self.special_tokens!r}.")
-        if self.max_length < 1:
-            raise InputError(f"expected max_length of at least 1, got {self.max_length}.")
+    """Whether position 0 counts; `auto` leaves it out where it is an attention sink."""
+    max_length: Count = 512
+    """Most tokens a text may have (fewer if the model takes fewer)."""
 
     def by_rule(self, text: TokenizedText) -> list[bool]:
         """For each token, whether it counts."""
@@ -97,7 +87,7 @@ def open_bank(folder: Path, backbone: Backbone, policy: TokenPolicy) -> OpenBank
     ratio = ((description(folder) or {}).get("facts") or {}).get("first_token_ratio")
     if ratio is None and policy.first_token is FirstToken.AUTO:
         ratio = sample_ratio(backbone, limit)
-    policy = replace(policy, first_token=decided(policy.first_token, ratio), max_length=limit)
+    policy = policy.changed(first_token=decided(policy.first_token, ratio), max_length=limit)
     info = backbone.info
     identity = {
         "weights_fingerprint": info.weights_fingerprint,

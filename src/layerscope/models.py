@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, get_args
 
 import torch
+from pydantic import AfterValidator, BeforeValidator
 from torch import Tensor, nn
 
 from layerscope.architectures import (
@@ -25,33 +26,54 @@ from layerscope.architectures import (
     longest_block_list,
     stages_of,
 )
+from layerscope.config import Flag, Kind, Settings, Text, Words
 from layerscope.errors import InputError
 
 _VAGUE_NAMES: Final = {"model", "checkpoint", "main", "out", "hf"}
-DTYPES: Final = ("auto", "float32", "bfloat16", "float16", "float64")
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+DTYPES: Final[tuple[Dtype, ...]] = get_args(Dtype)
 
 
-@dataclass(frozen=True)
-class ModelOptions:
-    """How to load a model.
+def _torch_name(given: Any) -> Any:
+    """Return the name of a torch dtype or device."""
+    return (
+        str(given).removeprefix("torch.")
+        if isinstance(given, torch.dtype | torch.device)
+        else given
+    )
 
-    Attributes:
-        revision: branch, tag or commit on the hub.
-        dtype: one of `DTYPES`; "auto" keeps the checkpoint's own.
-        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
-        device_map: passed to transformers ("auto" spreads a large model); replaces `device`.
-        trust_remote_code: allow code that comes with the checkpoint to run.
-    """
 
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    device_map: str | None = None
-    trust_remote_code: bool = False
+def _known_device(name: str) -> str:
+    """Refuse what torch has no device for, and `meta`, which holds no numbers."""
+    try:
+        kind = torch.device("cpu" if name == "auto" else name).type
+    except RuntimeError:
+        kind = "meta"
+    if kind == "meta":
+        raise ValueError(name)
+    return name
 
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {self.dtype!r}.")
+
+class ModelOptions(Settings):
+    """How to load a model."""
+
+    revision: Text | None = None
+    """Branch, tag or commit on the hub."""
+    dtype: Annotated[Dtype, BeforeValidator(_torch_name)] = "auto"
+    """One of `DTYPES`, or torch's; "auto" keeps the checkpoint's own."""
+    device: Annotated[
+        Text,
+        BeforeValidator(_torch_name),
+        AfterValidator(_known_device),
+        Words("a device like auto, cpu, cuda, cuda:1 or mps"),
+    ] = "auto"
+    """"auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps"."""
+    device_map: Annotated[
+        str | dict[str, Any] | None, Kind("a device map of transformers, such as 'auto', or None")
+    ] = None
+    """Passed to transformers ("auto" spreads a large model); replaces `device`."""
+    trust_remote_code: Flag = False
+    """Allow code that comes with the checkpoint to run."""
 
 
 @dataclass(frozen=True)
@@ -398,7 +420,7 @@ def _move(model: nn.Module, device: str) -> nn.Module:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return model.to(device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         first = str(error).splitlines()[0]
         raise InputError(f"the device {device!r} cannot be used here: {first}.") from error
 

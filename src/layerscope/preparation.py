@@ -208,12 +208,12 @@ def _decide_first_token(
     ratio = first_token_ratio(backbone, tokenized)
     chosen = decided(settings.first_token, ratio)
     if settings.first_token is not FirstToken.AUTO or chosen is FirstToken.KEEP:
-        return settings.with_first_token(chosen), ratio, []
+        return settings.changed(first_token=chosen), ratio, []
     note = (
         f"the first token's norm reaches {ratio:.0f} x the median of the others (an attention sink): "
         "it is left out of every measure; --first-token keep counts it."
     )
-    return settings.with_first_token(chosen), ratio, [note]
+    return settings.changed(first_token=chosen), ratio, [note]
 
 
 # --- views ----------------------------------------------------------------------------------------
@@ -254,7 +254,9 @@ def _style(kind: Augmentation, settings: ScanSettings) -> Style:
         case Augmentation.AUTHORS:
             return AugmentationSettings.authors()
         case _:
-            return SpanSettings(SpanKind(kind), settings.span_words, settings.draws)
+            return SpanSettings(
+                kind=SpanKind(kind), words=settings.span_words, draws=settings.draws
+            )
 
 
 def _make_views(texts: Sequence[str], settings: ScanSettings, progress: Progress) -> list[_Made]:

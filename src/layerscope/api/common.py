@@ -4,28 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Final, Self
 
-import numpy as np
 import pandas as pd
+from pydantic import BeforeValidator, PlainValidator
 from torch import nn
 
 from layerscope import data as data_module
 from layerscope import models, report
-from layerscope.cutting import CutSettings
+from layerscope.config import AnyPath, Flag, Kind, Listed, Text, To, Words, checked
 from layerscope.data import Texts
-from layerscope.errors import InputError, unknown_name
-from layerscope.evaluation import EvaluationSettings
+from layerscope.errors import InputError
+from layerscope.evaluation.tables import Table
 from layerscope.models import Backbone, ModelOptions
 from layerscope.preparation import Progress, silent
 from layerscope.runfolder import RunFolder
-from layerscope.settings import ScanSettings
 from layerscope.table import Run
 
-Watch = Callable[[], AbstractContextManager[Progress]]
-Settings = TypeVar("Settings", ScanSettings, EvaluationSettings, CutSettings)
+_TEXTS: Final = "a file, a datasets id, 'sample' or a list of texts"
+
+
+def _comma_separated(given: Any) -> Any:
+    return given.split(",") if isinstance(given, str) else given
+
+
+def _reads_texts(given: Any) -> Any:
+    if given is None or (callable(given) and hasattr(given, "num_special_tokens_to_add")):
+        return given
+    raise ValueError(given)
+
+
+# The arguments that several functions take; `checked` refuses anything else.
+Model = Annotated[
+    str | Path | nn.Module, Kind("a hub id, a folder, a GGUF file or a loaded transformers model")
+]
+Data = Annotated[str | Path | Iterable[str] | Texts, Kind(_TEXTS)]
+Tasks = Annotated[
+    str | Iterable[str], To(Annotated[Listed[Text], BeforeValidator(_comma_separated)])
+]
+Tables = Annotated[
+    Iterable[Any], To(Listed[Annotated[str | Path | Table, Kind("a labelled file")]])
+]
+Tokenizer = Annotated[
+    Any, PlainValidator(_reads_texts), Words("a loaded transformers tokenizer or None")
+]
+Watch = Annotated[
+    Callable[[], AbstractContextManager[Progress]],
+    Words("a function that opens a progress callback"),
+]
 
 
 @dataclass(frozen=True)
@@ -53,7 +81,8 @@ class Result:
         """Return the run as one self-contained HTML page."""
         return report.page([(self.run.table, self.run.contributions, self.run.record)])
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
+    @checked
+    def save(self, folder: AnyPath, *, overwrite: Flag = False) -> Self:
         """Write the run and its page to a folder, and return the result with it.
 
         Raises:
@@ -84,6 +113,26 @@ def texts_of(
     if isinstance(data, str | Path):
         return data_module.read_texts(data, column=column, split=split, limit=limit, seed=seed)
     return data_module.as_texts(data, limit=limit, seed=seed)
+
+
+def refuse_tokenizer(model: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer that nothing would use, and a loaded model of texts that comes without one.
+
+    Raises:
+        InputError: a tokenizer with the name of a model, or none with a loaded model that needs one.
+    """
+    if isinstance(model, str | Path) and tokenizer is not None:
+        raise InputError(
+            f"expected a tokenizer with a loaded model only; {str(model)!r} has its own, so leave "
+            "tokenizer= out."
+        )
+    sees = getattr(model, "main_input_name", "input_ids") == "pixel_values"
+    loaded_model = isinstance(model, nn.Module) and hasattr(model, "config")
+    if loaded_model and tokenizer is None and not sees:
+        raise InputError(
+            f"a {type(model).__name__} reads texts, but there is no tokenizer; pass tokenizer= with a "
+            "loaded model."
+        )
 
 
 def backbone_for(
@@ -134,31 +183,6 @@ def plan_of(backbone: Backbone, made_by: dict[str, str]) -> dict[str, Any]:
     info = backbone.info.as_dict()
     kept = ("name", "revision", "weights_fingerprint", "tokenizer_fingerprint", "dtype", "device")
     return {name: info[name] for name in kept} | made_by
-
-
-def settings_of(kind: type[Settings], given: dict[str, Any]) -> Settings:
-    """Return the settings that a caller gives by name.
-
-    Lists are as good as tuples, and so is a single name or layer where several may be given.
-
-    Raises:
-        InputError: no such setting, or a value that it cannot have.
-    """
-    several = {field.name for field in fields(kind) if "tuple" in str(field.type)}
-    for name in given:
-        if name not in kind.__dataclass_fields__:
-            raise unknown_name("setting", name, kind.__dataclass_fields__)
-    return kind(
-        **{name: _as_tuple(value) if name in several else value for name, value in given.items()}
-    )
-
-
-def _as_tuple(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, str | int):
-        return (value,)
-    return value if value is None else tuple(value)
 
 
 @contextmanager

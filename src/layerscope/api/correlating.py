@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 
 from layerscope import correlation, correlation_report, plots
-from layerscope.api.deciding import run_of
-from layerscope.api.evaluating import Evaluation
-from layerscope.api.scanning import Scan
+from layerscope.api.deciding import RunLike, run_of
+from layerscope.config import AnyPath, Count, Natural, Several, Strings, Text, To, checked
 from layerscope.correlation import Findings
 from layerscope.errors import unknown_name
-from layerscope.table import Run
 
 Kind = Literal["matrix", "scatter"]
-Given = str | Path | Run | Scan | Evaluation | pd.DataFrame
+PlotKind = Annotated[Kind, To(Text)]
 KINDS: tuple[Kind, ...] = ("matrix", "scatter")
 
 
@@ -46,7 +43,8 @@ class Correlations:
         """Return a row a measure, model and task (columns: `correlation.Association`)."""
         return self.findings.units()
 
-    def matrix(self, statistic: str = "dcor") -> pd.DataFrame:
+    @checked
+    def matrix(self, statistic: Text = "dcor") -> pd.DataFrame:
         """Return measures by tasks of one coefficient, the median over models; NaN where none is.
 
         Args:
@@ -57,7 +55,8 @@ class Correlations:
         """
         return self.findings.matrix(statistic)
 
-    def plot(self, kind: Kind = "matrix", statistic: str = "dcor") -> Any:
+    @checked
+    def plot(self, kind: PlotKind = "matrix", statistic: Text = "dcor") -> Any:
         """Return an interactive plotly figure: the matrix, or the score against each measure.
 
         Raises:
@@ -65,7 +64,8 @@ class Correlations:
         """
         return plots.correlation_to_plotly(self._drawing(kind, statistic))
 
-    def save_plot(self, path: str | Path, kind: Kind = "matrix", statistic: str = "dcor") -> None:
+    @checked
+    def save_plot(self, path: AnyPath, kind: PlotKind = "matrix", statistic: Text = "dcor") -> None:
         """Write a plot to a .png, .svg or .pdf file (needs the extra `plots`).
 
         Raises:
@@ -85,16 +85,17 @@ class Correlations:
         return plots.clouds(self.findings)
 
 
+@checked
 def correlate(
-    runs: Given | Sequence[Given],
+    runs: Annotated[RunLike | Sequence[RunLike], To(Several[RunLike])],
     *,
-    data: str | None = None,
-    scores: Sequence[str] | None = None,
-    measures: Sequence[str] | None = None,
-    conventions: Sequence[str] | None = None,
-    stage: str = "block",
-    resamples: int = 10_000,
-    seed: int = 0,
+    data: Text | None = None,
+    scores: Strings | None = None,
+    measures: Strings | None = None,
+    conventions: Strings | None = None,
+    stage: Text = "block",
+    resamples: Count = 10_000,
+    seed: Natural = 0,
 ) -> Correlations:
     """Return how measures go with task scores over the layers of the models in some runs.
 
@@ -131,6 +132,5 @@ def correlate(
     )
 
 
-def _names(names: Sequence[str] | None) -> Sequence[str] | None:
-    """A single name is as good as a list of one."""
-    return [names] if isinstance(names, str) else names
+def _names(names: Iterable[str] | None) -> Sequence[str] | None:
+    return None if names is None else tuple(names)

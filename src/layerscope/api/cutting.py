@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-import pandas as pd
 from torch import nn
 
 from layerscope import surgery
 from layerscope.analysis import scan_backbone
 from layerscope.api.common import (
+    Data,
+    Model,
+    Tokenizer,
     Watch,
     loaded,
     refuse_other_model,
-    settings_of,
+    refuse_tokenizer,
     texts_of,
     unwatched,
 )
-from layerscope.api.deciding import run_of, select
-from layerscope.api.evaluating import Evaluation
-from layerscope.api.scanning import Scan
+from layerscope.api.deciding import RunLike, run_of, select
+from layerscope.config import AnyPath, Count, Flag, Natural, Text, To, Words, checked
 from layerscope.cutting import Cut, CutEstimates, CutSettings, cut_model, refuse_layer, refuse_model
 from layerscope.cutting.records import POOLING_SETTINGS
 from layerscope.data import Texts
@@ -38,20 +37,27 @@ from layerscope.table import Run
 _ENOUGH: Final[dict[str, Any]] = {"metrics": ("retrieval",), "augmentation": ("crops",)}
 
 
+LayerOrAuto = Annotated[
+    int | Literal["auto"],
+    To(Annotated[Literal["auto"] | Natural, Words("a whole number of at least 1 or 'auto'")]),
+]
+
+
+@checked
 def cut(
-    model: str | Path | nn.Module,
-    layer: int | Literal["auto"] = "auto",
+    model: Model,
+    layer: LayerOrAuto = "auto",
     *,
-    out: str | Path,
-    run: str | Path | Run | Scan | Evaluation | pd.DataFrame | None = None,
-    rule: str | None = None,
-    data: str | Path | Iterable[str] | Texts = "sample",
-    column: str | None = None,
-    split: str | None = None,
-    limit: int | None = 1000,
-    tokenizer: Any = None,
+    out: AnyPath,
+    run: RunLike | None = None,
+    rule: Text | None = None,
+    data: Data = "sample",
+    column: Text | None = None,
+    split: Text | None = None,
+    limit: Count | None = 1000,
+    tokenizer: Tokenizer = None,
     model_options: ModelOptions | None = None,
-    overwrite: bool = False,
+    overwrite: Flag = False,
     watch: Watch | None = None,
     **settings: Any,
 ) -> Cut:
@@ -67,7 +73,7 @@ def cut(
         column: of a table of texts.
         split: of a datasets id.
         limit: most texts to scan.
-        tokenizer: for a loaded model.
+        tokenizer: of a loaded model, which needs it; a model given by name has its own.
         model_options: how to load the model: revision, dtype, device.
         overwrite: whether a model that layerscope saved in `out` may be replaced.
         watch: opens a progress callback; None shows nothing.
@@ -78,7 +84,8 @@ def cut(
         MismatchError: the saved model gives something else; it is kept as `OUT.unverified`.
         RunError: the disk is full, or the scan failed.
     """
-    chosen = settings_of(CutSettings, settings)
+    chosen = CutSettings(**settings)
+    refuse_tokenizer(model, tokenizer)
     place = Path(out)
     surgery.refuse_folder(place, overwrite=overwrite, sources=(model, run))
     if chosen.format == "sentence-transformers":
@@ -114,25 +121,27 @@ def cut(
     return found
 
 
+@checked
 def estimate_cut(
-    model: str | Path | nn.Module,
-    layer: int | Literal["auto"] = "auto",
+    model: Model,
+    layer: LayerOrAuto = "auto",
     *,
-    out: str | Path,
-    run: str | Path | Run | Scan | Evaluation | pd.DataFrame | None = None,
-    rule: str | None = None,
-    data: str | Path | Iterable[str] | Texts = "sample",
-    column: str | None = None,
-    split: str | None = None,
-    limit: int | None = 1000,
-    tokenizer: Any = None,
+    out: AnyPath,
+    run: RunLike | None = None,
+    rule: Text | None = None,
+    data: Data = "sample",
+    column: Text | None = None,
+    split: Text | None = None,
+    limit: Count | None = 1000,
+    tokenizer: Tokenizer = None,
     model_options: ModelOptions | None = None,
-    overwrite: bool = False,
+    overwrite: Flag = False,
     watch: Watch | None = None,
     **settings: Any,
 ) -> CutEstimates:
     """Return what a cut with the same arguments would take; nothing is written."""
-    chosen = settings_of(CutSettings, settings)
+    chosen = CutSettings(**settings)
+    refuse_tokenizer(model, tokenizer)
     place = Path(out)
     surgery.refuse_folder(place, overwrite=overwrite, sources=(model, run))
     given = None if run is None else run_of(run)
@@ -162,7 +171,7 @@ def _as_scanned(settings: CutSettings, run: Run | None) -> CutSettings:
         for name in POOLING_SETTINGS
         if name in scanned and getattr(settings, name) is None
     }
-    return replace(settings, **unsaid)
+    return settings.changed(**unsaid)
 
 
 def _choice(
@@ -189,7 +198,7 @@ def _choice(
         )
     stages = {choice.stage for choice in found.chosen}
     if settings.final_norm == "auto" and stages == {"final_norm"}:
-        settings = replace(settings, final_norm="keep")  # the state that was chosen is behind it
+        settings = settings.changed(final_norm="keep")  # the state that was chosen is behind it
     return found.layer, settings, said
 
 

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 
 from layerscope.api.evaluating import Evaluation
 from layerscope.api.scanning import Scan
+from layerscope.config import Count, Kind, Listed, Natural, Strings, Text, To, checked
 from layerscope.decision import Selection, decide
 from layerscope.longtable import from_long, read_long
 from layerscope.rules import RULES, Rule
 from layerscope.table import Run, load_run
 
+RunLike = Annotated[
+    str | Path | Run | Scan | Evaluation | pd.DataFrame,
+    Kind("a run's folder, a scan, an evaluation or a long table"),
+]
+RuleLike = Annotated[str | Rule, Kind("the name of a rule or a Rule")]
 
+
+@checked
 def select(
-    run: str | Path | Run | Scan | Evaluation | pd.DataFrame,
+    run: RunLike,
     *,
-    rule: str | Rule | None = None,
-    rules: Iterable[Rule] = RULES,
-    tasks: Iterable[str] | None = None,
-    convention: str | None = None,
-    seed: int = 0,
-    resamples: int = 1000,
+    rule: RuleLike | None = None,
+    rules: Annotated[Iterable[Rule], To(Listed[Annotated[Rule, Kind("a Rule")]])] = RULES,
+    tasks: Strings | None = None,
+    convention: Text | None = None,
+    seed: Natural = 0,
+    resamples: Count = 1000,
 ) -> Selection:
     """Return which layer to use by a rule that needs no labels, with all other rules beside it.
 
@@ -48,7 +57,8 @@ def select(
     )  # fmt: skip
 
 
-def run_of(given: str | Path | Run | Scan | Evaluation | pd.DataFrame) -> Run:
+@checked
+def run_of(given: RunLike) -> Run:
     """Return the run that a caller names or gives.
 
     Raises:

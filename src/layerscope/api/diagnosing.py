@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from layerscope.api.common import Watch, loaded, texts_of, unwatched
-from layerscope.data import SAMPLE, Texts
+from layerscope.api.common import (
+    Data,
+    Model,
+    Tokenizer,
+    Watch,
+    loaded,
+    refuse_tokenizer,
+    texts_of,
+    unwatched,
+)
+from layerscope.config import Count, Natural, Strings, Text, checked
+from layerscope.data import SAMPLE
 from layerscope.doctor import (
     Diagnosis,
     Origin,
@@ -26,16 +34,17 @@ from layerscope.errors import InputError
 from layerscope.models import ModelOptions
 
 
+@checked
 def doctor(
-    model: str | Path | nn.Module,
-    data: str | Path | Iterable[str] | Texts | Tensor = "sample",
+    model: Model,
+    data: Data | Tensor = "sample",
     *,
-    tokenizer: Any = None,
-    column: str | None = None,
-    split: str | None = None,
-    limit: int = TEXTS,
-    skip: Iterable[str] = (),
-    seed: int = 0,
+    tokenizer: Tokenizer = None,
+    column: Text | None = None,
+    split: Text | None = None,
+    limit: Count = TEXTS,
+    skip: Strings = (),
+    seed: Natural = 0,
     model_options: ModelOptions | None = None,
     watch: Watch | None = None,
 ) -> Diagnosis:
@@ -46,7 +55,7 @@ def doctor(
             transformers model (give `tokenizer`). A loaded model of images is read as well.
         data: texts, as for `scan`; a few are enough. For a model of images, pixel values (sample,
             channel, height, width); seeded noise otherwise.
-        tokenizer: for a loaded model.
+        tokenizer: of a loaded model of texts, which needs it; a model given by name has its own.
         column: of a table of texts.
         split: of a datasets id.
         limit: most texts to read; they are cut to 64 tokens.
@@ -58,15 +67,13 @@ def doctor(
     Raises:
         InputError: the model or the texts cannot be read, or no check has that name.
     """
-    names = (skip,) if isinstance(skip, str) else tuple(skip)
+    names = tuple(skip)
     check_names(names)
-    if not isinstance(model, str | Path | nn.Module):
-        raise InputError(
-            f"expected a model to examine, got {type(model).__name__}; arrays have no layers to prove."
-        )
     options = model_options or ModelOptions()
     origin = Origin(str(model) if isinstance(model, str | Path) else None, options)
     pixels = data if isinstance(data, torch.Tensor) else None
+    if pixels is None:
+        refuse_tokenizer(model, tokenizer)
     with (watch or unwatched)() as progress:
         texts = None if pixels is not None else texts_of(data, column, split, limit, seed)
         backbone = loaded(model, tokenizer, model_options, progress)

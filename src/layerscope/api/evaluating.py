@@ -6,23 +6,26 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
 
 from layerscope.api.common import (
+    Model,
     Result,
+    Tables,
+    Tasks,
+    Tokenizer,
     Watch,
     backbone_for,
     loaded,
     plan_of,
-    settings_of,
+    refuse_tokenizer,
     unwatched,
 )
+from layerscope.config import AnyPath, Flag, checked
 from layerscope.encoding import BankEncoder, open_bank
 from layerscope.errors import RunError
 from layerscope.evaluation import (
@@ -68,16 +71,17 @@ class Evaluation(Result):
         return wide.loc[sites, list(dict.fromkeys(rows["data"]))]
 
 
+@checked
 def evaluate(
-    model: str | Path | nn.Module,
-    tasks: str | Iterable[str] = (),
+    model: Model,
+    tasks: Tasks = (),
     *,
-    task_data: str | Path | None = None,
-    tables: Iterable[Any] = (),
-    out: str | Path | None = None,
-    bank: str | Path | None = None,
-    overwrite: bool = False,
-    tokenizer: Any = None,
+    task_data: AnyPath | None = None,
+    tables: Tables = (),
+    out: AnyPath | None = None,
+    bank: AnyPath | None = None,
+    overwrite: Flag = False,
+    tokenizer: Tokenizer = None,
     model_options: ModelOptions | None = None,
     watch: Watch | None = None,
     **settings: Any,
@@ -93,7 +97,7 @@ def evaluate(
             are put; None writes nothing.
         bank: folder for the pooled vectors, to share between runs; by default in `out`.
         overwrite: whether scores that `out` holds may be replaced.
-        tokenizer: for a loaded model.
+        tokenizer: of a loaded model, which needs it; a model given by name has its own.
         model_options: how to load the model: revision, dtype, device.
         watch: opens a progress callback; None shows nothing.
         settings: any field of `EvaluationSettings`.
@@ -102,7 +106,8 @@ def evaluate(
         InputError: something given cannot be used; the message says what and what to do.
         RunError: the model or the disk failed, or no task could be scored.
     """
-    chosen = settings_of(EvaluationSettings, settings)
+    chosen = EvaluationSettings(**settings)
+    refuse_tokenizer(model, tokenizer)
     require_extra()
     with quiet():
         plans = resolve(_names(tasks), task_data=_path(task_data), tables=tuple(tables))
@@ -132,21 +137,23 @@ def evaluate(
     return found
 
 
+@checked
 def estimate_evaluation(
-    model: str | Path | nn.Module,
-    tasks: str | Iterable[str] = (),
+    model: Model,
+    tasks: Tasks = (),
     *,
-    task_data: str | Path | None = None,
-    tables: Iterable[Any] = (),
-    out: str | Path | None = None,
-    bank: str | Path | None = None,
-    tokenizer: Any = None,
+    task_data: AnyPath | None = None,
+    tables: Tables = (),
+    out: AnyPath | None = None,
+    bank: AnyPath | None = None,
+    tokenizer: Tokenizer = None,
     model_options: ModelOptions | None = None,
     watch: Watch | None = None,
     **settings: Any,
 ) -> EvaluationEstimates:
     """Return what an evaluation would take in time, memory and disk; nothing is written."""
-    chosen = settings_of(EvaluationSettings, settings)
+    chosen = EvaluationSettings(**settings)
+    refuse_tokenizer(model, tokenizer)
     require_extra()
     with quiet():
         plans = resolve(_names(tasks), task_data=_path(task_data), tables=tuple(tables))
@@ -170,8 +177,8 @@ def _evaluated(
 ) -> Run:
     started = time.perf_counter()
     opened = open_bank(folder, backbone, settings.policy)
-    decided = replace(
-        settings, first_token=opened.policy.first_token, max_length=opened.policy.max_length
+    decided = settings.changed(
+        first_token=opened.policy.first_token, max_length=opened.policy.max_length
     )
     known = {}
     if base is not None and not overwrite:
@@ -238,9 +245,8 @@ def _plan(backbone: Backbone, settings: EvaluationSettings) -> dict[str, Any]:
     return plan_of(backbone, made_by) | settings.deciding()
 
 
-def _names(tasks: str | Iterable[str]) -> tuple[str, ...]:
-    names = tasks.split(",") if isinstance(tasks, str) else tasks
-    return tuple(name.strip() for name in names if name.strip())
+def _names(tasks: Iterable[str]) -> tuple[str, ...]:
+    return tuple(name.strip() for name in tasks if name.strip())
 
 
 def _path(given: str | Path | None) -> Path | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import pandas as pd
 from torch import nn
@@ -14,24 +14,36 @@ from layerscope import data as data_module
 from layerscope import pruning, surgery
 from layerscope.analysis import scan_backbone
 from layerscope.api.common import (
+    Data,
+    Model,
+    Tables,
+    Tasks,
+    Tokenizer,
     Watch,
     loaded,
     refuse_other_model,
-    settings_of,
+    refuse_tokenizer,
     texts_of,
     unwatched,
 )
-from layerscope.api.deciding import run_of
-from layerscope.api.evaluating import Evaluation
-from layerscope.api.scanning import Scan
+from layerscope.api.deciding import RunLike, run_of
+from layerscope.config import AnyPath, Count, Flag, Kind, Natural, Text, To, checked
 from layerscope.data import Texts
 from layerscope.encoding import first_token_for
-from layerscope.errors import InputError, unknown_name
+from layerscope.errors import InputError
 from layerscope.evaluation import EvaluationSettings
 from layerscope.models import Backbone, ModelOptions
 from layerscope.preparation import Progress
 from layerscope.pruning import Budget, Measured, Outcome, Removal, Rule, Saving
-from layerscope.pruning.asking import Asked, fitting, listed_budgets, named_rule, tasks_of
+from layerscope.pruning.asking import (
+    Asked,
+    Budgets,
+    Protected,
+    fitting,
+    listed_budgets,
+    named_rule,
+    tasks_of,
+)
 from layerscope.pruning.recording import evidence_of, notes_of, record_of
 from layerscope.pruning.trial import Cost, Trial, TrialPlan, attempt, costs, writes_text
 from layerscope.settings import FirstToken, Pooling
@@ -39,7 +51,6 @@ from layerscope.surgery import Shipped
 from layerscope.table import Run, conform, no_contributions
 from layerscope.tokenization import TokenizedText, length_limit, tokenize
 
-FORMATS: Final = ("auto", "transformers", "sentence-transformers")
 HELD_OUT: Final = 16  # texts of the perplexity, unless the caller gives them
 
 
@@ -93,35 +104,36 @@ class Pruning:
         return pd.DataFrame(rows)
 
 
+@checked
 def prune(
-    model: str | Path | nn.Module,
-    rule: str | Rule = "angular",
-    budget: float | str | Iterable[float | str] = 0.1,
+    model: Model,
+    rule: Annotated[str | Rule, Kind("the name of a rule or a Rule")] = "angular",
+    budget: Budgets = 0.1,
     *,
-    data: str | Path | Iterable[str] | Texts = "sample",
-    run: str | Path | Run | Scan | Evaluation | pd.DataFrame | None = None,
-    out: str | Path | None = None,
-    overwrite: bool = False,
-    evaluate: str | Iterable[str] = (),
-    task_data: str | Path | None = None,
-    tables: Iterable[Any] = (),
-    perplexity: str | Path | Iterable[str] | None = None,
-    draws: int = pruning.DRAWS,
+    data: Data = "sample",
+    run: RunLike | None = None,
+    out: AnyPath | None = None,
+    overwrite: Flag = False,
+    evaluate: Tasks = (),
+    task_data: AnyPath | None = None,
+    tables: Tables = (),
+    perplexity: Data | None = None,
+    draws: Count = pruning.DRAWS,
     scheme: Literal["one-shot", "greedy"] = "one-shot",
-    protect: tuple[int, int] = (1, 1),
+    protect: Protected = (1, 1),
     format: Literal["auto", "transformers", "sentence-transformers"] = "auto",  # noqa: A002
-    head: bool = True,
-    column: str | None = None,
-    split: str | None = None,
-    limit: int | None = data_module.DEFAULT_LIMIT,
-    tokenizer: Any = None,
+    head: Flag = True,
+    column: Text | None = None,
+    split: Text | None = None,
+    limit: Count | None = data_module.DEFAULT_LIMIT,
+    tokenizer: Tokenizer = None,
     model_options: ModelOptions | None = None,
-    pooling: Pooling | str = Pooling.MEAN,
-    special_tokens: bool = False,
-    first_token: FirstToken | str = FirstToken.AUTO,
-    max_length: int = 512,
-    batch_tokens: int = 4096,
-    seed: int = 0,
+    pooling: Annotated[Pooling | str, To(Pooling)] = Pooling.MEAN,
+    special_tokens: Flag = False,
+    first_token: Annotated[FirstToken | str, To(FirstToken)] = FirstToken.AUTO,
+    max_length: Count = 512,
+    batch_tokens: Count = 4096,
+    seed: Natural = 0,
     watch: Watch | None = None,
 ) -> Pruning:
     """Drop the blocks of a model that a rule finds redundant, and say what that costs.
@@ -150,7 +162,7 @@ def prune(
         column: of a table of texts.
         split: of a datasets id.
         limit: most texts to measure on; None uses all.
-        tokenizer: for a loaded model.
+        tokenizer: of a loaded model, which needs it; a model given by name has its own.
         model_options: how to load the model: revision, dtype, device.
         pooling: how a text's token states become one vector.
         special_tokens: whether tokens that the tokenizer adds count.
@@ -165,15 +177,16 @@ def prune(
         MismatchError: the saved model gives something else; it is kept as `OUT.unverified`.
         RunError: the model or the disk failed.
     """
+    refuse_tokenizer(model, tokenizer)
     held_out = None if perplexity is None else texts_of(perplexity, None, None, None, 0).texts
     asked = Asked(
         rule=named_rule(rule), budgets=listed_budgets(budget), protect=protect, scheme=scheme,
         draws=draws, plans=tasks_of(evaluate, task_data, tables),
         held_out=None if held_out is None else tuple(held_out),
-        settings=settings_of(EvaluationSettings, {
-            "pooling": pooling, "special_tokens": special_tokens, "first_token": first_token,
-            "max_length": max_length, "batch_tokens": batch_tokens, "seed": seed,
-        }),
+        settings=EvaluationSettings.of(
+            pooling=pooling, special_tokens=special_tokens, first_token=first_token,
+            max_length=max_length, batch_tokens=batch_tokens, seed=seed,
+        ),
         seed=seed,
     )  # fmt: skip
     place = None if out is None else Path(out)
@@ -231,8 +244,6 @@ def _check_saving(
     *,
     overwrite: bool,
 ) -> None:
-    if format not in FORMATS:
-        raise unknown_name("format", format, FORMATS)
     if place is None:
         return
     surgery.refuse_folder(place, overwrite=overwrite, sources=sources)
@@ -302,7 +313,7 @@ def _with_first_token(backbone: Backbone, asked: Asked) -> Asked:
     settings = asked.settings
     limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
     first = first_token_for(backbone, settings.first_token, limit)
-    return replace(asked, settings=replace(settings, first_token=first, max_length=limit))
+    return asked.changed(settings=settings.changed(first_token=first, max_length=limit))
 
 
 def _tokens(backbone: Backbone, asked: Asked, texts: Sequence[str]) -> tuple[TokenizedText, ...]:

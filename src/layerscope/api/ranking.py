@@ -7,14 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import pandas as pd
 
 from layerscope import data as data_module
 from layerscope import models as models_module
-from layerscope.api.common import Result, Watch, backbone_for, plan_of, settings_of, texts_of
+from layerscope.api.common import Data, Result, Watch, backbone_for, plan_of, texts_of
 from layerscope.api.scanning import estimate_scan, scan
+from layerscope.config import AnyPath, Count, Flag, Kind, Listed, Text, To, checked
 from layerscope.data import Texts
 from layerscope.errors import InputError, unknown_name
 from layerscope.estimates import Estimates
@@ -45,8 +46,9 @@ SETTINGS: Final = (
     "resamples",
 )  # fmt: skip
 
-Model = str | Path | Run | Result
-Scores = str | Path | pd.DataFrame
+Model = Annotated[str | Path | Run | Result, Kind("a hub id, a folder, a GGUF file or a scan")]
+Models = Annotated[Model | Sequence[Model], To(Listed[Model])]
+Scores = Annotated[str | Path | pd.DataFrame, Kind("a table of scores or a run's folder")]
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,18 @@ class Planned:
     folder: Path | None = None
 
 
+@checked
 def rank(
-    models: Model | Sequence[Model],
-    data: str | Path | Iterable[str] | Texts | None = None,
+    models: Models,
+    data: Data | None = None,
     *,
-    by: str = DEFAULT,
-    scores: Scores | Sequence[Scores] = (),
-    out: str | Path | None = None,
-    overwrite: bool = False,
-    column: str | None = None,
-    split: str | None = None,
-    limit: int | None = data_module.DEFAULT_LIMIT,
+    by: Text = DEFAULT,
+    scores: Annotated[Scores | Sequence[Scores], To(Listed[Scores])] = (),
+    out: AnyPath | None = None,
+    overwrite: Flag = False,
+    column: Text | None = None,
+    split: Text | None = None,
+    limit: Count | None = data_module.DEFAULT_LIMIT,
     model_options: ModelOptions | None = None,
     watch: Watch | None = None,
     **settings: Any,
@@ -125,15 +128,16 @@ def rank(
     return found
 
 
+@checked
 def estimate_ranking(
-    models: Model | Sequence[Model],
-    data: str | Path | Iterable[str] | Texts | None = None,
+    models: Models,
+    data: Data | None = None,
     *,
-    out: str | Path | None = None,
-    overwrite: bool = False,
-    column: str | None = None,
-    split: str | None = None,
-    limit: int | None = data_module.DEFAULT_LIMIT,
+    out: AnyPath | None = None,
+    overwrite: Flag = False,
+    column: Text | None = None,
+    split: Text | None = None,
+    limit: Count | None = data_module.DEFAULT_LIMIT,
     model_options: ModelOptions | None = None,
     watch: Watch | None = None,
     **settings: Any,
@@ -166,12 +170,9 @@ def _scan_settings(given: dict[str, Any]) -> dict[str, Any]:
     for name in given:
         if name not in SETTINGS:
             raise unknown_name("setting of a ranking", name, SETTINGS)
-    whole = {
-        "metrics": needed(), "conventions": (Convention.NORMALIZED,), "views": 0,
-        "seed": ScanSettings.seed, "resamples": ScanSettings.resamples,
-    } | given  # fmt: skip
-    settings_of(ScanSettings, whole)  # refuses a value that cannot be before anything is read
-    return whole
+    own: dict[str, Any] = {"metrics": needed(), "conventions": (Convention.NORMALIZED,), "views": 0}
+    chosen = ScanSettings(**own | given)
+    return {name: getattr(chosen, name) for name in (*own, *SETTINGS)}
 
 
 def _several(given: Any) -> list[Any]:
@@ -255,7 +256,8 @@ def _refuse_repeated(given: Sequence[Model]) -> None:
             seen.add(key)
 
 
-def is_run(given: str | Path) -> bool:
+@checked
+def is_run(given: AnyPath) -> bool:
     """Whether a name is that of a finished run's folder."""
     return (Path(given).expanduser() / RECORD_FILE).is_file()
 
@@ -321,7 +323,7 @@ def _misfit(run: Run, model: str, texts: Texts, settings: dict[str, Any], folder
     """Return why a finished scan cannot serve, "" if it can."""
     if run.record.get("data", {}).get("fingerprint") != texts.fingerprint:
         return "is of other texts"
-    wanted = settings_of(ScanSettings, settings).as_dict()
+    wanted = ScanSettings(**settings).as_dict()
     found = run.record.get("settings", {})
     for name in SETTINGS:
         decided_by_model = name == "first_token" and wanted[name] == "auto"

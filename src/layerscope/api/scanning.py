@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Annotated, Any, overload
 
 import numpy as np
 import pandas as pd
@@ -18,16 +17,20 @@ from layerscope import data as data_module
 from layerscope import plots, selection
 from layerscope.analysis import scan_backbone
 from layerscope.api.common import (
+    Data,
+    Model,
     Result,
+    Tokenizer,
     Watch,
     backbone_for,
     loaded,
     plan_of,
-    settings_of,
+    refuse_tokenizer,
     texts_of,
     unwatched,
 )
-from layerscope.arrays import scan_arrays
+from layerscope.arrays import as_vectors, scan_arrays
+from layerscope.config import AnyPath, Count, Flag, Kind, Text, checked
 from layerscope.data import Texts
 from layerscope.decision import Selection, decide
 from layerscope.errors import InputError
@@ -40,6 +43,13 @@ from layerscope.provenance import versions
 from layerscope.runfolder import RunFolder
 from layerscope.settings import ScanSettings
 from layerscope.table import Run, load_run
+
+Measured = Annotated[
+    str | Path | nn.Module | np.ndarray[Any, Any] | torch.Tensor | list[Any] | tuple[Any, ...],
+    Kind(
+        "a hub id, a folder, a GGUF file, a loaded transformers model or an array (layer, sample, dim)"
+    ),
+]
 
 
 class Scan(Result):
@@ -63,11 +73,13 @@ class Scan(Result):
         seed = int(self.record.get("settings", {}).get("seed", 0))
         return selection.preferences(self.run.table, self.run.contributions, seed=seed)
 
-    def plot(self, *metrics: str) -> Any:
+    @checked
+    def plot(self, *metrics: Text) -> Any:
         """Return an interactive plotly figure of some measures, by default all."""
         return plots.to_plotly(self._figure(metrics))
 
-    def save_plot(self, path: str | Path, *metrics: str) -> None:
+    @checked
+    def save_plot(self, path: AnyPath, *metrics: Text) -> None:
         """Write the plot to a .png, .svg or .pdf file (needs the extra `plots`)."""
         plots.save(self._figure(metrics), path)
 
@@ -77,7 +89,8 @@ class Scan(Result):
         return plots.describe(self.run.table, self.preferences(), dim=dim, measures=chosen)
 
 
-def load(folder: str | Path) -> Scan:
+@checked
+def load(folder: AnyPath) -> Scan:
     """Read a finished scan from its folder.
 
     Raises:
@@ -90,7 +103,8 @@ def load(folder: str | Path) -> Scan:
 def metrics() -> tuple[Measure, ...]: ...
 @overload
 def metrics(name: str) -> Measure: ...
-def metrics(name: str | None = None) -> tuple[Measure, ...] | Measure:
+@checked
+def metrics(name: Text | None = None) -> tuple[Measure, ...] | Measure:
     """Return every measure's facts, or those of one.
 
     Raises:
@@ -99,16 +113,17 @@ def metrics(name: str | None = None) -> tuple[Measure, ...] | Measure:
     return catalogue.CATALOGUE if name is None else catalogue.measure(name)
 
 
+@checked
 def scan(
-    model: str | Path | nn.Module | np.ndarray[Any, Any] | torch.Tensor,
-    data: str | Path | Iterable[str] | Texts | None = None,
+    model: Measured,
+    data: Data | None = None,
     *,
-    out: str | Path | None = None,
-    overwrite: bool = False,
-    tokenizer: Any = None,
-    column: str | None = None,
-    split: str | None = None,
-    limit: int | None = data_module.DEFAULT_LIMIT,
+    out: AnyPath | None = None,
+    overwrite: Flag = False,
+    tokenizer: Tokenizer = None,
+    column: Text | None = None,
+    split: Text | None = None,
+    limit: Count | None = data_module.DEFAULT_LIMIT,
     model_options: ModelOptions | None = None,
     watch: Watch | None = None,
     **settings: Any,
@@ -118,12 +133,12 @@ def scan(
     Args:
         model: a hub id, a local folder, a GGUF file, a loaded transformers model (give `tokenizer`),
             or plain arrays of pooled vectors (layer, sample, dim) or of the pooled vectors of
-            augmented views (layer, sample, view, dim).
+            augmented views (layer, sample, view, dim), or a list with the array of each layer.
         data: a file, a datasets id, "-" for standard input, "sample", or the texts themselves;
             nothing for arrays.
         out: folder for the run; None writes nothing.
         overwrite: whether a run in that folder may be replaced.
-        tokenizer: for a loaded model.
+        tokenizer: of a loaded model, which needs it; a model given by name has its own.
         column: of a table of texts.
         split: of a datasets id.
         limit: most texts to use; None uses all.
@@ -135,17 +150,18 @@ def scan(
         InputError: something given cannot be used; the message says what and what to do.
         RunError: the model or the disk failed.
     """
-    chosen = settings_of(ScanSettings, settings)
+    chosen = ScanSettings(**settings)
+    refuse_tokenizer(model, tokenizer)
     place = RunFolder(Path(out), overwrite) if out is not None else None
     if place:
         place.claim()
     with (watch or unwatched)() as progress:
-        if isinstance(model, np.ndarray | torch.Tensor):
+        if not isinstance(model, str | Path | nn.Module):
             if data is not None:
                 raise InputError(
                     "expected arrays without texts, got both: arrays are measured as they are."
                 )
-            run = scan_arrays(_tensor(model), chosen, progress)
+            run = scan_arrays(as_vectors(model), chosen, progress)
         else:
             run = _scan_texts(
                 model, texts_of(data, column, split, limit, chosen.seed), chosen, place, progress,
@@ -158,20 +174,22 @@ def scan(
     return found
 
 
+@checked
 def estimate_scan(
-    model: str | Path | nn.Module,
-    data: str | Path | Iterable[str] | Texts,
+    model: Model,
+    data: Data,
     *,
-    tokenizer: Any = None,
-    column: str | None = None,
-    split: str | None = None,
-    limit: int | None = data_module.DEFAULT_LIMIT,
+    tokenizer: Tokenizer = None,
+    column: Text | None = None,
+    split: Text | None = None,
+    limit: Count | None = data_module.DEFAULT_LIMIT,
     model_options: ModelOptions | None = None,
     watch: Watch | None = None,
     **settings: Any,
 ) -> Estimates:
     """Return what a scan would take in time, memory and disk, from one batch of it."""
-    chosen = settings_of(ScanSettings, settings)
+    chosen = ScanSettings(**settings)
+    refuse_tokenizer(model, tokenizer)
     with (watch or unwatched)() as progress:
         texts = texts_of(data, column, split, limit, chosen.seed)
         backbone = backbone_for(model, tokenizer, model_options)
@@ -212,15 +230,8 @@ def _plan(backbone: Backbone, texts: Texts, prepared: Prepared) -> dict[str, Any
     return plan | {"data": texts.name, "data_fingerprint": texts.fingerprint}
 
 
-def _tensor(arrays: np.ndarray[Any, Any] | torch.Tensor) -> torch.Tensor:
-    if isinstance(arrays, torch.Tensor):
-        return arrays
-    if arrays.dtype.kind not in "fiu":
-        raise InputError(f"expected arrays of floating-point numbers, got {arrays.dtype}.")
-    return torch.as_tensor(np.require(arrays, requirements=["C", "W"]))
-
-
-def default_folder(model: str, data: str) -> Path:
+@checked
+def default_folder(model: Text, data: Text) -> Path:
     """Return where a scan goes if nobody says: runs/<model>--<data>."""
     names = (
         Path(model).resolve().name if Path(model).exists() else model,

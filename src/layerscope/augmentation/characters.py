@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean
-from typing import Final
+from typing import Annotated, Final
 
+from annotated_types import Gt, Le
 from rapidfuzz.distance import Levenshtein
 
 from layerscope.augmentation.draws import Draws, cut_long
+from layerscope.config import Count, Number, Settings, Several
 from layerscope.errors import InputError
 
 # Neither white space nor ASCII, Arabic, Indic, general, CJK or full-width punctuation. Not \w: it
@@ -50,37 +52,20 @@ class Edit(StrEnum):
     DELETE = "delete"
 
 
-@dataclass(frozen=True)
-class AugmentationSettings:
-    """How strongly a text is changed.
+class AugmentationSettings(Settings):
+    """How strongly a text is changed."""
 
-    Attributes:
-        strength: the share p of words that each operator touches, and within a touched word the
-            share of characters that it changes; both rounded down, and at least one.
-        cap: the most words that an operator touches and the most characters that it changes in
-            one; None lets the strength be the same for texts of every length.
-        shortest_word: shorter words are left alone, in characters; where a text has no longer
-            one, all its words serve.
-        edits: the kinds of character edits, of which each edit draws one.
-    """
-
-    strength: float = 0.3
-    cap: int | None = None
-    shortest_word: int = 4
-    edits: tuple[Edit, ...] = tuple(Edit)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.strength <= 1:
-            raise InputError(f"expected a strength above 0 and at most 1, {self.strength} came.")
-        if self.cap is not None and self.cap < 1:
-            raise InputError(f"expected a cap of at least 1 word or None, {self.cap} came.")
-        if self.shortest_word < 1:
-            raise InputError(
-                f"expected a shortest word of at least 1 character, {self.shortest_word} came."
-            )
-        if not self.edits:
-            raise InputError(f"expected at least one kind of edit of {', '.join(Edit)}, none came.")
-        object.__setattr__(self, "edits", tuple(Edit(edit) for edit in self.edits))
+    strength: Annotated[Number, Gt(0), Le(1)] = 0.3
+    """The share p of words that each operator touches, and within a touched word the share of
+    characters that it changes; both rounded down, and at least one."""
+    cap: Count | None = None
+    """The most words that an operator touches and the most characters that it changes in one; None
+    lets the strength be the same for texts of every length."""
+    shortest_word: Count = 4
+    """Shorter words are left alone, in characters; where a text has no longer one, all its words
+    serve."""
+    edits: Several[Edit] = tuple(Edit)
+    """The kinds of character edits, of which each edit draws one."""
 
     @classmethod
     def authors(cls) -> AugmentationSettings:
@@ -101,9 +86,10 @@ class AugmentationSettings:
         parts = [f"characters p={self.strength:g}"]
         if self.cap is not None:
             parts.append(f"cap={self.cap}")
-        if self.shortest_word != AugmentationSettings.shortest_word:
+        usual = type(self)()
+        if self.shortest_word != usual.shortest_word:
             parts.append(f"words>={self.shortest_word}")
-        if self.edits != AugmentationSettings.edits:
+        if self.edits != usual.edits:
             parts.append(f"edits={'+'.join(self.edits)}")
         return " ".join(parts)
 

@@ -8,10 +8,10 @@ span and the text without it (the inverse cloze task of Lee, Chang, Toutanova 20
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 
 from layerscope.augmentation.draws import Draws, cut_long
+from layerscope.config import Count, Settings
 from layerscope.errors import InputError
 
 
@@ -30,28 +30,17 @@ _NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class SpanSettings:
-    """How parts are taken from a text.
-
-    Attributes:
-        kind: two disjoint crops at random places; the first half and the second; or a span at a
-            random place and the rest.
-        words: length of a crop or span; halves have none. Words are what white space separates,
-            longer runs than 20 characters cut into fives for scripts without spaces.
-        draws: pairs taken from each text; halves can be taken only once.
-    """
+class SpanSettings(Settings):
+    """How parts are taken from a text."""
 
     kind: SpanKind = SpanKind.CROPS
-    words: int = 20
-    draws: int = 1
-
-    def __post_init__(self) -> None:
-        if self.words < 1 or self.draws < 1:
-            raise InputError(
-                f"expected spans of at least 1 word and 1 draw, {self.words} and {self.draws} came."
-            )
-        object.__setattr__(self, "kind", SpanKind(self.kind))
+    """Two disjoint crops at random places; the first half and the second; or a span at a random place
+    and the rest."""
+    words: Count = 20
+    """Length of a crop or span; halves have none. Words are what white space separates, longer runs
+    than 20 characters cut into fives for scripts without spaces."""
+    draws: Count = 1
+    """Pairs taken from each text; halves can be taken only once."""
 
     @property
     def count(self) -> int:
@@ -67,7 +56,7 @@ class SpanSettings:
     def label(self) -> str:
         """What the table's perturbation column says; different settings, different labels.
 
-        >>> SpanSettings().label, SpanSettings(SpanKind.CLOZE, words=5, draws=3).label
+        >>> SpanSettings().label, SpanSettings(kind="cloze", words=5, draws=3).label
         ('crops of 20 words', 'inverse cloze of 5 words, 3 draws')
         """
         if self.kind is SpanKind.HALVES:
@@ -91,7 +80,7 @@ def spans(text: str, *, settings: SpanSettings, seed: int) -> tuple[str, ...]:
     Draw k is the same whatever the number of draws. Which crop comes first is drawn too, so that
     first and second views are alike on average; of a cloze the span is first, the rest second.
 
-    >>> spans("one two three four", settings=SpanSettings(SpanKind.HALVES), seed=0)
+    >>> spans("one two three four", settings=SpanSettings(kind="halves"), seed=0)
     ('one two', 'three four')
 
     Raises:

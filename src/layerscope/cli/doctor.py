@@ -83,7 +83,13 @@ def doctor(
         limit=limit,
         skip=() if skip is None else listed(skip),
         seed=seed,
-        model_options=ModelOptions(revision, dtype, device, device_map, trust_remote_code),
+        model_options=ModelOptions.of(
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+        ),
         watch=None if quiet or as_json else bars,
     )
     if as_json:

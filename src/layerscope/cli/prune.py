@@ -145,7 +145,12 @@ def prune(
         column=column,
         split=split,
         limit=limit or None,
-        model_options=ModelOptions(revision, dtype, device, None, trust_remote_code),
+        model_options=ModelOptions.of(
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+        ),
         pooling=pooling,
         special_tokens=special_tokens == "include",
         first_token=first_token,

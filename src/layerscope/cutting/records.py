@@ -4,64 +4,55 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
+
+from pydantic import model_validator
 
 from layerscope import surgery
-from layerscope.errors import InputError, unknown_name
+from layerscope.config import Count, Flag, Settings
+from layerscope.errors import InputError
 from layerscope.estimates import Estimates
-from layerscope.settings import FirstToken, Pooling, choice
+from layerscope.settings import FirstToken, Pooling
 from layerscope.surgery import OutputPath, Shipped, usage_of
 
 FinalNorm = Literal["auto", "keep", "drop"]
-NORMS: Final = ("auto", "keep", "drop")
 POOLING_SETTINGS: Final = ("pooling", "special_tokens", "first_token")
-KINDS: Final = ("cut", "pointer")
 
 
-@dataclass(frozen=True)
-class CutSettings:
-    """How a model is cut and saved.
-
-    Attributes:
-        format: "sentence-transformers", "transformers" or "onnx".
-        kind: "cut" leaves the blocks behind the layer out; "pointer" keeps all of them and says where
-            the layer is.
-        final_norm: "drop" gives the layer as it was scanned, the state after block K; "keep" the final
-            norm of it; "auto" is "drop".
-        head: whether the head of the checkpoint comes along (transformers only, with the final norm).
-        pooling: token states -> a vector, for sentence-transformers; None takes the source's modules
-            if it is a sentence-transformers model, else the mean.
-        special_tokens: whether tokens that the tokenizer adds count; None: they do not, unless the
-            source's modules are taken.
-        first_token: whether position 0 counts; `auto` leaves it out where it is an attention sink.
-        normalize: whether vectors are scaled to unit length.
-        max_length: most tokens a text may have.
-    """
+class CutSettings(Settings):
+    """How a model is cut and saved."""
 
     format: surgery.Format = "sentence-transformers"
+    """Of the saved folder: "sentence-transformers", "transformers" or "onnx"."""
     kind: Literal["cut", "pointer"] = "cut"
+    """"cut" leaves the blocks behind the layer out; "pointer" keeps all of them and says where the
+    layer is."""
     final_norm: FinalNorm = "auto"
-    head: bool = False
+    """"drop" gives the layer as it was scanned, the state after block K; "keep" the final norm of it;
+    "auto" is "drop"."""
+    head: Flag = False
+    """Whether the head of the checkpoint is kept (transformers only, with the final norm)."""
     pooling: Pooling | None = None
-    special_tokens: bool | None = None
+    """Token states -> a vector, for sentence-transformers; None takes the source's modules if it is a
+    sentence-transformers model, else the mean."""
+    special_tokens: Flag | None = None
+    """Whether tokens that the tokenizer adds count; None: they do not, unless the source's modules are
+    taken."""
     first_token: FirstToken | None = None
-    normalize: bool = False
-    max_length: int = 512
+    """Whether position 0 counts; `auto` leaves it out where it is an attention sink."""
+    normalize: Flag = False
+    """Whether vectors are scaled to unit length."""
+    max_length: Count = 512
+    """Most tokens a text may have."""
 
-    def __post_init__(self) -> None:
-        for name, known in (("format", surgery.FORMATS), ("kind", KINDS), ("final_norm", NORMS)):
-            if getattr(self, name) not in known:
-                raise unknown_name(name.replace("_", " "), str(getattr(self, name)), known)
-        if self.pooling is not None:
-            object.__setattr__(self, "pooling", choice("pooling", self.pooling, Pooling))
-        if self.first_token is not None:
-            token = choice("first_token", self.first_token, FirstToken)
-            object.__setattr__(self, "first_token", token)
+    @model_validator(mode="after")
+    def _refuse_lone_head(self) -> Self:
         if self.head and (self.final_norm != "keep" or self.format != "transformers"):
             raise InputError(
                 "a head reads what the final norm gives; with --head pass --final-norm keep and "
                 "--format transformers."
             )
+        return self
 
     @property
     def asks_for_pooling(self) -> bool:

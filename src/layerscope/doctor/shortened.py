@@ -11,7 +11,7 @@ from layerscope.doctor.passes import Gap, distance, gap, kept, run, trace, worst
 from layerscope.doctor.records import Finding, judged, skipped
 from layerscope.doctor.subject import Subject
 from layerscope.errors import InputError, RunError
-from layerscope.models import ModelOptions, load
+from layerscope.models import load
 from layerscope.surgery import bytes_of, refuse_surgery, skipping, smaller
 from layerscope.surgery.saving import refuse_full_disk, write_transformers
 
@@ -84,10 +84,11 @@ def reload(subject: Subject) -> Finding:
 
 def _read_back(subject: Subject, folder: Path) -> tuple[Gap, bool]:
     """Return the worst difference after loading, and whether the texts are the same tokens."""
-    options = ModelOptions(
+    options = subject.origin.options.changed(
+        revision=None,
         dtype=subject.backbone.info.dtype,
-        device=str(subject.backbone.device),
-        trust_remote_code=subject.origin.options.trust_remote_code,
+        device=subject.backbone.device,
+        device_map=None,
     )
     again = load(folder, options)
     pairs = zip(subject.samples, subject.truth, strict=True)

@@ -8,17 +8,18 @@ see the same texts at every layer, with the same splits and seeds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from layerscope.config import Count, Natural, Settings, Several
 from layerscope.encoding import TokenPolicy, refuse_non_finite, sample_ratio
-from layerscope.errors import InputError, unknown_name
+from layerscope.errors import InputError
 from layerscope.evaluation.columns import label_codes
-from layerscope.evaluation.settings import PROBES, require_extra
+from layerscope.evaluation.settings import PROBES, Probe, require_extra
 from layerscope.evaluation.tables import Table
 from layerscope.evaluation.tasks import TaskPlan
 from layerscope.evaluation.training import (
@@ -43,37 +44,23 @@ from layerscope.tokenization import (
 )
 
 
-@dataclass(frozen=True)
-class ProbeSettings:
-    """Everything that decides the accuracies, besides model and texts.
+class ProbeSettings(Settings):
+    """Everything that decides the accuracies, besides model and texts."""
 
-    Attributes:
-        kinds: "linear", "attention" or both.
-        train_texts: at most so many texts to train on, a seeded subset.
-        test_texts: at most so many to test on.
-        max_tokens: at most so many tokens of a text.
-        policy: which tokens count; its length limit holds besides `max_tokens`.
-        batch_tokens: padded tokens in one forward pass.
-        seed: of the subsets, of what is held out, of the probes' start and order.
-    """
-
-    kinds: tuple[str, ...] = PROBES
-    train_texts: int = 2000
-    test_texts: int = 1000
-    max_tokens: int = 128
-    policy: TokenPolicy = field(default_factory=TokenPolicy)
-    batch_tokens: int = 4096
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for kind in self.kinds:
-            if kind not in PROBES:
-                raise unknown_name("probe", kind, PROBES)
-        if not self.kinds:
-            raise InputError("expected at least one kind of probe, got none.")
-        for name in ("train_texts", "test_texts", "max_tokens", "batch_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected {name} of at least 1, got {getattr(self, name)}.")
+    kinds: Several[Probe] = PROBES
+    """Kinds of probes: "linear", "attention" or both."""
+    train_texts: Count = 2000
+    """At most so many texts to train on, a seeded subset."""
+    test_texts: Count = 1000
+    """At most so many to test on."""
+    max_tokens: Count = 128
+    """At most so many tokens of a text."""
+    policy: TokenPolicy = TokenPolicy()
+    """Which tokens count; its length limit holds besides `max_tokens`."""
+    batch_tokens: Count = 4096
+    """Padded tokens in one forward pass."""
+    seed: Natural = 0
+    """Of the subsets, of what is held out, of the probes' start and order."""
 
 
 @dataclass(frozen=True)
@@ -302,7 +289,7 @@ def _tokenized(
     limit = length_limit(backbone.tokenizer, backbone.model.config, asked)
     if policy.first_token is FirstToken.AUTO:
         ratio = sample_ratio(backbone, limit)
-        policy = replace(policy, first_token=decided(policy.first_token, ratio))
+        policy = policy.changed(first_token=decided(policy.first_token, ratio))
     texts = tokenize(backbone.tokenizer, (*data.train, *data.test), limit)
     return texts, [policy.counted(text) for text in texts]
 

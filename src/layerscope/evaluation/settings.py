@@ -3,67 +3,54 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+from layerscope.config import Count, Flag, Listed, Natural, Settings, Text
 from layerscope.encoding import TokenPolicy
-from layerscope.errors import InputError, unknown_name
-from layerscope.settings import FirstToken, Pooling, choice
+from layerscope.errors import InputError
+from layerscope.settings import FirstToken, Layers, Pooling
 
-PROBES: Final = ("linear", "attention")
+Probe = Literal["linear", "attention"]
+PROBES: Final[tuple[Probe, ...]] = ("linear", "attention")
 _EXTRA: Final = {"mteb": "mteb", "sklearn": "scikit-learn"}
 
 
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """Everything that decides the scores, besides model and tasks.
+class EvaluationSettings(Settings):
+    """Everything that decides the scores, besides model and tasks."""
 
-    Attributes:
-        layers: which layers; None for all.
-        pooling: how a text's token states become one vector.
-        normalize: whether vectors are scaled to unit length before mteb sees them.
-        prompt: put before every text.
-        query_prompt: put before queries in place of `prompt`; None for the same.
-        special_tokens: whether tokens that the tokenizer adds count.
-        first_token: whether position 0 counts; `auto` leaves it out where it is an attention sink.
-        max_length: most tokens a text may have (fewer if the model takes fewer).
-        batch_tokens: padded tokens in one forward pass; decides memory and speed, not results.
-        bank_poolings: those kept for later; None keeps all while the bank stays below its budget.
-        probes: probes on token states to train besides, on tables with labels.
-        seed: of the probes; mteb has its own.
-    """
-
-    layers: tuple[int, ...] | None = None
+    layers: Layers | None = None
+    """Which layers, as numbers or like "0,4-6"; None for all."""
     pooling: Pooling = Pooling.MEAN
-    normalize: bool = False
-    prompt: str = ""
-    query_prompt: str | None = None
-    special_tokens: bool = False
+    """How a text's token states become one vector."""
+    normalize: Flag = False
+    """Whether vectors are scaled to unit length before mteb sees them."""
+    prompt: Text = ""
+    """Put before every text."""
+    query_prompt: Text | None = None
+    """Put before queries in place of `prompt`; None for the same."""
+    special_tokens: Flag = False
+    """Whether tokens that the tokenizer adds count."""
     first_token: FirstToken = FirstToken.AUTO
-    max_length: int = 512
-    batch_tokens: int = 4096
-    bank_poolings: tuple[Pooling, ...] | None = None
-    probes: tuple[str, ...] = ()
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "pooling", choice("pooling", self.pooling, Pooling))
-        if self.bank_poolings is not None:
-            kept = tuple(choice("pooling", name, Pooling) for name in self.bank_poolings)
-            object.__setattr__(self, "bank_poolings", kept)
-        if self.layers == ():
-            raise InputError("expected at least one of layers, got none.")
-        for probe in self.probes:
-            if probe not in PROBES:
-                raise unknown_name("probe", probe, PROBES)
-        if self.batch_tokens < 1:
-            raise InputError(f"expected batch_tokens of at least 1, got {self.batch_tokens}.")
-        object.__setattr__(self, "first_token", self.policy.first_token)  # checked there
+    """Whether position 0 counts; `auto` leaves it out where it is an attention sink."""
+    max_length: Count = 512
+    """Most tokens a text may have (fewer if the model takes fewer)."""
+    batch_tokens: Count = 4096
+    """Padded tokens in one forward pass; decides memory and speed, not results."""
+    bank_poolings: Listed[Pooling] | None = None
+    """Those kept for later; None keeps all while the bank stays below its budget."""
+    probes: Listed[Probe] = ()
+    """Probes on token states to train besides, on tables with labels."""
+    seed: Natural = 0
+    """Of the probes; mteb has its own."""
 
     @property
     def policy(self) -> TokenPolicy:
         """Which tokens count."""
-        return TokenPolicy(self.special_tokens, self.first_token, self.max_length)
+        return TokenPolicy(
+            special_tokens=self.special_tokens,
+            first_token=self.first_token,
+            max_length=self.max_length,
+        )
 
     def deciding(self) -> dict[str, Any]:
         """Return, as plain values, what decides a score; scores of other values never mix."""

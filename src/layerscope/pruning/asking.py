@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BeforeValidator, model_validator
 
 from layerscope import surgery
-from layerscope.errors import InputError, unknown_name
+from layerscope.config import (
+    Count,
+    Kind,
+    Listed,
+    Natural,
+    Pair,
+    Settings,
+    Several,
+    Text,
+    To,
+    Words,
+    scalar,
+)
+from layerscope.errors import InputError
 from layerscope.evaluation import EvaluationSettings, quiet, require_extra, resolve
 from layerscope.evaluation.tasks import TaskPlan
 from layerscope.metrics import catalogue
@@ -24,55 +38,54 @@ from layerscope.pruning.orders import (
 from layerscope.pruning.orders import rule as rule_of
 from layerscope.settings import ScanSettings
 
-SCHEMES: Final = ("one-shot", "greedy")
+_BUDGET: Final = "a part of the blocks (0.1 or '10%') or their number"
 
 
-@dataclass(frozen=True)
-class Asked:
+Budgets = Annotated[
+    float | str | Iterable[float | str],
+    To(Several[Annotated[float | int | str, BeforeValidator(scalar), Kind(_BUDGET)]]),
+]
+Protected = Annotated[
+    tuple[int, int],
+    To(Annotated[Pair[Natural], Words("two whole numbers of at least 0, at the start and end")]),
+]
+
+
+class Asked(Settings):
     """What was asked for, checked before a model is loaded.
-
-    Attributes:
-        rule: which blocks go.
-        budgets: how many, as they were asked for.
-        protect: blocks at the start and at the end that stay.
-        scheme: one of `SCHEMES`.
-        draws: random subsets to try.
-        plans: tasks to try them on.
-        held_out: texts of the perplexity; None leaves them to the model.
-        settings: how texts become vectors, in the scan and in the tasks.
-        seed: of all that is drawn.
 
     Raises:
         InputError: no such scheme, or one that the rule cannot follow; no budget; no draw.
     """
 
-    rule: Rule
-    budgets: tuple[str, ...]
-    protect: tuple[int, int]
-    scheme: str
-    draws: int
-    plans: tuple[TaskPlan, ...]
-    held_out: tuple[str, ...] | None
+    rule: Annotated[Rule, Kind("the name of a rule or a Rule")]
+    """Which blocks go."""
+    budgets: Several[Text]
+    """How many, as they were asked for."""
+    protect: Protected
+    """Blocks at the start and at the end that stay."""
+    scheme: Literal["one-shot", "greedy"]
+    """Whether all blocks are scored at once, or anew after each one that goes."""
+    draws: Count
+    """Random subsets to try."""
+    plans: Listed[Annotated[TaskPlan, Kind("a task")]]
+    """Tasks to try them on."""
+    held_out: Listed[Text] | None
+    """Texts of the perplexity; None leaves them to the model."""
     settings: EvaluationSettings
-    seed: int
+    """How texts become vectors, in the scan and in the tasks."""
+    seed: Natural
+    """Of all that is drawn."""
 
-    def __post_init__(self) -> None:
-        if not self.budgets:
-            raise InputError("expected at least one budget, got none.")
+    @model_validator(mode="after")
+    def _refuse_what_no_model_allows(self) -> Self:
         for each in self.budgets:
             parsed_budget(each)
-        if min(self.protect) < 0:
-            raise InputError(
-                f"expected protected blocks of at least 0, got {','.join(map(str, self.protect))}."
-            )
-        if self.scheme not in SCHEMES:
-            raise unknown_name("scheme", self.scheme, SCHEMES)
         if self.scheme == "greedy" and self.rule.at_once:
             raise InputError(
                 f"the rule {self.rule.name!r} chooses all blocks at once; leave --scheme greedy out."
             )
-        if self.draws < 1:
-            raise InputError(f"expected at least 1 random subset to draw, got {self.draws}.")
+        return self
 
     @property
     def scan(self) -> ScanSettings:
@@ -101,20 +114,19 @@ def named_rule(given: str | Rule) -> Rule:
 
 def listed_budgets(given: float | str | Iterable[float | str]) -> tuple[str, ...]:
     """Return budgets as text: one, several, or several separated by commas."""
-    several = (given,) if isinstance(given, str | int | float) else tuple(given)
+    several = (given,) if isinstance(given, str | int | float) else given
     return tuple(part.strip() for each in several for part in str(each).split(","))
 
 
 def tasks_of(
-    names: str | Iterable[str], task_data: str | Path | None, tables: Iterable[Any]
+    names: Iterable[str], task_data: str | Path | None, tables: Iterable[Any]
 ) -> tuple[TaskPlan, ...]:
     """Return the tasks to try models on; none where none are named.
 
     Raises:
         InputError: nobody knows a name, or mteb is not installed.
     """
-    several = names.split(",") if isinstance(names, str) else names
-    wanted = tuple(name.strip() for name in several if name.strip())
+    wanted = tuple(name.strip() for name in names if name.strip())
     given = tuple(tables)
     if not wanted and not given:
         return ()
