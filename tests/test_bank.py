@@ -128,6 +128,17 @@ def test_a_bank_of_another_model_is_refused_by_what_differs(filled):
         VectorBank(filled.folder, other)
 
 
+def test_a_bank_of_an_older_layerscope_is_refused_with_the_reason(filled):
+    path = filled.folder / bank_module.BANK_FILE
+    described = json.loads(path.read_text())
+    described["identity"]["weights_fingerprint"] = "28a10a12fe4cceb0"
+    path.write_text(json.dumps(described))
+    with pytest.raises(
+        InputError, match="bank in .* was made by an older layerscope .* remove that"
+    ):
+        VectorBank(filled.folder, IDENTITY)
+
+
 def test_a_folder_with_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match="expected a bank of vectors or an empty folder"):

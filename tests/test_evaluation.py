@@ -29,7 +29,7 @@ from layerscope.runfolder import RunFolder
 from layerscope.settings import Pooling
 from layerscope.states import Site
 from layerscope.table import COLUMNS, load_run
-from tiny import WORDS, tiny_model, tiny_tokenizer
+from tiny import WORDS, save_tiny, tiny_model, tiny_tokenizer, with_column_changed
 
 pytest.importorskip("mteb")
 
@@ -488,8 +488,32 @@ def test_a_kill_while_writing_leaves_the_scan_whole(tiny_folder, few, scan_copy,
 
 
 def test_a_run_of_another_model_is_refused(tiny_folder, few, scan_copy):
-    with pytest.raises(InputError, match=r"holds a run of .*, whose weights are others than this"):
+    with pytest.raises(
+        InputError, match=r"holds a run of .*, whose weights or dtype are others than"
+    ):
         api.evaluate(tiny_folder("qwen3"), few, out=scan_copy, overwrite=True)
+
+
+def test_a_fine_tuned_copy_gets_nothing_of_the_original(text_file, few, tmp_path):
+    original = save_tiny(tiny_model("bert"), tmp_path / "original" / "mine")
+    copied = save_tiny(with_column_changed(tiny_model("bert")), tmp_path / "copied" / "mine")
+    out = tmp_path / "run"
+    api.scan(original, text_file, out=out, views=0, metrics="curvature")
+    with pytest.raises(InputError, match=r"holds a run of mine, whose weights or dtype are others"):
+        api.evaluate(copied, few, out=out)
+    api.evaluate(original, few[:1], bank=tmp_path / "bank")
+    with pytest.raises(InputError, match=r"holds vectors of another weights fingerprint"):
+        api.evaluate(copied, few[:1], bank=tmp_path / "bank")
+
+
+def test_a_run_of_an_older_layerscope_is_refused_with_the_reason(tiny_folder, few, scan_copy):
+    record = json.loads((scan_copy / "run.json").read_text())
+    record["model"]["weights_fingerprint"] = "28a10a12fe4cceb0"
+    (scan_copy / "run.json").write_text(json.dumps(record))
+    with pytest.raises(
+        InputError, match=r"made by an older layerscope that could not tell fine-tuned copies apart"
+    ):
+        api.evaluate(tiny_folder("llama"), few, out=scan_copy)
 
 
 def test_a_folder_with_other_files_is_refused(few, tmp_path):

@@ -362,6 +362,9 @@ def test_a_run_serves_in_place_of_a_scan_if_it_is_of_this_model(writer, tmp_path
     assert found.removed == (int(values.astype(float).idxmax()),)
     with pytest.raises(InputError, match="the run is of another model or dtype"):
         layerscope.prune(tiny_model("gpt2"), "nrs", 1, run=scan, tokenizer=tiny_tokenizer())
+    scan.record["model"]["weights_fingerprint"] = "28a10a12fe4cceb0"
+    with pytest.raises(InputError, match=r"was made by an older layerscope .*apart; scan again"):
+        layerscope.prune(writer, "nrs", 1, run=scan, protect=(0, 0))
 
 
 def test_saved_and_read_back_from_the_command_line(writer, likeness, tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from layerscope import analysis, api
 from layerscope.errors import InputError
 from layerscope.runfolder import RunFolder
 from layerscope.store import StateStore
-from tiny import texts
+from tiny import save_tiny, texts, tiny_model, with_column_changed
 
 # The command as it is, but with shards of one batch each and a pause after each step, so that a kill
 # can be aimed at a moment.
@@ -281,6 +282,31 @@ def test_unfinished_work_of_other_texts_or_another_model_is_refused(
         api.scan(tiny_folder("bert"), texts(20, seed=9), out=out, views=0, batch_tokens=150)
     with pytest.raises(InputError, match="unfinished run with other .*name"):
         api.scan(tiny_folder("llama"), text_file, out=out, views=0, batch_tokens=150)
+
+
+def test_unfinished_work_of_a_fine_tuned_copy_is_refused(
+    tiny_folder, text_file, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    half_done(tiny_folder, text_file, out, monkeypatch, views=0)
+    kept = parts(out)
+    copied = save_tiny(with_column_changed(tiny_model("bert")), tmp_path / tiny_folder("bert").name)
+    options = {"views": 0, "batch_tokens": 150, "span_words": 3}
+    with pytest.raises(InputError, match="unfinished run with other weights_fingerprint"):
+        api.scan(copied, text_file, out=out, **options)
+    assert parts(out) == kept
+
+
+def test_unfinished_work_of_an_older_layerscope_is_refused_with_the_reason(
+    tiny_folder, text_file, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    half_done(tiny_folder, text_file, out, monkeypatch, views=0)
+    plan = json.loads((out / "parts" / "plan.json").read_text())
+    plan["weights_fingerprint"] = "28a10a12fe4cceb0"
+    (out / "parts" / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(InputError, match="made by an older layerscope .* pass --overwrite to drop"):
+        scan_in_process(tiny_folder, text_file, out, views=0)
 
 
 def test_a_plan_without_any_finished_work_stands_in_nobodys_way(

@@ -23,6 +23,7 @@ from layerscope.files import write_atomically, write_json
 from layerscope.settings import Pooling
 from layerscope.states import Site
 from layerscope.store import Array, save_shard
+from layerscope.table import OLDER, is_older_fingerprint
 
 BANK_FILE: Final = "bank.json"
 PLAN_FILE: Final = "encoding.plan"
@@ -250,6 +251,10 @@ def _refuse_other_files(folder: Path) -> None:
 def _refuse_other_identity(
     folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> None:
+    if is_older_fingerprint(found.get("weights_fingerprint")):
+        raise InputError(
+            f"the bank in {str(folder)!r} was {OLDER}; choose another --bank folder, or remove that one."
+        )
     differing = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
     if differing:
         listed = ", ".join(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+import xxhash
 from torch import Tensor, nn
 
 from layerscope.architectures import (
@@ -511,15 +512,55 @@ def _module_giving(core: nn.Module, state: Tensor, seen: dict[int, Tensor]) -> s
 # --- fingerprints ------------------------------------------------------------------------------
 
 
+_CHUNK: Final = 1 << 24  # values that are copied to the CPU at a time
+
+
 def weights_fingerprint(model: nn.Module) -> str:
-    """Return a short hash of every weight's name, shape and a spread of 64 of its values."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        flat = weight.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.float64)
-        digest.update(f"{name}{tuple(weight.shape)}".encode())
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """Return a hash of every weight and persistent buffer: name, shape, dtype and all of its bytes.
+
+    The same on every device and in every order of the weights, which are read one at a time. Weights
+    that share memory are read once, and count like equal ones that do not.
+
+    Raises:
+        InputError: a weight is not in memory.
+    """
+    total = xxhash.xxh3_128()
+    known: dict[tuple[Any, ...], bytes] = {}
+    for name, entry in sorted(model.state_dict().items()):
+        for tensor in _tensors(entry):
+            if tensor.is_meta:
+                raise InputError(
+                    f"{type(model).__name__} cannot be told apart from other models: its weight {name!r} "
+                    "is not in memory but offloaded; load it without a device map, or on a larger device."
+                )
+            memory = (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride())
+            if not tensor.numel() or memory not in known:
+                known[memory] = _digest(tensor)
+            total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            total.update(known[memory])
+    return f"xxh3-{total.hexdigest()}"
+
+
+def _tensors(entry: Any) -> Iterator[Tensor]:
+    """Yield the plain tensors of an entry of a state dict: of a quantized one, those inside it."""
+    if isinstance(entry, Tensor) and hasattr(entry, "__tensor_flatten__"):
+        inside, _ = entry.__tensor_flatten__()
+        for name in inside:
+            yield from _tensors(getattr(entry, name))
+    elif isinstance(entry, Tensor):
+        yield entry
+    elif isinstance(entry, list | tuple):
+        for each in entry:
+            yield from _tensors(each)
+
+
+def _digest(tensor: Tensor) -> bytes:
+    """Return a hash of the values of a tensor, bit by bit."""
+    digest = xxhash.xxh3_128()
+    plain = tensor.dequantize() if tensor.is_quantized else tensor.detach()
+    for chunk in plain.reshape(-1).split(_CHUNK):
+        digest.update(chunk.cpu().view(torch.uint8).numpy().data)
+    return digest.digest()
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

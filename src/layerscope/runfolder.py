@@ -10,7 +10,7 @@ from typing import Any
 
 from layerscope.errors import InputError
 from layerscope.files import explained_write_error, write_atomically, write_json
-from layerscope.table import RECORD_FILE, Run, save_run
+from layerscope.table import OLDER, RECORD_FILE, Run, is_older_fingerprint, save_run
 
 PARTS = "parts"
 PLAN_FILE = "plan.json"
@@ -74,6 +74,11 @@ class RunFolder:
         if found == plan:
             return True
         if found is not None and self._holds_finished_parts() and not self.overwrite:
+            if is_older_fingerprint(found.get("weights_fingerprint")):
+                raise InputError(
+                    f"{str(self.path)!r} holds an unfinished run {OLDER}; pass --overwrite to drop it, "
+                    "or choose another --out folder."
+                )
             raise InputError(
                 f"{str(self.path)!r} holds an unfinished run with other {_differences(found, plan)}; "
                 "run that command again to finish it, pass --overwrite to drop it, or choose "

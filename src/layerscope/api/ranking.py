@@ -35,7 +35,7 @@ from layerscope.ranking.results import refuse_lacking
 from layerscope.ranking.scores import Scored, of_frame
 from layerscope.runfolder import RunFolder
 from layerscope.settings import ScanSettings
-from layerscope.table import RECORD_FILE, Run, load_run
+from layerscope.table import OLDER, RECORD_FILE, Run, is_older_fingerprint, load_run
 
 RANKING_FILE: Final = "ranking.json"
 TABLE_FILE: Final = "ranking.csv"
@@ -341,6 +341,8 @@ def _other_model(run: Run, model: str, options: ModelOptions | None) -> str:
     A folder is named by what a model is called, and other models may be called the same.
     """
     found = run.record.get("model", {})
+    if is_older_fingerprint(found.get("weights_fingerprint")):
+        return f"was {OLDER}"
     for name, wanted in plan_of(backbone_for(model, None, options), {}).items():
         if found.get(name) != wanted:
             word = name.replace("_", " ")

@@ -14,7 +14,14 @@ from layerscope.evaluation.runner import Outcome, Score
 from layerscope.evaluation.tasks import TaskPlan
 from layerscope.provenance import versions
 from layerscope.states import Site
-from layerscope.table import TASK, Run, conform, no_contributions
+from layerscope.table import (
+    OLDER,
+    TASK,
+    Run,
+    conform,
+    is_older_fingerprint,
+    no_contributions,
+)
 
 _IDENTITY: Final = ("type", "metric", "split", "subset", "revision", "mteb")
 
@@ -120,10 +127,12 @@ def refuse_other_run(run: Run, fingerprint: str, deciding: Mapping[str, Any], wh
         InputError: which of them differ.
     """
     found = run.record.get("model", {}).get("weights_fingerprint")
+    if is_older_fingerprint(found):
+        raise InputError(f"{where!r} holds a run {OLDER}; scan again into another --out folder.")
     if found != fingerprint:
         raise InputError(
             f"{where!r} holds a run of {run.record.get('model', {}).get('name', 'another model')}, "
-            "whose weights are others than this model's; choose another --out folder."
+            "whose weights or dtype are others than this model's; choose another --out folder."
         )
     made_with = run.record.get("evaluation", {}).get("settings")
     if made_with is None:
