@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +24,9 @@ from layerscope.api.evaluating import Evaluation
 from layerscope.bank import VectorBank
 from layerscope.encoding import BankEncoder, TokenPolicy, open_bank
 from layerscope.errors import InputError, RunError
-from layerscope.evaluation import EvaluationSettings, resolve, runner
+from layerscope.evaluation import EvaluationSettings, probing, resolve, runner
 from layerscope.evaluation.encoders import LayerEncoder, unit
+from layerscope.evaluation.probes import ProbeScore
 from layerscope.runfolder import RunFolder
 from layerscope.settings import Pooling
 from layerscope.states import Site
@@ -657,6 +659,33 @@ def test_probes_are_rows_beside_the_scores(tables, tmp_path):
     again = evaluated(tables[2:3], out=out, layers=[0, 2])
     assert "topics" in again.record["probes"]
     assert set(again.scores().columns) == {"topics", "probe/topics/linear_accuracy", "pairs"}
+
+
+@pytest.mark.parametrize(
+    "other", [{"name": "others"}, {"split": "validation"}, {"subset": "de"}, {"revision": "2"}]
+)
+def test_probes_of_one_task_are_not_those_of_another_on_the_same_data(
+    tables, tmp_path, monkeypatch, other
+):
+    """Two tasks of mteb, or two subsets of one, may share a data set and its revision."""
+    (first,) = resolve([tables[0]])
+    second = replace(first, **other)
+    trained = []
+
+    def probe(_backbone, plan, *_, **__):
+        trained.append(plan)
+        share = 0.1 * len(trained)
+        return [ProbeScore(0, "block", "linear", share, 0.0, 1.0, 30, 0.5)]
+
+    monkeypatch.setattr(probing, "probe", probe)
+    backbone = models.backbone_of(tiny_model("llama"), tiny_tokenizer())
+    settings = EvaluationSettings(probes=("linear",))
+    for plan, accuracy in ((first, 0.1), (second, 0.2), (first, 0.1)):
+        found = probing.run_probes(
+            backbone, [plan], [Site(0)], settings, TokenPolicy(), parts=tmp_path
+        )
+        assert found[plan.name].scores[0].accuracy == pytest.approx(accuracy)
+    assert trained == [first, second]
 
 
 # --- the command -------------------------------------------------------------------------------

@@ -557,9 +557,9 @@ def _tensors(entry: Any) -> Iterator[Tensor]:
 def _digest(tensor: Tensor) -> bytes:
     """Return a hash of the values of a tensor, bit by bit."""
     digest = xxhash.xxh3_128()
-    plain = tensor.dequantize() if tensor.is_quantized else tensor.detach()
-    for chunk in plain.reshape(-1).split(_CHUNK):
-        digest.update(chunk.cpu().view(torch.uint8).numpy().data)
+    flat = (tensor.dequantize() if tensor.is_quantized else tensor.detach()).reshape(-1)
+    for start in range(0, flat.numel(), _CHUNK):
+        digest.update(flat[start : start + _CHUNK].cpu().view(torch.uint8).numpy().data)
     return digest.digest()
 
 
