@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from commands import run
 from layerscope import api, models
@@ -516,6 +517,17 @@ def test_a_run_of_an_older_layerscope_is_refused_with_the_reason(tiny_folder, fe
         InputError, match=r"made by an older layerscope that could not tell fine-tuned copies apart"
     ):
         api.evaluate(tiny_folder("llama"), few, out=scan_copy)
+
+
+def test_a_run_to_which_another_process_adds_scores_is_left_alone(tiny_folder, few, scan_copy):
+    before = {path.name: path.read_bytes() for path in scan_copy.iterdir()}
+    with (
+        FileLock(scan_copy / ".layerscope.lock"),
+        pytest.raises(InputError, match="another process is at work in"),
+    ):
+        api.evaluate(tiny_folder("llama"), few, out=scan_copy)
+    (scan_copy / ".layerscope.lock").unlink()
+    assert {path.name: path.read_bytes() for path in scan_copy.iterdir()} == before
 
 
 def test_a_folder_with_other_files_is_refused(few, tmp_path):

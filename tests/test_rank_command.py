@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers as hf
+from filelock import FileLock
 
 import layerscope
 from commands import run
@@ -170,6 +171,17 @@ def test_a_killed_ranking_goes_on(command, monkeypatch, passes):
     assert passes == list(MODELS)  # the first was not scanned again
     whole = json.loads(Path("done/ranking.json").read_text())
     assert finished["orders"] == whole["orders"]
+
+
+def test_a_ranking_that_another_process_makes_is_left_alone(command, passes):
+    again = ("wide", "--data", "texts.txt", "--out", "new")
+    Path("new").mkdir()
+    with FileLock("new/.layerscope.lock"):
+        refused = command(*again)
+    assert (refused.code, passes) == (2, [])
+    assert "another process is at work in 'new'; wait until it ends" in refused.err
+    assert command(*again).code == 0
+    assert not list(Path("new").rglob(".*"))
 
 
 def test_a_finished_ranking_is_replaced_only_if_asked(command, passes, place):

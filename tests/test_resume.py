@@ -133,6 +133,28 @@ def test_a_run_killed_at_any_moment_goes_on_and_ends_the_same(
     assert {name: untouched[0].get(name) for name in kept} == kept
 
 
+def test_a_second_process_is_refused_and_spoils_nothing(tiny_folder, text_file, whole, tmp_path):
+    out = tmp_path / "run"
+    first = started(command(tiny_folder, text_file, out, 600))
+    try:
+        wait_for(first, out, "shard-*", 1)
+        kept = parts(out)
+        second = started(command(tiny_folder, text_file, out, 0, "--overwrite"))
+        stdout, stderr = second.communicate(timeout=120)
+        assert (second.returncode, stdout) == (2, "")
+        assert stderr == (
+            f"layerscope: another process is at work in {str(out)!r}; wait until it ends, or choose "
+            "another --out folder.\n"
+        )
+        assert parts(out) == kept
+    finally:
+        first.kill()
+        first.communicate()
+    scan_in_process(tiny_folder, text_file, out)
+    assert_same_run(out, whole)
+    assert not list(out.glob(".*"))
+
+
 def listen_to_batches(monkeypatch) -> list[int]:
     """The items of every batch that the pass runs."""
     ran: list[int] = []

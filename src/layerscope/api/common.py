@@ -60,8 +60,8 @@ class Result:
             InputError: the folder holds something already, or cannot be written to.
         """
         place = RunFolder(Path(folder), overwrite)
-        place.claim()
-        place.finish(self.run, self.page())
+        with place.claimed():
+            place.finish(self.run, self.page())
         return type(self)(self.run, place.path)
 
 
