@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from layerscope.errors import InputError, RunError
 from layerscope.evaluation import EvaluationSettings, probing, resolve, runner
 from layerscope.evaluation.encoders import LayerEncoder, unit
 from layerscope.evaluation.probes import ProbeScore
+from layerscope.evaluation.tables import read_table
 from layerscope.runfolder import RunFolder
 from layerscope.settings import Pooling
 from layerscope.states import Site
@@ -452,8 +454,6 @@ def scanned(tiny_folder, text_file, tmp_path_factory) -> Path:
 @pytest.fixture
 def scan_copy(scanned, tmp_path) -> Path:
     """A finished scan of one's own."""
-    import shutil
-
     return Path(shutil.copytree(scanned, tmp_path / "run"))
 
 
@@ -507,6 +507,51 @@ def test_a_fine_tuned_copy_gets_nothing_of_the_original(text_file, few, tmp_path
     api.evaluate(original, few[:1], bank=tmp_path / "bank")
     with pytest.raises(InputError, match=r"holds vectors of another weights fingerprint"):
         api.evaluate(copied, few[:1], bank=tmp_path / "bank")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "what"),
+    [
+        ("config.json", {"rms_norm_eps": 1e-3}, "config"),
+        ("tokenizer.json", {"normalizer": {"type": "Lowercase"}}, "tokenizer"),
+    ],
+)
+def test_a_run_of_the_same_weights_with_another_config_or_tokenizer_is_refused(
+    tiny_folder, few, scan_copy, tmp_path, file, change, what
+):
+    other = Path(shutil.copytree(tiny_folder("llama"), tmp_path / "other"))
+    content = json.loads((other / file).read_text()) | change
+    (other / file).write_text(json.dumps(content))
+    with pytest.raises(
+        InputError, match=f"holds a run of .* with another {what}; choose another --out"
+    ):
+        api.evaluate(other, few, out=scan_copy)
+
+
+def test_scores_of_a_table_halved_by_another_seed_are_made_again(tables, tmp_path):
+    path = tables[0]
+    out = tmp_path / "run"
+    found = [
+        evaluated((), tables=[read_table(path, seed=seed)], out=out, layers=[0]).record["tasks"]
+        for seed in (0, 1, 0)
+    ]
+    revisions = [each["topics"]["revision"] for each in found]
+    assert revisions[0] == revisions[2] != revisions[1]
+    assert [str(each["topics"]["notes"]).count("seed 1") for each in found] == [0, 1, 0]
+
+
+def test_probes_on_data_that_were_replaced_do_not_stay(tables, tmp_path):
+    table, out = tmp_path / "topics.csv", tmp_path / "run"
+    rows = pd.read_csv(tables[0])
+    rows.to_csv(table, index=False)
+    first = evaluated([str(table)], out=out, layers=[0], probes=["linear"])
+    assert "topics" in first.record["probes"]
+    again = evaluated([str(table)], out=out, layers=[0])
+    assert "topics" in again.record["probes"]
+    rows.iloc[:40].to_csv(table, index=False)
+    replaced = evaluated([str(table)], out=out, layers=[0])
+    assert "topics" not in replaced.record.get("probes", {})
+    assert list(replaced.scores().columns) == ["topics"]
 
 
 def test_a_run_of_an_older_layerscope_is_refused_with_the_reason(tiny_folder, few, scan_copy):

@@ -304,6 +304,45 @@ def test_a_loaded_model_is_hashed_once(tiny_folder, text_file, tmp_path, monkeyp
     assert len(hashed) == 1
 
 
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_saving_and_loading_keeps_the_configs_fingerprint(tmp_path, name):
+    save_tiny(tiny_model(name), tmp_path)
+    loaded = load(tmp_path).info.config_fingerprint
+    assert loaded == backbone_of(tiny_model(name), tiny_tokenizer()).info.config_fingerprint
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_attention_heads": 2}, {"layer_norm_eps": 1e-3}, {"hidden_act": "relu"}]
+)
+def test_another_config_around_the_same_weights_has_another_fingerprint(
+    tiny_folder, tmp_path, change
+):
+    first = load(tiny_folder("bert")).info
+    shutil.copytree(tiny_folder("bert"), tmp_path / "other")
+    path = tmp_path / "other" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    second = load(tmp_path / "other").info
+    assert second.weights_fingerprint == first.weights_fingerprint
+    assert second.config_fingerprint != first.config_fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("normalizer", {"type": "Lowercase"}),
+        ("pre_tokenizer", {"type": "WhitespaceSplit"}),
+    ],
+)
+def test_the_tokenizers_fingerprint_sees_more_than_its_vocabulary(
+    tiny_folder, tmp_path, change, value
+):
+    first = load(tiny_folder("bert")).info.tokenizer_fingerprint
+    shutil.copytree(tiny_folder("bert"), tmp_path / "other")
+    path = tmp_path / "other" / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {change: value}))
+    assert load(tmp_path / "other").info.tokenizer_fingerprint != first
+
+
 def test_the_tokenizers_fingerprint_follows_the_tokenizer(tiny_folder, tmp_path):
     first = load(tiny_folder("bert")).info.tokenizer_fingerprint
     shutil.copytree(tiny_folder("bert"), tmp_path / "other")

@@ -266,6 +266,16 @@ def test_a_scan_of_a_model_of_which_one_column_changed_is_not_used(command, pass
     assert passes == ["narrow", "wide"]
 
 
+def test_a_scan_with_entropies_of_another_order_is_not_used(command, passes, place):
+    shutil.copytree(place / "done" / "narrow", "new/narrow")
+    record = json.loads(Path("new/narrow/run.json").read_text())
+    record["settings"]["alpha"] = 2.0
+    Path("new/narrow/run.json").write_text(json.dumps(record))
+    refused = command("narrow", "--data", "texts.txt", "--out", "new")
+    assert (refused.code, passes) == (2, [])
+    assert "was made with alpha 2.0 instead of 1.0" in refused.err
+
+
 def test_a_scan_of_an_older_layerscope_is_not_used(command, passes, place):
     shutil.copytree(place / "done" / "narrow", "new/narrow")
     record = json.loads(Path("new/narrow/run.json").read_text())

@@ -103,6 +103,7 @@ def open_bank(folder: Path, backbone: Backbone, policy: TokenPolicy) -> OpenBank
         "weights_fingerprint": info.weights_fingerprint,
         "revision": info.revision,
         "tokenizer_fingerprint": info.tokenizer_fingerprint,
+        "config_fingerprint": info.config_fingerprint,
         "dtype": info.dtype,
         "special_tokens": policy.special_tokens,
         "first_token": policy.first_token.value,

@@ -71,6 +71,7 @@ class ModelInfo:
     final_norm: bool
     weights_fingerprint: str
     tokenizer_fingerprint: str
+    config_fingerprint: str
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields for `run.json`."""
@@ -193,6 +194,7 @@ def backbone_of(
             final_norm=final_norm is not None,
             weights_fingerprint=weights_fingerprint(core),
             tokenizer_fingerprint=tokenizer_fingerprint(tokenizer) if tokenizer else "",
+            config_fingerprint=config_fingerprint(config),
         ),
     )
 
@@ -563,8 +565,39 @@ def _digest(tensor: Tensor) -> bytes:
     return digest.digest()
 
 
+# Case, accents, scripts, numbers, blanks and signs: what tokenizers of one vocabulary treat differently.
+_PROBE: Final = "layerscope probes, 1, 2, 3. A b,c  Don't\n\tNAÏVE  x=12345! Ещё 東京 🙂"
+
+
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """Return a short hash of the tokenizer's vocabulary, special tokens and its ids of a probe text."""
-    probe = tokenizer("layerscope probes, 1, 2, 3.")["input_ids"]
+    probe = tokenizer(_PROBE)["input_ids"]
     facts = [sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map, probe]
-    return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:16]
+    return _short_hash(facts)
+
+
+# Entries of a config that say where a model comes from or what a head makes of it.
+_NO_MATTER: Final = frozenset(
+    {
+        "_name_or_path", "_commit_hash", "transformers_version", "architectures", "auto_map", "dtype",
+        "torch_dtype", "id2label", "label2id", "problem_type", "return_dict", "use_cache",
+        "output_hidden_states", "output_attentions", "tie_word_embeddings",
+    }
+)  # fmt: skip
+
+
+def config_fingerprint(config: Any) -> str:
+    """Return a short hash of a model's config: the same weights under another one give other states."""
+    return _short_hash(_deciding(config.to_dict()))
+
+
+def _deciding(entry: Any) -> Any:
+    """Return a config, and those inside it, without what changes no hidden state."""
+    if isinstance(entry, dict):
+        return {str(k): _deciding(v) for k, v in entry.items() if k not in _NO_MATTER}
+    return [_deciding(each) for each in entry] if isinstance(entry, list | tuple) else entry
+
+
+def _short_hash(facts: Any) -> str:
+    said = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]

@@ -134,7 +134,10 @@ def plan_of(backbone: Backbone, made_by: dict[str, str]) -> dict[str, Any]:
         made_by: versions of what makes the numbers.
     """
     info = backbone.info.as_dict()
-    kept = ("name", "revision", "dtype", "weights_fingerprint", "tokenizer_fingerprint", "device")
+    kept = (
+        "name", "revision", "dtype", "weights_fingerprint", "tokenizer_fingerprint",
+        "config_fingerprint", "device",
+    )  # fmt: skip
     return {name: info[name] for name in kept} | made_by
 
 

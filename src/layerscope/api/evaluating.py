@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 import torch
@@ -51,6 +51,7 @@ from layerscope.runfolder import RunFolder
 from layerscope.table import RECORD_FILE, TASK, Run, load_run
 
 BANK = "bank"
+_MADE_BY: Final = ("layerscope", "torch", "transformers", "mteb", "scikit-learn")
 
 
 class Evaluation(Result):
@@ -115,7 +116,7 @@ def evaluate(
             started = time.perf_counter()
             backbone = loaded(model, tokenizer, model_options, progress)
             if base is not None and place is not None:
-                refuse_other_run(base, backbone.info.weights_fingerprint, {}, str(place.path))
+                refuse_other_run(base, backbone.info, {}, str(place.path))
             if place:
                 place.open_parts(_plan(backbone, chosen))
                 folder = _path(bank) or place.path / BANK
@@ -176,9 +177,7 @@ def _evaluated(
     )
     known = {}
     if base is not None and not overwrite:
-        refuse_other_run(
-            base, backbone.info.weights_fingerprint, decided.deciding(), str(place and place.path)
-        )
+        refuse_other_run(base, backbone.info, decided.deciding(), str(place and place.path))
         known = known_scores(base, plans)
     source = BankEncoder(
         backbone,
@@ -232,7 +231,7 @@ def _finished(place: RunFolder | None) -> Run | None:
 
 def _plan(backbone: Backbone, settings: EvaluationSettings) -> dict[str, Any]:
     found = evaluation_versions()
-    made_by = {name: found[name] for name in ("torch", "transformers", "mteb", "scikit-learn")}
+    made_by = {name: found[name] for name in _MADE_BY}
     return plan_of(backbone, made_by) | settings.deciding()
 
 

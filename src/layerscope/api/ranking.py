@@ -341,7 +341,7 @@ def _misfit(run: Run, model: str, texts: Texts, settings: dict[str, Any], folder
         return "is of other texts"
     wanted = settings_of(ScanSettings, settings).as_dict()
     found = run.record.get("settings", {})
-    for name in SETTINGS:
+    for name in (*SETTINGS, "alpha"):
         decided_by_model = name == "first_token" and wanted[name] == "auto"
         changes_nothing = name in ("batch_tokens", "resamples")
         if not (decided_by_model or changes_nothing) and found.get(name) != wanted[name]:
