@@ -1,8 +1,8 @@
 """Result tables of every command on four models, recorded before a change and compared after it.
 
-`python -m benchmarks.golden record FOLDER` writes them, `python -m benchmarks.golden compare BEFORE AFTER`
-prints what differs by more than 1e-9 and exits with 1 if anything does. One thread, fixed seeds, the built-in
-sample: on one machine two recordings of the same code are equal.
+`python -m benchmarks.golden record FOLDER` writes them; `python -m benchmarks.golden compare BEFORE AFTER`
+prints what differs by more than 1e-9 and exits with 1 if anything does. One thread, fixed seeds, the
+built-in sample: on one machine two recordings of the same code are equal.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.materials import SHARED, minilm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from tiny import WORDS, save_tiny, texts, tiny_model  # noqa: E402
+from tiny import save_tiny, texts, tiny_model
 
 TOLERANCE = 1e-9
 
@@ -49,9 +49,7 @@ def labelled(name: str, scratch: Path) -> list[str]:
     """Write a table with labels and one of scored pairs, and return their paths."""
     found, generator = sample(name), random.Random(0)
     words = [set(text.split()) for text in found]
-    topics = pd.DataFrame(
-        {"text": found, "label": [f"{len(text.split()) % 2}" for text in found]}
-    )
+    topics = pd.DataFrame({"text": found, "label": [f"{len(text.split()) % 2}" for text in found]})
     others = [generator.randrange(len(found)) for _ in found]
     scores = [
         len(words[i] & words[j]) / len(words[i] | words[j]) + 0.01 * generator.random()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -128,6 +129,43 @@ def test_a_bank_of_another_model_is_refused_by_what_differs(filled):
         VectorBank(filled.folder, other)
 
 
+def test_a_bank_of_an_older_layerscope_is_refused_with_the_reason(filled):
+    path = filled.folder / bank_module.BANK_FILE
+    described = json.loads(path.read_text())
+    described["identity"]["weights_fingerprint"] = "28a10a12fe4cceb0"
+    path.write_text(json.dumps(described))
+    with pytest.raises(
+        InputError, match="bank in .* was made by an older layerscope .* remove that"
+    ):
+        VectorBank(filled.folder, IDENTITY)
+
+
+def test_a_bank_that_another_process_makes_at_the_same_moment_is_not_taken_over(
+    tmp_path, monkeypatch
+):
+    locked = bank_module.locked
+
+    @contextmanager
+    def just_after_another(path, *arguments, **options):
+        with locked(path, *arguments, **options):
+            monkeypatch.setattr(bank_module, "locked", locked)
+            bank_module.write_json(
+                path.parent / bank_module.BANK_FILE,
+                {"schema_version": 1, "identity": IDENTITY | {"max_length": 8}, "facts": {}},
+            )
+            yield
+
+    monkeypatch.setattr(bank_module, "locked", just_after_another)
+    with pytest.raises(InputError, match=r"another max length \(8 there, 96 now\)"):
+        VectorBank(tmp_path / "bank", IDENTITY, {})
+
+
+def test_a_start_that_was_killed_leaves_a_folder_that_can_be_used(tmp_path):
+    (tmp_path / ".layerscope.lock").touch()
+    (tmp_path / ".bank.json.1a2b").write_text("{")
+    assert len(VectorBank(tmp_path, IDENTITY)) == 0
+
+
 def test_a_folder_with_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match="expected a bank of vectors or an empty folder"):
@@ -154,12 +192,23 @@ def test_a_broken_shard_is_named(filled):
 
 
 def test_a_plan_is_kept_until_it_is_dropped(filled):
-    assert filled.load_plan() == []
+    assert filled.load_plan(NAMES[3:], NAMES) == []
     filled.save_plan(NAMES)
-    assert VectorBank(filled.folder, IDENTITY).load_plan() == NAMES
-    filled.drop_plan()
-    filled.drop_plan()
-    assert filled.load_plan() == []
+    assert VectorBank(filled.folder, IDENTITY).load_plan(NAMES[3:], NAMES) == NAMES
+    filled.drop_plan(NAMES)
+    filled.drop_plan(NAMES)
+    assert filled.load_plan(NAMES[3:], NAMES) == []
+
+
+def test_each_unfinished_encoding_finds_its_own_plan(filled):
+    one, other = NAMES[:2], NAMES[1:]
+    filled.save_plan(one)
+    filled.save_plan(other)
+    assert filled.load_plan(NAMES[:1], one) == one
+    assert filled.load_plan(NAMES[3:], NAMES) == other
+    assert filled.load_plan(NAMES[3:], NAMES[3:]) == []
+    filled.drop_plan(one)
+    assert filled.load_plan(NAMES[3:], NAMES) == other
 
 
 def test_nothing_is_asked_for(filled):

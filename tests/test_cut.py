@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -376,6 +377,16 @@ def test_a_folder_that_exists_stays(tmp_path, here):
         cut("bert", out, format="transformers")
     assert cut("bert", out, layer=3, format="transformers", overwrite=True).blocks == 3
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_to_which_another_process_writes_is_left_alone(tiny_folder, tmp_path):
+    out = tmp_path / "out"
+    with (
+        FileLock(tmp_path / ".out.lock"),
+        pytest.raises(InputError, match="another process is at work in .*out'; wait until it ends"),
+    ):
+        layerscope.cut(tiny_folder("bert"), 2, out=out, data=TEXTS)
+    assert [path.name for path in tmp_path.iterdir()] == [".out.lock"]
 
 
 def test_the_source_is_never_replaced(tiny_folder, tmp_path, here):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from layerscope import encoding, models
-from layerscope.bank import VectorBank, hash_of
+from layerscope.bank import PLANS, VectorBank, hash_of
 from layerscope.encoding import BankEncoder, TokenPolicy, open_bank
 from layerscope.errors import InputError, RunError
 from layerscope.extraction import extract, sites_of
@@ -199,14 +205,137 @@ def test_an_encoding_that_was_interrupted_goes_on_with_the_same_batches(
     for site in resumed.sites:
         np.testing.assert_array_equal(resumed.vectors(site, TEXTS), expected[site])
     assert 0 < resumed.encoded.texts < len(TEXTS)
-    assert resumed.bank.load_plan() == []
+    assert not list(resumed.bank.folder.glob(PLANS))
 
 
-def test_a_plan_of_other_texts_is_forgotten(tmp_path):
+def test_a_plan_of_other_texts_is_left_to_who_made_it(tmp_path):
     encoder = encoder_at(tmp_path)
-    encoder.bank.save_plan([hash_of("never seen again")])
+    others = [hash_of("of another process")]
+    encoder.bank.save_plan(others)
     encoder.vectors(Site(0), TEXTS)
-    assert encoder.bank.load_plan() == []
+    assert encoder.bank.load_plan(others, others) == others
+    assert len(list(tmp_path.glob(PLANS))) == 1
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+FILLING = """
+import sys, time
+from pathlib import Path
+import numpy as np, torch
+from layerscope import bank, models
+from layerscope.encoding import BankEncoder, TokenPolicy, open_bank
+from layerscope.settings import Pooling
+from tiny import texts
+torch.set_num_threads(1)
+pause, shards, folder, model, out = float(sys.argv[1]), int(sys.argv[2]), *map(Path, sys.argv[3:])
+bank.VectorBank.BUDGET = 0
+flush, left = bank.VectorBank.flush, iter(range(shards))
+def slowly(self):
+    flush(self)
+    if next(left, None) is None: time.sleep(pause)
+bank.VectorBank.flush = slowly
+backbone = models.load(model)
+opened = open_bank(folder, backbone, TokenPolicy())
+encoder = BankEncoder(backbone, opened, Pooling.MEAN, batch_tokens=60)
+found = {str(site): encoder.vectors(site, texts(12)) for site in encoder.sites}
+np.savez(out, encoded=encoder.encoded.texts, **found)
+"""
+
+
+@pytest.fixture
+def filling(tmp_path, tiny_folder):
+    """Starts a process that fills a bank, and after some shards pauses at each."""
+    started = []
+
+    def start(name, pause=0.0, shards=0):
+        said = (tmp_path / f"{name}.txt").open("w")
+        paths = map(str, (tmp_path / "bank", tiny_folder("llama"), tmp_path / f"{name}.npz"))
+        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        process = subprocess.Popen(
+            [sys.executable, "-c", FILLING, str(pause), str(shards), *paths],
+            stderr=said, start_new_session=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        )  # fmt: skip
+        said.close()
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def wait_until(what, *processes):
+    until = time.monotonic() + 120
+    while not what():
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < until, "the moment never came"
+        time.sleep(0.02)
+
+
+def filled_by(process, tmp_path, name):
+    assert process.wait(120) == 0, (tmp_path / f"{name}.txt").read_text()
+    return dict(np.load(tmp_path / f"{name}.npz"))
+
+
+def assert_same_vectors(one, other):
+    assert one.keys() == other.keys() | {"encoded"}
+    for site in other:
+        np.testing.assert_array_equal(one[site], other[site])
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_processes_that_share_a_bank_give_what_one_process_gives(
+    tmp_path, tiny_folder, filling, killed
+):
+    backbone = models.load(tiny_folder("llama"))
+    opened = open_bank(tmp_path / "alone", backbone, TokenPolicy())
+    alone = BankEncoder(backbone, opened, Pooling.MEAN, batch_tokens=60)
+    whole = {str(site): alone.vectors(site, TEXTS) for site in alone.sites}
+    # One writes and is held up (or killed) in the middle; two more want the same texts meanwhile.
+    pause = 600 if killed else 3
+    writer = filling("writer", pause=pause, shards=1)
+    wait_until(lambda: len(list((tmp_path / "bank").glob("shard-*"))) == 2, writer)
+    others = {name: filling(name) for name in ("second", "third")}
+    if killed:
+        wait_until(
+            lambda: all(
+                "another process is writing to the bank" in (tmp_path / f"{name}.txt").read_text()
+                for name in others
+            ),
+            writer,
+            *others.values(),
+        )
+        writer.kill()
+    found = [filled_by(process, tmp_path, name) for name, process in others.items()]
+    if not killed:
+        found.append(filled_by(writer, tmp_path, "writer"))
+    for each in found:
+        assert_same_vectors(each, whole)
+    encoded = sorted(int(each["encoded"]) for each in found)
+    if killed:  # one of the two did what was left, the other waited for it
+        assert encoded[0] == 0 < encoded[1] < len(TEXTS)
+    else:
+        assert encoded == [0, 0, len(TEXTS)]
+    assert not list((tmp_path / "bank").glob(PLANS))
+
+
+def test_a_bank_that_may_only_be_read_serves_what_it_holds(tmp_path, monkeypatch):
+    expected = encoder_at(tmp_path).vectors(Site(1), TEXTS)
+
+    def refuse(*_args, **_kwargs):
+        raise InputError("cannot write")
+
+    monkeypatch.setattr("layerscope.bank.locked", refuse)
+    monkeypatch.setattr("layerscope.bank.write_json", refuse)
+    monkeypatch.setattr(encoding, "first_token_ratio", lambda *_: 3.0)
+    for policy in (TokenPolicy(), TokenPolicy(first_token="keep")):
+        again = encoder_at(tmp_path, policy=policy)
+        np.testing.assert_array_equal(again.vectors(Site(1), TEXTS), expected)
+    with pytest.raises(InputError, match="cannot write"):
+        again.vectors(Site(1), ["river stone"])
 
 
 def test_states_that_are_not_finite_are_refused(tmp_path):

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from commands import run
 from layerscope import api, models
@@ -23,13 +26,15 @@ from layerscope.api.evaluating import Evaluation
 from layerscope.bank import VectorBank
 from layerscope.encoding import BankEncoder, TokenPolicy, open_bank
 from layerscope.errors import InputError, RunError
-from layerscope.evaluation import EvaluationSettings, resolve, runner
+from layerscope.evaluation import EvaluationSettings, probing, resolve, runner
 from layerscope.evaluation.encoders import LayerEncoder, unit
+from layerscope.evaluation.probes import ProbeScore
+from layerscope.evaluation.tables import read_table
 from layerscope.runfolder import RunFolder
 from layerscope.settings import Pooling
 from layerscope.states import Site
 from layerscope.table import COLUMNS, load_run
-from tiny import WORDS, tiny_model, tiny_tokenizer
+from tiny import WORDS, save_tiny, tiny_model, tiny_tokenizer, with_column_changed
 
 pytest.importorskip("mteb")
 
@@ -449,8 +454,6 @@ def scanned(tiny_folder, text_file, tmp_path_factory) -> Path:
 @pytest.fixture
 def scan_copy(scanned, tmp_path) -> Path:
     """A finished scan of one's own."""
-    import shutil
-
     return Path(shutil.copytree(scanned, tmp_path / "run"))
 
 
@@ -488,8 +491,88 @@ def test_a_kill_while_writing_leaves_the_scan_whole(tiny_folder, few, scan_copy,
 
 
 def test_a_run_of_another_model_is_refused(tiny_folder, few, scan_copy):
-    with pytest.raises(InputError, match=r"holds a run of .*, whose weights are others than this"):
+    with pytest.raises(
+        InputError, match=r"holds a run of .*, whose weights or dtype are others than"
+    ):
         api.evaluate(tiny_folder("qwen3"), few, out=scan_copy, overwrite=True)
+
+
+def test_a_fine_tuned_copy_gets_nothing_of_the_original(text_file, few, tmp_path):
+    original = save_tiny(tiny_model("bert"), tmp_path / "original" / "mine")
+    copied = save_tiny(with_column_changed(tiny_model("bert")), tmp_path / "copied" / "mine")
+    out = tmp_path / "run"
+    api.scan(original, text_file, out=out, views=0, metrics="curvature")
+    with pytest.raises(InputError, match=r"holds a run of mine, whose weights or dtype are others"):
+        api.evaluate(copied, few, out=out)
+    api.evaluate(original, few[:1], bank=tmp_path / "bank")
+    with pytest.raises(InputError, match=r"holds vectors of another weights fingerprint"):
+        api.evaluate(copied, few[:1], bank=tmp_path / "bank")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "what"),
+    [
+        ("config.json", {"rms_norm_eps": 1e-3}, "config"),
+        ("tokenizer.json", {"normalizer": {"type": "Lowercase"}}, "tokenizer"),
+    ],
+)
+def test_a_run_of_the_same_weights_with_another_config_or_tokenizer_is_refused(
+    tiny_folder, few, scan_copy, tmp_path, file, change, what
+):
+    other = Path(shutil.copytree(tiny_folder("llama"), tmp_path / "other"))
+    content = json.loads((other / file).read_text()) | change
+    (other / file).write_text(json.dumps(content))
+    with pytest.raises(
+        InputError, match=f"holds a run of .* with another {what}; choose another --out"
+    ):
+        api.evaluate(other, few, out=scan_copy)
+
+
+def test_scores_of_a_table_halved_by_another_seed_are_made_again(tables, tmp_path):
+    path = tables[0]
+    out = tmp_path / "run"
+    found = [
+        evaluated((), tables=[read_table(path, seed=seed)], out=out, layers=[0]).record["tasks"]
+        for seed in (0, 1, 0)
+    ]
+    revisions = [each["topics"]["revision"] for each in found]
+    assert revisions[0] == revisions[2] != revisions[1]
+    assert [str(each["topics"]["notes"]).count("seed 1") for each in found] == [0, 1, 0]
+
+
+def test_probes_on_data_that_were_replaced_do_not_stay(tables, tmp_path):
+    table, out = tmp_path / "topics.csv", tmp_path / "run"
+    rows = pd.read_csv(tables[0])
+    rows.to_csv(table, index=False)
+    first = evaluated([str(table)], out=out, layers=[0], probes=["linear"])
+    assert "topics" in first.record["probes"]
+    again = evaluated([str(table)], out=out, layers=[0])
+    assert "topics" in again.record["probes"]
+    rows.iloc[:40].to_csv(table, index=False)
+    replaced = evaluated([str(table)], out=out, layers=[0])
+    assert "topics" not in replaced.record.get("probes", {})
+    assert list(replaced.scores().columns) == ["topics"]
+
+
+def test_a_run_of_an_older_layerscope_is_refused_with_the_reason(tiny_folder, few, scan_copy):
+    record = json.loads((scan_copy / "run.json").read_text())
+    record["model"]["weights_fingerprint"] = "28a10a12fe4cceb0"
+    (scan_copy / "run.json").write_text(json.dumps(record))
+    with pytest.raises(
+        InputError, match=r"made by an older layerscope that could not tell fine-tuned copies apart"
+    ):
+        api.evaluate(tiny_folder("llama"), few, out=scan_copy)
+
+
+def test_a_run_to_which_another_process_adds_scores_is_left_alone(tiny_folder, few, scan_copy):
+    before = {path.name: path.read_bytes() for path in scan_copy.iterdir()}
+    with (
+        FileLock(scan_copy / ".layerscope.lock"),
+        pytest.raises(InputError, match="another process is at work in"),
+    ):
+        api.evaluate(tiny_folder("llama"), few, out=scan_copy)
+    (scan_copy / ".layerscope.lock").unlink()
+    assert {path.name: path.read_bytes() for path in scan_copy.iterdir()} == before
 
 
 def test_a_folder_with_other_files_is_refused(few, tmp_path):
@@ -633,6 +716,33 @@ def test_probes_are_rows_beside_the_scores(tables, tmp_path):
     again = evaluated(tables[2:3], out=out, layers=[0, 2])
     assert "topics" in again.record["probes"]
     assert set(again.scores().columns) == {"topics", "probe/topics/linear_accuracy", "pairs"}
+
+
+@pytest.mark.parametrize(
+    "other", [{"name": "others"}, {"split": "validation"}, {"subset": "de"}, {"revision": "2"}]
+)
+def test_probes_of_one_task_are_not_those_of_another_on_the_same_data(
+    tables, tmp_path, monkeypatch, other
+):
+    """Two tasks of mteb, or two subsets of one, may share a data set and its revision."""
+    (first,) = resolve([tables[0]])
+    second = replace(first, **other)
+    trained = []
+
+    def probe(_backbone, plan, *_, **__):
+        trained.append(plan)
+        share = 0.1 * len(trained)
+        return [ProbeScore(0, "block", "linear", share, 0.0, 1.0, 30, 0.5)]
+
+    monkeypatch.setattr(probing, "probe", probe)
+    backbone = models.backbone_of(tiny_model("llama"), tiny_tokenizer())
+    settings = EvaluationSettings(probes=("linear",))
+    for plan, accuracy in ((first, 0.1), (second, 0.2), (first, 0.1)):
+        found = probing.run_probes(
+            backbone, [plan], [Site(0)], settings, TokenPolicy(), parts=tmp_path
+        )
+        assert found[plan.name].scores[0].accuracy == pytest.approx(accuracy)
+    assert trained == [first, second]
 
 
 # --- the command -------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,13 +14,22 @@ import torch
 import transformers as hf
 from torch import nn
 
-from layerscope import api
+from layerscope import api, models
 from layerscope.errors import InputError
 from layerscope.extraction import extract, sites_of
 from layerscope.models import ModelOptions, backbone_of, load, weights_fingerprint
 from layerscope.states import Site
 from layerscope.tokenization import TokenizedText, pad
-from tiny import CONFIGS, GQA, VOCABULARY, save_tiny, tiny_model, tiny_tokenizer
+from tiny import (
+    COMMON,
+    CONFIGS,
+    GQA,
+    VOCABULARY,
+    save_tiny,
+    tiny_model,
+    tiny_tokenizer,
+    with_column_changed,
+)
 
 SHARED = Path(__file__).parents[2] / "shared"
 IDS = (5, 9, 30, 7, 61, 8, 12)
@@ -188,6 +198,149 @@ def test_the_fingerprint_follows_the_weights():
         model.encoder.layer[0].output.dense.weight.mul_(1.001)
     assert weights_fingerprint(model) != first
     assert weights_fingerprint(model.to(torch.bfloat16)) != first
+
+
+def changed_by_a_bit(tensor: torch.Tensor, generator: torch.Generator) -> None:
+    """Flip one bit anywhere in a tensor."""
+    content = tensor.view(torch.uint8).view(-1)
+    content[int(torch.randint(content.numel(), (1,), generator=generator))] ^= 1
+
+
+WEIGHT_DTYPES = [
+    torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn,
+    torch.int64, torch.int8, torch.uint8,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", WEIGHT_DTYPES, ids=str)
+@pytest.mark.parametrize("kind", ["parameter", "buffer"])
+def test_one_bit_anywhere_changes_the_fingerprint(monkeypatch, dtype, kind):
+    """Also where rows divide by 64, and in a tensor that is hashed in several pieces."""
+    monkeypatch.setattr(models, "_CHUNK", 1000)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(0, 100, (64, 128), generator=generator).to(dtype)
+    module = torch.nn.Module()
+    if kind == "parameter":
+        module.weight = torch.nn.Parameter(weight, requires_grad=False)
+    else:
+        module.register_buffer("weight", weight)
+    seen = {weights_fingerprint(module)}
+    for changes in range(12):
+        changed_by_a_bit(module.weight.data, generator)
+        seen.add(weights_fingerprint(module))
+        assert len(seen) == changes + 2
+
+
+def test_a_changed_column_of_a_model_changes_its_fingerprint():
+    """Where rows divide by 64, every 64th value is in the first column."""
+    model = hf.BertModel(hf.BertConfig(**COMMON | {"hidden_size": 64})).eval()
+    assert weights_fingerprint(with_column_changed(model)) != weights_fingerprint(model)
+
+
+def module_of(**tensors: torch.Tensor) -> torch.nn.Module:
+    module = torch.nn.Module()
+    for name, tensor in tensors.items():
+        module.register_buffer(name, tensor)
+    return module
+
+
+def test_names_shapes_and_dtypes_are_part_of_the_fingerprint():
+    values = torch.arange(6.0)
+    twelve = torch.zeros(12)
+    found = [
+        weights_fingerprint(module_of(**tensors))
+        for tensors in (
+            {"a": values},
+            {"b": values},
+            {"a": values.reshape(2, 3)},
+            {"a": values.view(torch.int32)},
+            {"a": values, "b": torch.zeros(0)},
+            {"a": twelve[:4], "b": twelve[4:]},
+            {"a": twelve[:8], "b": twelve[8:]},
+        )
+    ]
+    assert len(set(found)) == len(found)
+
+
+def test_the_order_and_the_layout_of_weights_change_nothing():
+    one, other = torch.rand(4, 6), torch.rand(8)
+    first = weights_fingerprint(module_of(one=one, other=other))
+    assert first == weights_fingerprint(module_of(other=other, one=one))
+    assert first == weights_fingerprint(module_of(one=one.t().contiguous().t(), other=other))
+
+
+def test_tied_weights_are_read_once_and_count_like_equal_ones(monkeypatch):
+    weight = torch.rand(16, 16)
+    tied, equal = module_of(a=weight, b=weight), module_of(a=weight, b=weight.clone())
+    read = []
+    digest = models._digest
+    monkeypatch.setattr(models, "_digest", lambda tensor: read.append(1) or digest(tensor))
+    assert weights_fingerprint(tied) == weights_fingerprint(equal)
+    assert len(read) == 1 + 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_saving_and_loading_keeps_the_fingerprint(tmp_path, dtype):
+    model = copy.deepcopy(tiny_model("llama")).to(dtype)
+    save_tiny(model, tmp_path)
+    loaded = load(tmp_path).info
+    assert loaded.weights_fingerprint == weights_fingerprint(model)
+    assert re.fullmatch("xxh3-[0-9a-f]{32}", loaded.weights_fingerprint)
+
+
+def test_weights_that_are_nowhere_have_no_fingerprint():
+    model = copy.deepcopy(tiny_model("bert")).to("meta")
+    with pytest.raises(InputError, match=r"BertModel .*weight.* is not in memory .*device map"):
+        weights_fingerprint(model)
+
+
+def test_a_loaded_model_is_hashed_once(tiny_folder, text_file, tmp_path, monkeypatch):
+    hashed = []
+    real = models.weights_fingerprint
+    monkeypatch.setattr(
+        models, "weights_fingerprint", lambda model: hashed.append(1) or real(model)
+    )
+    api.scan(tiny_folder("bert"), text_file, out=tmp_path / "run", views=0, metrics=("curvature",))
+    assert len(hashed) == 1
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_saving_and_loading_keeps_the_configs_fingerprint(tmp_path, name):
+    save_tiny(tiny_model(name), tmp_path)
+    loaded = load(tmp_path).info.config_fingerprint
+    assert loaded == backbone_of(tiny_model(name), tiny_tokenizer()).info.config_fingerprint
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_attention_heads": 2}, {"layer_norm_eps": 1e-3}, {"hidden_act": "relu"}]
+)
+def test_another_config_around_the_same_weights_has_another_fingerprint(
+    tiny_folder, tmp_path, change
+):
+    first = load(tiny_folder("bert")).info
+    shutil.copytree(tiny_folder("bert"), tmp_path / "other")
+    path = tmp_path / "other" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    second = load(tmp_path / "other").info
+    assert second.weights_fingerprint == first.weights_fingerprint
+    assert second.config_fingerprint != first.config_fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("normalizer", {"type": "Lowercase"}),
+        ("pre_tokenizer", {"type": "WhitespaceSplit"}),
+    ],
+)
+def test_the_tokenizers_fingerprint_sees_more_than_its_vocabulary(
+    tiny_folder, tmp_path, change, value
+):
+    first = load(tiny_folder("bert")).info.tokenizer_fingerprint
+    shutil.copytree(tiny_folder("bert"), tmp_path / "other")
+    path = tmp_path / "other" / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {change: value}))
+    assert load(tmp_path / "other").info.tokenizer_fingerprint != first
 
 
 def test_the_tokenizers_fingerprint_follows_the_tokenizer(tiny_folder, tmp_path):

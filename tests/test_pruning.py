@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers as hf
+from filelock import FileLock
 
 import layerscope
 from commands import run
@@ -362,6 +363,9 @@ def test_a_run_serves_in_place_of_a_scan_if_it_is_of_this_model(writer, tmp_path
     assert found.removed == (int(values.astype(float).idxmax()),)
     with pytest.raises(InputError, match="the run is of another model or dtype"):
         layerscope.prune(tiny_model("gpt2"), "nrs", 1, run=scan, tokenizer=tiny_tokenizer())
+    scan.record["model"]["weights_fingerprint"] = "28a10a12fe4cceb0"
+    with pytest.raises(InputError, match=r"was made by an older layerscope .*apart; scan again"):
+        layerscope.prune(writer, "nrs", 1, run=scan, protect=(0, 0))
 
 
 def test_saved_and_read_back_from_the_command_line(writer, likeness, tmp_path, monkeypatch, capsys):
@@ -423,6 +427,15 @@ def test_bad_input_is_one_sentence(options, message, writer, tmp_path, monkeypat
     assert (said.code, said.out) == (2, "")
     assert message in said.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_to_which_another_process_writes_is_left_alone(writer, tmp_path):
+    with (
+        FileLock(tmp_path / ".out.lock"),
+        pytest.raises(InputError, match="another process is at work in .*out'; wait until it ends"),
+    ):
+        layerscope.prune(writer, "deepest-first", 1, out=tmp_path / "out", data=texts(12))
+    assert [path.name for path in tmp_path.iterdir()] == [".out.lock"]
 
 
 def test_a_folder_with_other_files_is_refused_before_any_work(tmp_path, monkeypatch, capsys):

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers as hf
+from filelock import FileLock
 
 import layerscope
 from commands import run
@@ -18,7 +19,7 @@ from layerscope.api import ranking as making
 from layerscope.cli.app import INTERRUPTED
 from layerscope.errors import InputError
 from layerscope.table import RECORD_FILE, load_run, save_run
-from tiny import COMMON, CONFIGS, save_tiny, texts
+from tiny import COMMON, CONFIGS, save_tiny, texts, with_column_changed
 
 TEXTS = 80  # a half has more texts than subspaces have dimensions
 MODELS = {
@@ -172,6 +173,17 @@ def test_a_killed_ranking_goes_on(command, monkeypatch, passes):
     assert finished["orders"] == whole["orders"]
 
 
+def test_a_ranking_that_another_process_makes_is_left_alone(command, passes):
+    again = ("wide", "--data", "texts.txt", "--out", "new")
+    Path("new").mkdir()
+    with FileLock("new/.layerscope.lock"):
+        refused = command(*again)
+    assert (refused.code, passes) == (2, [])
+    assert "another process is at work in 'new'; wait until it ends" in refused.err
+    assert command(*again).code == 0
+    assert not list(Path("new").rglob(".*"))
+
+
 def test_a_finished_ranking_is_replaced_only_if_asked(command, passes, place):
     shutil.copytree(place / "done", "own")
     refused = command(*MODELS, "--data", "texts.txt", "--out", "own")
@@ -240,6 +252,38 @@ def test_a_scan_of_another_model_of_that_name_is_not_used(command, passes, place
     assert models[0]["weights_fingerprint"] != models[1]["weights_fingerprint"]
     assert command(*again, "--overwrite").code == 0
     assert passes == ["wide", "narrow"]  # both fit now
+
+
+def test_a_scan_of_a_model_of_which_one_column_changed_is_not_used(command, passes, place):
+    shutil.copytree(place / "done" / "narrow", "new/narrow")
+    model = hf.AutoModel.from_pretrained(place / "narrow")
+    older(save_tiny(with_column_changed(model), Path("b/narrow")))
+    again = ("./b/narrow", "wide", "--data", "texts.txt", "--out", "new")
+    refused = command(*again)
+    assert (refused.code, passes) == (2, [])
+    assert "the scan in 'new/narrow' was made with weights fingerprint" in refused.err
+    assert command(*again, "--overwrite").code == 0
+    assert passes == ["narrow", "wide"]
+
+
+def test_a_scan_with_entropies_of_another_order_is_not_used(command, passes, place):
+    shutil.copytree(place / "done" / "narrow", "new/narrow")
+    record = json.loads(Path("new/narrow/run.json").read_text())
+    record["settings"]["alpha"] = 2.0
+    Path("new/narrow/run.json").write_text(json.dumps(record))
+    refused = command("narrow", "--data", "texts.txt", "--out", "new")
+    assert (refused.code, passes) == (2, [])
+    assert "was made with alpha 2.0 instead of 1.0" in refused.err
+
+
+def test_a_scan_of_an_older_layerscope_is_not_used(command, passes, place):
+    shutil.copytree(place / "done" / "narrow", "new/narrow")
+    record = json.loads(Path("new/narrow/run.json").read_text())
+    record["model"]["weights_fingerprint"] = "28a10a12fe4cceb0"
+    Path("new/narrow/run.json").write_text(json.dumps(record))
+    refused = command("narrow", "--data", "texts.txt", "--out", "new")
+    assert (refused.code, passes) == (2, [])
+    assert "was made by an older layerscope that could not tell fine-tuned copies" in refused.err
 
 
 @pytest.mark.parametrize(

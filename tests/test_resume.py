@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from layerscope import analysis, api
 from layerscope.errors import InputError
 from layerscope.runfolder import RunFolder
 from layerscope.store import StateStore
-from tiny import texts
+from tiny import save_tiny, texts, tiny_model, with_column_changed
 
 # The command as it is, but with shards of one batch each and a pause after each step, so that a kill
 # can be aimed at a moment.
@@ -130,6 +131,28 @@ def test_a_run_killed_at_any_moment_goes_on_and_ends_the_same(
     assert finished[0], "the second run found nothing of the first"
     assert not finished[0] & set(ran), "a finished text went through the model again"
     assert {name: untouched[0].get(name) for name in kept} == kept
+
+
+def test_a_second_process_is_refused_and_spoils_nothing(tiny_folder, text_file, whole, tmp_path):
+    out = tmp_path / "run"
+    first = started(command(tiny_folder, text_file, out, 600))
+    try:
+        wait_for(first, out, "shard-*", 1)
+        kept = parts(out)
+        second = started(command(tiny_folder, text_file, out, 0, "--overwrite"))
+        stdout, stderr = second.communicate(timeout=120)
+        assert (second.returncode, stdout) == (2, "")
+        assert stderr == (
+            f"layerscope: another process is at work in {str(out)!r}; wait until it ends, or choose "
+            "another --out folder.\n"
+        )
+        assert parts(out) == kept
+    finally:
+        first.kill()
+        first.communicate()
+    scan_in_process(tiny_folder, text_file, out)
+    assert_same_run(out, whole)
+    assert not list(out.glob(".*"))
 
 
 def listen_to_batches(monkeypatch) -> list[int]:
@@ -281,6 +304,31 @@ def test_unfinished_work_of_other_texts_or_another_model_is_refused(
         api.scan(tiny_folder("bert"), texts(20, seed=9), out=out, views=0, batch_tokens=150)
     with pytest.raises(InputError, match="unfinished run with other .*name"):
         api.scan(tiny_folder("llama"), text_file, out=out, views=0, batch_tokens=150)
+
+
+def test_unfinished_work_of_a_fine_tuned_copy_is_refused(
+    tiny_folder, text_file, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    half_done(tiny_folder, text_file, out, monkeypatch, views=0)
+    kept = parts(out)
+    copied = save_tiny(with_column_changed(tiny_model("bert")), tmp_path / tiny_folder("bert").name)
+    options = {"views": 0, "batch_tokens": 150, "span_words": 3}
+    with pytest.raises(InputError, match="unfinished run with other weights_fingerprint"):
+        api.scan(copied, text_file, out=out, **options)
+    assert parts(out) == kept
+
+
+def test_unfinished_work_of_an_older_layerscope_is_refused_with_the_reason(
+    tiny_folder, text_file, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    half_done(tiny_folder, text_file, out, monkeypatch, views=0)
+    plan = json.loads((out / "parts" / "plan.json").read_text())
+    plan["weights_fingerprint"] = "28a10a12fe4cceb0"
+    (out / "parts" / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(InputError, match="made by an older layerscope .* pass --overwrite to drop"):
+        scan_in_process(tiny_folder, text_file, out, views=0)
 
 
 def test_a_plan_without_any_finished_work_stands_in_nobodys_way(

@@ -30,6 +30,63 @@ def test_a_new_folder_is_claimed_without_being_made(tmp_path):
     RunFolder(tmp_path / "empty").claim()
 
 
+def test_a_claimed_folder_is_nobody_elses_until_it_is_finished(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with folder.claimed():
+        with (
+            pytest.raises(InputError, match="another process is at work in .*run'; wait until it"),
+            RunFolder(folder.path, overwrite=True).claimed(),
+        ):
+            pass
+        folder.open_parts({})
+        folder.finish(small_run(), "<html>")
+    names = {"page.html", "run.json", "results.parquet", "prompts.parquet"}
+    assert {path.name for path in folder.path.iterdir()} == names
+    with pytest.raises(InputError, match="already holds a finished run"), folder.claimed():
+        pass
+    with folder.claimed(beside=True):
+        assert load_run(folder.path)
+
+
+def test_a_claim_that_comes_to_nothing_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), RunFolder(tmp_path / "a" / "b").claimed():
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_a_killed_process_left_is_no_other_file(tmp_path):
+    (tmp_path / ".layerscope.lock").touch()
+    with RunFolder(tmp_path).claimed():
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_finishes_between_looking_and_locking_is_refused(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path / "run")
+    locked = runfolder.locked
+
+    def late(*arguments):
+        RunFolder(tmp_path / "run").finish(small_run(), "<html>")
+        return locked(*arguments)
+
+    monkeypatch.setattr(runfolder, "locked", late)
+    with pytest.raises(InputError, match="already holds a finished run"), folder.claimed():
+        pass
+
+
+def test_a_place_that_cannot_be_locked_is_one_sentence(tmp_path, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with (
+        pytest.raises(InputError, match=r"cannot write to .*lock' \(No locks available\)"),
+        RunFolder(tmp_path / "run").claimed(),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_work_of_the_same_plan_goes_on(tmp_path):
     folder = RunFolder(tmp_path / "run")
     assert not folder.open_parts({"seed": 0})

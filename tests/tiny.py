@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -162,6 +163,14 @@ def texts(count: int, seed: int = 0, longest: int = 20) -> list[str]:
         picks = torch.randint(len(WORDS), (length,), generator=generator).tolist()
         found[" ".join(WORDS[pick] for pick in picks)] = None
     return list(found)
+
+
+def with_column_changed(model: nn.Module) -> nn.Module:
+    """A copy of a tiny BERT in which one column of one weight is zero."""
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        copied.encoder.layer[1].attention.output.dense.weight[:, 5] = 0
+    return copied
 
 
 def save_tiny(model: nn.Module, folder: Path) -> Path:

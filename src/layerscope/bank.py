@@ -3,15 +3,20 @@
 What one forward pass gave for a text is kept under the hash of that text (a prompt included), in one
 folder for one model and one way to count tokens. Any task, layer or pooling reads it from there, one
 site at a time.
+
+Shards are written whole under names of their own and never changed, so that reading needs no lock. One
+process at a time writes; the others wait for it and then find what it wrote.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -19,16 +24,18 @@ import numpy as np
 from safetensors import safe_open
 
 from layerscope.errors import InputError, RunError
-from layerscope.files import write_atomically, write_json
+from layerscope.files import LOCK_FILE, locked, write_atomically, write_json
 from layerscope.settings import Pooling
 from layerscope.states import Site
 from layerscope.store import Array, save_shard
+from layerscope.table import OLDER, is_older_fingerprint
 
 BANK_FILE: Final = "bank.json"
-PLAN_FILE: Final = "encoding.plan"
+PLANS: Final = "encoding*.plan"
 SCHEMA_VERSION: Final = 1
 FACTS: Final = ("tokens", "truncated", "all_counted")
 _HASH_BYTES: Final = 16
+_LOG: Final = logging.getLogger(__name__)
 
 
 def hash_of(text: str) -> bytes:
@@ -64,14 +71,16 @@ class VectorBank:
         found = description(folder)
         if found is None:
             _refuse_other_files(folder)
-        else:
+            with locked(folder / LOCK_FILE, self._tell_waiting, keep=True):
+                found = description(folder)  # another process may have made it just now
+                if found is None:
+                    self._describe({}, facts or {})
+        if found is not None:
             _refuse_other_identity(folder, found.get("identity", {}), identity)
-        if facts is not None or found is None:
-            self._describe((found or {}).get("facts", {}), facts or {})
+            self._learn(found.get("facts", {}), facts or {})
         self._shards: list[_Shard] = []
         self._indexes: dict[str, dict[bytes, tuple[int, int]]] = {}
-        for path in sorted(folder.glob("shard-*.safetensors")):
-            self._enlist(path)
+        self._enlist_new()
         self._waiting: list[tuple[Sequence[bytes], Mapping[str, Array]]] = []
         self._bytes = 0
         self._flushed = time.monotonic()
@@ -81,6 +90,31 @@ class VectorBank:
         told = {name: value for name, value in facts.items() if value is not None}
         described = {"schema_version": SCHEMA_VERSION, "identity": self.identity}
         write_json(self.folder / BANK_FILE, described | {"facts": {**known, **told}})
+
+    def _learn(self, known: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """Write facts that the description lacks; one that may only be read serves without."""
+        if any(value is not None and known.get(name) != value for name, value in facts.items()):
+            with suppress(InputError):
+                self._describe(known, facts)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only process that writes for the time of a block, which sees what others wrote.
+
+        Where another process writes, a warning says so, and it is waited for.
+
+        Raises:
+            InputError: the folder cannot be written to.
+        """
+        with locked(self.folder / LOCK_FILE, self._tell_waiting, keep=True):
+            self._enlist_new()
+            yield
+
+    def _tell_waiting(self) -> None:
+        _LOG.warning(
+            "layerscope: another process is writing to the bank in %r; waiting until it is done.",
+            str(self.folder),
+        )
 
     @property
     def size(self) -> int:
@@ -115,7 +149,7 @@ class VectorBank:
         merged = {"names": np.frombuffer(names, np.uint8).reshape(-1, _HASH_BYTES)}
         for rows_key in self._waiting[0][1]:
             merged[rows_key] = np.concatenate([rows[rows_key] for _, rows in self._waiting])
-        # Not a number: another process may write to the same bank.
+        # Not a number: a process that opened the bank before does not know the others' numbers.
         path = self.folder / f"shard-{secrets.token_hex(6)}.safetensors"
         save_shard(merged, path)
         self._enlist(path)
@@ -139,23 +173,42 @@ class VectorBank:
 
     # --- the plan of an encoding, so that one that was killed goes on with the same batches -------
 
+    # Each has a file of its own: what one process left unfinished, another must not forget.
+
     def save_plan(self, names: Sequence[bytes]) -> None:
         """Keep which texts are about to be encoded together."""
-        write_atomically(self.folder / PLAN_FILE, b"".join(names))
+        write_atomically(self._plan_file(names), b"".join(names))
 
-    def load_plan(self) -> list[bytes]:
-        """Return the texts of an encoding that was not finished; none if there is none."""
-        try:
-            content = (self.folder / PLAN_FILE).read_bytes()
-        except OSError:
-            return []
-        return [content[i : i + _HASH_BYTES] for i in range(0, len(content), _HASH_BYTES)]
+    def load_plan(self, missing: Sequence[bytes], asked: Collection[bytes]) -> list[bytes]:
+        """Return the texts of the unfinished encoding that these belong to; none if there is none.
 
-    def drop_plan(self) -> None:
-        """Forget the plan: everything in it is encoded."""
-        (self.folder / PLAN_FILE).unlink(missing_ok=True)
+        Args:
+            missing: texts to encode, all of which must be in it.
+            asked: texts that are known, to which all of it must belong.
+        """
+        for path in sorted(self.folder.glob(PLANS)):
+            content = path.read_bytes()
+            planned = [content[i : i + _HASH_BYTES] for i in range(0, len(content), _HASH_BYTES)]
+            if set(missing) <= set(planned) <= set(asked):
+                return planned
+        return []
+
+    def drop_plan(self, names: Sequence[bytes]) -> None:
+        """Forget a plan: everything in it is encoded."""
+        self._plan_file(names).unlink(missing_ok=True)
+
+    def _plan_file(self, names: Sequence[bytes]) -> Path:
+        digest = hashlib.blake2b(b"".join(names), digest_size=8).hexdigest()
+        return self.folder / f"encoding-{digest}.plan"
 
     # --- shards -----------------------------------------------------------------------------------
+
+    def _enlist_new(self) -> None:
+        """Take in the shards that other processes wrote since this one looked."""
+        known = {shard.path for shard in self._shards}
+        for path in sorted(self.folder.glob("shard-*.safetensors")):
+            if path not in known:
+                self._enlist(path)
 
     def _enlist(self, path: Path) -> None:
         shard = _Shard.read(path)
@@ -240,16 +293,25 @@ def description(folder: Path) -> dict[str, Any] | None:
 
 
 def _refuse_other_files(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
         raise InputError(
             f"expected a bank of vectors or an empty folder, {str(folder)!r} holds other things; "
             "choose another --bank folder."
         )
 
 
+def _is_foreign(file: Path) -> bool:
+    """Whether a file in a folder without a description is not what a killed start left there."""
+    return file.name != LOCK_FILE and not file.name.startswith(f".{BANK_FILE}")
+
+
 def _refuse_other_identity(
     folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> None:
+    if is_older_fingerprint(found.get("weights_fingerprint")):
+        raise InputError(
+            f"the bank in {str(folder)!r} was {OLDER}; choose another --bank folder, or remove that one."
+        )
     differing = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
     if differing:
         listed = ", ".join(

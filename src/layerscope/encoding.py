@@ -93,6 +93,7 @@ def open_bank(folder: Path, backbone: Backbone, policy: TokenPolicy) -> OpenBank
         "weights_fingerprint": info.weights_fingerprint,
         "revision": info.revision,
         "tokenizer_fingerprint": info.tokenizer_fingerprint,
+        "config_fingerprint": info.config_fingerprint,
         "dtype": info.dtype,
         "special_tokens": policy.special_tokens,
         "first_token": policy.first_token.value,
@@ -177,22 +178,25 @@ class BankEncoder:
 
     def fill(self, texts: Sequence[str], names: Sequence[bytes]) -> None:
         """Run the model over the texts that the bank lacks, all sites at once."""
-        missing = self.bank.missing(names, self.pooling)
-        if not missing:
+        if not self.bank.missing(names, self.pooling):
             return
-        started = time.perf_counter()
-        by_name = dict(zip(names, texts, strict=True))
-        planned = self.bank.load_plan()
-        # Batches decide the last digits: an encoding that was killed goes on with its own.
-        if not (set(missing) <= set(planned) <= by_name.keys()):
-            planned = missing
-            self.bank.save_plan(planned)
-        try:
-            self._encode([by_name[name] for name in planned], planned, set(missing))
-        finally:  # an interrupt or a failure loses nothing that was computed
-            self.bank.flush()
-        self.bank.drop_plan()
-        self.encoded.seconds += time.perf_counter() - started
+        with self.bank.writing():
+            missing = self.bank.missing(names, self.pooling)
+            if not missing:  # the process that was waited for encoded them
+                return
+            started = time.perf_counter()
+            by_name = dict(zip(names, texts, strict=True))
+            # Batches decide the last digits: an encoding that was killed goes on with its own.
+            planned = self.bank.load_plan(missing, by_name.keys())
+            if not planned:
+                planned = missing
+                self.bank.save_plan(planned)
+            try:
+                self._encode([by_name[name] for name in planned], planned, set(missing))
+            finally:  # an interrupt or a failure loses nothing that was computed
+                self.bank.flush()
+            self.bank.drop_plan(planned)
+            self.encoded.seconds += time.perf_counter() - started
 
     def _encode(self, texts: Sequence[str], names: Sequence[bytes], missing: set[bytes]) -> None:
         tokenized = self._tokenized(texts)

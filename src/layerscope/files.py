@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and one sentence for what went wrong with writing."""
+"""Files written whole or not at all, by one process at a time; one sentence for what went wrong."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import errno
 import json
 import os
 import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NoReturn
+
+from filelock import FileLock, Timeout
 
 from layerscope.errors import InputError, RunError
 
@@ -34,6 +38,65 @@ def write_atomically(path: Path, content: bytes) -> None:
             raise
     except OSError as error:
         raise explained_write_error(error, path) from error
+
+
+LOCK_FILE: Final = ".layerscope.lock"
+_ANYBODY: Final = 0o666  # a bank may be shared by users; the file is empty
+
+
+@contextmanager
+def locked(path: Path, busy: Callable[[], None], *, keep: bool = False) -> Iterator[None]:
+    """Hold the lock of a file for the time of a block; a process that dies frees it.
+
+    Folders that the lock needs are made, and taken away again if nothing else came into them.
+
+    Args:
+        path: the lock file.
+        busy: called where another process holds the lock: raises, or the lock is waited for.
+        keep: whether the file stays, which is safer where processes wait for it on a network folder.
+
+    Raises:
+        InputError: the lock file cannot be written.
+    """
+    lock = FileLock(path, mode=_ANYBODY)
+    with ExitStack() as stack:
+        try:
+            for folder in reversed([each for each in path.parents if not each.exists()]):
+                stack.callback(_remove_empty, folder)
+                folder.mkdir(exist_ok=True)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                busy()
+                lock.acquire()
+        except OSError as error:
+            raise explained_write_error(error, path) from error
+        stack.callback(lock.release)
+        if not keep:  # while it is held: nobody can hold the lock of a file that is gone
+            stack.callback(_remove_file, path)
+        yield
+
+
+def refuse_busy(folder: Path) -> NoReturn:
+    """Refuse a folder that another process is writing to.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(
+        f"another process is at work in {str(folder)!r}; wait until it ends, or choose another --out "
+        "folder."
+    )
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _remove_file(path: Path) -> None:
+    with suppress(OSError):  # Windows lets nobody remove an open file
+        path.unlink()
 
 
 def explained_write_error(error: OSError, path: Path) -> RunError | InputError:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
 import torch
+import xxhash
 from pydantic import AfterValidator, BeforeValidator
 from torch import Tensor, nn
 
@@ -92,6 +93,7 @@ class ModelInfo:
     final_norm: bool
     weights_fingerprint: str
     tokenizer_fingerprint: str
+    config_fingerprint: str
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields for `run.json`."""
@@ -214,6 +216,7 @@ def backbone_of(
             final_norm=final_norm is not None,
             weights_fingerprint=weights_fingerprint(core),
             tokenizer_fingerprint=tokenizer_fingerprint(tokenizer) if tokenizer else "",
+            config_fingerprint=config_fingerprint(config),
         ),
     )
 
@@ -533,19 +536,90 @@ def _module_giving(core: nn.Module, state: Tensor, seen: dict[int, Tensor]) -> s
 # --- fingerprints ------------------------------------------------------------------------------
 
 
+_CHUNK: Final = 1 << 24  # values that are copied to the CPU at a time
+
+
 def weights_fingerprint(model: nn.Module) -> str:
-    """Return a short hash of every weight's name, shape and a spread of 64 of its values."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        flat = weight.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.float64)
-        digest.update(f"{name}{tuple(weight.shape)}".encode())
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """Return a hash of every weight and persistent buffer: name, shape, dtype and all of its bytes.
+
+    The same on every device and in every order of the weights, which are read one at a time. Weights
+    that share memory are read once, and count like equal ones that do not.
+
+    Raises:
+        InputError: a weight is not in memory.
+    """
+    total = xxhash.xxh3_128()
+    known: dict[tuple[Any, ...], bytes] = {}
+    for name, entry in sorted(model.state_dict().items()):
+        for tensor in _tensors(entry):
+            if tensor.is_meta:
+                raise InputError(
+                    f"{type(model).__name__} cannot be told apart from other models: its weight {name!r} "
+                    "is not in memory but offloaded; load it without a device map, or on a larger device."
+                )
+            memory = (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride())
+            if not tensor.numel() or memory not in known:
+                known[memory] = _digest(tensor)
+            total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            total.update(known[memory])
+    return f"xxh3-{total.hexdigest()}"
+
+
+def _tensors(entry: Any) -> Iterator[Tensor]:
+    """Yield the plain tensors of an entry of a state dict: of a quantized one, those inside it."""
+    if isinstance(entry, Tensor) and hasattr(entry, "__tensor_flatten__"):
+        inside, _ = entry.__tensor_flatten__()
+        for name in inside:
+            yield from _tensors(getattr(entry, name))
+    elif isinstance(entry, Tensor):
+        yield entry
+    elif isinstance(entry, list | tuple):
+        for each in entry:
+            yield from _tensors(each)
+
+
+def _digest(tensor: Tensor) -> bytes:
+    """Return a hash of the values of a tensor, bit by bit."""
+    digest = xxhash.xxh3_128()
+    flat = (tensor.dequantize() if tensor.is_quantized else tensor.detach()).reshape(-1)
+    for start in range(0, flat.numel(), _CHUNK):
+        digest.update(flat[start : start + _CHUNK].cpu().view(torch.uint8).numpy().data)
+    return digest.digest()
+
+
+# Case, accents, scripts, numbers, blanks and signs: what tokenizers of one vocabulary treat differently.
+_PROBE: Final = "layerscope probes, 1, 2, 3. A b,c  Don't\n\tNAÏVE  x=12345! Ещё 東京 🙂"
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """Return a short hash of the tokenizer's vocabulary, special tokens and its ids of a probe text."""
-    probe = tokenizer("layerscope probes, 1, 2, 3.")["input_ids"]
+    probe = tokenizer(_PROBE)["input_ids"]
     facts = [sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map, probe]
-    return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:16]
+    return _short_hash(facts)
+
+
+# Entries of a config that say where a model comes from or what a head makes of it.
+_NO_MATTER: Final = frozenset(
+    {
+        "_name_or_path", "_commit_hash", "transformers_version", "architectures", "auto_map", "dtype",
+        "torch_dtype", "id2label", "label2id", "problem_type", "return_dict", "use_cache",
+        "output_hidden_states", "output_attentions", "tie_word_embeddings",
+    }
+)  # fmt: skip
+
+
+def config_fingerprint(config: Any) -> str:
+    """Return a short hash of a model's config: the same weights under another one give other states."""
+    return _short_hash(_deciding(config.to_dict()))
+
+
+def _deciding(entry: Any) -> Any:
+    """Return a config, and those inside it, without what changes no hidden state."""
+    if isinstance(entry, dict):
+        return {str(k): _deciding(v) for k, v in entry.items() if k not in _NO_MATTER}
+    return [_deciding(each) for each in entry] if isinstance(entry, list | tuple) else entry
+
+
+def _short_hash(facts: Any) -> str:
+    said = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]

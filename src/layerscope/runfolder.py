@@ -1,16 +1,25 @@
-"""A run's folder while it is being made: claimed, resumed, finished; never silently overwritten."""
+"""A run's folder while it is made: claimed by one process, resumed, finished; never silently replaced."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from layerscope.errors import InputError
-from layerscope.files import explained_write_error, write_atomically, write_json
-from layerscope.table import RECORD_FILE, Run, save_run
+from layerscope.files import (
+    LOCK_FILE,
+    explained_write_error,
+    locked,
+    refuse_busy,
+    write_atomically,
+    write_json,
+)
+from layerscope.table import OLDER, RECORD_FILE, Run, is_older_fingerprint, save_run
 
 PARTS = "parts"
 PLAN_FILE = "plan.json"
@@ -34,8 +43,26 @@ class RunFolder:
         """Where unfinished work lies."""
         return self.path / PARTS
 
-    def claim(self) -> None:
+    @contextmanager
+    def claimed(self, *, beside: bool = False) -> Iterator[None]:
+        """Claim the folder and keep every other process out of it for the time of a block.
+
+        Args:
+            beside: see `claim`.
+
+        Raises:
+            InputError: another process is at work there, or it is not ours to write to.
+        """
+        self.claim(beside=beside)
+        with locked(self.path / LOCK_FILE, lambda: refuse_busy(self.path)):
+            self.claim(beside=beside)  # the process that was there may have finished just now
+            yield
+
+    def claim(self, *, beside: bool = False) -> None:
         """Refuse, before any work, a folder that is not ours to write to.
+
+        Args:
+            beside: whether a finished run there is welcome, because something is put beside it.
 
         Raises:
             InputError: it is a file, holds a finished run, or holds other things.
@@ -43,13 +70,14 @@ class RunFolder:
         for place in (self.path, *self.path.parents):
             if place.exists() and not place.is_dir():
                 raise InputError(f"expected a folder for the run, {str(place)!r} is a file.")
-        if (self.path / RECORD_FILE).exists() and not self.overwrite:
+        if (self.path / RECORD_FILE).exists() and not (self.overwrite or beside):
             raise InputError(
                 f"{str(self.path)!r} already holds a finished run; pass --overwrite to replace it, or "
                 "choose another --out folder."
             )
         ours = (self.path / RECORD_FILE).exists() or self._holds_unfinished_work()
-        if self.path.exists() and not ours and any(self.path.iterdir()):
+        others = self.path.exists() and any(each.name != LOCK_FILE for each in self.path.iterdir())
+        if others and not ours:
             raise InputError(
                 f"{str(self.path)!r} holds other files; choose a new or empty --out folder."
             )
@@ -74,6 +102,11 @@ class RunFolder:
         if found == plan:
             return True
         if found is not None and self._holds_finished_parts() and not self.overwrite:
+            if is_older_fingerprint(found.get("weights_fingerprint")):
+                raise InputError(
+                    f"{str(self.path)!r} holds an unfinished run {OLDER}; pass --overwrite to drop it, "
+                    "or choose another --out folder."
+                )
             raise InputError(
                 f"{str(self.path)!r} holds an unfinished run with other {_differences(found, plan)}; "
                 "run that command again to finish it, pass --overwrite to drop it, or choose "

@@ -8,6 +8,7 @@ every limit and every comparison of layers can be made again) and the record of 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ SCHEMA_VERSION: Final = 2
 RECORD_FILE: Final = "run.json"
 TABLE_FILE: Final = "results.parquet"
 CONTRIBUTIONS_FILE: Final = "prompts.parquet"
+
+# What to say of a fingerprint of weights that came from a few values of each.
+OLDER: Final = "made by an older layerscope that could not tell fine-tuned copies apart"
 
 # Words that stand in the columns `stage` and `level`.
 BLOCK: Final = "block"
@@ -132,6 +136,15 @@ def load_run(folder: str | Path) -> Run:
         version += 1
     record["schema_version"] = SCHEMA_VERSION
     return Run(conform(table), _typed_contributions(contributions), record)
+
+
+def is_older_fingerprint(fingerprint: object) -> bool:
+    """Whether a fingerprint of weights, as a record holds it, came from a few values of each weight.
+
+    >>> is_older_fingerprint("28a10a12fe4cceb0"), is_older_fingerprint("xxh3-28a10a12fe4cceb0")
+    (True, False)
+    """
+    return re.fullmatch("[0-9a-f]{16}", str(fingerprint)) is not None
 
 
 def _typed_contributions(frame: pd.DataFrame) -> pd.DataFrame:

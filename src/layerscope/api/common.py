@@ -21,7 +21,7 @@ from layerscope.evaluation.tables import Table
 from layerscope.models import Backbone, ModelOptions
 from layerscope.preparation import Progress, silent
 from layerscope.runfolder import RunFolder
-from layerscope.table import Run
+from layerscope.table import OLDER, Run, is_older_fingerprint
 
 _TEXTS: Final = "a file, a datasets id, 'sample' or a list of texts"
 
@@ -89,8 +89,8 @@ class Result:
             InputError: the folder holds something already, or cannot be written to.
         """
         place = RunFolder(Path(folder), overwrite)
-        place.claim()
-        place.finish(self.run, self.page())
+        with place.claimed():
+            place.finish(self.run, self.page())
         return type(self)(self.run, place.path)
 
 
@@ -166,6 +166,8 @@ def refuse_other_model(run: Run, backbone: Backbone) -> None:
     """Raise an InputError for a run of other weights than the model's."""
     scanned = run.record.get("model", {})
     weights = scanned.get("weights_fingerprint")
+    if is_older_fingerprint(weights):
+        raise InputError(f"the run of {scanned.get('name')} was {OLDER}; scan again.")
     if weights is not None and weights != backbone.info.weights_fingerprint:
         raise InputError(
             f"the run is of another model or dtype ({scanned.get('name')}, weights {weights}) than "
@@ -181,7 +183,10 @@ def plan_of(backbone: Backbone, made_by: dict[str, str]) -> dict[str, Any]:
         made_by: versions of what makes the numbers.
     """
     info = backbone.info.as_dict()
-    kept = ("name", "revision", "weights_fingerprint", "tokenizer_fingerprint", "dtype", "device")
+    kept = (
+        "name", "revision", "dtype", "weights_fingerprint", "tokenizer_fingerprint",
+        "config_fingerprint", "device",
+    )  # fmt: skip
     return {name: info[name] for name in kept} | made_by
 
 

@@ -94,7 +94,7 @@ def cut(
         surgery.require_onnx()
     given = None if run is None else run_of(run)
     texts = texts_of(data, column, split, limit, seed=0)
-    with (watch or unwatched)() as progress:
+    with surgery.claimed(place), (watch or unwatched)() as progress:
         backbone = loaded(model, tokenizer, model_options, progress, head=chosen.head)
         refuse_model(backbone, chosen)  # before a scan, which may take long
         if layer != "auto":

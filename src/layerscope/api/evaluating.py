@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 import torch
@@ -54,6 +54,7 @@ from layerscope.runfolder import RunFolder
 from layerscope.table import RECORD_FILE, TASK, Run, load_run
 
 BANK = "bank"
+_MADE_BY: Final = ("layerscope", "torch", "transformers", "mteb", "scikit-learn")
 
 
 class Evaluation(Result):
@@ -113,28 +114,29 @@ def evaluate(
         plans = resolve(_names(tasks), task_data=_path(task_data), tables=tuple(tables))
     refuse_nothing_to_probe(plans, chosen)
     place = RunFolder(Path(out), overwrite) if out is not None else None
-    base = _claimed(place)
-    with ExitStack() as stack:
-        progress = stack.enter_context((watch or unwatched)())
-        started = time.perf_counter()
-        backbone = loaded(model, tokenizer, model_options, progress)
-        if base is not None and place is not None:
-            refuse_other_run(base, backbone.info.weights_fingerprint, {}, str(place.path))
-        if place:
-            place.open_parts(_plan(backbone, chosen))
-        folder = _path(bank) or (
-            place.path / BANK if place else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        )
-        run = _evaluated(
-            backbone, plans, chosen, folder, place, base, progress,
-            load_seconds=time.perf_counter() - started, overwrite=overwrite,
-        )  # fmt: skip
-    if place is None:
-        return Evaluation(run)
-    write = place.finish if base is None else place.update
-    found = Evaluation(run, place.path)
-    write(run, found.page())
-    return found
+    with place.claimed(beside=True) if place else nullcontext():
+        base = _finished(place)
+        with ExitStack() as stack:
+            progress = stack.enter_context((watch or unwatched)())
+            started = time.perf_counter()
+            backbone = loaded(model, tokenizer, model_options, progress)
+            if base is not None and place is not None:
+                refuse_other_run(base, backbone.info, {}, str(place.path))
+            if place:
+                place.open_parts(_plan(backbone, chosen))
+                folder = _path(bank) or place.path / BANK
+            else:
+                folder = _path(bank) or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            run = _evaluated(
+                backbone, plans, chosen, folder, place, base, progress,
+                load_seconds=time.perf_counter() - started, overwrite=overwrite,
+            )  # fmt: skip
+        if place is None:
+            return Evaluation(run)
+        write = place.finish if base is None else place.update
+        found = Evaluation(run, place.path)
+        write(run, found.page())
+        return found
 
 
 @checked
@@ -182,9 +184,7 @@ def _evaluated(
     )
     known = {}
     if base is not None and not overwrite:
-        refuse_other_run(
-            base, backbone.info.weights_fingerprint, decided.deciding(), str(place and place.path)
-        )
+        refuse_other_run(base, backbone.info, decided.deciding(), str(place and place.path))
         known = known_scores(base, plans)
     source = BankEncoder(
         backbone,
@@ -229,19 +229,16 @@ def _refuse_nothing_scored(outcome: Outcome) -> None:
         raise RunError(f"no task could be scored: {reasons}")
 
 
-def _claimed(place: RunFolder | None) -> Run | None:
-    """Return the finished run in a folder; where there is none, refuse a folder that is not ours."""
-    if place is None:
+def _finished(place: RunFolder | None) -> Run | None:
+    """Return the finished run in a folder, None if there is none."""
+    if place is None or not (place.path / RECORD_FILE).is_file():
         return None
-    if (place.path / RECORD_FILE).is_file():
-        return load_run(place.path)
-    place.claim()
-    return None
+    return load_run(place.path)
 
 
 def _plan(backbone: Backbone, settings: EvaluationSettings) -> dict[str, Any]:
     found = evaluation_versions()
-    made_by = {name: found[name] for name in ("torch", "transformers", "mteb", "scikit-learn")}
+    made_by = {name: found[name] for name in _MADE_BY}
     return plan_of(backbone, made_by) | settings.deciding()
 
 

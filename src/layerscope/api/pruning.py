@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -193,7 +194,8 @@ def prune(
     _check_saving(place, format, (model, run), overwrite=overwrite)
     given = None if run is None else run_of(run)
     texts = texts_of(data, column, split, limit, seed)
-    with (watch or unwatched)() as progress:
+    alone = nullcontext() if place is None else surgery.claimed(place)
+    with alone, (watch or unwatched)() as progress:
         backbone, said = _loaded(model, tokenizer, model_options, progress, head=head)
         if given is not None:
             refuse_other_model(given, backbone)

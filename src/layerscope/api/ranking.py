@@ -19,7 +19,7 @@ from layerscope.config import AnyPath, Count, Flag, Kind, Listed, Text, To, chec
 from layerscope.data import Texts
 from layerscope.errors import InputError, unknown_name
 from layerscope.estimates import Estimates
-from layerscope.files import write_atomically, write_json
+from layerscope.files import LOCK_FILE, locked, refuse_busy, write_atomically, write_json
 from layerscope.metrics.inputs import Convention
 from layerscope.models import ModelOptions
 from layerscope.preparation import Progress
@@ -36,7 +36,7 @@ from layerscope.ranking.results import refuse_lacking
 from layerscope.ranking.scores import Scored, of_frame
 from layerscope.runfolder import RunFolder
 from layerscope.settings import ScanSettings
-from layerscope.table import RECORD_FILE, Run, load_run
+from layerscope.table import OLDER, RECORD_FILE, Run, is_older_fingerprint, load_run
 
 RANKING_FILE: Final = "ranking.json"
 TABLE_FILE: Final = "ranking.csv"
@@ -110,21 +110,23 @@ def rank(
     predictor(by)
     tables = [_scored(each) for each in _several(scores)]
     place = None if out is None else Path(out)
-    _refuse_finished(place, overwrite)
-    texts, planned = _plan(
-        models, data, chosen, model_options, place, column, split, limit, overwrite=overwrite
-    )
-    refuse_lacking([(each.given, each.run) for each in planned if each.run], predictor(by))
-    _try_loading(planned, model_options)
-    runs = [
-        (each.given, each.run or _scanned(each, number, len(planned), texts, chosen, model_options,
-                                          watch, overwrite=overwrite))
-        for number, each in enumerate(planned, start=1)
-    ]  # fmt: skip
-    found = rank_runs(runs, by, tables=tables, seed=chosen["seed"], resamples=chosen["resamples"])
-    if place is not None:
-        write_atomically(place / TABLE_FILE, found.table().to_csv(index=False).encode())
-        write_json(place / RANKING_FILE, found.as_dict())
+    with _claimed(place, overwrite):
+        texts, planned = _plan(
+            models, data, chosen, model_options, place, column, split, limit, overwrite=overwrite
+        )
+        refuse_lacking([(each.given, each.run) for each in planned if each.run], predictor(by))
+        _try_loading(planned, model_options)
+        runs = [
+            (each.given, each.run or _scanned(each, number, len(planned), texts, chosen,
+                                              model_options, watch, overwrite=overwrite))
+            for number, each in enumerate(planned, start=1)
+        ]  # fmt: skip
+        found = rank_runs(
+            runs, by, tables=tables, seed=chosen["seed"], resamples=chosen["resamples"]
+        )
+        if place is not None:
+            write_atomically(place / TABLE_FILE, found.table().to_csv(index=False).encode())
+            write_json(place / RANKING_FILE, found.as_dict())
     return found
 
 
@@ -182,6 +184,22 @@ def _several(given: Any) -> list[Any]:
 
 def _scored(given: Scores) -> Scored:
     return of_frame(given) if isinstance(given, pd.DataFrame) else read_scores(given)
+
+
+@contextmanager
+def _claimed(place: Path | None, overwrite: bool) -> Iterator[None]:
+    """Keep other rankings out of a folder for the time of a block.
+
+    Raises:
+        InputError: see `_refuse_finished`, or another process is at work there.
+    """
+    _refuse_finished(place, overwrite)
+    if place is None:
+        yield
+        return
+    with locked(place / LOCK_FILE, lambda: refuse_busy(place)):
+        _refuse_finished(place, overwrite)  # the process that was there may have finished just now
+        yield
 
 
 def _refuse_finished(place: Path | None, overwrite: bool) -> None:
@@ -325,7 +343,7 @@ def _misfit(run: Run, model: str, texts: Texts, settings: dict[str, Any], folder
         return "is of other texts"
     wanted = ScanSettings(**settings).as_dict()
     found = run.record.get("settings", {})
-    for name in SETTINGS:
+    for name in (*SETTINGS, "alpha"):
         decided_by_model = name == "first_token" and wanted[name] == "auto"
         changes_nothing = name in ("batch_tokens", "resamples")
         if not (decided_by_model or changes_nothing) and found.get(name) != wanted[name]:
@@ -343,6 +361,8 @@ def _other_model(run: Run, model: str, options: ModelOptions | None) -> str:
     A folder is named by what a model is called, and other models may be called the same.
     """
     found = run.record.get("model", {})
+    if is_older_fingerprint(found.get("weights_fingerprint")):
+        return f"was {OLDER}"
     for name, wanted in plan_of(backbone_for(model, None, options), {}).items():
         if found.get(name) != wanted:
             word = name.replace("_", " ")

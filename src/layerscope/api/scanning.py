@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, overload
@@ -153,25 +154,24 @@ def scan(
     chosen = ScanSettings(**settings)
     refuse_tokenizer(model, tokenizer)
     place = RunFolder(Path(out), overwrite) if out is not None else None
-    if place:
-        place.claim()
-    with (watch or unwatched)() as progress:
-        if not isinstance(model, str | Path | nn.Module):
-            if data is not None:
-                raise InputError(
-                    "expected arrays without texts, got both: arrays are measured as they are."
-                )
-            run = scan_arrays(as_vectors(model), chosen, progress)
-        else:
-            run = _scan_texts(
-                model, texts_of(data, column, split, limit, chosen.seed), chosen, place, progress,
-                tokenizer=tokenizer, model_options=model_options,
-            )  # fmt: skip
-    if place is None:
-        return Scan(run)
-    found = Scan(run, place.path)
-    place.finish(run, found.page())
-    return found
+    with place.claimed() if place else nullcontext():
+        with (watch or unwatched)() as progress:
+            if not isinstance(model, str | Path | nn.Module):
+                if data is not None:
+                    raise InputError(
+                        "expected arrays without texts, got both: arrays are measured as they are."
+                    )
+                run = scan_arrays(as_vectors(model), chosen, progress)
+            else:
+                run = _scan_texts(
+                    model, texts_of(data, column, split, limit, chosen.seed), chosen, place, progress,
+                    tokenizer=tokenizer, model_options=model_options,
+                )  # fmt: skip
+        if place is None:
+            return Scan(run)
+        found = Scan(run, place.path)
+        place.finish(run, found.page())
+        return found
 
 
 @checked

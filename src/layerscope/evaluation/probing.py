@@ -82,7 +82,7 @@ def run_probes(
     found: dict[str, Probed] = {}
     for plan in _classifications(plans):
         facts = _facts(plan, chosen)
-        part = None if parts is None else parts / f"probe-{_digest(facts, sites)}.json"
+        part = None if parts is None else parts / f"probe-{_digest(plan.name, facts, sites)}.json"
         if part is not None and part.exists():
             kept = json.loads(part.read_text(encoding="utf-8"))
             scores = [ProbeScore(**score) for score in kept]
@@ -96,6 +96,8 @@ def run_probes(
 
 def _facts(plan: TaskPlan, settings: ProbeSettings) -> dict[str, Any]:
     return {
+        "split": plan.split,
+        "subset": plan.subset,
         "revision": plan.revision,
         "kinds": list(settings.kinds),
         "train_texts": settings.train_texts,
@@ -107,6 +109,7 @@ def _facts(plan: TaskPlan, settings: ProbeSettings) -> dict[str, Any]:
     }
 
 
-def _digest(facts: Mapping[str, Any], sites: Sequence[Site]) -> str:
-    said = json.dumps([dict(facts), [str(site) for site in sites]], sort_keys=True)
+def _digest(task: str, facts: Mapping[str, Any], sites: Sequence[Site]) -> str:
+    """Name the kept probes of a task; two tasks may share the revision of one data set."""
+    said = json.dumps([task, dict(facts), [str(site) for site in sites]], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:12]

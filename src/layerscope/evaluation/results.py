@@ -12,9 +12,17 @@ from layerscope.errors import InputError
 from layerscope.evaluation.probing import Probed
 from layerscope.evaluation.runner import Outcome, Score
 from layerscope.evaluation.tasks import TaskPlan
+from layerscope.models import ModelInfo
 from layerscope.provenance import versions
 from layerscope.states import Site
-from layerscope.table import TASK, Run, conform, no_contributions
+from layerscope.table import (
+    OLDER,
+    TASK,
+    Run,
+    conform,
+    is_older_fingerprint,
+    no_contributions,
+)
 
 _IDENTITY: Final = ("type", "metric", "split", "subset", "revision", "mteb")
 
@@ -113,18 +121,26 @@ def _whole(value: Any) -> int | None:
     return None if pd.isna(value) else int(value)
 
 
-def refuse_other_run(run: Run, fingerprint: str, deciding: Mapping[str, Any], where: str) -> None:
+def refuse_other_run(run: Run, model: ModelInfo, deciding: Mapping[str, Any], where: str) -> None:
     """Refuse to put scores beside what another model or other settings gave.
 
     Raises:
         InputError: which of them differ.
     """
-    found = run.record.get("model", {}).get("weights_fingerprint")
-    if found != fingerprint:
+    found = run.record.get("model", {})
+    name = found.get("name", "another model")
+    if is_older_fingerprint(found.get("weights_fingerprint")):
+        raise InputError(f"{where!r} holds a run {OLDER}; scan again into another --out folder.")
+    if found.get("weights_fingerprint") != model.weights_fingerprint:
         raise InputError(
-            f"{where!r} holds a run of {run.record.get('model', {}).get('name', 'another model')}, "
-            "whose weights are others than this model's; choose another --out folder."
+            f"{where!r} holds a run of {name}, whose weights or dtype are others than this model's; "
+            "choose another --out folder."
         )
+    for part in ("tokenizer", "config"):
+        if found.get(f"{part}_fingerprint") != getattr(model, f"{part}_fingerprint"):
+            raise InputError(
+                f"{where!r} holds a run of {name} with another {part}; choose another --out folder."
+            )
     made_with = run.record.get("evaluation", {}).get("settings")
     if made_with is None:
         return
@@ -164,7 +180,14 @@ def merged(
     frames = [task_rows(by_name[name], found, labels) for name, found in outcome.scores.items()]
     probes = probes or {}
     frames += [probe_rows(name, probed, labels) for name, probed in probes.items()]
+    kept = _probes_of_the_same_data(old.record.get("probes", {}), plans)
     replaced = {metric for frame in frames for metric in frame["metric"]}
+    replaced |= {
+        metric
+        for name in old.record.get("probes", {}).keys() - kept.keys()
+        for metric in old.table["metric"]
+        if str(metric).startswith(f"probe/{name}/")
+    }
     made_alike = old.record.get("evaluation", {}).get("settings") == evaluation["settings"]
     is_task = old.table["level"] == TASK
     dropped = old.table["metric"].isin(replaced) if made_alike else is_task
@@ -182,13 +205,29 @@ def merged(
         "failed_tasks": [{"task": task, "reason": why} for task, why in failures.items()],
         "evaluation": dict(evaluation),
     }
-    kept = old.record.get("probes", {}) if made_alike else {}
+    kept = kept if made_alike else {}
+    record.pop("probes", None)
     if probes or kept:
         record["probes"] = kept | {name: probed.facts for name, probed in probes.items()}
     if not old.record.get("data"):  # nothing but scores is in it
         record |= {name: evaluation[name] for name in ("versions", "threads", "times")}
     table = pd.concat([old.table[~dropped], *frames], ignore_index=True)
     return Run(conform(table), old.contributions, record)
+
+
+def _probes_of_the_same_data(
+    probes: Mapping[str, Mapping[str, Any]], plans: Sequence[TaskPlan]
+) -> dict[str, Any]:
+    """Return the facts of probes but for those of a task that reads other data now."""
+    now = {
+        plan.name: {"split": plan.split, "subset": plan.subset, "revision": plan.revision}
+        for plan in plans
+    }
+    return {
+        name: facts
+        for name, facts in probes.items()
+        if all(facts.get(part) == value for part, value in now.get(name, {}).items())
+    }
 
 
 def _nothing() -> pd.DataFrame:

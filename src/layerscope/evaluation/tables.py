@@ -42,7 +42,8 @@ class Table:
         splits: split -> columns of that kind: (text, label); (sentence1, sentence2, score or label);
             (query, positive, negative), the last two lists of texts. Labels are codes 0, 1, 2...
         classes: what the codes of a classification or clustering stand for.
-        fingerprint: 16 hexadecimal digits of the sha256 over the files.
+        fingerprint: 16 hexadecimal digits of the sha256 over the files, and the seed of the halves
+            where it is not 0.
         source: the path.
         notes: what was done to the data, in sentences.
     """
@@ -84,7 +85,9 @@ def read_table(path: str | Path, *, kind: str | None = None, seed: int = 0) -> T
     splits, classes = _scored(splits, kind, where)
     notes: list[str] = []
     splits = {split: _without_empty(frame, split, notes) for split, frame in splits.items()}
+    halved = ""
     if list(splits) == [""]:
+        halved = f"/seed{seed}" if kind == "Classification" and seed else ""
         splits = _split(splits[""], kind, seed, notes, where)
     _refuse_too_little(splits, kind, where)
     notes += _unseen_classes(splits, classes, kind)
@@ -93,7 +96,7 @@ def read_table(path: str | Path, *, kind: str | None = None, seed: int = 0) -> T
         kind=kind,
         splits=splits,
         classes=classes,
-        fingerprint=fingerprint([file for parts in files.values() for file in parts]),
+        fingerprint=fingerprint([file for parts in files.values() for file in parts]) + halved,
         source=where,
         notes=tuple(notes),
     )

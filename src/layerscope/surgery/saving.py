@@ -11,7 +11,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,7 @@ from typing import Any, Final
 from torch import nn
 
 from layerscope.errors import InputError, RunError
-from layerscope.files import explained_write_error, write_json
+from layerscope.files import explained_write_error, locked, refuse_busy, write_json
 
 RECORD: Final = "layerscope.json"
 _SPARE: Final = 32_000_000  # tokenizer, card and configs, in bytes, with room
@@ -73,6 +73,16 @@ def free_bytes(out: Path) -> int:
     """Return what is free on the disk of a folder, which need not be there yet."""
     place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
     return shutil.disk_usage(place).free
+
+
+def claimed(out: Path) -> AbstractContextManager[None]:
+    """Return what keeps other processes from writing to a place, by a hidden file beside it.
+
+    Raises:
+        InputError: on entering: another process is at work there.
+    """
+    beside = out.absolute()
+    return locked(beside.with_name(f".{beside.name}.lock"), lambda: refuse_busy(out))
 
 
 @contextmanager
