@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -125,6 +127,29 @@ def tiny_model(name: str) -> nn.Module:
             if weight.ndim == 1 and "norm" in key.lower():
                 weight.add_(torch.rand_like(weight))
     return model
+
+
+def condition(model: nn.Module) -> dict[str, object]:
+    """All that a pass must leave as it was: of the model, of autograd, and every random state."""
+    modules = dict(model.named_modules())
+    return {
+        "grad": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "training": {name: module.training for name, module in modules.items()},
+        "hooks": {
+            name: [*module._forward_hooks, *module._forward_pre_hooks]
+            for name, module in modules.items()
+        },
+        "modules": {name: id(module) for name, module in modules.items()},
+        "frozen": {name: weight.requires_grad for name, weight in model.named_parameters()},
+        "config": str(model.config),
+        "attributes": {
+            name: {key: value for key, value in vars(module).items() if isinstance(value, str | int)}
+            for name, module in modules.items()
+        },
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": str(np.random.get_state()),
+        "python": random.getstate(),
+    }
 
 
 WORDS = ["river", "stone", "light", "engine", "paper", "green", "seven", "ocean", "quiet", "market"]

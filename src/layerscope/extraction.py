@@ -119,21 +119,31 @@ def extract(
     """Run every batch once and yield what `reduce` makes of each site's token states.
 
     The pass ends after the last site. A batch that does not fit in memory is halved until it does.
+    Only `reduce` runs inside a pass, without gradients. Wherever the caller's code runs (over the
+    results, in `batches`), the model, its hooks, the modes of autograd and all random states are as
+    they were before.
 
     Raises:
         RunError: a single text does not fit in memory, or a site was never computed.
     """
-    with evaluating(backbone.model):
-        for batch in batches:
-            yield from _fitting(backbone, batch, sites, reduce)
+    for batch in batches:
+        waiting = [batch]
+        while waiting:
+            part = waiting.pop()
+            by_site = _fitting(backbone, part, sites, reduce)
+            if by_site is None:
+                waiting += reversed(part.halves())
+            else:
+                yield BatchResult(part.items, by_site)
 
 
 def _fitting(
     backbone: Backbone, batch: TokenBatch, sites: Sequence[Site], reduce: Reducer[Reduced]
-) -> Iterator[BatchResult[Reduced]]:
+) -> dict[Site, Reduced] | None:
+    """Run one batch; None if it does not fit in memory but may be halved."""
     try:
-        yield BatchResult(batch.items, _run(backbone, batch, sites, reduce))
-        return
+        with evaluating(backbone.model):
+            return _run(backbone, batch, sites, reduce)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -144,8 +154,7 @@ def _fitting(
             ) from error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    for half in batch.halves():
-        yield from _fitting(backbone, half, sites, reduce)
+    return None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -204,11 +213,14 @@ class _Receive(Protocol):
 
 def _taps(backbone: Backbone, wanted: set[Site], receive: _Receive) -> ExitStack:
     """Hook every wanted site. A block that several layers share is told apart by counting its calls."""
-    stack = ExitStack()
+    with ExitStack() as stack:  # removes those that are on if a later one cannot be put on
+        _tap_all(backbone, wanted, receive, lambda handle: stack.callback(handle.remove))
+        return stack.pop_all()
 
-    def keep(handle: Any) -> None:
-        stack.callback(handle.remove)
 
+def _tap_all(
+    backbone: Backbone, wanted: set[Site], receive: _Receive, keep: Callable[[Any], object]
+) -> None:
     layers_of: dict[nn.Module, list[int]] = {}
     for layer, block in enumerate(backbone.blocks, start=1):
         layers_of.setdefault(block, []).append(layer)
@@ -222,7 +234,6 @@ def _taps(backbone: Backbone, wanted: set[Site], receive: _Receive) -> ExitStack
     if backbone.final_norm is not None:
         last = Site(backbone.depth, "final_norm")
         keep(backbone.final_norm.register_forward_hook(_output_hook(lambda: last, receive)))
-    return stack
 
 
 class _Counter:
@@ -246,7 +257,7 @@ def _tap_block(
     counter: _Counter,
     wanted: set[Site],
     receive: _Receive,
-    keep: Callable[[Any], None],
+    keep: Callable[[Any], object],
 ) -> None:
     keep(block.register_forward_pre_hook(counter.enter))
     asked = {site.stage for site in wanted if site.layer in counter.layers}

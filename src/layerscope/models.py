@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -198,15 +200,80 @@ def backbone_of(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run the model without dropout and gradients, then give it back in the mode it came in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+    """Run a model without dropout and gradients; on leaving, everything is as it was found.
+
+    That is the mode and the hooks of every module, the kind of attention, the modes of autograd, and
+    the random states of torch, numpy and Python. Enter it for one forward pass: a generator that yields
+    inside would leave its caller in these modes.
+
+    `no_grad` rather than `inference_mode`: a tensor made in inference mode can never take part in a
+    derivative, neither a state that is handed out nor a buffer that the model makes in this pass and
+    keeps (rotary angles for a longer text), on which a later training step would fail.
+    """
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        _random_states_kept(),
+        modules_kept(model) as modules,
+    ):
+        # Not by `eval()`: some models do more in it (LoRA merges weights), which no flag undoes.
+        for module in modules:
+            module.training = False
+        yield
+
+
+@contextmanager
+def modules_kept(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """Give the modules of a model, and on leaving put their modes, hooks and kinds of attention back.
+
+    transformers hangs hooks of its own on a model when hidden states are first asked for, and BigBird
+    changes to full attention for good at the first short text.
+    """
+    modules = list(model.modules())
+    training = [module for module in modules if module.training]
+    hooks = [(hooks, dict(hooks)) for module in modules for hooks in _hooks_of(module)]
+    hooked = {id(module) for module in modules if _RECORDING in vars(module)}
+    attention = [
+        (module, module.attention_type, dict(module._modules))
+        for module in modules
+        if hasattr(type(module), "set_attention_type")
+    ]
     try:
-        with torch.inference_mode():
-            yield
+        yield modules
     finally:
         for module in training:
             module.training = True
+        for now, before in hooks:
+            if now.keys() != before.keys():
+                now.clear()
+                now.update(before)
+        for module in modules:
+            if id(module) not in hooked:
+                vars(module).pop(_RECORDING, None)
+        for module, kind, children in attention:
+            module.attention_type = kind
+            module._modules.update(children)
+
+
+# By this attribute transformers knows that its hooks are on a model.
+_RECORDING: Final = "_output_capturing_hooks_installed"
+
+
+def _hooks_of(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
+    return module._forward_hooks, module._forward_pre_hooks
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Put the random states of torch (with those of GPUs in use), numpy and Python back on leaving."""
+    python, array = random.getstate(), np.random.get_state()  # noqa: NPY002  (to keep, not to draw)
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    try:
+        with torch.random.fork_rng(gpus):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(array)  # noqa: NPY002
 
 
 # --- where a model comes from ------------------------------------------------------------------

@@ -151,6 +151,6 @@ def _through(module: Any, features: dict[str, Any]) -> dict[str, Any]:
             for name, value in features.items()
             if isinstance(value, Tensor)
         }
-    with torch.inference_mode():
+    with torch.no_grad():
         changed: dict[str, Any] = module(features)
     return changed
