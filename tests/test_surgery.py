@@ -113,9 +113,12 @@ def test_a_live_model_is_given_back_as_it_was(name):
     before = condition(model)
     find_output(found, [0, 1], Site(2))
     assert condition(model) == before
-    with pytest.raises(ZeroDivisionError), skipping(found, {2, 3}) as shorter:
-        shorter.model(**probe(shorter), output_hidden_states=True)
-        raise ZeroDivisionError
+    try:
+        with skipping(found, {2, 3}) as shorter:
+            shorter.model(**probe(shorter), output_hidden_states=True)
+            raise ZeroDivisionError
+    except ZeroDivisionError:
+        assert condition(model) == before
     assert condition(model) == before
     model(**probe(found), output_hidden_states=True)
     with skipping(found, {2}) as shorter:

@@ -143,7 +143,9 @@ def condition(model: nn.Module) -> dict[str, object]:
         "frozen": {name: weight.requires_grad for name, weight in model.named_parameters()},
         "config": str(model.config),
         "attributes": {
-            name: {key: value for key, value in vars(module).items() if isinstance(value, str | int)}
+            name: {
+                key: value for key, value in vars(module).items() if isinstance(value, str | int)
+            }
             for name, module in modules.items()
         },
         "torch": torch.get_rng_state().tolist(),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from layerscope.architectures import STAGES
 from layerscope.errors import InputError, RunError, unknown_name
-from layerscope.models import Backbone, evaluating
+from layerscope.models import Backbone, evaluating, inputs_of
 from layerscope.states import Site, TokenStates
 from layerscope.tokenization import TokenBatch, TokenizedText, pad, padding_id, plan_batches
 
@@ -92,6 +92,8 @@ def batches(
 ) -> Iterator[TokenBatch]:
     """Yield texts in padded batches of similar length, but for batches of which all is finished.
 
+    Of one length, where padding changes the model's states: see `groups`.
+
     Args:
         backbone: the model that they are for.
         texts: the texts as tokens.
@@ -104,10 +106,33 @@ def batches(
     """
     wanted = range(len(texts)) if items is None else items
     pad_id = padding_id(backbone.tokenizer, backbone.model.config)
-    for group in plan_batches([len(texts[item].ids) for item in wanted], budget, tight=tight):
+    lengths = [len(texts[item].ids) for item in wanted]
+    for group in groups(backbone, lengths, budget, tight=tight):
         batch = [wanted[place] for place in group]
         if not finished.issuperset(batch):
             yield pad(batch, texts, counted, pad_id=pad_id, device=backbone.device)
+
+
+def groups(
+    backbone: Backbone, lengths: Sequence[int], budget: int, *, tight: bool = False
+) -> list[list[int]]:
+    """Return which texts share a batch, by their lengths alone; see `plan_batches`.
+
+    Where padding changes the states of a model, only texts of one length share a batch: no batch size and
+    no order of texts can then change a result.
+    """
+    return plan_batches(lengths, budget, tight=tight, one_length=backbone.padding == "none")
+
+
+def note_on_padding(backbone: Backbone) -> list[str]:
+    """Return a note for the record on how texts are batched, where that is out of the ordinary."""
+    if backbone.padding != "none":
+        return []
+    name = backbone.info.model_class
+    why = f"padding changes the states of {name}"
+    if not backbone.mask:
+        why = f"{name} takes no attention mask, so that padding would change its states"
+    return [f"texts of one length are batched together, because {why}."]
 
 
 def extract(
@@ -189,17 +214,15 @@ def _run(
 
 def _wide(state: Tensor, batch: TokenBatch) -> Tensor:
     wide = state if state.dtype in (torch.float32, torch.float64) else state.float()
-    # OPT lays its tokens in one row before the MLP.
-    return wide.reshape(*batch.ids.shape, -1) if wide.ndim == 2 else wide
+    if wide.ndim == 2:  # OPT lays its tokens in one row before the MLP
+        return wide.reshape(*batch.ids.shape, -1)
+    return wide[:, : batch.ids.shape[1]]  # Longformer lengthens a batch to whole windows
 
 
 def _inputs(backbone: Backbone, batch: TokenBatch) -> dict[str, Any]:
-    inputs: dict[str, Any] = {"input_ids": batch.ids, "attention_mask": batch.real.long()}
-    if backbone.positions == "given":
-        inputs["position_ids"] = batch.positions
-    if hasattr(backbone.model.config, "use_cache"):
-        inputs["use_cache"] = False
-    return inputs
+    real = batch.real if backbone.mask else None
+    positions = batch.positions if backbone.positions == "given" else None
+    return inputs_of(backbone.model, batch.ids, real, positions)
 
 
 # --- hooks -------------------------------------------------------------------------------------
