@@ -176,6 +176,11 @@ def backbone_of(
     if not hasattr(model, "config"):
         raise InputError(f"expected a transformers model, got {type(model).__name__}.")
     core = _core(model)
+    if not hasattr(core, "config"):
+        raise InputError(
+            f"{type(core).__name__}, which computes the hidden states of {type(model).__name__}, has no "
+            "config, so that its layers cannot be told apart."
+        )
     config: Any = core.config
     kind = str(getattr(config, "model_type", ""))
     architecture = ARCHITECTURES.get(kind) or infer_architecture(core)
@@ -523,7 +528,7 @@ def infer_architecture(core: nn.Module) -> Architecture:
     blocks = tuple(core.get_submodule(path).children())
     trial = _Trial(core, blocks)
     reported, seen = _states_both_ways(trial)
-    hooked = [trial.cropped(seen[id(block)]) for block in blocks if id(block) in seen]
+    hooked = [seen[id(block)][1] for block in blocks if id(block) in seen]
     refusal = InputError(
         f"{type(core).__name__} is not in layerscope's table of architectures, and the outputs of its "
         f"longest list of like blocks ({path!r}) are not its hidden states; add it to the table."
@@ -536,29 +541,33 @@ def infer_architecture(core: nn.Module) -> Architecture:
         raise refusal
     norm = None
     if not _equal(reported[-1], hooked[-1]):
-        norm = _module_giving(
-            core, reported[-1], {id_: trial.cropped(x) for id_, x in seen.items()}
-        )
+        norm = _module_between(core, hooked[-1], reported[-1], seen)
         if norm is None:
             raise refusal
     return measured_calls(core, blocks, Architecture(path, norm))
 
 
-def _states_both_ways(trial: _Trial) -> tuple[list[Tensor], dict[int, Tensor]]:
-    """Run a short input: the states the model reports, and what each block and norm-like module gave."""
-    seen: dict[int, Tensor] = {}
+def _states_both_ways(
+    trial: _Trial,
+) -> tuple[list[Tensor], dict[int, tuple[Tensor, Tensor]]]:
+    """Run a short input: the states the model reports; what entered and left blocks and other modules."""
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def keep(module: nn.Module, _inputs: Any, output: Any) -> None:
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
         state = output[0] if isinstance(output, tuple) else output
+        entered = inputs[0] if inputs and isinstance(inputs[0], Tensor) else torch.empty(0)
         if isinstance(state, Tensor):
-            seen[id(module)] = state.float()
+            seen[id(module)] = trial.cropped(entered.float()), trial.cropped(state.float())
 
     core, blocks = trial.core, trial.blocks
     inside = {id(module) for block in blocks for module in block.modules()}
     watched = [m for m in core.modules() if id(m) not in inside and m is not core] + list(blocks)
     handles = [module.register_forward_hook(keep) for module in watched]
     try:
-        output = trial.run(trial.inputs([trial.texts[0]]), output_hidden_states=True)
+        named = (
+            {"return_dict": True} if trial.takes("return_dict") else {}
+        )  # DPR's is a tuple by default
+        output = trial.run(trial.inputs([trial.texts[0]]), output_hidden_states=True, **named)
     finally:
         for handle in handles:
             handle.remove()
@@ -573,13 +582,13 @@ def _all_equal(pairs: Any) -> bool:
     return all(_equal(one, other) for one, other in pairs)
 
 
-def _module_giving(core: nn.Module, state: Tensor, seen: dict[int, Tensor]) -> str | None:
-    """Return the path of the first module outside the blocks whose output is `state`.
-
-    The first, because dropouts that follow the norm give the same states when evaluating.
-    """
+def _module_between(
+    core: nn.Module, before: Tensor, after: Tensor, seen: dict[int, tuple[Tensor, Tensor]]
+) -> str | None:
+    """Return the path of the first module outside the blocks that makes one state of the other."""
     for path, module in core.named_modules():
-        if id(module) in seen and _equal(seen[id(module)], state):
+        entered, left = seen.get(id(module), (before, before))
+        if _equal(entered, before) and _equal(left, after):
             return str(path)
     return None
 
