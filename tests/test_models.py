@@ -210,6 +210,7 @@ CALLS = {
     "biogpt": ("given", "both", True),
     "xglm": ("given", "both", True),
     "ctrl": ("given", "both", True),
+    "openai-gpt": ("given", "both", True),  # its blocks return lists
     "megatron-bert": ("given", "both", True),
     "rembert": ("given", "both", True),
     "splinter": ("given", "both", True),

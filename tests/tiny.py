@@ -115,6 +115,7 @@ UNKNOWN: dict[str, Callable[[], Any]] = {
     "ctrl": lambda: hf.CTRLConfig(
         vocab_size=VOCABULARY, n_embd=32, n_layer=4, n_head=4, n_positions=96, dff=64
     ),
+    "openai-gpt": lambda: hf.OpenAIGPTConfig(**SMALL_GPT),
     "megatron-bert": lambda: hf.MegatronBertConfig(**COMMON),
     "rembert": lambda: hf.RemBertConfig(
         **COMMON, input_embedding_size=16, output_embedding_size=16

@@ -305,7 +305,7 @@ def _block_hook(site: Callable[[], Site], receive: _Receive) -> Any:
     """Return a hook that hands on what left a block, beside what entered it."""
 
     def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        left = output[0] if isinstance(output, tuple) else output
+        left = output[0] if isinstance(output, tuple | list) else output
         receive(site(), left, _hidden(args, kwargs))
 
     return hook
@@ -313,7 +313,7 @@ def _block_hook(site: Callable[[], Site], receive: _Receive) -> Any:
 
 def _output_hook(site: Callable[[], Site], receive: _Receive) -> Any:
     def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-        receive(site(), output[0] if isinstance(output, tuple) else output)
+        receive(site(), output[0] if isinstance(output, tuple | list) else output)
 
     return hook
 

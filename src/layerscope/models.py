@@ -554,7 +554,7 @@ def _states_both_ways(
     seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-        state = output[0] if isinstance(output, tuple) else output
+        state = output[0] if isinstance(output, tuple | list) else output
         entered = inputs[0] if inputs and isinstance(inputs[0], Tensor) else torch.empty(0)
         if isinstance(state, Tensor):
             seen[id(module)] = trial.cropped(entered.float()), trial.cropped(state.float())
@@ -713,7 +713,7 @@ class _Trial:
             seen.append(args[0] if args else named.get("hidden_states"))
 
         def leave(_module: nn.Module, _args: Any, output: Any) -> None:
-            seen.append(output[0] if isinstance(output, tuple) else output)
+            seen.append(output[0] if isinstance(output, tuple | list) else output)
 
         handles = [self.blocks[0].register_forward_pre_hook(enter, with_kwargs=True)]
         handles += [block.register_forward_hook(leave) for block in dict.fromkeys(self.blocks)]

@@ -128,7 +128,7 @@ class _Watch:
         self._entered.append(self._kept(given[0] if given else None))
 
     def _leave(self, module: nn.Module, _args: Any, output: Any) -> None:
-        left = output[0] if isinstance(output, tuple) else output
+        left = output[0] if isinstance(output, tuple | list) else output
         self.calls.append(Call(module, self._entered.pop(), self._kept(left)))
 
     def _kept(self, state: Any) -> Tensor:

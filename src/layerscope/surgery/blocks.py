@@ -201,7 +201,7 @@ def given_by(
     seen: list[Tensor] = []
 
     def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-        seen.append(output[0] if isinstance(output, tuple) else output)
+        seen.append(output[0] if isinstance(output, tuple | list) else output)
 
     handle = module.register_forward_hook(keep)
     try:
