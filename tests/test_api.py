@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers as hf
 
 import layerscope
 from layerscope import api
 from layerscope.errors import InputError
-from tiny import texts, tiny_model, tiny_tokenizer
+from tiny import CONFIGS, GQA, condition, texts, tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +199,17 @@ def test_the_function_metrics_and_the_folder_metrics_live_together(first):
     code = f"import layerscope; {first}; {then}"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(found.stdout) == len(layerscope.metrics())
+
+
+@pytest.mark.parametrize("name", ["llama", "stablelm"])
+@pytest.mark.parametrize("call", [layerscope.scan, layerscope.doctor])
+def test_a_live_model_is_given_back_as_it_was(call, name):
+    """As a training run needs it: modes, hooks, config, frozen weights, random states."""
+    torch.manual_seed(0)
+    config = CONFIGS[name]() if name in CONFIGS else hf.StableLmConfig(**GQA)
+    model = hf.AutoModel.from_config(config).train()
+    model.layers[1].eval()
+    model.layers[2].requires_grad_(False)
+    before = condition(model)
+    call(model, texts(6), tokenizer=tiny_tokenizer())
+    assert condition(model) == before

@@ -23,7 +23,16 @@ from layerscope.doctor.shortened import cut_layers
 from layerscope.errors import InputError
 from layerscope.models import Backbone, backbone_of
 from matrix import WORKS
-from tiny import CONFIGS, VISION, save_tiny, texts, tiny_model, tiny_tokenizer, vision_model
+from tiny import (
+    CONFIGS,
+    UNKNOWN,
+    VISION,
+    save_tiny,
+    texts,
+    tiny_model,
+    tiny_tokenizer,
+    vision_model,
+)
 
 TEXTS = tuple(texts(5))
 ROOT = Path(__file__).parents[1]
@@ -70,6 +79,25 @@ def test_a_healthy_model_passes(name):
     assert found.healthy == WORKS[name].doctor
 
 
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_healthy_model_that_is_not_in_the_table_passes(name):
+    assert failed(planted(healthy(name))) == {}
+
+
+def test_it_says_what_padding_does_to_a_model():
+    said = {name: diagnosis(healthy(name), "padding").check("padding").said
+            for name in ("stablelm", "rwkv", "convbert")}  # fmt: skip
+    assert "one batch" in said["stablelm"]
+    assert "layerscope pads on the right" in said["rwkv"]
+    assert "in batches of one length against each alone: equal" in said["convbert"]
+    assert "padding changes the states of ConvBertModel" in said["convbert"]
+
+
+def test_embeddings_that_look_at_their_neighbors_are_stated():
+    said = diagnosis(healthy("mobilebert"), "embeddings").check("embeddings").said
+    assert "made of three tokens" in said
+
+
 def test_it_names_the_pattern_of_the_librarys_list():
     said = {name: diagnosis(healthy(name), "hidden_states").check("hidden_states").said
             for name in ("bert", "llama", "mamba")}  # fmt: skip
@@ -80,8 +108,10 @@ def test_it_names_the_pattern_of_the_librarys_list():
 
 
 def test_left_padding_is_not_held_against_a_model_that_takes_no_positions():
-    assert "counts positions from the left edge" in diagnosis(healthy("bart")).check("padding").said
-    assert "left edge" not in diagnosis(healthy("opt")).check("padding").said
+    said = {name: diagnosis(healthy(name), "padding").check("padding").said
+            for name in ("bart", "opt")}  # fmt: skip
+    assert "other states behind padding; layerscope pads on the right" in said["bart"]
+    assert "behind padding" not in said["opt"]
 
 
 @pytest.mark.parametrize("name", VISION)
@@ -213,7 +243,7 @@ def test_a_hook_on_the_final_norm_in_place_of_a_block():
     assert "what leaves block 3 is not what enters block 4" in found["blocks"]
 
 
-@pytest.mark.parametrize("name", ["bert", "llama"])
+@pytest.mark.parametrize("name", ["bert", "llama", "bart", "stablelm"])
 def test_a_mask_that_is_ignored(name):
     backbone = healthy(name)
     forward = backbone.model.forward

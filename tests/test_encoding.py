@@ -55,7 +55,7 @@ def counted():
 
 
 @pytest.mark.parametrize("pooling", list(Pooling))
-@pytest.mark.parametrize("name", ["llama", "bert"])
+@pytest.mark.parametrize("name", ["llama", "bert", "convbert", "fnet"])
 def test_every_pooling_of_every_site_is_that_of_a_text_alone(tmp_path, name, pooling):
     encoder = encoder_at(tmp_path, name, pooling=pooling, batch_tokens=60)
     tokenizer, backbone = encoder.backbone.tokenizer, encoder.backbone
@@ -90,6 +90,16 @@ def test_a_text_goes_through_the_model_once_whatever_is_asked_of_it(tmp_path, co
     again.vectors(Site(2), TEXTS)
     assert counted.texts - before == len(TEXTS) + 1
     assert again.encoded.texts == 0
+
+
+def test_where_padding_changes_states_the_bank_says_that_its_batches_are_of_one_length(tmp_path):
+    encoder = encoder_at(tmp_path, "convbert")
+    [note] = encoder.notes
+    assert note == (
+        "texts of one length are batched together, because padding changes the states of ConvBertModel."
+    )
+    assert encoder.bank.identity["batches"] == "of one length"
+    assert "batches" not in encoder_at(tmp_path / "other").bank.identity
 
 
 def test_only_the_poolings_asked_for_are_kept(tmp_path):

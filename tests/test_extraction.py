@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import random
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+import transformers as hf
 
+from layerscope.architectures import Tap
 from layerscope.extraction import extract, sites_of
 from layerscope.models import Backbone, backbone_of
 from layerscope.states import Site, TokenStates
 from layerscope.tokenization import TokenBatch, TokenizedText, pad, padding_id, plan_batches
-from tiny import CONFIGS, VOCABULARY, tiny_model
+from tiny import CONFIGS, VOCABULARY, condition, tiny_model
 
 LENGTHS = (7, 12, 3, 12, 9, 20, 5, 16)
 SHIFTED = {"mamba", "mamba2"}
@@ -304,3 +309,138 @@ def test_stages_come_in_the_order_of_the_computation():
     backbone = backbone_of(tiny_model("llama"), None)
     sites = sites_of(backbone, layers=[1], stages=["block", "mlp", "attn"])
     assert [site.stage for site in sites] == ["attn", "mlp", "block"]
+
+
+# --- the caller's model and modes -------------------------------------------------------------------
+
+
+def live_model(name: str = "bert") -> torch.nn.Module:
+    """A model in training, some of it frozen, that draws random numbers when it runs."""
+    model = copy.deepcopy(tiny_model(name)).train()
+    parts = list(model.children())
+    parts[0].eval()
+    next(parts[0].parameters()).requires_grad_(False)
+
+    def draw(*_: object) -> None:
+        torch.rand(3), np.random.random(), random.random()
+
+    parts[-1].register_forward_pre_hook(draw)
+    return model
+
+
+def total(tokens: TokenStates) -> torch.Tensor:
+    return tokens.states.sum(dim=(1, 2))
+
+
+@pytest.mark.parametrize(
+    "mode", [torch.enable_grad, torch.no_grad, torch.inference_mode], ids=lambda mode: mode.__name__
+)
+def test_wherever_the_caller_runs_its_model_and_modes_are_its_own(mode):
+    model = live_model()
+    backbone = backbone_of(model, None)
+    with mode():
+        before = condition(model)
+
+        def watched():
+            for batch in batches(40):
+                assert condition(model) == before
+                yield batch
+            assert condition(model) == before
+
+        count = 0
+        for _ in extract(backbone, watched(), sites_of(backbone), total):
+            count += 1
+            assert condition(model) == before
+        assert count > 2
+        assert condition(model) == before
+
+
+def test_a_consumer_that_stops_or_fails_finds_its_model_as_it_was():
+    model = live_model()
+    backbone = backbone_of(model, None)
+    before = condition(model)
+    results = extract(backbone, batches(40), [Site(4)], total)
+    next(results)
+    results.close()
+    assert condition(model) == before
+    results = extract(backbone, batches(40), [Site(4)], total)
+    try:
+        for _ in results:
+            raise ZeroDivisionError
+    except ZeroDivisionError:
+        assert condition(model) == before
+    assert condition(model) == before
+
+
+@pytest.mark.parametrize("raised", [ValueError("broken"), KeyboardInterrupt()])
+@pytest.mark.parametrize("place", ["reducer", "model"])
+def test_a_pass_that_fails_leaves_the_model_as_it_was(raised, place):
+    model = live_model()
+    backbone = backbone_of(model, None)
+
+    def fail(*_: object) -> None:
+        raise raised
+
+    if place == "model":
+        backbone.blocks[2].attention.register_forward_hook(fail)
+    before = condition(model)
+    with pytest.raises(type(raised)):
+        list(extract(backbone, batches(40), [Site(4)], fail if place == "reducer" else total))
+    assert condition(model) == before
+
+
+def test_a_halved_batch_leaves_the_model_as_it_was():
+    model = live_model()
+    backbone = backbone_of(model, None)
+    before = condition(model)
+
+    def greedy(tokens: TokenStates) -> torch.Tensor:
+        if len(tokens.states) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return total(tokens)
+
+    items = []
+    for result in extract(backbone, batches(10_000), [Site(4)], greedy):
+        items += result.items
+        assert condition(model) == before
+    assert items == [item for batch in batches(10_000) for item in batch.items]
+
+
+def test_a_site_that_cannot_be_hooked_leaves_no_hook_behind():
+    model = live_model()
+    backbone = backbone_of(model, None)
+    broken = replace(backbone, stages=backbone.stages | {"mlp": Tap("nowhere")})
+    before = condition(model)
+    with pytest.raises(AttributeError):
+        list(extract(broken, batches(40), [Site(2, "mlp"), Site(4)], total))
+    assert condition(model) == before
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_states_that_are_handed_out_can_take_part_in_a_derivative(mode):
+    backbone = backbone_of(tiny_model("bert"), None)
+    with mode():
+        found = states(backbone, batches(40), layers=[2])
+    weight = torch.ones(32, requires_grad=True)
+    (found[0, Site(2)] @ weight).sum().backward()
+    assert weight.grad is not None
+
+
+def test_what_a_model_keeps_from_a_pass_can_be_trained_on():
+    """Rotary angles that grow with the texts are made in a pass and stay."""
+    config = CONFIGS["llama"]()
+    config.max_position_embeddings = 8
+    config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    model = hf.AutoModel.from_config(config, attn_implementation="eager").train()
+    states(backbone_of(model, None), batches(10_000))
+    longest = max(some_texts(), key=lambda text: len(text.ids))
+    model(torch.tensor([longest.ids])).last_hidden_state.sum().backward()
+
+
+def test_lora_like_layers_are_not_merged():
+    """Their `train` does more than set a flag."""
+    model = copy.deepcopy(tiny_model("bert")).train()
+    calls = []
+    model.encoder.train = calls.append
+    states(backbone_of(model, None), batches(10_000))
+    assert calls == []

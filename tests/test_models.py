@@ -9,23 +9,25 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
 from torch import nn
 
 from layerscope import api, models
+from layerscope.architectures import ARCHITECTURES
 from layerscope.errors import InputError
 from layerscope.extraction import extract, sites_of
-from layerscope.models import ModelOptions, backbone_of, load, weights_fingerprint
+from layerscope.models import ModelOptions, backbone_of, load, measured_calls, weights_fingerprint
 from layerscope.states import Site
 from layerscope.tokenization import TokenizedText, pad
 from tiny import (
     COMMON,
     CONFIGS,
-    GQA,
-    VOCABULARY,
+    UNKNOWN,
     save_tiny,
+    texts,
     tiny_model,
     tiny_tokenizer,
     with_column_changed,
@@ -353,33 +355,33 @@ def test_the_tokenizers_fingerprint_follows_the_tokenizer(tiny_folder, tmp_path)
 
 # --- architectures that are not in the table --------------------------------------------------------
 
-UNKNOWN = {
-    "stablelm": lambda: hf.StableLmConfig(**GQA),
-    "mbart": lambda: hf.MBartConfig(
-        vocab_size=VOCABULARY, d_model=32, encoder_layers=4, decoder_layers=2,
-        encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=64,
-        decoder_ffn_dim=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    ),
-    "gpt_bigcode": lambda: hf.GPTBigCodeConfig(
-        vocab_size=VOCABULARY, n_embd=32, n_layer=4, n_head=4, n_positions=96,
-        bos_token_id=1, eos_token_id=2,
-    ),
-}  # fmt: skip
+# How each is to be called: positions, the sides on which padding changes nothing, a mask or not.
+CALLS = {
+    "stablelm": ("given", "both", True),
+    "mbart": ("own", "right", True),  # counts positions from the left edge
+    "gpt_bigcode": ("given", "both", True),
+    "biogpt": ("given", "both", True),
+    "xglm": ("given", "both", True),
+    "ctrl": ("given", "both", True),
+    "openai-gpt": ("given", "both", True),  # its blocks return lists
+    "megatron-bert": ("given", "both", True),
+    "rembert": ("given", "both", True),
+    "splinter": ("given", "both", True),
+    "ernie": ("given", "both", True),
+    "esm": ("own", "both", True),  # counts positions from the padding id
+    "longformer": ("own", "both", True),  # lengthens a batch to whole windows
+    "rwkv": ("own", "right", True),  # hears no mask, and reads from the left
+    "convbert": ("given", "none", True),  # its convolutions read padding
+    "mobilebert": ("given", "none", True),  # its embeddings read the next token
+    "fnet": ("given", "none", False),  # mixes all positions
+    "nystromformer": ("own", "none", True),  # its convolutions read padding
+    "big_bird": ("given", "none", True),  # its attention depends on the length of the batch
+}
 
 
-def unknown_model(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    model = hf.AutoModel.from_config(UNKNOWN[name](), attn_implementation="eager").eval()
-    with torch.no_grad():
-        for key, weight in model.named_parameters():
-            if weight.ndim == 1 and "norm" in key.lower():
-                weight.add_(torch.rand_like(weight))
-    return model
-
-
-@pytest.mark.parametrize("name", UNKNOWN)
+@pytest.mark.parametrize("name", ["stablelm", "mbart", "gpt_bigcode"])
 def test_an_architecture_that_is_not_in_the_table_is_read_by_its_structure(name):
-    model = unknown_model(name)
+    model = tiny_model(name)
     backbone = backbone_of(model, None)
     core = model.get_encoder() if model.config.is_encoder_decoder else model
     reported = core(torch.tensor([IDS]), output_hidden_states=True).hidden_states
@@ -393,8 +395,89 @@ def test_an_architecture_that_is_not_in_the_table_is_read_by_its_structure(name)
     assert not torch.allclose(last, found[Site(4)])
 
 
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_how_an_unknown_model_is_called_is_measured(name):
+    found = backbone_of(tiny_model(name), None)
+    assert (found.positions, found.padding, found.mask) == CALLS[name]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_how_a_model_of_the_table_is_called_is_what_would_be_measured(name):
+    row = ARCHITECTURES[tiny_model(name).config.model_type]
+    found = backbone_of(tiny_model(name), None)
+    measured = measured_calls(found.model, found.blocks, row)
+    assert (measured.padding, measured.mask) == (row.padding, row.mask)
+    if measured.positions == "own":  # OPT's may be given, and are right if not
+        assert row.positions == "own"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["convbert", "stablelm"])
+def test_mixing_that_is_smaller_than_rounding_is_found(name, dtype):
+    """ConvBERT's is a hundredth of a token's norm, less than bfloat16 rounds in a deep model."""
+    assert backbone_of(copy.deepcopy(tiny_model(name)).to(dtype), None).padding == CALLS[name][1]
+
+
+def test_a_model_that_draws_random_numbers_is_refused():
+    config = hf.YosoConfig(
+        vocab_size=120, hidden_size=32, num_hidden_layers=4, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=96,
+    )  # fmt: skip
+    model = hf.AutoModel.from_config(config)
+    model.encoder.layer[1].register_forward_hook(
+        lambda _m, _a, out: (out[0] + torch.rand_like(out[0]), *out[1:])
+    )
+    with pytest.raises(InputError, match="YosoModel draws random numbers when it runs"):
+        backbone_of(model, None)
+
+
+def test_a_model_that_mixes_the_texts_of_a_batch_is_refused():
+    model = copy.deepcopy(tiny_model("stablelm"))
+    model.layers[1].register_forward_hook(
+        lambda _m, _a, out: out - out.mean(dim=0, keepdim=True) / 2, prepend=True
+    )
+    with pytest.raises(InputError, match="when another text of the same length is in its batch"):
+        backbone_of(model, None)
+
+
+def test_a_model_that_shortens_its_texts_is_refused():
+    config = hf.FunnelConfig(
+        vocab_size=120, block_sizes=[2, 2], d_model=32, n_head=4, d_head=8, d_inner=64
+    )
+    with pytest.raises(InputError, match="FunnelEncoder .* does not run on a short text input"):
+        backbone_of(hf.FunnelModel(config), None)
+
+
+@pytest.mark.parametrize("name", ["convbert", "mobilebert", "fnet", "big_bird"])
+def test_a_scan_depends_neither_on_batches_nor_on_the_order_of_texts(name):
+    """Texts up to 40 tokens: BigBird's attention is sparse from 29 on, padding counted."""
+    some = texts(24, longest=40)
+    scans = [
+        api.scan(tiny_model(name), given, tokenizer=tiny_tokenizer(), views=0, batch_tokens=budget)
+        for given, budget in [(some, 4096), (some, 1), (some[::-1], 200)]
+    ]
+    for scan in scans[1:]:
+        rows = [
+            found.table().query("level == 'dataset' or level == 'prompt'")
+            for found in (scan, scans[0])
+        ]
+        wide = [
+            each.set_index(["layer", "stage", "metric", "convention"])["value"] for each in rows
+        ]
+        np.testing.assert_allclose(wide[0].reindex(wide[1].index), wide[1], rtol=2e-4, atol=1e-6)
+    why = "takes no attention mask" if name == "fnet" else "padding changes the states of"
+    [note] = [note for note in scans[0].record["notes"] if "texts of one length" in note]
+    assert note.startswith("texts of one length are batched together, because ")
+    assert why in note
+
+
+def test_nothing_is_said_of_padding_where_it_changes_nothing():
+    found = api.scan(tiny_model("stablelm"), texts(4), tokenizer=tiny_tokenizer(), views=0)
+    assert not [note for note in found.record["notes"] if "one length" in note]
+
+
 def test_a_list_that_is_longer_than_the_blocks_is_not_taken_for_them():
-    model = unknown_model("stablelm")
+    model = copy.deepcopy(tiny_model("stablelm"))
     model.decoys = nn.ModuleList(nn.Linear(2, 2) for _ in range(9))
     with pytest.raises(
         InputError, match="longest list of like blocks .'decoys'. are not its hidden"
@@ -403,7 +486,7 @@ def test_a_list_that_is_longer_than_the_blocks_is_not_taken_for_them():
 
 
 def test_a_model_without_any_list_of_blocks_is_refused():
-    model = unknown_model("stablelm")
+    model = copy.deepcopy(tiny_model("stablelm"))
     model.layers = nn.ModuleList([model.layers[0]])
     with pytest.raises(InputError, match="expected a model built of a list of like blocks"):
         backbone_of(model, None)

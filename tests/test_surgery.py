@@ -11,9 +11,10 @@ import transformers as hf
 
 from layerscope.errors import InputError
 from layerscope.models import Backbone, backbone_of
-from layerscope.surgery import kept_config, remove_blocks, skipping, smaller
+from layerscope.states import Site
+from layerscope.surgery import find_output, kept_config, probe, remove_blocks, skipping, smaller
 from matrix import WORKS, table
-from tiny import CONFIGS, VISION, tiny_model, tiny_tokenizer, vision_model
+from tiny import CONFIGS, VISION, condition, tiny_model, tiny_tokenizer, vision_model
 
 CUTTABLE = [name for name, works in WORKS.items() if name in CONFIGS and works.cut != "no"]
 FIRST_BLOCK_DIFFERS = [name for name, works in WORKS.items() if works.prune == "not 1"]
@@ -103,6 +104,26 @@ def test_a_skipped_block_is_an_identity_and_the_model_comes_back_whole(name):
     assert found.model.config.to_dict() == config
     for one, other in zip(states(found), before, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_neox"])  # whose training draws no numbers
+def test_a_live_model_is_given_back_as_it_was(name):
+    model = copy.deepcopy(tiny_model(name)).train()
+    found = backbone_of(model, tiny_tokenizer(), name=name)
+    before = condition(model)
+    find_output(found, [0, 1], Site(2))
+    assert condition(model) == before
+    try:
+        with skipping(found, {2, 3}) as shorter:
+            shorter.model(**probe(shorter), output_hidden_states=True)
+            raise ZeroDivisionError
+    except ZeroDivisionError:
+        assert condition(model) == before
+    assert condition(model) == before
+    model(**probe(found), output_hidden_states=True)
+    with skipping(found, {2}) as shorter:
+        assert len(shorter.model(**probe(shorter), output_hidden_states=True).hidden_states) == 4
+    assert len(model(**probe(found), output_hidden_states=True).hidden_states) == 5
 
 
 def test_blocks_of_two_kinds_keep_theirs():

@@ -91,6 +91,16 @@ def test_batches_stay_within_the_budget_and_hold_every_text_once():
     assert plan_batches([], 5) == []
 
 
+def test_batches_of_one_length_pad_nothing_and_follow_the_lengths_alone():
+    lengths = torch.randint(1, 9, (200,), generator=torch.Generator().manual_seed(0)).tolist()
+    for budget, tight in ((1, False), (30, True), (10**6, False)):
+        plan = plan_batches(lengths, budget, tight=tight, one_length=True)
+        assert sorted(item for batch in plan for item in batch) == list(range(200))
+        assert all(len({lengths[item] for item in batch}) == 1 for batch in plan)
+        assert plan == plan_batches(lengths, budget, tight=tight, one_length=True)
+    assert len(plan) == 8
+
+
 def some() -> list[TokenizedText]:
     return [TokenizedText(tuple(range(3, 3 + n)), (False,) * n, truncated=False) for n in (2, 4)]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -97,6 +99,52 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 }
 
 
+# Architectures that layerscope has no row for: how each is called is measured on the model itself.
+UNKNOWN: dict[str, Callable[[], Any]] = {
+    "stablelm": lambda: hf.StableLmConfig(**GQA),
+    "mbart": lambda: hf.MBartConfig(
+        vocab_size=VOCABULARY, d_model=32, encoder_layers=4, decoder_layers=2,
+        encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=64,
+        decoder_ffn_dim=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    ),
+    "gpt_bigcode": lambda: hf.GPTBigCodeConfig(**SMALL_GPT),
+    "biogpt": lambda: hf.BioGptConfig(**COMMON),
+    "xglm": lambda: hf.XGLMConfig(
+        vocab_size=VOCABULARY, d_model=32, num_layers=4, attention_heads=4, ffn_dim=64,
+        max_position_embeddings=96, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    ),
+    "ctrl": lambda: hf.CTRLConfig(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=4, n_head=4, n_positions=96, dff=64
+    ),
+    "openai-gpt": lambda: hf.OpenAIGPTConfig(**SMALL_GPT),
+    "megatron-bert": lambda: hf.MegatronBertConfig(**COMMON),
+    "rembert": lambda: hf.RemBertConfig(
+        **COMMON, input_embedding_size=16, output_embedding_size=16
+    ),
+    "splinter": lambda: hf.SplinterConfig(**COMMON),
+    "ernie": lambda: hf.ErnieConfig(**COMMON),
+    "esm": lambda: hf.EsmConfig(**COMMON, position_embedding_type="absolute"),
+    "longformer": lambda: hf.LongformerConfig(**COMMON, attention_window=8),
+    "rwkv": lambda: hf.RwkvConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=4, context_length=96
+    ),
+    "convbert": lambda: hf.ConvBertConfig(
+        **COMMON, embedding_size=16, conv_kernel_size=5, head_ratio=2
+    ),
+    "mobilebert": lambda: hf.MobileBertConfig(
+        **COMMON, embedding_size=16, intra_bottleneck_size=32, true_hidden_size=32
+    ),
+    "fnet": lambda: hf.FNetConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=4, intermediate_size=64,
+        max_position_embeddings=96, pad_token_id=0,
+    ),
+    "nystromformer": lambda: hf.NystromformerConfig(
+        **COMMON, num_landmarks=4, segment_means_seq_len=4, conv_kernel_size=5
+    ),
+    "big_bird": lambda: hf.BigBirdConfig(**COMMON, block_size=4, num_random_blocks=1),
+}  # fmt: skip
+
+
 _PICTURES = {
     "hidden_size": 32,
     "num_hidden_layers": 4,
@@ -120,12 +168,39 @@ def vision_model(name: str) -> nn.Module:
 def tiny_model(name: str) -> nn.Module:
     """A random model, the same every time; norms are shaken so that a normed state shows."""
     torch.manual_seed(0)
-    model = hf.AutoModel.from_config(CONFIGS[name](), attn_implementation="eager").eval()
+    model = hf.AutoModel.from_config(
+        (CONFIGS | UNKNOWN)[name](), attn_implementation="eager"
+    ).eval()
     with torch.no_grad():
         for key, weight in model.named_parameters():
             if weight.ndim == 1 and "norm" in key.lower():
                 weight.add_(torch.rand_like(weight))
     return model
+
+
+def condition(model: nn.Module) -> dict[str, object]:
+    """All that a pass must leave as it was: of the model, of autograd, and every random state."""
+    modules = dict(model.named_modules())
+    return {
+        "grad": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "training": {name: module.training for name, module in modules.items()},
+        "hooks": {
+            name: [*module._forward_hooks, *module._forward_pre_hooks]
+            for name, module in modules.items()
+        },
+        "modules": {name: id(module) for name, module in modules.items()},
+        "frozen": {name: weight.requires_grad for name, weight in model.named_parameters()},
+        "config": str(model.config),
+        "attributes": {
+            name: {
+                key: value for key, value in vars(module).items() if isinstance(value, str | int)
+            }
+            for name, module in modules.items()
+        },
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": str(np.random.get_state()),
+        "python": random.getstate(),
+    }
 
 
 WORDS = ["river", "stone", "light", "engine", "paper", "green", "seven", "ocean", "quiet", "market"]

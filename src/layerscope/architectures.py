@@ -15,6 +15,9 @@ from torch import nn
 
 from layerscope.errors import InputError
 
+Positions = Literal["given", "own"]
+Padding = Literal["both", "right", "none"]
+
 STAGES: Final = ("attn_norm", "attn", "attn_residual", "mlp_norm", "mlp", "block", "final_norm")
 
 
@@ -36,12 +39,17 @@ class Architecture:
         stages: sub-block stage -> where to read it, in LbL's figure 15 order.
         positions: "given" if the model takes `position_ids` that count from 0; "own" if it computes
             them itself (RoBERTa's count from the padding id, T5 and Mamba have none).
+        padding: the sides on which masked padding leaves the states of a text as they are. With "none"
+            only texts of one length share a batch.
+        mask: whether the model takes an `attention_mask`.
     """
 
     blocks: str
     final_norm: str | None = None
     stages: Mapping[str, Tap] = field(default_factory=dict)
-    positions: Literal["given", "own"] = "given"
+    positions: Positions = "given"
+    padding: Padding = "both"
+    mask: bool = True
 
 
 def _stages(
@@ -161,10 +169,12 @@ _T5 = Architecture(
     ),
     positions="own",
 )
+# Its positions count from the left edge, and it takes no position ids.
 _BART = Architecture(
     "layers",
     stages=_stages("self_attn_layer_norm", "self_attn", _before("self_attn_layer_norm"), "", "fc2"),
     positions="own",
+    padding="right",
 )
 _MAMBA = Architecture("layers", "norm_f", positions="own")
 _VIT = Architecture(

@@ -16,7 +16,7 @@ from layerscope import data
 from layerscope.bank import VectorBank, description, hash_of, key
 from layerscope.config import Count, Flag, Settings
 from layerscope.errors import RunError
-from layerscope.extraction import batches, extract, sites_of
+from layerscope.extraction import batches, extract, note_on_padding, sites_of
 from layerscope.models import Backbone, ModelInfo
 from layerscope.pooling import pool
 from layerscope.preparation import Progress, silent
@@ -99,6 +99,8 @@ def open_bank(folder: Path, backbone: Backbone, policy: TokenPolicy) -> OpenBank
         "first_token": policy.first_token.value,
         "max_length": limit,
     }
+    if backbone.padding == "none":  # a bank of padded batches would hold other vectors
+        identity["batches"] = "of one length"
     facts = {"model": info.name, "dim": info.dim, "first_token_ratio": ratio}
     return OpenBank(VectorBank(folder, identity, facts), policy, ratio)
 
@@ -164,7 +166,7 @@ class BankEncoder:
         self.batch_tokens, self.progress = batch_tokens, progress
         self.sites = sites_of(backbone) if sites is None else tuple(sites)
         self.encoded = Encoded()
-        self.notes: dict[str, None] = {}
+        self.notes: dict[str, None] = dict.fromkeys(note_on_padding(backbone))
 
     def vectors(self, site: Site, texts: Sequence[str]) -> Array:
         """Return one site's vectors (text, dim) of some texts; the model reads those not yet kept.

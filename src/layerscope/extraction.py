@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from layerscope.architectures import STAGES
 from layerscope.errors import InputError, RunError, unknown_name
-from layerscope.models import Backbone, evaluating
+from layerscope.models import Backbone, evaluating, inputs_of
 from layerscope.states import Site, TokenStates
 from layerscope.tokenization import TokenBatch, TokenizedText, pad, padding_id, plan_batches
 
@@ -92,6 +92,8 @@ def batches(
 ) -> Iterator[TokenBatch]:
     """Yield texts in padded batches of similar length, but for batches of which all is finished.
 
+    Of one length, where padding changes the model's states: see `groups`.
+
     Args:
         backbone: the model that they are for.
         texts: the texts as tokens.
@@ -104,10 +106,33 @@ def batches(
     """
     wanted = range(len(texts)) if items is None else items
     pad_id = padding_id(backbone.tokenizer, backbone.model.config)
-    for group in plan_batches([len(texts[item].ids) for item in wanted], budget, tight=tight):
+    lengths = [len(texts[item].ids) for item in wanted]
+    for group in groups(backbone, lengths, budget, tight=tight):
         batch = [wanted[place] for place in group]
         if not finished.issuperset(batch):
             yield pad(batch, texts, counted, pad_id=pad_id, device=backbone.device)
+
+
+def groups(
+    backbone: Backbone, lengths: Sequence[int], budget: int, *, tight: bool = False
+) -> list[list[int]]:
+    """Return which texts share a batch, by their lengths alone; see `plan_batches`.
+
+    Where padding changes the states of a model, only texts of one length share a batch: no batch size and
+    no order of texts can then change a result.
+    """
+    return plan_batches(lengths, budget, tight=tight, one_length=backbone.padding == "none")
+
+
+def note_on_padding(backbone: Backbone) -> list[str]:
+    """Return a note for the record on how texts are batched, where that is out of the ordinary."""
+    if backbone.padding != "none":
+        return []
+    name = backbone.info.model_class
+    why = f"padding changes the states of {name}"
+    if not backbone.mask:
+        why = f"{name} takes no attention mask, so that padding would change its states"
+    return [f"texts of one length are batched together, because {why}."]
 
 
 def extract(
@@ -119,21 +144,31 @@ def extract(
     """Run every batch once and yield what `reduce` makes of each site's token states.
 
     The pass ends after the last site. A batch that does not fit in memory is halved until it does.
+    Only `reduce` runs inside a pass, without gradients. Wherever the caller's code runs (over the
+    results, in `batches`), the model, its hooks, the modes of autograd and all random states are as
+    they were before.
 
     Raises:
         RunError: a single text does not fit in memory, or a site was never computed.
     """
-    with evaluating(backbone.model):
-        for batch in batches:
-            yield from _fitting(backbone, batch, sites, reduce)
+    for batch in batches:
+        waiting = [batch]
+        while waiting:
+            part = waiting.pop()
+            by_site = _fitting(backbone, part, sites, reduce)
+            if by_site is None:
+                waiting += reversed(part.halves())
+            else:
+                yield BatchResult(part.items, by_site)
 
 
 def _fitting(
     backbone: Backbone, batch: TokenBatch, sites: Sequence[Site], reduce: Reducer[Reduced]
-) -> Iterator[BatchResult[Reduced]]:
+) -> dict[Site, Reduced] | None:
+    """Run one batch; None if it does not fit in memory but may be halved."""
     try:
-        yield BatchResult(batch.items, _run(backbone, batch, sites, reduce))
-        return
+        with evaluating(backbone.model):
+            return _run(backbone, batch, sites, reduce)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -144,8 +179,7 @@ def _fitting(
             ) from error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    for half in batch.halves():
-        yield from _fitting(backbone, half, sites, reduce)
+    return None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -180,17 +214,15 @@ def _run(
 
 def _wide(state: Tensor, batch: TokenBatch) -> Tensor:
     wide = state if state.dtype in (torch.float32, torch.float64) else state.float()
-    # OPT lays its tokens in one row before the MLP.
-    return wide.reshape(*batch.ids.shape, -1) if wide.ndim == 2 else wide
+    if wide.ndim == 2:  # OPT lays its tokens in one row before the MLP
+        return wide.reshape(*batch.ids.shape, -1)
+    return wide[:, : batch.ids.shape[1]]  # Longformer lengthens a batch to whole windows
 
 
 def _inputs(backbone: Backbone, batch: TokenBatch) -> dict[str, Any]:
-    inputs: dict[str, Any] = {"input_ids": batch.ids, "attention_mask": batch.real.long()}
-    if backbone.positions == "given":
-        inputs["position_ids"] = batch.positions
-    if hasattr(backbone.model.config, "use_cache"):
-        inputs["use_cache"] = False
-    return inputs
+    real = batch.real if backbone.mask else None
+    positions = batch.positions if backbone.positions == "given" else None
+    return inputs_of(backbone.model, batch.ids, real, positions)
 
 
 # --- hooks -------------------------------------------------------------------------------------
@@ -204,11 +236,14 @@ class _Receive(Protocol):
 
 def _taps(backbone: Backbone, wanted: set[Site], receive: _Receive) -> ExitStack:
     """Hook every wanted site. A block that several layers share is told apart by counting its calls."""
-    stack = ExitStack()
+    with ExitStack() as stack:  # removes those that are on if a later one cannot be put on
+        _tap_all(backbone, wanted, receive, lambda handle: stack.callback(handle.remove))
+        return stack.pop_all()
 
-    def keep(handle: Any) -> None:
-        stack.callback(handle.remove)
 
+def _tap_all(
+    backbone: Backbone, wanted: set[Site], receive: _Receive, keep: Callable[[Any], object]
+) -> None:
     layers_of: dict[nn.Module, list[int]] = {}
     for layer, block in enumerate(backbone.blocks, start=1):
         layers_of.setdefault(block, []).append(layer)
@@ -222,7 +257,6 @@ def _taps(backbone: Backbone, wanted: set[Site], receive: _Receive) -> ExitStack
     if backbone.final_norm is not None:
         last = Site(backbone.depth, "final_norm")
         keep(backbone.final_norm.register_forward_hook(_output_hook(lambda: last, receive)))
-    return stack
 
 
 class _Counter:
@@ -246,7 +280,7 @@ def _tap_block(
     counter: _Counter,
     wanted: set[Site],
     receive: _Receive,
-    keep: Callable[[Any], None],
+    keep: Callable[[Any], object],
 ) -> None:
     keep(block.register_forward_pre_hook(counter.enter))
     asked = {site.stage for site in wanted if site.layer in counter.layers}
@@ -271,7 +305,7 @@ def _block_hook(site: Callable[[], Site], receive: _Receive) -> Any:
     """Return a hook that hands on what left a block, beside what entered it."""
 
     def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        left = output[0] if isinstance(output, tuple) else output
+        left = output[0] if isinstance(output, tuple | list) else output
         receive(site(), left, _hidden(args, kwargs))
 
     return hook
@@ -279,7 +313,7 @@ def _block_hook(site: Callable[[], Site], receive: _Receive) -> Any:
 
 def _output_hook(site: Callable[[], Site], receive: _Receive) -> Any:
     def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-        receive(site(), output[0] if isinstance(output, tuple) else output)
+        receive(site(), output[0] if isinstance(output, tuple | list) else output)
 
     return hook
 

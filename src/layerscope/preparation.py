@@ -19,7 +19,7 @@ from layerscope.augmentation import (
 )
 from layerscope.data import SAMPLE, Texts, read_texts
 from layerscope.errors import InputError
-from layerscope.extraction import sites_of
+from layerscope.extraction import note_on_padding, sites_of
 from layerscope.measuring import ViewSet
 from layerscope.metrics import catalogue
 from layerscope.metrics.catalogue import Measure
@@ -112,7 +112,7 @@ def prepare(
     limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
     tokenized = tokenize(backbone.tokenizer, texts.texts, limit)
     settings, ratio, told = _decide_first_token(backbone, tokenized, settings)
-    notes += told
+    notes += [*told, *note_on_padding(backbone)]
     kept = [i for i, text in enumerate(tokenized) if any(counted(text, settings))]
     _refuse_too_few(texts, len(kept))
     plain = [tokenized[i] for i in kept]

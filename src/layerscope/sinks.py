@@ -8,11 +8,11 @@ from typing import Final
 
 import torch
 
-from layerscope.extraction import extract, sites_of
+from layerscope.extraction import batches, extract, sites_of
 from layerscope.models import Backbone
 from layerscope.settings import FirstToken
 from layerscope.states import TokenStates
-from layerscope.tokenization import TokenizedText, pad, padding_id
+from layerscope.tokenization import TokenizedText
 
 # SmolLM2's first token reaches 146 x the median norm, Gemma 3's BOS more; encoders stay near 1.
 SINK_RATIO: Final = 10.0
@@ -35,15 +35,9 @@ def first_token_ratio(backbone: Backbone, texts: Sequence[TokenizedText]) -> flo
     if not short:
         return None
     counted = [text.counted(special_tokens=False, first_token=False) for text in short]
-    batch = pad(
-        range(len(short)),
-        short,
-        counted,
-        pad_id=padding_id(backbone.tokenizer, backbone.model.config),
-        device=backbone.device,
-    )
-    sites = sites_of(backbone, range(1, backbone.depth + 1))
-    [*results] = extract(backbone, [batch], [s for s in sites if s.stage == "block"], _ratios)
+    sites = [s for s in sites_of(backbone, range(1, backbone.depth + 1)) if s.stage == "block"]
+    given = batches(backbone, short, counted, _TEXTS * _TOKENS)
+    [*results] = extract(backbone, given, sites, _ratios)
     worst = [
         float(torch.cat([result.by_site[site] for result in results]).nanmedian())
         for site in results[0].by_site

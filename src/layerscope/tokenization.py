@@ -124,7 +124,9 @@ _FULL: Final = 0.9
 _WORTH: Final = 512
 
 
-def plan_batches(lengths: Sequence[int], budget: int, *, tight: bool = False) -> list[list[int]]:
+def plan_batches(
+    lengths: Sequence[int], budget: int, *, tight: bool = False, one_length: bool = False
+) -> list[list[int]]:
     """Group texts of similar length so that rows x longest row stays within a budget of tokens.
 
     Longest first: if memory is short, the first batch says so. A text longer than the budget goes
@@ -135,15 +137,19 @@ def plan_batches(lengths: Sequence[int], budget: int, *, tight: bool = False) ->
         budget: most tokens of a batch, padding counted.
         tight: whether a batch of 512 tokens also ends where a text is shorter than 0.9 of its longest:
             few texts, or short ones, then cost a tenth of padding at most, in place of a half.
+        one_length: whether only texts of one length share a batch, so that none is padded.
 
     >>> plan_batches([3, 9, 4, 8], budget=18)
     [[1, 3], [2, 0]]
+    >>> plan_batches([3, 9, 4, 9], budget=18, one_length=True)
+    [[1, 3], [2], [0]]
     """
     batches: list[list[int]] = []
     longest = 0
     for item in sorted(range(len(lengths)), key=lambda item: (-lengths[item], item)):
         rows = len(batches[-1]) if batches else 0
         loose = tight and lengths[item] < _FULL * longest and rows * longest >= _WORTH
+        loose = loose or (one_length and max(1, lengths[item]) != longest)
         if batches and not loose and (rows + 1) * longest <= budget:
             batches[-1].append(item)
         else:

@@ -13,7 +13,7 @@ from layerscope import surgery
 from layerscope.cutting.records import CutSettings
 from layerscope.encoding import first_token_for
 from layerscope.errors import InputError
-from layerscope.models import Backbone
+from layerscope.models import Backbone, evaluating
 from layerscope.settings import FirstToken, Pooling
 from layerscope.states import Site
 from layerscope.surgery import Counting, Plan
@@ -77,7 +77,7 @@ def expected_states(
 def _normed(backbone: Backbone, states: Tensor) -> Tensor:
     norm: Any = backbone.final_norm
     weight = next(norm.parameters(), next(backbone.model.parameters()))
-    with torch.inference_mode():
+    with evaluating(norm):
         normed: Tensor = norm(states[None].to(weight.device, weight.dtype))[0]
     return normed.to("cpu", states.dtype)
 

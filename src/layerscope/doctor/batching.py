@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from statistics import median_high
 from typing import Final
 
 import torch
 
-from layerscope.doctor.passes import Gap, distance, gap, trace, worst
+from layerscope.doctor.passes import NO_GAP, Gap, gap, trace, worst
 from layerscope.doctor.records import Finding, judged, skipped
 from layerscope.doctor.subject import Subject
 from layerscope.tokenization import PaddingSide
@@ -18,42 +17,37 @@ _SHORT: Final = 32
 
 
 def padding(subject: Subject) -> Finding:
-    """A text's tokens have the same states padded on the right, on the left, and not at all."""
+    """A text's tokens have the same states alone and in the batches that layerscope makes."""
     if subject.images is not None:
         return skipped("images of one size need no padding")
     if len({len(text.ids) for text in subject.ragged}) == 1:
         return skipped("one text, or all of one length: nothing to pad; give more texts")
-    right, left = _padded(subject, "right"), _padded(subject, "left")
-    said = f"{len(subject.ragged)} texts in one batch against each alone: right {_size(right)}, "
-    if left.size > subject.tolerance >= right.size and _counts_from_the_left(subject):
-        said += (
-            f"left {_size(left)}, as this model counts positions from the left edge and takes no "
-            f"position ids; layerscope pads on the right; {subject.allowed}"
-        )
-        return judged(True, said, "")
-    found = right | left
-    said += f"left {_size(left)}; {subject.allowed}"
     advice = (
         "the attention mask or the position ids do not reach the attention; check the model's code, and "
         "that the tokenizer pads with the id that the model's config names"
     )
-    return judged(found.size <= subject.tolerance, said, advice)
+    texts = f"{len(subject.ragged)} texts"
+    if subject.backbone.padding == "none":
+        found = _padded(subject, "right")
+        said = (
+            f"{texts} in batches of one length against each alone: {_size(found)}, as padding changes "
+            f"the states of {subject.backbone.info.model_class}; {subject.allowed}"
+        )
+        return judged(found.size <= subject.tolerance, said, advice)
+    right, left = _padded(subject, "right"), _padded(subject, "left")
+    said = f"{texts} in one batch against each alone: right {_size(right)}, left {_size(left)}"
+    if subject.backbone.padding == "right":
+        said += (
+            ", as this architecture has other states behind padding; layerscope pads on the right"
+        )
+        left = NO_GAP
+    found = right | left
+    return judged(found.size <= subject.tolerance, f"{said}; {subject.allowed}", advice)
 
 
 def _padded(subject: Subject, side: PaddingSide) -> Gap:
     pairs = zip(subject.extracted(together=BATCH, side=side), subject.truth, strict=True)
     return worst(gap(together, alone) for together, alone in pairs)
-
-
-def _counts_from_the_left(subject: Subject) -> bool:
-    """Whether left padding moves the positions of a model that cannot be told them.
-
-    Its embeddings then differ before any attention, so it is not the mask.
-    """
-    if "position_ids" in inspect.signature(subject.backbone.model.forward).parameters:
-        return False
-    pairs = zip(subject.extracted(together=BATCH, side="left"), subject.truth, strict=True)
-    return any(distance(moved[0], alone[0]) > subject.tolerance for moved, alone in pairs)
 
 
 def _size(found: Gap) -> str:

@@ -45,7 +45,10 @@ def encode(subject: Subject) -> Finding:
     transformer, *after = list(model)
     place = _place(subject, transformer)
     texts = [" ".join(text.split()[:_WORDS]) for text in subject.texts]
-    official = torch.as_tensor(model.encode(texts, prompt="", convert_to_numpy=True))
+    rows = 1 if subject.backbone.padding == "none" else 32
+    official = torch.as_tensor(
+        model.encode(texts, prompt="", batch_size=rows, convert_to_numpy=True)
+    )
     ours = torch.cat([_vector(after, each) for each in _ours(subject, texts, model, place)])
     apart = distance(ours.double(), official.double())
     said = (
@@ -151,6 +154,6 @@ def _through(module: Any, features: dict[str, Any]) -> dict[str, Any]:
             for name, value in features.items()
             if isinstance(value, Tensor)
         }
-    with torch.inference_mode():
+    with torch.no_grad():
         changed: dict[str, Any] = module(features)
     return changed

@@ -73,7 +73,8 @@ def run(model: nn.Module, inputs: Inputs, *, listed: bool = False) -> Any:
 
 def trace(backbone: Backbone, inputs: Inputs) -> Trace:
     """Run some samples of one length and keep what entered and left the blocks and the final norm."""
-    blocks, norms = _Watch(), _Watch()
+    tokens = inputs["input_ids"].shape[1] if "input_ids" in inputs else None
+    blocks, norms = _Watch(tokens), _Watch(tokens)
     try:
         for block in dict.fromkeys(backbone.blocks):
             blocks.over(block)
@@ -100,9 +101,14 @@ def kept(state: Any) -> Tensor:
 
 
 class _Watch:
-    """Hooks that write down calls."""
+    """Hooks that write down calls.
 
-    def __init__(self) -> None:
+    Args:
+        tokens: of each text; what a model adds behind them (Longformer, to whole windows) is left out.
+    """
+
+    def __init__(self, tokens: int | None) -> None:
+        self._tokens = tokens
         self.calls: list[Call] = []
         self._entered: list[Tensor] = []
         self._handles: list[Any] = []
@@ -119,11 +125,15 @@ class _Watch:
 
     def _enter(self, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         given = [*args, *([kwargs["hidden_states"]] if "hidden_states" in kwargs else [])]
-        self._entered.append(kept(given[0] if given else None))
+        self._entered.append(self._kept(given[0] if given else None))
 
     def _leave(self, module: nn.Module, _args: Any, output: Any) -> None:
-        left = output[0] if isinstance(output, tuple) else output
-        self.calls.append(Call(module, self._entered.pop(), kept(left)))
+        left = output[0] if isinstance(output, tuple | list) else output
+        self.calls.append(Call(module, self._entered.pop(), self._kept(left)))
+
+    def _kept(self, state: Any) -> Tensor:
+        found = kept(state)
+        return found[:, : self._tokens] if found.ndim == 3 else found
 
 
 # --- comparing --------------------------------------------------------------------------------

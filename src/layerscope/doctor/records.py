@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, Final
-
-# How far two ways to one state may part, as a share of the state's own size. Wrong masks, norms and
-# orders part by a tenth and more; 30 blocks in bfloat16 round by a twentieth at the worst token. Other
-# formats get float32's: in float64 too, transformers computes norms and rotary angles in float32.
-TOLERANCES: Final[Mapping[str, float]] = {
-    "float32": 1e-4,
-    "float16": 2e-2,
-    "bfloat16": 1e-1,
-}
+from typing import Any
 
 
 class Verdict(StrEnum):

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from layerscope.architectures import ARCHITECTURES
 from layerscope.doctor.passes import Gap, Inputs, Trace, trace
-from layerscope.doctor.records import TOLERANCES
 from layerscope.errors import InputError
 from layerscope.extraction import extract, sites_of
-from layerscope.models import Backbone, ModelOptions
+from layerscope.models import TOLERANCES, Backbone, ModelOptions
 from layerscope.states import TokenStates
 from layerscope.tokenization import (
     PaddingSide,
@@ -100,19 +99,26 @@ class Subject:
         """Return layerscope's own states of the ragged texts, in the shape of `truth`.
 
         Args:
-            together: texts in a batch.
+            together: texts in a batch, of one length where padding changes the model's states.
             side: where padding goes.
         """
         texts, backbone = self.ragged, self.backbone
         marks = [[True] * len(text.ids) for text in texts]
         pad_id = padding_id(backbone.tokenizer, backbone.model.config)
-        groups = [
-            range(start, min(start + together, len(texts)))
-            for start in range(0, len(texts), together)
-        ]
+        alike: dict[int, list[int]] = {}
+        for item, text in enumerate(texts):
+            alike.setdefault(len(text.ids) if backbone.padding == "none" else 0, []).append(item)
         given = [
-            pad(group, texts, marks, pad_id=pad_id, side=side, device=backbone.device)
-            for group in groups
+            pad(
+                group[start:][:together],
+                texts,
+                marks,
+                pad_id=pad_id,
+                side=side,
+                device=backbone.device,
+            )
+            for group in alike.values()
+            for start in range(0, len(group), together)
         ]
         sites = sites_of(backbone)
         found: dict[int, list[Tensor]] = {}

@@ -14,12 +14,12 @@ from layerscope.encoding import BankEncoder, open_bank
 from layerscope.evaluation.runner import score_tasks
 from layerscope.evaluation.settings import EvaluationSettings
 from layerscope.evaluation.tasks import TaskPlan
-from layerscope.extraction import sites_of
+from layerscope.extraction import groups, sites_of
 from layerscope.models import Backbone
 from layerscope.settings import Pooling
 from layerscope.states import Site
 from layerscope.store import Array
-from layerscope.tokenization import plan_batches, tokenize
+from layerscope.tokenization import tokenize
 
 _FLOAT = 4
 
@@ -125,8 +125,8 @@ def _timed(
         opened = open_bank(Path(folder) / "bank", backbone, settings.policy)  # which warms up
         tokenized = tokenize(backbone.tokenizer, texts, opened.policy.max_length)
         lengths = [len(text.ids) for text in tokenized]
-        groups = plan_batches(lengths, settings.batch_tokens, tight=True)
-        typical = [texts[item] for item in groups[len(groups) // 2]]
+        planned = groups(backbone, lengths, settings.batch_tokens, tight=True)
+        typical = [texts[item] for item in planned[len(planned) // 2]]
         encoder = BankEncoder(
             backbone,
             opened,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.errors import InputError
-from layerscope.models import Backbone, evaluating
+from layerscope.models import Backbone, evaluating, modules_kept
 from layerscope.surgery.configs import kept_config, refuse_computed, text_config_of
 
 _NUMBERS: Final = ("layer_idx", "layer_id", "layer_index", "layer_number", "block_idx")
@@ -153,9 +153,11 @@ def skipping(backbone: Backbone, removed: Iterable[int]) -> Iterator[Backbone]:
         for block in backbone.blocks
         for module, number in _numbered(block)
     ]
-    _settle_hooks(backbone)
     try:
-        yield remove_blocks(backbone, removed)
+        # transformers hangs its recording hooks on a model once, when hidden states are first asked for;
+        # blocks that are away at that moment would never report theirs again.
+        with modules_kept(backbone.model):
+            yield remove_blocks(backbone, removed)
     finally:
         setattr(parent, name, blocks)
         for module, number, value in numbers:
@@ -199,7 +201,7 @@ def given_by(
     seen: list[Tensor] = []
 
     def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-        seen.append(output[0] if isinstance(output, tuple) else output)
+        seen.append(output[0] if isinstance(output, tuple | list) else output)
 
     handle = module.register_forward_hook(keep)
     try:
@@ -208,17 +210,6 @@ def given_by(
     finally:
         handle.remove()
     return seen[-1], output
-
-
-def _settle_hooks(backbone: Backbone) -> None:
-    """Let transformers hang its recording hooks on all blocks before some of them are away.
-
-    It does so once, when hidden states are first asked for; blocks that are missing then would never
-    report theirs again.
-    """
-    if not getattr(backbone.model, "_output_capturing_hooks_installed", False):
-        with evaluating(backbone.model):
-            backbone.model(**probe(backbone), output_hidden_states=True)
 
 
 def probe(backbone: Backbone, seed: int = 0) -> dict[str, Tensor]:

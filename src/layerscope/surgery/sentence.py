@@ -170,7 +170,7 @@ def source_vector(source: Any, states: Tensor, text: TokenizedText, *, normalize
     }
     if prompt := default_prompt(source):
         features["prompt_length"] = _prompt_length(source.tokenizer, prompt)
-    with torch.inference_mode():
+    with torch.no_grad():
         for module in list(source)[1:]:
             features = module(features)
     vector: Tensor = features["sentence_embedding"][0]
