@@ -298,7 +298,9 @@ def test_dime_equals_its_definition(alpha):
 @pytest.mark.parametrize("alpha", [0.5, 1, 2, 3])
 def test_dime_of_the_authors_equals_their_code(alpha, shape):
     """Order 2 divides the sum of squares by the size of the matrix squared, whatever the trace."""
-    vectors = random_views(*shape) * torch.tensor([0.2, 0.9, 3.0, 0.5]).repeat(3)[: shape[0], None, None]
+    vectors = (
+        random_views(*shape) * torch.tensor([0.2, 0.9, 3.0, 0.5]).repeat(3)[: shape[0], None, None]
+    )
     first, second = vectors[:, 0], vectors[:, 1]
     n, d = first.shape
     one, two = (x.T @ x if n > d else x @ x.T for x in (first, second))
@@ -307,7 +309,9 @@ def test_dime_of_the_authors_equals_their_code(alpha, shape):
     def order(matrix: torch.Tensor) -> float:
         if alpha == 2:
             return -math.log(sum(float(x) ** 2 for x in matrix.flatten()) / len(matrix) ** 2)
-        kept = [v for v in torch.linalg.eigvalsh(matrix).tolist() if v > 1e-13 * float(matrix.trace())]
+        kept = [
+            v for v in torch.linalg.eigvalsh(matrix).tolist() if v > 1e-13 * float(matrix.trace())
+        ]
         p = [v / sum(kept) for v in kept]
         if alpha == 1:
             return -sum(v * math.log(v) for v in p)
@@ -339,9 +343,7 @@ def test_contributions_to_the_authors_dime_of_order_two_are_its_slopes():
     value = sum(entropy(weights, p) for p in permutations) / 3
     value = value + (weights @ (one * two).square() @ weights).log()
     (slopes,) = torch.autograd.grad(value, weights)
-    found = views.dime(
-        ViewInputs(vectors, vectors, permutations=permutations), REFERENCE, alpha=2
-    )
+    found = views.dime(ViewInputs(vectors, vectors, permutations=permutations), REFERENCE, alpha=2)
     expected = found.value + (slopes - slopes.mean())
     torch.testing.assert_close(found.contributions, expected, rtol=0, atol=1e-9)
 

@@ -710,12 +710,12 @@ def _half_error(values: Tensor) -> Tensor:
 def gfmi_knn(stack: LayerStack) -> tuple[Between, ...]:
     """The same of neighbor lists, at k = 1, 2, 4, ...; 0 to 1."""
     return tuple(
-        _between("gfmi_knn", stack.to_final, lambda *pair: _gfmi_knn(stack, *pair), null=_zero)
+        _between("gfmi_knn", stack.to_final, lambda layer, _: _gfmi_knn(stack, layer), null=_zero)
     )
 
 
-def _gfmi_knn(stack: LayerStack, layer: int, final: int) -> Estimate:
-    return graphs.gfmi_knn(stack.lists(layer), stack.lists(final))
+def _gfmi_knn(stack: LayerStack, layer: int) -> Estimate:
+    return graphs.gfmi_knn(known(stack.geometry[layer].shared))
 
 
 def gfmi_component(stack: LayerStack) -> tuple[Between, ...]:
@@ -772,7 +772,7 @@ def mean_gfmi_knn(stack: LayerStack) -> tuple[Between, ...]:
     """Mean GFMI by neighbor lists of layers 0..L-1."""
 
     def value(_last: int, _first: int) -> Estimate:
-        return _mean(_gfmi_knn(stack, layer, stack.last) for layer in range(stack.last))
+        return _mean(_gfmi_knn(stack, layer) for layer in range(stack.last))
 
     return tuple(_between("mean_gfmi_knn", stack.whole, value, null=_zero))
 

@@ -250,7 +250,8 @@ def dime(
     rows; about `-ln N` to `ln N`, larger when the views agree more than random pairs. All
     permutations for N up to 6, else `count` drawn by the inputs' seed, common to all layers.
     `reference` follows the authors' code: dot products, D x D covariances where N > D, whose columns
-    it permutes, and an order 2 that takes every trace to be the size of its matrix. Skean, Osorio, Brockmeier, Sanchez Giraldo 2023.
+    it permutes, and an order 2 that takes every trace to be the size of its matrix.
+    Skean, Osorio, Brockmeier, Sanchez Giraldo 2023.
 
     Raises:
         UndefinedError: more than `limit` texts (use `dip_order2`), or fewer than 2.
