@@ -17,7 +17,7 @@ import torch
 
 from layerscope.data import Texts
 from layerscope.dynamics import measure_dynamics
-from layerscope.errors import RunError
+from layerscope.errors import NonFiniteError, RunError
 from layerscope.extraction import batches, extract
 from layerscope.measuring import (
     Cell,
@@ -97,10 +97,8 @@ def _results(
     try:
         for result in extract(backbone, planned, sites, reduction):
             yield result.items, result.by_site
-    except RunError as error:
-        if "NaN or infinite" not in str(error):
-            raise
-        raise RunError(
+    except NonFiniteError as error:
+        raise NonFiniteError(
             f"{backbone.info.name} in {backbone.info.dtype} gave hidden states that are NaN or "
             "infinite; try --dtype float32, or --non-finite drop to leave such texts out."
         ) from error

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from layerscope import data
 from layerscope.bank import VectorBank, description, hash_of, key
-from layerscope.errors import InputError, RunError
+from layerscope.errors import InputError, NonFiniteError
 from layerscope.extraction import batches, extract, sites_of
 from layerscope.models import Backbone, ModelInfo
 from layerscope.pooling import pool
@@ -261,9 +261,9 @@ class BankEncoder:
 
 
 def refuse_non_finite(vectors: Tensor, site: Site, info: ModelInfo) -> None:
-    """Raise a RunError if vectors of a site hold NaN or infinity."""
+    """Raise a NonFiniteError if vectors of a site hold NaN or infinity."""
     if not bool(vectors.isfinite().all()):
-        raise RunError(
+        raise NonFiniteError(
             f"{info.name} in {info.dtype} gave hidden states that are NaN or infinite at {site}; try "
             "--dtype float32."
         )

@@ -29,6 +29,10 @@ class RunError(LayerscopeError):
     exit_code = 1
 
 
+class NonFiniteError(RunError):
+    """Hidden states, or vectors made of them, that hold NaN or infinity."""
+
+
 class UndefinedError(LayerscopeError):
     """A measure has no value on this input; the message is the reason that the record keeps."""
 
