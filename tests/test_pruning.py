@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -17,6 +19,7 @@ from layerscope import models, pruning
 from layerscope.api import evaluate
 from layerscope.errors import InputError
 from layerscope.pruning import Measured, Trial
+from layerscope.pruning.recording import notes_of
 from layerscope.pruning.trial import perplexity
 from layerscope.surgery import remove_blocks
 from layerscope.table import Run, conform, no_contributions
@@ -38,6 +41,18 @@ def row(metric: str, layer: int, value: float, other: int | None = None, **more:
 def made(*rows: dict, undefined: tuple = ()) -> Measured:
     table = conform(pd.DataFrame(list(rows)))
     return Measured(Run(table, no_contributions(), {"undefined": list(undefined)}), 5)
+
+
+def test_a_rule_says_whether_it_is_our_reading_and_not_its_name():
+    ours = {rule.name for rule in pruning.RULES if rule.own_reading}
+    assert ours == {
+        "frenet", "nrs", "gfmi-gain", "gfmi-signed-gain", "gfmi-level-low", "gfmi-level-high",
+    }  # fmt: skip
+    for own, name in ((True, "cka"), (False, "nrs-of-another")):
+        rule = replace(pruning.rule("cka"), name=name, own_reading=own)
+        asked = SimpleNamespace(rule=rule, scheme="one-shot")
+        said = any("our reading of Jiang" in note for note in notes_of(asked, (), None))
+        assert said is own
 
 
 GFMI = (0.10, 0.40, 0.30, 0.50, 0.52)  # layers 0 to 4; the final layer is 1

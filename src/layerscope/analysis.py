@@ -22,6 +22,7 @@ from layerscope.extraction import batches, extract
 from layerscope.measuring import (
     Cell,
     Measurement,
+    dimensions_of,
     measure_site,
     notes_of,
     refuse_nothing_measured,
@@ -238,7 +239,7 @@ def scan_backbone(
     }
     prepared = replace(prepared, notes=(*prepared.notes, *notes_of(cells)))
     record = _record(backbone, texts, prepared, len(measurement.texts), seconds, undefined)
-    return Run(table, contributions, record)
+    return Run(table, contributions, record | {"subspace_dimensions": dimensions_of(cells)})
 
 
 def _record(
