@@ -30,7 +30,7 @@ class RunError(LayerscopeError):
 
 
 class NonFiniteError(RunError):
-    """Hidden states, or vectors made of them, that hold NaN or infinity."""
+    """States or vectors hold NaN or infinity."""
 
 
 class UndefinedError(LayerscopeError):

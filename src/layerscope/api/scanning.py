@@ -100,7 +100,7 @@ def metrics(name: str | None = None) -> tuple[Measure, ...] | Measure:
 
 
 def scan(
-    model: str | Path | nn.Module | np.ndarray[Any, Any] | torch.Tensor,
+    model: str | Path | nn.Module | Backbone | np.ndarray[Any, Any] | torch.Tensor,
     data: str | Path | Iterable[str] | Texts | None = None,
     *,
     out: str | Path | None = None,
@@ -117,8 +117,8 @@ def scan(
 
     Args:
         model: a hub id, a local folder, a GGUF file, a loaded transformers model (give `tokenizer`),
-            or plain arrays of pooled vectors (layer, sample, dim) or of the pooled vectors of
-            augmented views (layer, sample, view, dim).
+            what `layerscope.models.load` returned, or plain arrays of pooled vectors (layer, sample,
+            dim) or of the pooled vectors of augmented views (layer, sample, view, dim).
         data: a file, a datasets id, "-" for standard input, "sample", or the texts themselves;
             nothing for arrays.
         out: folder for the run; None writes nothing.
@@ -159,7 +159,7 @@ def scan(
 
 
 def estimate_scan(
-    model: str | Path | nn.Module,
+    model: str | Path | nn.Module | Backbone,
     data: str | Path | Iterable[str] | Texts,
     *,
     tokenizer: Any = None,
@@ -179,7 +179,7 @@ def estimate_scan(
 
 
 def _scan_texts(
-    model: str | Path | nn.Module,
+    model: str | Path | nn.Module | Backbone,
     texts: Texts,
     settings: ScanSettings,
     place: RunFolder | None,
