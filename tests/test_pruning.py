@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -459,6 +460,32 @@ def test_layer_types_of_what_goes_are_recorded():
     )
     assert len(found.outcomes[0].kinds) == 2
     assert set(found.outcomes[0].kinds) <= {"sliding_attention", "full_attention"}
+
+
+@pytest.mark.parametrize("lacks_its_head", [False, True])
+def test_a_model_is_loaded_once(tmp_path, monkeypatch, lacks_its_head):
+    folder = save_tiny(
+        tiny_model("bert") if lacks_its_head else hf.BertForMaskedLM(CONFIGS["bert"]()),
+        tmp_path / "m",
+    )
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = ["BertForMaskedLM"]
+    (folder / "config.json").write_text(json.dumps(config))
+    loads, told, real = [], [], models.load
+
+    def load(name, *arguments, **options):
+        loads.append((name, options.get("head", False), len(told)))
+        return real(name, *arguments, **options)
+
+    @contextmanager
+    def watch():
+        yield lambda *step: told.append(step)
+
+    monkeypatch.setattr(models, "load", load)
+    layerscope.prune(folder, "angular", 1, data=texts(30), out=tmp_path / "out", watch=watch)
+    assert [(name, head) for name, head, _ in loads] == [(folder, not lacks_its_head)]
+    assert told[0] == ("loading the model", 0, 1)
+    assert loads[0][2] > 0
 
 
 def test_a_head_that_is_not_there_is_left_out_and_that_is_said(tmp_path):
