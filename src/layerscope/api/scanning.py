@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from layerscope import data as data_module
-from layerscope import plots, selection
+from layerscope import plots, report, selection
 from layerscope.analysis import scan_backbone
 from layerscope.api.common import (
     Result,
@@ -51,7 +51,16 @@ class Scan(Result):
 
     def select(self) -> Selection:
         """Return the layer to use, without labels, with every rule's choice beside it."""
-        return decide(self.run)
+        return decide(self.run, known=self._evidences)
+
+    def advice(self) -> Selection:
+        """Return the layer to use by the default rule alone."""
+        return self._advice
+
+    def page(self) -> str:
+        """Return the run as one self-contained HTML page."""
+        run = (self.run.table, self.run.contributions, self.run.record)
+        return report.page([run], choices=[self.preferences()], advice=[self._advice])
 
     def preferences(self) -> tuple[selection.Preference, ...]:
         """Return the layer that each measure prefers, in each convention, with the baselines."""
@@ -62,6 +71,15 @@ class Scan(Result):
         """Bootstrapped once: the choice of a layer, the plots and the JSON all ask for them."""
         seed = int(self.record.get("settings", {}).get("seed", 0))
         return selection.preferences(self.run.table, self.run.contributions, seed=seed)
+
+    @cached_property
+    def _evidences(self) -> tuple[selection.Evidence, ...]:
+        """What is known of the layers: its texts are resampled once, when a choice first asks."""
+        return selection.evidences(self.run)
+
+    @cached_property
+    def _advice(self) -> Selection:
+        return decide(self.run, rules=(), known=self._evidences)
 
     def plot(self, *metrics: str) -> Any:
         """Return an interactive plotly figure of some measures, by default all."""
