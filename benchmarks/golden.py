@@ -1,6 +1,6 @@
 """Result tables of every command on four models, recorded before a change and compared after it.
 
-`python -m benchmarks.golden record FOLDER` writes them; `python -m benchmarks.golden compare BEFORE AFTER`
+`python -m benchmarks.golden record FOLDER` writes them, and `... compare BEFORE AFTER`
 prints what differs by more than 1e-9 and exits with 1 if anything does. One thread, fixed seeds, the
 built-in sample: on one machine two recordings of the same code are equal.
 """

@@ -131,6 +131,7 @@ def fake_record(blocks: int, texts: int, model: str, seed: int) -> dict[str, Any
              "reason": "every step between tokens is zero", "texts": texts}
             for convention in ("paper", "normalized")
         ],
+        "subspace_dimensions": {},
         "notes": [
             "the first token's norm is 146 x the median: it is left out of the mean",
             "12 texts are shorter than 4 words and were barely changed by the augmentation",

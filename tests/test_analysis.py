@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
+from layerscope import analysis, preparation
 from layerscope import arrays as arrays_module
-from layerscope import preparation
 from layerscope.analysis import scan_backbone
 from layerscope.augmentation import (
     AugmentationSettings,
@@ -22,7 +22,7 @@ from layerscope.augmentation import (
     views,
 )
 from layerscope.data import as_texts
-from layerscope.errors import InputError, RunError, UndefinedError
+from layerscope.errors import InputError, NonFiniteError, RunError, UndefinedError
 from layerscope.metrics import views as metric_views
 from layerscope.metrics.catalogue import CATALOGUE, Measure
 from layerscope.metrics.inputs import SampleInputs, TokenInputs, ViewInputs
@@ -653,6 +653,24 @@ def test_non_finite_states_stop_a_scan_with_one_sentence():
         scan(spoiled("bert", {7}), GIVEN)
     with pytest.raises(RunError, match="only 1 of 5 texts have finite states"):
         scan(spoiled("bert", {5, 6, 7, 8}), GIVEN, views=0, non_finite="drop")
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "said"),
+    [
+        (NonFiniteError("no number"), NonFiniteError, "that are NaN or infinite; try --dtype"),
+        (RunError("a disk of NaN or infinite size"), RunError, "^a disk of NaN or infinite size$"),
+    ],
+)
+def test_what_an_error_is_decides_what_is_said_and_not_its_words(raised, kind, said, monkeypatch):
+    def failing(*_args):
+        raise raised
+        yield
+
+    monkeypatch.setattr(analysis, "extract", failing)
+    with pytest.raises(kind, match=said) as caught:
+        scan(tiny_backbone("bert"), GIVEN)
+    assert type(caught.value) is kind
 
 
 def test_non_finite_states_of_views_alone_are_seen_too():

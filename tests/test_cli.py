@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from commands import run
-from layerscope import api, cli
+from layerscope import api, cli, selection
 from layerscope.augmentation import AugmentationSettings
 from layerscope.cli import app
 from layerscope.metrics.catalogue import CATALOGUE
-from tiny import texts
+from layerscope.selection import evidence
+from tiny import save_tiny, texts, tiny_model
 
 COMMANDS = tuple(name for name in cli.__all__ if name not in ("app", "main"))
 HEAVY = ("torch", "transformers", "pandas", "numpy", "plotly", "datasets")
@@ -309,3 +310,42 @@ def test_the_built_in_sample_is_the_default(command, tiny_folder):
     )
     assert finished.code == 0
     assert api.load("out").record["data"]["name"] == "sample"
+
+
+# --- nothing twice --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--svg", "plot.svg")])
+def test_preferences_and_the_choice_are_made_once_a_command(monkeypatch, capsys, tmp_path, options):
+    """The table, the page, the plot and the JSON show the same ones."""
+    made = []
+
+    def counted(where, name):
+        real = getattr(where, name)
+
+        def call(*arguments, **given):
+            made.append(name)
+            return real(*arguments, **given)
+
+        monkeypatch.setattr(where, name, call)
+
+    counted(selection, "preferences")
+    counted(selection, "evidences")
+    counted(evidence, "resampled_means")
+    monkeypatch.chdir(tmp_path)
+    save_tiny(tiny_model("bert"), Path("model"))
+    Path("texts.txt").write_text(
+        "\n".join(text for text in texts(60) if text.count(" ") > 3), encoding="utf-8"
+    )
+    measures = (
+        "--metrics",
+        "rankme,prompt_entropy,retrieval",
+        "--augmentation",
+        "crops",
+        "--span-words",
+        2,
+    )
+    scan = ("scan", "model", "--data", "texts.txt", *measures, *options)
+    finished = run(monkeypatch, capsys, *scan)
+    assert finished.code == 0, finished.err
+    assert sorted(made) == ["evidences", "preferences", "resampled_means"]

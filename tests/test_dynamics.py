@@ -229,6 +229,9 @@ def test_four_texts_give_numbers_or_reasons():
     assert reasons["nrs_k10"] == "needs 10 neighbors, the lists hold 3"
     assert at(run, "cka_unbiased")
     assert any(note.startswith("Frenet: k is 3, the least rank") for note in run.record["notes"])
+    dimensions = run.record["subspace_dimensions"]
+    assert set(dimensions.values()) == {3}
+    assert {f"frenet_displacement_sample_k{k}" for k in (16, 32, 64)} <= set(dimensions)
 
 
 def test_some_layers_are_no_path():

@@ -19,7 +19,15 @@ from layerscope import api, models
 from layerscope.architectures import ARCHITECTURES
 from layerscope.errors import InputError
 from layerscope.extraction import extract, sites_of
-from layerscope.models import ModelOptions, backbone_of, load, measured_calls, weights_fingerprint
+from layerscope.models import (
+    ModelOptions,
+    backbone_of,
+    holds_head,
+    load,
+    measured_calls,
+    refuse_unloadable,
+    weights_fingerprint,
+)
 from layerscope.states import Site
 from layerscope.tokenization import TokenizedText, pad
 from tiny import (
@@ -559,3 +567,33 @@ def test_real_gguf_finds_the_attention_sink():
     found = api.scan(path, real_texts(), views=0, metrics=("prompt_entropy",), layers=(0, 12, 30))
     assert found.record["settings"]["first_token"] == "drop"
     assert found.record["settings"]["first_token_ratio"] > 50
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_whether_a_head_is_held_shows_without_a_weight(head, tmp_path):
+    whole = getattr(hf, head)(CONFIGS[HEADS[head]]())
+    save_tiny(whole, tmp_path / "whole")
+    core = save_tiny(whole.base_model, tmp_path / "core")
+    config = json.loads((core / "config.json").read_text())
+    (core / "config.json").write_text(json.dumps(config | {"architectures": [head]}))
+    for folder in (tmp_path / "whole", core):
+        try:
+            load(folder, head=True)
+            loads = True
+        except InputError:
+            loads = False
+        assert holds_head(folder) is loads
+        assert folder == core or loads
+        refuse_unloadable(folder)
+
+
+def test_what_cannot_be_loaded_shows_without_a_weight(tmp_path):
+    folder = save_tiny(tiny_model("bert"), tmp_path / "bert")
+    with pytest.raises(InputError, match="no model folder at './nowhere'"):
+        refuse_unloadable("./nowhere")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match="'bert' c"):  # comes without, or cannot be loaded
+        refuse_unloadable(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="'bert' cannot be loaded"):
+        refuse_unloadable(folder)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -18,6 +21,7 @@ from layerscope import models, pruning
 from layerscope.api import evaluate
 from layerscope.errors import InputError
 from layerscope.pruning import Measured, Trial
+from layerscope.pruning.recording import notes_of
 from layerscope.pruning.trial import perplexity
 from layerscope.surgery import remove_blocks
 from layerscope.table import Run, conform, no_contributions
@@ -39,6 +43,18 @@ def row(metric: str, layer: int, value: float, other: int | None = None, **more:
 def made(*rows: dict, undefined: tuple = ()) -> Measured:
     table = conform(pd.DataFrame(list(rows)))
     return Measured(Run(table, no_contributions(), {"undefined": list(undefined)}), 5)
+
+
+def test_a_rule_says_whether_it_is_our_reading_and_not_its_name():
+    ours = {rule.name for rule in pruning.RULES if rule.own_reading}
+    assert ours == {
+        "frenet", "nrs", "gfmi-gain", "gfmi-signed-gain", "gfmi-level-low", "gfmi-level-high",
+    }  # fmt: skip
+    for own, name in ((True, "cka"), (False, "nrs-of-another")):
+        rule = replace(pruning.rule("cka"), name=name, own_reading=own)
+        asked = SimpleNamespace(rule=rule, scheme="one-shot")
+        said = any("our reading of Jiang" in note for note in notes_of(asked, (), None))
+        assert said is own
 
 
 GFMI = (0.10, 0.40, 0.30, 0.50, 0.52)  # layers 0 to 4; the final layer is 1
@@ -457,6 +473,32 @@ def test_layer_types_of_what_goes_are_recorded():
     )
     assert len(found.outcomes[0].kinds) == 2
     assert set(found.outcomes[0].kinds) <= {"sliding_attention", "full_attention"}
+
+
+@pytest.mark.parametrize("lacks_its_head", [False, True])
+def test_a_model_is_loaded_once(tmp_path, monkeypatch, lacks_its_head):
+    folder = save_tiny(
+        tiny_model("bert") if lacks_its_head else hf.BertForMaskedLM(CONFIGS["bert"]()),
+        tmp_path / "m",
+    )
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = ["BertForMaskedLM"]
+    (folder / "config.json").write_text(json.dumps(config))
+    loads, told, real = [], [], models.load
+
+    def load(name, *arguments, **options):
+        loads.append((name, options.get("head", False), len(told)))
+        return real(name, *arguments, **options)
+
+    @contextmanager
+    def watch():
+        yield lambda *step: told.append(step)
+
+    monkeypatch.setattr(models, "load", load)
+    layerscope.prune(folder, "angular", 1, data=texts(30), out=tmp_path / "out", watch=watch)
+    assert [(name, head) for name, head, _ in loads] == [(folder, not lacks_its_head)]
+    assert told[0] == ("loading the model", 0, 1)
+    assert loads[0][2] > 0
 
 
 def test_a_head_that_is_not_there_is_left_out_and_that_is_said(tmp_path):

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import weakref
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +13,11 @@ import pytest
 import torch
 import transformers as hf
 from filelock import FileLock
+from safetensors.torch import load_file, save_file
 
 import layerscope
 from commands import run
-from layerscope import api
+from layerscope import api, models
 from layerscope.api import ranking as making
 from layerscope.cli.app import INTERRUPTED
 from layerscope.errors import InputError
@@ -57,11 +60,28 @@ def passes(monkeypatch):
     seen = []
 
     def scan(model, *arguments, **options):
-        seen.append(Path(model).name)
+        seen.append(model.info.name)
         return real(model, *arguments, **options)
 
     real = making.scan
     monkeypatch.setattr(making, "scan", scan)
+    return seen
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """The names of the models whose weights were read, "let go" after each that is gone by then."""
+    seen, alive = [], []
+
+    def load(name, *arguments, **options):
+        assert not any(held() for held in alive), "two models are held at once"
+        found = real(name, *arguments, **options)
+        seen.append(found.info.name)
+        alive.append(weakref.ref(found.model))
+        return found
+
+    real = models.load
+    monkeypatch.setattr(models, "load", load)
     return seen
 
 
@@ -224,9 +244,9 @@ def test_a_model_that_changed_is_scanned_again(command, place):
     assert "is older than the model at 'mine'" in refused.err
 
 
-def other_weights(folder, seed=7):
+def other_weights(folder, seed=7, name="wide"):
     torch.manual_seed(seed)
-    save_tiny(hf.AutoModel.from_config(MODELS["wide"]()).eval(), folder)
+    save_tiny(hf.AutoModel.from_config(MODELS[name]()).eval(), folder)
 
 
 def older(folder):
@@ -312,6 +332,60 @@ def test_a_scan_by_another_tokenizer_or_device_is_not_used(command, passes, plac
     refused = command("wide", "--data", "texts.txt", "--out", "new", "--device", "cpu")
     assert (refused.code, passes) == (2, [])
     assert f"was made with {fact.replace('_', ' ')} cuda:0 instead of" in refused.err
+
+
+# --- loads ----------------------------------------------------------------------------------------
+
+
+def test_each_model_is_loaded_once_and_let_go_before_the_next(command, loads, place):
+    whole = (*MODELS, "--data", "texts.txt", "--out", "new")
+    assert command(*whole).code == 0
+    assert loads == list(MODELS)
+    loads.clear()
+    assert (
+        command(*whole, "--overwrite").code == 0
+    )  # to see that the kept scans are of these models
+    assert loads == list(MODELS)
+    loads.clear()
+    other_weights(Path("b/narrow"), name="narrow")
+    older(Path("b/narrow"))
+    mixed = ("decoder", "./b/narrow", "done/wide", "--data", "texts.txt", "--out", "new")
+    assert command(*mixed, "--overwrite").code == 0
+    assert sorted(loads) == ["decoder", "narrow"]
+    loads.clear()
+    assert command(*mixed, "--overwrite", "--dry-run").code == 0
+    assert sorted(loads) == ["decoder", "narrow"]
+    loads.clear()
+    assert command("wide", "--data", "texts.txt", "--out", "one").code == 0
+    assert loads == ["wide"]
+
+
+def test_progress_is_told_before_any_model_is_loaded(place, loads):
+    told = []
+
+    @contextmanager
+    def watch():
+        yield lambda stage, done, total: told.append((stage, done, list(loads)))
+
+    api.rank(place / "wide", place / "texts.txt", watch=watch)
+    assert told[0] == ("1/1 loading the model", 0, [])
+    told.clear()
+    loads.clear()
+    api.rank([place / "wide", place / "narrow"], place / "texts.txt", watch=watch)
+    assert told[0] == ("checking the models", 0, [])
+    stages = list(dict.fromkeys(stage for stage, _, _ in told))
+    assert stages[1] == "1/2 loading the model"
+    assert "2/2 loading the model" in stages
+
+
+def test_weights_that_are_missing_show_before_any_pass_and_any_load(command, passes, loads, place):
+    shutil.copytree(place / "wide", "cut")
+    held = load_file("cut/model.safetensors")
+    del held["encoder.layer.1.output.dense.weight"]
+    save_file(held, "cut/model.safetensors", metadata={"format": "pt"})
+    refused = command("narrow", "cut", "--data", "texts.txt")
+    assert (refused.code, passes, loads) == (2, [], [])
+    assert "'cut' lacks 1 weights of a BertModel" in refused.err
 
 
 # --- refused before any pass ----------------------------------------------------------------------

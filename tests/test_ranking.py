@@ -244,6 +244,21 @@ def test_equals_share_a_rank_and_the_undefined_stand_last():
     assert "d_0L of u: constant layer 0" in found.notes
 
 
+def test_smaller_subspaces_are_told_by_the_record_and_not_by_its_words():
+    runs = [made_run("a"), made_run("b"), made_run("c")]
+    lowered = runs[1].record["subspace_dimensions"] = {"frenet_displacement_sample_k32": 29}
+    runs[2].record["notes"] = ["prose that says Frenet: k is 7, the least rank of a layer"]
+    assert lowered.keys() <= set(ranking.needed())
+    said = [note for note in rank(*runs).notes if "dimensions only" in note]
+    assert said == ["b: d_0L is of 29 dimensions only, the least rank of a layer"]
+
+
+def test_a_reason_in_the_words_of_a_missing_measure_is_still_a_reason():
+    reason = {"metric": "frenet_displacement_sample_k32", "reason": "not measured in this run"}
+    found = rank(made_run("u", undefined=[reason]), made_run("a"))
+    assert found.places[-1].reason == "not measured in this run"
+
+
 def test_limits_by_halves_are_taken_as_independent():
     runs = [made_run("a", 0.60, reach=0.03), made_run("b", 0.56, reach=0.03)]
     assert rank(*runs).places[0].tied == ("b",)  # 0.04 < sqrt(2) 0.03

@@ -424,6 +424,15 @@ def test_a_rule_names_the_views_that_it_means():
     assert selection.choose(both, rules.least("dime")).layer == 0
     assert selection.choose(both, rules.least("dime", "crops")).layer == 2
     assert selection.choose(run_of(crops), rules.least("dime")).layer == 2
+    capped = on("characters p=0.3 cap=10", [3.0, 1.0, 2.0])
+    twice = run_of(pd.concat([spelled, capped]))
+    assert selection.choose(twice, rules.least("dime", "characters p=0.3 cap=10")).layer == 1
+    with pytest.raises(InputError, match="got several: characters p=0.3, characters p=0.3 cap"):
+        selection.choose(twice, rules.least("dime", "characters"))
+    similar = run_of(pd.concat([crops, on("crops by hand", [1.0, 2.0, 3.0])]))
+    assert selection.choose(similar, rules.least("dime", "crops")).layer == 2
+    with pytest.raises(InputError, match="scan with --augmentation default"):
+        selection.choose(run_of(crops), rules.least("dime", "characters"))
     several = run_of(pd.concat([crops, on("halves", [1.0, 2.0, 3.0])]))
     with pytest.raises(InputError, match="expected one kind of views for 'dime', got several"):
         selection.choose(several, rules.least("dime"))

@@ -15,8 +15,10 @@ from layerscope.augmentation import (
     AugmentationSettings,
     SpanKind,
     SpanSettings,
+    ViewKind,
     of_spans,
     spans,
+    view_kind,
 )
 from layerscope.errors import InputError
 
@@ -150,6 +152,36 @@ def test_labels_tell_settings_apart_and_spans_from_copies():
     assert all(map(of_spans, labels))
     assert not of_spans(AugmentationSettings().label)
     assert not of_spans("none")
+
+
+def test_every_label_says_its_kind_and_nothing_else_does():
+    made = {
+        ViewKind.CHARACTERS: [
+            AugmentationSettings(), AugmentationSettings.authors(),
+            AugmentationSettings(1e-5, cap=3, shortest_word=2, edits=("swap", "delete")),
+        ],
+        ViewKind.CROPS: [SpanSettings(), SpanSettings(words=1, draws=3)],
+        ViewKind.HALVES: [SpanSettings("halves")],
+        ViewKind.CLOZE: [SpanSettings("cloze", words=5, draws=3)],
+    }  # fmt: skip
+    for kind, settings in made.items():
+        for each in settings:
+            assert view_kind(each.label) is kind
+            assert of_spans(each.label) is (kind is not ViewKind.CHARACTERS)
+            if isinstance(each, SpanSettings):
+                assert view_kind(f"{each.label}, built-in sample") is kind
+    assert view_kind("characters, the authors'") is ViewKind.CHARACTERS  # a published table's
+    for label in (
+        "none",
+        "given",
+        "",
+        "cropsy",
+        "halves and wholes",
+        "charactersets",
+        "crops at will",
+    ):
+        assert view_kind(label) is ViewKind.OTHER
+        assert not of_spans(label)
 
 
 def test_settings_are_checked():

@@ -55,6 +55,21 @@ def test_runs_of_every_older_version_keep_loading(version):
     assert "<html" in scan.page()
 
 
+def test_smaller_subspaces_of_early_runs_are_read_from_their_note_once(tmp_path, run):
+    table = run.table.head(3).assign(
+        metric=["frenet_speed_k64", "frenet_displacement_sample_k32", "frenet_speed_k16"]
+    )
+    note = "Frenet: k is 29, the least rank of a layer, instead of 32, 64; 30 texts are fewer than 4 k."
+    record = {**run.record, "notes": ["another", note]}
+    del record["subspace_dimensions"]
+    save_run(Run(table, run.contributions, record), tmp_path / "early")
+    found = load_run(tmp_path / "early").record
+    expected = {"frenet_speed_k64": 29, "frenet_displacement_sample_k32": 29}
+    assert found["subspace_dimensions"] == expected
+    save_run(Run(table, run.contributions, {**record, "subspace_dimensions": {}}), tmp_path / "new")
+    assert load_run(tmp_path / "new").record["subspace_dimensions"] == {}
+
+
 def test_numbers_from_before_several_kinds_of_views_say_which_they_are_of():
     scan = api.load(HISTORIC / "v1")
     label = "characters p=0.3"

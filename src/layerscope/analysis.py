@@ -17,11 +17,12 @@ import torch
 
 from layerscope.data import Texts
 from layerscope.dynamics import measure_dynamics
-from layerscope.errors import RunError
+from layerscope.errors import NonFiniteError, RunError
 from layerscope.extraction import batches, extract
 from layerscope.measuring import (
     Cell,
     Measurement,
+    dimensions_of,
     measure_site,
     notes_of,
     refuse_nothing_measured,
@@ -97,10 +98,8 @@ def _results(
     try:
         for result in extract(backbone, planned, sites, reduction):
             yield result.items, result.by_site
-    except RunError as error:
-        if "NaN or infinite" not in str(error):
-            raise
-        raise RunError(
+    except NonFiniteError as error:
+        raise NonFiniteError(
             f"{backbone.info.name} in {backbone.info.dtype} gave hidden states that are NaN or "
             "infinite; try --dtype float32, or --non-finite drop to leave such texts out."
         ) from error
@@ -240,7 +239,7 @@ def scan_backbone(
     }
     prepared = replace(prepared, notes=(*prepared.notes, *notes_of(cells)))
     record = _record(backbone, texts, prepared, len(measurement.texts), seconds, undefined)
-    return Run(table, contributions, record)
+    return Run(table, contributions, record | {"subspace_dimensions": dimensions_of(cells)})
 
 
 def _record(

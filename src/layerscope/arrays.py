@@ -15,6 +15,7 @@ from layerscope.measuring import (
     Cell,
     Measurement,
     ViewSet,
+    dimensions_of,
     measure_site,
     notes_of,
     refuse_nothing_measured,
@@ -93,6 +94,7 @@ def scan_arrays(vectors: torch.Tensor, settings: ScanSettings, progress: Progres
         "settings": settings.as_dict(),
         "versions": versions(),
         "undefined": undefined,
+        "subspace_dimensions": dimensions_of(cells),
         "notes": ["measured on given arrays: no model was run", *notes_of(cells)],
     }
     return Run(table, contributions, record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -90,6 +90,7 @@ def decide(
     convention: str | None = None,
     seed: int = 0,
     resamples: int = 1000,
+    known: Sequence[selection.Evidence] | None = None,
 ) -> Selection:
     """Return the layer to use by one rule, with all others beside it.
 
@@ -102,6 +103,8 @@ def decide(
         convention: to decide in; by default normalized, or what the run has.
         seed: of the resampling of texts and tasks.
         resamples: their number.
+        known: what the run knows of its layers, where `selection.evidences` said it already with
+            this seed and number: texts are resampled once for all choices that share it.
 
     Raises:
         InputError: no rule or task has that name, or a measure that the rule needs is missing.
@@ -110,17 +113,17 @@ def decide(
         raise unknown_name("convention", convention, list(Convention))
     if resamples < 1:
         raise InputError(f"expected at least 1 resample, got {resamples}.")
-    known = _with(rules, rule)
-    found = selection.evidences(run, seed=seed, resamples=resamples)
-    made = [selection.choose_all(evidence, known, convention) for evidence in found]
+    offered = _with(rules, rule)
+    found = selection.evidences(run, seed=seed, resamples=resamples) if known is None else known
+    made = [selection.choose_all(evidence, offered, convention) for evidence in found]
     choices = tuple(choice for some, _ in made for choice in some)
     lacking = _lacking(made, choices)
     followed, why = _followed(rule, lacking)
     scores = scores_of(run, tasks)
-    gains = (gain_of(r.name, choices, scores, seed=seed, resamples=resamples) for r in known)
+    gains = (gain_of(r.name, choices, scores, seed=seed, resamples=resamples) for r in offered)
     return Selection(
         rule=followed,
-        rules=known,
+        rules=offered,
         choices=choices,
         gains=tuple(gain for gain in gains if gain is not None),
         labeled=labeled(scores, seed=seed, resamples=resamples),

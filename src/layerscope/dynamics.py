@@ -104,6 +104,7 @@ def _cell(row: Between, measurement: Measurement) -> Cell:
         high=high,
         n=len(measurement.texts),
         note=row.note,
+        dimension=row.dimension,
     )
     if row.contributions is None:
         return cell

@@ -15,7 +15,7 @@ from torch import Tensor
 from layerscope import data
 from layerscope.bank import VectorBank, description, hash_of, key
 from layerscope.config import Count, Flag, Settings
-from layerscope.errors import RunError
+from layerscope.errors import NonFiniteError
 from layerscope.extraction import batches, extract, note_on_padding, sites_of
 from layerscope.models import Backbone, ModelInfo
 from layerscope.pooling import pool
@@ -257,9 +257,9 @@ class BankEncoder:
 
 
 def refuse_non_finite(vectors: Tensor, site: Site, info: ModelInfo) -> None:
-    """Raise a RunError if vectors of a site hold NaN or infinity."""
+    """Raise a NonFiniteError if vectors of a site hold NaN or infinity."""
     if not bool(vectors.isfinite().all()):
-        raise RunError(
+        raise NonFiniteError(
             f"{info.name} in {info.dtype} gave hidden states that are NaN or infinite at {site}; try "
             "--dtype float32."
         )

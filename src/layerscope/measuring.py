@@ -45,6 +45,7 @@ class Cell:
         note: what a reader of the record should know.
         perturbation: what the views are that it is measured on; "none" where it is not on views.
         corpus: whether the contributions are those of a corpus's texts instead of the user's.
+        dimension: of the subspaces that are compared, where it is less than the k of the name.
     """
 
     layer: int
@@ -62,6 +63,7 @@ class Cell:
     note: str = ""
     perturbation: str = "none"
     corpus: bool = False
+    dimension: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -361,6 +363,11 @@ def _undefined(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                 entry["perturbation"] = cell.perturbation
             found.append(entry | ({"texts": missing} if cell.value is not None else {}))
     return found
+
+
+def dimensions_of(cells: Iterable[Cell]) -> dict[str, int]:
+    """Return by measure the dimension of its subspaces, of those where it is less than the name says."""
+    return {cell.metric: cell.dimension for cell in cells if cell.dimension is not None}
 
 
 def notes_of(cells: Iterable[Cell]) -> list[str]:

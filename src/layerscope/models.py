@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -170,6 +170,62 @@ def label_of(name: str | Path) -> str:
         InputError: it names a folder or a file where no model is.
     """
     return _locate(str(name)).label
+
+
+def refuse_unloadable(name: str | Path, options: ModelOptions | None = None) -> None:
+    """Refuse a model that cannot be loaded, as far as that shows without reading a weight.
+
+    Raises:
+        InputError: as of `load`.
+    """
+    options = options or ModelOptions()
+    source = _locate(str(name))
+    found = _without_weights(source, options, head=False)
+    if found is None:
+        return
+    model, report = found
+    _refuse_fresh_weights(_core(model), model, report, source)
+    if getattr(model, "main_input_name", "input_ids") != "pixel_values":
+        _load_tokenizer(source, options)
+
+
+def holds_head(name: str | Path, options: ModelOptions | None = None) -> bool:
+    """Whether a checkpoint holds the weights of the class that its config names, head and all.
+
+    No weight is read. True where only loading the model would tell.
+    """
+    found = _without_weights(_locate(str(name)), options or ModelOptions(), head=True)
+    return found is None or not _fresh_weights(found[0], *found)
+
+
+def _without_weights(
+    source: _Source, options: ModelOptions, *, head: bool
+) -> tuple[nn.Module, dict[str, Any]] | None:
+    """Return a model without its weights, and what its checkpoint lacks; None if only loading tells.
+
+    Raises:
+        InputError: files are missing.
+    """
+    if source.gguf_file:
+        return None
+    kind = _class_with_head(source, options) if head else _auto("AutoModel")
+
+    def load_it() -> tuple[nn.Module, dict[str, Any]] | None:
+        try:
+            found: tuple[nn.Module, dict[str, Any]] = kind.from_pretrained(
+                source.path,
+                revision=options.revision,
+                trust_remote_code=options.trust_remote_code,
+                output_loading_info=True,
+                device_map={"": "meta"},
+            )
+        except OSError:
+            raise
+        except Exception:  # quantized weights, or code of its own, that do without weights badly
+            return None
+        return found
+
+    return cast("tuple[nn.Module, dict[str, Any]] | None", _explained(source, load_it))
 
 
 def sentence_transformers_source(name: str | Path, revision: str | None = None) -> str | None:
@@ -481,15 +537,20 @@ def _refuse_fresh_weights(
     part: nn.Module, model: nn.Module, report: dict[str, Any], source: _Source
 ) -> None:
     """Refuse a checkpoint that leaves weights of a part of the model at their random start."""
-    used = {id(weight) for weight in part.parameters()}
-    needed = {name for name, weight in model.named_parameters() if id(weight) in used}
-    lacking = needed.intersection(report.get("missing_keys", ()))
-    missing = [key for key in lacking if "pooler" not in key]
+    missing = _fresh_weights(part, model, report)
     if missing:
         raise InputError(
             f"{source.label!r} lacks {len(missing)} weights of a {type(model).__name__} "
-            f"(such as {sorted(missing)[0]!r}), which would stay random; the checkpoint is incomplete."
+            f"(such as {missing[0]!r}), which would stay random; the checkpoint is incomplete."
         )
+
+
+def _fresh_weights(part: nn.Module, model: nn.Module, report: dict[str, Any]) -> list[str]:
+    """Return the weights of a part of a model that its checkpoint lacks, but for a pooler's."""
+    used = {id(weight) for weight in part.parameters()}
+    needed = {name for name, weight in model.named_parameters() if id(weight) in used}
+    lacking = needed.intersection(report.get("missing_keys", ()))
+    return sorted(key for key in lacking if "pooler" not in key)
 
 
 def _drop_fresh_pooler(model: nn.Module, report: dict[str, Any]) -> None:

@@ -99,7 +99,12 @@ class RunView:
 
 
 def page(
-    runs: Sequence[Run], *, title: str | None = None, measures: Sequence[Measure] = CATALOGUE
+    runs: Sequence[Run],
+    *,
+    title: str | None = None,
+    measures: Sequence[Measure] = CATALOGUE,
+    choices: Sequence[Sequence[Preference]] | None = None,
+    advice: Sequence[Selection] | None = None,
 ) -> str:
     """Return the whole page as HTML.
 
@@ -107,20 +112,25 @@ def page(
         runs: (table, contributions, record) of each run; several are drawn over depth.
         title: What stands on top; by default the models and texts.
         measures: The catalogue.
+        choices: The preferences of each run, where they are made already.
+        advice: The layer to use of each run by the default rule, where it is chosen already.
 
     Raises:
         InputError: If there is no run, or none of the measures is in a table.
     """
     if not runs:
         raise InputError("expected at least one run to report on, got none")
-    choices = [
-        selection.preferences(table, contributions, measures=measures)
-        for table, contributions, _ in runs
-    ]
+    if choices is None:
+        choices = [
+            selection.preferences(table, contributions, measures=measures)
+            for table, contributions, _ in runs
+        ]
+    if advice is None:
+        advice = [decide(table_module.Run(t, c, dict(record)), rules=()) for t, c, record in runs]
     figure = _figure(runs, choices, measures)
     names = plots.run_names([table for table, _, _ in runs])
     views = [
-        _view(f"heat-{place}", names[place], run, choices[place], measures)
+        _view(f"heat-{place}", names[place], run, choices[place], advice[place], measures)
         for place, run in enumerate(runs)
     ]
     panels = [(f"panel-{index}", panel) for index, panel in enumerate(figure.panels)]
@@ -329,9 +339,14 @@ def _vertical(x: float, color: str, dash: str) -> dict[str, Any]:
 
 
 def _view(
-    place: str, name: str, run: Run, choices: Sequence[Preference], measures: Sequence[Measure]
+    place: str,
+    name: str,
+    run: Run,
+    choices: Sequence[Preference],
+    advice: Selection,
+    measures: Sequence[Measure],
 ) -> RunView:
-    table, contributions, record = run
+    table, _, record = run
     blocks = selection.number_of_blocks(table)
     main = terminal.main_columns(table, measures)
     shown = {(item.measure.name, item.convention, item.perturbation) for item in main}
@@ -345,7 +360,7 @@ def _view(
         name=name,
         blocks=blocks,
         lines=terminal.settings_lines(record),
-        advice=decide(table_module.Run(table, contributions, dict(record)), rules=()),
+        advice=advice,
         votes=selection.recommendation(choices, measures=measures),
         middle=selection.middle_layer(blocks),
         last_stage=choices[0].last_stage if choices else selection.BLOCK,

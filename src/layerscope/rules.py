@@ -23,6 +23,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from layerscope.augmentation import ViewKind
 from layerscope.errors import InputError, unknown_name
 from layerscope.metrics.catalogue import CATALOGUE, Measure
 
@@ -30,7 +31,7 @@ Floats = NDArray[np.float64]
 Direction = Literal["least", "most"]
 
 LBL: Final = "Skean et al. 2025, Layer by Layer"
-SPANS: Final = "crops"
+SPANS: Final = ViewKind.CROPS
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,19 @@ class Need:
 
     Attributes:
         metric: its name in the table.
-        perturbation: how the table's perturbation begins, for measures of views; "" means the
-            only one there is, or of several that of characters, which is the paper's (of
+        perturbation: for measures of views, their kind or the whole label in the table; "" means
+            the only one there is, or of several that of characters, which is the paper's (of
             retrieval, that of crops).
         convention: its preprocessing; None for the one that the whole choice is made in.
     """
 
     metric: str
-    perturbation: str = ""
+    perturbation: ViewKind | str = ""
     convention: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.perturbation in set(ViewKind):
+            object.__setattr__(self, "perturbation", ViewKind(self.perturbation))
 
     def __str__(self) -> str:
         """Name it as errors do."""

@@ -135,6 +135,8 @@ def load_run(folder: str | Path) -> Run:
         table, contributions, record = UPGRADES[version]((table, contributions, record))
         version += 1
     record["schema_version"] = SCHEMA_VERSION
+    if "subspace_dimensions" not in record:
+        record["subspace_dimensions"] = _dimensions_in_notes(table, record)
     return Run(conform(table), _typed_contributions(contributions), record)
 
 
@@ -149,6 +151,18 @@ def is_older_fingerprint(fingerprint: object) -> bool:
 
 def _typed_contributions(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.reindex(columns=list(CONTRIBUTION_COLUMNS)).astype(CONTRIBUTION_COLUMNS)
+
+
+_LOWERED: Final = re.compile(r"Frenet: k is (\d+), the least rank of a layer, instead of ([\d, ]+)")
+_SUBSPACES: Final = re.compile(r"frenet_[a-z_]+_k(\d+)(_[a-z]+)?")
+
+
+def _dimensions_in_notes(table: pd.DataFrame, record: dict[str, Any]) -> dict[str, int]:
+    """Return what the record's `subspace_dimensions` would hold: early runs say it in a note only."""
+    said = [found for note in record.get("notes", ()) if (found := _LOWERED.match(note))]
+    lowered = {k: int(found[1]) for found in said for k in found[2].split(", ")}
+    named = {metric: _SUBSPACES.fullmatch(metric) for metric in map(str, table["metric"].unique())}
+    return {metric: lowered[k[1]] for metric, k in named.items() if k and k[1] in lowered}
 
 
 _Parts = tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]

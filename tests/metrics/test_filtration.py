@@ -15,7 +15,7 @@ from layerscope.errors import InputError, UndefinedError
 from layerscope.metrics import filtration as gf
 from layerscope.metrics.filtration import Sign
 from layerscope.metrics.halves import half_sample_error, halvings
-from layerscope.metrics.neighbors import nearest, retention
+from layerscope.metrics.neighbors import nearest, neighbor_levels, retention, shared_neighbors
 from layerscope.metrics.pairs import Closeness, Pairs
 
 EUCLIDEAN = Closeness.EUCLIDEAN
@@ -225,6 +225,10 @@ def slow_knn_information(one, other, n):
     return (2 * entropy - joint) / entropy
 
 
+def by_lists(x, y):
+    return gf.gfmi_knn(shared_neighbors(neighbor_levels(Pairs(x)), neighbor_levels(Pairs(y))))
+
+
 def test_the_neighbor_form_is_the_information_on_directed_edges():
     x = normal(40, 3)
     y = x + 0.5 * normal(40, 3, 1)
@@ -237,7 +241,7 @@ def test_the_neighbor_form_is_the_information_on_directed_edges():
         expected.append(slow_knn_information(*matrices, 40))
         kept = torch.tensor(retention(one, other, k).value, dtype=torch.float64)
         assert float(gf.retention_information(kept, k / 39)) == pytest.approx(expected[-1])
-    found = gf.gfmi_knn(one, other)
+    found = by_lists(x, y)
     assert found.value == pytest.approx(np.mean(expected))
     assert float(found.contributions.mean()) == pytest.approx(found.value)
 
@@ -255,12 +259,11 @@ def test_the_neighbor_form_rises_with_retention_and_is_zero_at_chance():
 
 
 def test_the_neighbor_form_at_its_ends():
-    lists = nearest(Pairs(normal(30, 4)), 8)
-    assert gf.gfmi_knn(lists, lists).contributions.tolist() == pytest.approx([1] * 30)
-    null = gf.gfmi_knn(nearest(Pairs(normal(300, 9)), 64), nearest(Pairs(normal(300, 9, 1)), 64))
-    assert 0 <= null.value < 1e-3
+    x = normal(30, 4)
+    assert by_lists(x, x).contributions.tolist() == pytest.approx([1] * 30)
+    assert 0 <= by_lists(normal(300, 9), normal(300, 9, 1)).value < 1e-3
     with pytest.raises(UndefinedError, match="at least 4"):
-        gf.gfmi_knn(nearest(Pairs(normal(3, 2)), 1), nearest(Pairs(normal(3, 2)), 1))
+        neighbor_levels(Pairs(normal(3, 2)))
 
 
 @pytest.mark.parametrize("kind", [EUCLIDEAN, Closeness.CENTERED_COSINE])

@@ -3,6 +3,7 @@
 import math
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 
@@ -269,3 +270,35 @@ def test_procrustes_of_a_step():
     vectors = moving_layers(*SHAPES[0])
     found = layers.procrustes_angle(stack_of(vectors))
     assert found[0].value == similarity.procrustes_angle(vectors[0], vectors[1])
+
+
+def test_gfmi_by_lists_looks_at_every_octave_up_to_half_the_samples():
+    """Lists of 64 neighbors, which is all that NRS needs, would leave out k = 128 of 260."""
+    n = 260
+    start = torch.randn(n, 5, generator=torch.Generator().manual_seed(0)).double() + 0.5
+    final = start + 0.8 * torch.randn(n, 5, generator=torch.Generator().manual_seed(1)).double()
+    scores = []
+    for k in (1, 2, 4, 8, 16, 32, 64, 128):
+        matrices = []
+        for rows in (start.numpy(), final.numpy()):
+            unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+            away = 1 - unit @ unit.T
+            np.fill_diagonal(away, np.inf)
+            matrices.append(np.argsort(np.argsort(away, axis=1), axis=1) < k)
+        off = ~np.eye(n, dtype=bool)
+        scores.append(mutual_info(*(matrix[off] for matrix in matrices)))
+    stack = LayerStack([start, final].__getitem__, 2, components=False)
+    (row,) = layers.gfmi_knn(stack)
+    assert row.value == pytest.approx(np.mean(scores), abs=1e-9)
+    assert float(row.contributions.mean()) == pytest.approx(row.value, abs=1e-9)
+    assert layers.mean_gfmi_knn(stack)[0].value == pytest.approx(row.value, abs=1e-12)
+    assert abs(np.mean(scores[:-1]) - row.value) > 1e-3
+
+
+def mutual_info(one, other):
+    """Mutual information of two boolean arrays over the entropy of the first."""
+    table = np.array([[(one & other).mean(), (one & ~other).mean()],
+                      [(~one & other).mean(), (~one & ~other).mean()]])  # fmt: skip
+    expected = np.outer(table.sum(1), table.sum(0))
+    margin = table.sum(1)
+    return (table * np.log(table / expected)).sum() / -(margin * np.log(margin)).sum()

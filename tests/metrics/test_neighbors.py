@@ -378,3 +378,38 @@ def test_dimensions_are_those_of_scikit_dimension():
         theirs = skdim.id.GRIDE(n1=near, n2=2 * near).fit(vectors.numpy()).dimension_
         mine = nb.gride(found, near).value
         assert mine == pytest.approx(theirs, rel=1e-6)
+
+
+# --- every size up to half the samples -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [4, 5, 9, 61])
+@pytest.mark.parametrize("block", [1, 200, 2**20])
+@pytest.mark.parametrize("ties", [False, True], ids=["apart", "ties"])
+def test_levels_share_what_lists_of_every_size_share(n, block, ties):
+    generator = torch.Generator().manual_seed(n)
+    layers = [torch.randn(n, 3, generator=generator).double() for _ in range(2)]
+    if ties:  # a lattice, and every sample of it twice or more
+        layers = [rows.round() + torch.tensor([2.0, 0, 0]) for rows in layers]
+    pairs = [Pairs(rows, 0, block) for rows in layers]
+    for kind in (Closeness.COSINE, Closeness.EUCLIDEAN):
+        if kind is Closeness.COSINE and not all(rows.any(1).all() for rows in layers):
+            continue
+        one, other = (nb.neighbor_levels(layer, kind) for layer in pairs)
+        found = nb.shared_neighbors(one, other)
+        sizes = nb.octaves(n)
+        assert sizes[-1] <= (n - 1) / 2 < 2 * sizes[-1]
+        lists = [nb.nearest(layer, sizes[-1], kind) for layer in pairs]
+        expected = [nb.overlap(*lists, k).tolist() for k in sizes]
+        assert found.T.tolist() == expected
+
+
+def test_levels_of_other_samples_or_another_closeness_are_refused():
+    rows = torch.randn(9, 3, generator=torch.Generator().manual_seed(0)).double()
+    one = nb.neighbor_levels(Pairs(rows))
+    for other in (
+        nb.neighbor_levels(Pairs(rows[:8])),
+        nb.neighbor_levels(Pairs(rows), Closeness.EUCLIDEAN),
+    ):
+        with pytest.raises(InputError, match="same samples by one closeness, got 9 and"):
+            nb.shared_neighbors(one, other)

@@ -294,6 +294,60 @@ def test_dime_equals_its_definition(alpha):
     assert found.value == pytest.approx(slow, abs=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(5, 2, 9), (4, 2, 4), (9, 2, 4)], ids=["wide", "square", "tall"])
+@pytest.mark.parametrize("alpha", [0.5, 1, 2, 3])
+def test_dime_of_the_authors_equals_their_code(alpha, shape):
+    """Order 2 divides the sum of squares by the size of the matrix squared, whatever the trace."""
+    vectors = (
+        random_views(*shape) * torch.tensor([0.2, 0.9, 3.0, 0.5]).repeat(3)[: shape[0], None, None]
+    )
+    first, second = vectors[:, 0], vectors[:, 1]
+    n, d = first.shape
+    one, two = (x.T @ x if n > d else x @ x.T for x in (first, second))
+    permutations = torch.stack([torch.randperm(len(one)) for _ in range(4)])
+
+    def order(matrix: torch.Tensor) -> float:
+        if alpha == 2:
+            return -math.log(sum(float(x) ** 2 for x in matrix.flatten()) / len(matrix) ** 2)
+        kept = [
+            v for v in torch.linalg.eigvalsh(matrix).tolist() if v > 1e-13 * float(matrix.trace())
+        ]
+        p = [v / sum(kept) for v in kept]
+        if alpha == 1:
+            return -sum(v * math.log(v) for v in p)
+        return math.log(sum(v**alpha for v in p)) / (1 - alpha)
+
+    slow = sum(order(one * two[p][:, p]) for p in permutations) / 4 - order(one * two)
+    inputs = ViewInputs(vectors, vectors, permutations=permutations)
+    found = views.dime(inputs, REFERENCE, alpha=alpha)
+    assert found.value == pytest.approx(slow, abs=1e-9)
+    assert float(found.contributions.mean()) == pytest.approx(slow, abs=1e-9)
+    values = torch.tensor([order(one * two[p][:, p]) for p in permutations])
+    error = views.dime_standard_error(inputs, REFERENCE, alpha=alpha).value
+    assert error == pytest.approx(float(values.std()) / 2, abs=1e-6)
+
+
+def test_contributions_to_the_authors_dime_of_order_two_are_its_slopes():
+    """The sum of squares as a quadratic form of the texts' weights, differentiated by autograd."""
+    vectors = random_views(6, 2, 9) * torch.linspace(0.3, 2, 6)[:, None, None]
+    permutations = torch.stack([torch.randperm(6) for _ in range(3)])
+    one, two = (x @ x.T for x in vectors.unbind(1))
+
+    def entropy(weights: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+        # Entry (i, j) joins the first views of i, j and the second of order[i], order[j].
+        by_row = weights * weights[order] * 6
+        squares = (one * two[order][:, order]).square()
+        return -(by_row @ squares @ by_row).log()
+
+    weights = torch.full((6,), 1 / 6, dtype=torch.float64, requires_grad=True)
+    value = sum(entropy(weights, p) for p in permutations) / 3
+    value = value + (weights @ (one * two).square() @ weights).log()
+    (slopes,) = torch.autograd.grad(value, weights)
+    found = views.dime(ViewInputs(vectors, vectors, permutations=permutations), REFERENCE, alpha=2)
+    expected = found.value + (slopes - slopes.mean())
+    torch.testing.assert_close(found.contributions, expected, rtol=0, atol=1e-9)
+
+
 def test_dime_of_order_two_is_at_least_its_closed_form():
     vectors = random_views(5, 2, 3)
     dime = views.dime(ViewInputs(vectors), PAPER, alpha=2).value  # all 120 permutations

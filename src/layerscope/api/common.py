@@ -136,16 +136,18 @@ def refuse_tokenizer(model: Any, tokenizer: Any) -> None:
 
 
 def backbone_for(
-    model: str | Path | nn.Module, tokenizer: Any, options: ModelOptions | None
+    model: str | Path | nn.Module | Backbone, tokenizer: Any, options: ModelOptions | None
 ) -> Backbone:
     """Return the model that a caller names or gives, its layers told apart."""
+    if isinstance(model, Backbone):
+        return model
     if isinstance(model, str | Path):
         return models.load(model, options)
     return models.backbone_of(model, tokenizer)
 
 
 def loaded(
-    model: str | Path | nn.Module,
+    model: str | Path | nn.Module | Backbone,
     tokenizer: Any,
     options: ModelOptions | None,
     progress: Progress,
@@ -153,6 +155,8 @@ def loaded(
     head: bool = False,
 ) -> Backbone:
     """Return the same, with its head on request, and tell that it is being loaded."""
+    if isinstance(model, Backbone):
+        return model
     progress("loading the model", 0, 1)
     if head and isinstance(model, str | Path):
         backbone = models.load(model, options, head=True)

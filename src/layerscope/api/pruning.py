@@ -12,7 +12,7 @@ import pandas as pd
 from torch import nn
 
 from layerscope import data as data_module
-from layerscope import pruning, surgery
+from layerscope import models, pruning, surgery
 from layerscope.analysis import scan_backbone
 from layerscope.api.common import (
     Data,
@@ -264,11 +264,12 @@ def _loaded(
     """Load the model with its head if it has one, and return what to say of that."""
     if isinstance(model, nn.Module) or not head:
         return loaded(model, tokenizer, options, progress), []
-    try:
+    progress("loading the model", 0, 1)
+    if models.holds_head(model, options):
         return loaded(model, tokenizer, options, progress, head=True), []
-    except InputError:  # embedders are often saved under the name of a class with a head
-        said = "the config names a head that the checkpoint does not hold, so it is left out."
-        return loaded(model, tokenizer, options, progress), [said]
+    # Embedders are often saved under the name of a class with a head.
+    said = "the config names a head that the checkpoint does not hold, so it is left out."
+    return loaded(model, tokenizer, options, progress), [said]
 
 
 # --- which blocks go -------------------------------------------------------------------------------

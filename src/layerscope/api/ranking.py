@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,16 @@ import pandas as pd
 
 from layerscope import data as data_module
 from layerscope import models as models_module
-from layerscope.api.common import Data, Result, Watch, backbone_for, plan_of, texts_of
+from layerscope.api.common import (
+    Data,
+    Result,
+    Watch,
+    backbone_for,
+    loaded,
+    plan_of,
+    texts_of,
+    unwatched,
+)
 from layerscope.api.scanning import estimate_scan, scan
 from layerscope.config import AnyPath, Count, Flag, Kind, Listed, Text, To, checked
 from layerscope.data import Texts
@@ -21,7 +30,7 @@ from layerscope.errors import InputError, unknown_name
 from layerscope.estimates import Estimates
 from layerscope.files import LOCK_FILE, locked, refuse_busy, write_atomically, write_json
 from layerscope.metrics.inputs import Convention
-from layerscope.models import ModelOptions
+from layerscope.models import Backbone, ModelOptions
 from layerscope.preparation import Progress
 from layerscope.ranking import (
     DEFAULT,
@@ -59,11 +68,13 @@ class Planned:
         given: what the caller gave.
         run: its finished scan; None if it is to be scanned.
         folder: where the scan goes; None for nowhere.
+        kept: a finished scan there, to be used again if it is of the model as it is loaded now.
     """
 
     given: str
     run: Run | None = None
     folder: Path | None = None
+    kept: Run | None = None
 
 
 @checked
@@ -103,7 +114,8 @@ def rank(
 
     Raises:
         InputError: something given cannot be used; the message says what and what to do. Texts,
-            scans, scores and models are all tried before the first pass.
+            scans and scores are tried before the first pass, and models as far as shows without
+            their weights: each is loaded once, when its turn comes, and let go before the next.
         RunError: a model or the disk failed; finished scans are kept.
     """
     chosen = _scan_settings(settings)
@@ -112,15 +124,11 @@ def rank(
     place = None if out is None else Path(out)
     with _claimed(place, overwrite):
         texts, planned = _plan(
-            models, data, chosen, model_options, place, column, split, limit, overwrite=overwrite
+            models, data, chosen, place, column, split, limit, overwrite=overwrite
         )
         refuse_lacking([(each.given, each.run) for each in planned if each.run], predictor(by))
-        _try_loading(planned, model_options)
-        runs = [
-            (each.given, each.run or _scanned(each, number, len(planned), texts, chosen,
-                                              model_options, watch, overwrite=overwrite))
-            for number, each in enumerate(planned, start=1)
-        ]  # fmt: skip
+        _refuse_unloadable(planned, model_options, watch)
+        runs = _runs(planned, texts, chosen, model_options, watch, overwrite=overwrite)
         found = rank_runs(
             runs, by, tables=tables, seed=chosen["seed"], resamples=chosen["resamples"]
         )
@@ -147,20 +155,17 @@ def estimate_ranking(
     """Return what the scan of each model would take, None for one that is scanned already."""
     chosen = _scan_settings(settings)
     place = None if out is None else Path(out)
-    texts, planned = _plan(
-        models, data, chosen, model_options, place, column, split, limit, overwrite=overwrite
-    )
-    return tuple(
-        (
-            each.given,
-            None
-            if each.run or texts is None
-            else estimate_scan(
-                each.given, texts, model_options=model_options, watch=watch, **chosen
-            ),
-        )
-        for each in planned
-    )
+    texts, planned = _plan(models, data, chosen, place, column, split, limit, overwrite=overwrite)
+
+    def estimated(each: Planned) -> Estimates | None:
+        if each.run or texts is None:
+            return None
+        backbone = backbone_for(each.given, None, model_options)
+        if each.kept and _still_fits(each, each.kept, backbone, overwrite=overwrite):
+            return None
+        return estimate_scan(backbone, texts, watch=watch, **chosen)
+
+    return tuple((each.given, estimated(each)) for each in planned)
 
 
 def _scan_settings(given: dict[str, Any]) -> dict[str, Any]:
@@ -224,7 +229,6 @@ def _plan(
     models: Model | Sequence[Model],
     data: str | Path | Iterable[str] | Texts | None,
     settings: dict[str, Any],
-    options: ModelOptions | None,
     place: Path | None,
     column: str | None,
     split: str | None,
@@ -254,12 +258,14 @@ def _plan(
         kept = (
             None
             if folder is None
-            else _kept(folder, str(each), texts, settings, options, overwrite=overwrite)
+            else _kept(folder, str(each), texts, settings, overwrite=overwrite)
         )
         if folder is not None and kept is None:
             RunFolder(folder, overwrite).claim()  # refuses now what it would refuse after a pass
-        planned.append(Planned(str(each), kept, folder))
-    check_comparable([(each.given, each.run) for each in planned if each.run], texts.fingerprint)
+        planned.append(Planned(str(each), None, folder, kept))
+    check_comparable(
+        [(each.given, run) for each in planned if (run := each.run or each.kept)], texts.fingerprint
+    )
     return texts, planned
 
 
@@ -315,26 +321,40 @@ def _kept(
     model: str,
     texts: Texts,
     settings: dict[str, Any],
-    options: ModelOptions | None,
     *,
     overwrite: bool,
 ) -> Run | None:
     """Return the finished scan in a folder of the ranking, None if there is none to use again.
 
     Raises:
-        InputError: there is one that does not fit, and it may not be replaced; or one that might, and
-            the model cannot be loaded to see.
+        InputError: there is one that does not fit, and it may not be replaced.
     """
     if not (folder / RECORD_FILE).is_file():
         return None
     run = load_run(folder)
-    reason = _misfit(run, model, texts, settings, folder) or _other_model(run, model, options)
+    reason = _misfit(run, model, texts, settings, folder)
     if reason and not overwrite:
-        raise InputError(
-            f"the scan in {str(folder)!r} {reason}; pass --overwrite to make it again, or choose "
-            "another --out folder."
-        )
+        raise _does_not_fit(folder, reason)
     return None if reason else run
+
+
+def _still_fits(each: Planned, kept: Run, backbone: Backbone, *, overwrite: bool) -> bool:
+    """Whether the kept scan of a model is of it as it is loaded now.
+
+    Raises:
+        InputError: it is not, and it may not be replaced.
+    """
+    reason = _other_model(kept, backbone)
+    if reason and not overwrite:
+        raise _does_not_fit(each.folder, reason)
+    return not reason
+
+
+def _does_not_fit(folder: Path | None, reason: str) -> InputError:
+    return InputError(
+        f"the scan in {str(folder)!r} {reason}; pass --overwrite to make it again, or choose "
+        "another --out folder."
+    )
 
 
 def _misfit(run: Run, model: str, texts: Texts, settings: dict[str, Any], folder: Path) -> str:
@@ -355,7 +375,7 @@ def _misfit(run: Run, model: str, texts: Texts, settings: dict[str, Any], folder
     return ""
 
 
-def _other_model(run: Run, model: str, options: ModelOptions | None) -> str:
+def _other_model(run: Run, backbone: Backbone) -> str:
     """Return why a finished scan is not of this model as it is loaded now, "" if it is.
 
     A folder is named by what a model is called, and other models may be called the same.
@@ -363,7 +383,7 @@ def _other_model(run: Run, model: str, options: ModelOptions | None) -> str:
     found = run.record.get("model", {})
     if is_older_fingerprint(found.get("weights_fingerprint")):
         return f"was {OLDER}"
-    for name, wanted in plan_of(backbone_for(model, None, options), {}).items():
+    for name, wanted in plan_of(backbone, {}).items():
         if found.get(name) != wanted:
             word = name.replace("_", " ")
             return f"was made with {word} {found.get(name) or 'none'} instead of {wanted or 'none'}"
@@ -379,48 +399,65 @@ def _newest(model: Path) -> float:
 # --- scans ------------------------------------------------------------------------------------------
 
 
-def _try_loading(planned: Sequence[Planned], options: ModelOptions | None) -> None:
-    """Load each model once and let it go, so that a bad one does not show after hours of passes.
-
-    A single model needs none of this: its scan loads it before anything else.
+def _refuse_unloadable(
+    planned: Sequence[Planned], options: ModelOptions | None, watch: Watch | None
+) -> None:
+    """Refuse what cannot be loaded before any pass, without reading a weight.
 
     Raises:
-        InputError: one cannot be loaded, or is another one again.
+        InputError: one of several models cannot be loaded; a single one is loaded at once anyway.
     """
-    if len(planned) == 1:
+    wanted = [each for each in planned if each.run is None]
+    if len(wanted) < 2:
         return
-    facts = [each.run.record["model"] for each in planned if each.run]
-    kept = ("name", "revision", "weights_fingerprint")
-    seen = {tuple(model.get(name) for name in kept) for model in facts}
-    for each in planned:
-        if each.run is None:
-            info = backbone_for(each.given, None, options).info
-            identity = tuple(getattr(info, name) for name in kept)
-            if identity in seen:
-                raise InputError(f"expected each model once, got {info.name!r} twice.")
-            seen.add(identity)
+    with (watch or unwatched)() as progress:
+        for number, each in enumerate(wanted):
+            progress("checking the models", number, len(wanted))
+            models_module.refuse_unloadable(each.given, options)
+        progress("checking the models", len(wanted), len(wanted))
 
 
-def _scanned(
-    each: Planned,
-    number: int,
-    count: int,
+def _runs(
+    planned: Sequence[Planned],
     texts: Texts | None,
     settings: dict[str, Any],
     options: ModelOptions | None,
     watch: Watch | None,
     *,
     overwrite: bool,
-) -> Run:
-    return scan(
-        each.given,
-        texts,
-        out=each.folder,
-        overwrite=overwrite,
-        model_options=options,
-        watch=None if watch is None else _counted(watch, f"{number}/{count} "),
-        **settings,
-    ).run
+) -> list[tuple[str, Run]]:
+    """Return the scan of each model, those that are not given made one after the other.
+
+    Models with a scan that is kept come first: what is refused of them is refused before any pass.
+
+    Raises:
+        InputError: a model cannot be loaded, is another one again, or its kept scan is of another.
+    """
+    seen = {_identity(each.run.record["model"]) for each in planned if each.run}
+    found = {place: each.run for place, each in enumerate(planned) if each.run}
+    todo = [place for place in range(len(planned)) if place not in found]
+    for place in sorted(todo, key=lambda place: planned[place].kept is None):
+        each = planned[place]
+        told = None if watch is None else _counted(watch, f"{place + 1}/{len(planned)} ")
+        with (told or unwatched)() as progress:
+            backbone = loaded(each.given, None, options, progress)
+        identity = _identity(backbone.info.as_dict())
+        if identity in seen:
+            raise InputError(f"expected each model once, got {backbone.info.name!r} twice.")
+        seen.add(identity)
+        if each.kept and _still_fits(each, each.kept, backbone, overwrite=overwrite):
+            found[place] = each.kept
+        else:
+            found[place] = scan(
+                backbone, texts, out=each.folder, overwrite=overwrite, model_options=options,
+                watch=told, **settings,
+            ).run  # fmt: skip
+        del backbone  # before the next is loaded
+    return [(each.given, found[place]) for place, each in enumerate(planned)]
+
+
+def _identity(model: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(model.get(name) for name in ("name", "revision", "weights_fingerprint"))
 
 
 def _counted(watch: Watch, prefix: str) -> Watch:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from layerscope import data as data_module
-from layerscope import plots, selection
+from layerscope import plots, report, selection
 from layerscope.analysis import scan_backbone
 from layerscope.api.common import (
     Data,
@@ -46,7 +46,14 @@ from layerscope.settings import ScanSettings
 from layerscope.table import Run, load_run
 
 Measured = Annotated[
-    str | Path | nn.Module | np.ndarray[Any, Any] | torch.Tensor | list[Any] | tuple[Any, ...],
+    str
+    | Path
+    | nn.Module
+    | Backbone
+    | np.ndarray[Any, Any]
+    | torch.Tensor
+    | list[Any]
+    | tuple[Any, ...],
     Kind(
         "a hub id, a folder, a GGUF file, a loaded transformers model or an array (layer, sample, dim)"
     ),
@@ -62,7 +69,16 @@ class Scan(Result):
 
     def select(self) -> Selection:
         """Return the layer to use, without labels, with every rule's choice beside it."""
-        return decide(self.run)
+        return decide(self.run, known=self._evidences)
+
+    def advice(self) -> Selection:
+        """Return the layer to use by the default rule alone."""
+        return self._advice
+
+    def page(self) -> str:
+        """Return the run as one self-contained HTML page."""
+        run = (self.run.table, self.run.contributions, self.run.record)
+        return report.page([run], choices=[self.preferences()], advice=[self._advice])
 
     def preferences(self) -> tuple[selection.Preference, ...]:
         """Return the layer that each measure prefers, in each convention, with the baselines."""
@@ -73,6 +89,15 @@ class Scan(Result):
         """Bootstrapped once: the choice of a layer, the plots and the JSON all ask for them."""
         seed = int(self.record.get("settings", {}).get("seed", 0))
         return selection.preferences(self.run.table, self.run.contributions, seed=seed)
+
+    @cached_property
+    def _evidences(self) -> tuple[selection.Evidence, ...]:
+        """What is known of the layers: its texts are resampled once, when a choice first asks."""
+        return selection.evidences(self.run)
+
+    @cached_property
+    def _advice(self) -> Selection:
+        return decide(self.run, rules=(), known=self._evidences)
 
     @checked
     def plot(self, *metrics: Text) -> Any:
@@ -133,8 +158,9 @@ def scan(
 
     Args:
         model: a hub id, a local folder, a GGUF file, a loaded transformers model (give `tokenizer`),
-            or plain arrays of pooled vectors (layer, sample, dim) or of the pooled vectors of
-            augmented views (layer, sample, view, dim), or a list with the array of each layer.
+            what `layerscope.models.load` returned, or plain arrays of pooled vectors (layer, sample,
+            dim) or of the pooled vectors of augmented views (layer, sample, view, dim), or a list with
+            the array of each layer.
         data: a file, a datasets id, "-" for standard input, "sample", or the texts themselves;
             nothing for arrays.
         out: folder for the run; None writes nothing.
@@ -156,7 +182,7 @@ def scan(
     place = RunFolder(Path(out), overwrite) if out is not None else None
     with place.claimed() if place else nullcontext():
         with (watch or unwatched)() as progress:
-            if not isinstance(model, str | Path | nn.Module):
+            if not isinstance(model, str | Path | nn.Module | Backbone):
                 if data is not None:
                     raise InputError(
                         "expected arrays without texts, got both: arrays are measured as they are."
@@ -176,7 +202,7 @@ def scan(
 
 @checked
 def estimate_scan(
-    model: Model,
+    model: Model | Backbone,
     data: Data,
     *,
     tokenizer: Tokenizer = None,
@@ -197,7 +223,7 @@ def estimate_scan(
 
 
 def _scan_texts(
-    model: str | Path | nn.Module,
+    model: str | Path | nn.Module | Backbone,
     texts: Texts,
     settings: ScanSettings,
     place: RunFolder | None,

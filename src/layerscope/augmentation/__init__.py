@@ -11,10 +11,17 @@ from layerscope.augmentation.characters import (
     mean_edit_distance,
     views,
 )
-from layerscope.augmentation.making import Style, Views, views_of
-from layerscope.augmentation.spans import SpanKind, SpanSettings, of_spans, spans
+from layerscope.augmentation.making import (
+    Style,
+    ViewKind,
+    Views,
+    of_spans,
+    view_kind,
+    views_of,
+)
+from layerscope.augmentation.spans import SpanKind, SpanSettings, spans
 
 __all__ = [
-    "AugmentationSettings", "Edit", "SpanKind", "SpanSettings", "Style", "View", "Views",
-    "mean_edit_distance", "of_spans", "spans", "views", "views_of",
+    "AugmentationSettings", "Edit", "SpanKind", "SpanSettings", "Style", "View",
+    "ViewKind", "Views", "mean_edit_distance", "of_spans", "spans", "view_kind", "views", "views_of",
 ]  # fmt: skip

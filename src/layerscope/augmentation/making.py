@@ -2,14 +2,66 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from typing import Final
 
 from layerscope.augmentation.characters import AugmentationSettings, mean_edit_distance, views
 from layerscope.augmentation.spans import SpanSettings, spans
 from layerscope.errors import InputError
 
 Style = AugmentationSettings | SpanSettings
+
+
+class ViewKind(StrEnum):
+    """What the views of a text are."""
+
+    CHARACTERS = "characters"
+    CROPS = "crops"
+    HALVES = "halves"
+    CLOZE = "cloze"
+    OTHER = "other"
+
+    @property
+    def of_spans(self) -> bool:
+        """Whether they are parts of the text."""
+        return self in (ViewKind.CROPS, ViewKind.HALVES, ViewKind.CLOZE)
+
+
+# The labels that the settings write, whole; published tables have some with fewer details.
+_EDITS: Final = r"(?: cap=\d+)?(?: words>=\d+)?(?: edits=\S+)?"
+_SPAN: Final = r"(?: of \d+ words?(?:, \d+ draws)?)?(?:, built-in sample)?"
+_LABELS: Final = {
+    ViewKind.CHARACTERS: rf"characters(?:, the authors'| p=\S+{_EDITS})?",
+    ViewKind.CROPS: rf"crops{_SPAN}",
+    ViewKind.HALVES: r"halves(?:, built-in sample)?",
+    ViewKind.CLOZE: rf"inverse cloze{_SPAN}",
+}
+
+
+@cache
+def view_kind(perturbation: str) -> ViewKind:
+    """Return the kind of the views that a label of the table's perturbation column names.
+
+    >>> view_kind("crops of 20 words, built-in sample"), view_kind("croppings")
+    (<ViewKind.CROPS: 'crops'>, <ViewKind.OTHER: 'other'>)
+    """
+    for kind, label in _LABELS.items():
+        if re.fullmatch(label, perturbation):
+            return kind
+    return ViewKind.OTHER
+
+
+def of_spans(perturbation: str) -> bool:
+    """Whether a label of the perturbation column is one of parts of texts.
+
+    >>> of_spans("crops of 20 words, built-in sample"), of_spans("characters p=0.3")
+    (True, False)
+    """
+    return view_kind(perturbation).of_spans
 
 
 @dataclass(frozen=True)

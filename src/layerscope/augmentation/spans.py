@@ -65,15 +65,6 @@ class SpanSettings(Settings):
         return f"{_NAMES[self.kind]} of {self.words} word{'s' * (self.words > 1)}{draws}"
 
 
-def of_spans(perturbation: str) -> bool:
-    """Whether a label of the perturbation column is one of spans.
-
-    >>> of_spans("crops of 20 words, built-in sample"), of_spans("characters p=0.3")
-    (True, False)
-    """
-    return perturbation.startswith(tuple(_NAMES.values()))
-
-
 def spans(text: str, *, settings: SpanSettings, seed: int) -> tuple[str, ...]:
     """Return the views of a text, the two parts of a draw side by side.
 

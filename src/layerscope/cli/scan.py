@@ -198,7 +198,12 @@ def _print_scan(found: Scan, as_json: bool) -> None:
         )
         return
     run = found.run
-    open_console().print(terminal.scan_summary(run.table, run.contributions, run.record))
+    open_console().print(
+        terminal.scan_summary(
+            run.table, run.contributions, run.record,
+            choices=found.preferences(), advice=found.advice(),
+        )
+    )  # fmt: skip
     print_page(Path(str(found.folder)) / "page.html")
 
 

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from layerscope.augmentation import ViewKind, view_kind
 from layerscope.dependence import Unit
 from layerscope.errors import unknown_name
 
@@ -212,7 +213,7 @@ def labels(measures: Iterable[MeasureKey]) -> dict[MeasureKey, str]:
     """
     kept = list(measures)
     words = [measure.words for measure in kept]
-    views = {measure.perturbation: measure.perturbation.partition(" ")[0] for measure in kept}
+    views = {measure.perturbation: _word_of(measure.perturbation) for measure in kept}
     if len(set(views.values())) < len(views):
         views = {name: name for name in views}
     return {
@@ -221,6 +222,11 @@ def labels(measures: Iterable[MeasureKey]) -> dict[MeasureKey, str]:
         else f"{measure.words}, {views[measure.perturbation]}"
         for measure in kept
     }
+
+
+def _word_of(perturbation: str) -> str:
+    kind = view_kind(perturbation)
+    return perturbation if kind is ViewKind.OTHER else str(kind)
 
 
 def _flat(record: Association | Summary) -> dict[str, object]:

@@ -352,7 +352,7 @@ DYNAMICS: Final[tuple[Measure, ...]] = (
         function=layers.gfmi_knn,
         level="pair",
         place="final",
-        formula="mean over k = 1, 2, 4, ... of 2 I / (h + h) of a text being in another's list",
+        formula="mean over k = 1, 2, ..., up to (N - 1) / 2, of 2 I / (h + h) of being in another's list",
         unit="fraction",
         range="0 to 1",
         direction="none",

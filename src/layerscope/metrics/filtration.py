@@ -27,7 +27,7 @@ from scipy.special import gammaln
 from torch import Tensor
 
 from layerscope.errors import InputError, UndefinedError
-from layerscope.metrics.neighbors import Neighbors, chance_retention, overlap
+from layerscope.metrics.neighbors import chance_retention, octaves
 from layerscope.metrics.pairs import Closeness, Pairs, blocks
 from layerscope.metrics.spectrum import Estimate
 
@@ -290,26 +290,28 @@ def _mean_level(scores: Tensor) -> float:
     return float(known.mean())
 
 
-def gfmi_knn(one: Neighbors, other: Neighbors, sign: Sign = Sign.CLIP) -> Estimate:
+def gfmi_knn(shared: Tensor, sign: Sign = Sign.CLIP) -> Estimate:
     """GFMI by neighbor lists: mean over k = 1, 2, 4, ... of the information on directed edges.
 
-    Up to half the other samples or the length of the lists. At each k a fixed increasing function
-    of NRS, so it is NRS at many scales and no evidence beside it. Contributions are the value and
-    the sample's influence on it.
+    Up to half the other samples. At each k a fixed increasing function of NRS, so it is NRS at many
+    scales and no evidence beside it. Contributions are the value and the sample's influence on it.
+
+    Args:
+        shared: the counts of `shared_neighbors`.
+        sign: what sizes with fewer shared neighbors than chance count.
     """
-    longest = min(one.indices.shape[1], other.indices.shape[1], (one.n - 1) // 2)
-    if one.n < 4 or longest < 1:
-        raise UndefinedError(f"needs at least 4 samples, got {one.n}")
-    ks = [2**power for power in range(longest.bit_length())]
-    contributions = torch.stack([_knn_level(one, other, k, sign) for k in ks]).mean(0)
+    n = len(shared)
+    by_size = zip(shared.double().unbind(1), octaves(n), strict=True)
+    levels = [_knn_level(counts / k, chance_retention(n, k), sign) for counts, k in by_size]
+    contributions = torch.stack(levels).mean(0)
     return Estimate(float(contributions.mean()), contributions)
 
 
-def _knn_level(one: Neighbors, other: Neighbors, k: int, sign: Sign) -> Tensor:
-    shares = overlap(one, other, k) / k
+def _knn_level(shares: Tensor, density: float, sign: Sign) -> Tensor:
+    """Return the contributions (sample,) of the shares of neighbors kept at one size."""
     with torch.enable_grad():
         kept = shares.mean().requires_grad_()
-        score = retention_information(kept, chance_retention(one.n, k), sign)
+        score = retention_information(kept, density, sign)
         # At full or no overlap the slope is infinite, but then no sample differs from another.
         steady = bool((shares == kept.detach()).all())
         slope = kept.new_zeros(()) if steady else torch.autograd.grad(score, kept)[0]

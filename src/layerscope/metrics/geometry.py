@@ -24,7 +24,13 @@ from layerscope.metrics.filtration import (
     spanning_tree,
 )
 from layerscope.metrics.halves import COUNT, half_sample_error, halvings
-from layerscope.metrics.neighbors import Neighbors, nearest
+from layerscope.metrics.neighbors import (
+    NeighborLevels,
+    Neighbors,
+    nearest,
+    neighbor_levels,
+    shared_neighbors,
+)
 from layerscope.metrics.pairs import Closeness, Pairs
 from layerscope.metrics.similarity import Kernel
 from layerscope.metrics.subspaces import Frame, Frenet, frame, half_bases, trajectory
@@ -47,6 +53,9 @@ class LayerGeometry:
         halves: feature bases of pairs of halves of the samples, for noise and error.
         cosine: nearest neighbors by cosine, for NRS.
         euclidean: nearest neighbors by distance, for the intrinsic dimension.
+        levels: size of neighborhood at which each sample enters another's, by cosine, one byte an
+            ordered pair. Only of the final layer, None of others.
+        shared: (sample, size) neighbors shared with the final layer, for GFMI by neighbor lists.
         kernel: for CKA; it holds the centered vectors.
         filtration: levels of all pairs, one byte a pair. Only of the final layer, None of others.
         joint: pairs by their level here and in the final layer, for GFMI by edges.
@@ -59,6 +68,8 @@ class LayerGeometry:
     halves: list[tuple[Tensor, Tensor]]
     cosine: Neighbors | UndefinedError
     euclidean: Neighbors | UndefinedError
+    levels: NeighborLevels | UndefinedError | None
+    shared: Tensor | UndefinedError
     kernel: Kernel
     filtration: Filtration | UndefinedError | None
     joint: Tensor | UndefinedError
@@ -91,8 +102,10 @@ def layer_geometry(
     """
     pairs = Pairs(vectors)
     whole = frame(pairs.vectors)
-    levels = _attempt(lambda: filtration(pairs))
-    against = levels if final is None else final.filtration
+    graphs = _attempt(lambda: filtration(pairs))
+    final_graphs = graphs if final is None else final.filtration
+    levels = _attempt(lambda: neighbor_levels(pairs))
+    final_levels = levels if final is None else final.levels
     splits = halvings(pairs.n, COUNT, seed)
     length = max(1, min(NEIGHBORS, pairs.n - 1))
     return LayerGeometry(
@@ -100,11 +113,15 @@ def layer_geometry(
         halves=half_bases(pairs.vectors, whole, splits),
         cosine=_attempt(lambda: nearest(pairs, length)),
         euclidean=_attempt(lambda: nearest(pairs, length, Closeness.EUCLIDEAN)),
+        levels=levels if final is None else None,
+        shared=_attempt(lambda: shared_neighbors(known(levels), _required(final_levels))),
         kernel=Kernel(pairs.centered),
-        filtration=levels if final is None else None,
-        joint=_attempt(lambda: joint_counts(known(levels), _required(against))),
-        half_joint=_attempt(lambda: half_joint_counts(known(levels), _required(against), splits)),
-        thresholds=_attempt(lambda: known(levels).thresholds),
+        filtration=graphs if final is None else None,
+        joint=_attempt(lambda: joint_counts(known(graphs), _required(final_graphs))),
+        half_joint=_attempt(
+            lambda: half_joint_counts(known(graphs), _required(final_graphs), splits)
+        ),
+        thresholds=_attempt(lambda: known(graphs).thresholds),
         tree=_attempt(lambda: spanning_tree(pairs)) if components else None,
     )
 
@@ -116,7 +133,7 @@ def _attempt(compute: Callable[[], T]) -> T | UndefinedError:
         return error
 
 
-def _required(part: Filtration | UndefinedError | None) -> Filtration:
+def _required(part: T | UndefinedError | None) -> T:
     if part is None:
         raise ValueError("the final geometry was itself made against another layer")
     try:

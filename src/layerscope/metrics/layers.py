@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import torch
@@ -60,6 +60,7 @@ class Between:
         floor: value that estimation noise alone would give.
         reason: why the value is undefined.
         note: what a reader must know of this run.
+        dimension: of the subspaces, where it is less than the k of the name.
     """
 
     metric: str
@@ -73,6 +74,7 @@ class Between:
     floor: float | None = None
     reason: str = ""
     note: str = ""
+    dimension: int | None = None
 
     @property
     def limits(self) -> tuple[float, float] | None:
@@ -287,10 +289,18 @@ class LayerStack:
             return found | dict.fromkeys(known_lists, error)
 
     @cached_property
+    def _least_rank(self) -> int:
+        """The least rank of a layer whose vectors are not all equal, 0 where there is none."""
+        return min((layer.frame.width for layer in self.geometry if layer.frame.width), default=0)
+
+    def lowered(self, k: int) -> int | None:
+        """Return the dimension of subspaces where it is less than the k asked for."""
+        return self._least_rank if 0 < self._least_rank < k else None
+
+    @cached_property
     def subspace_note(self) -> str:
         """What is not as asked for in the subspaces of this run, "" if nothing."""
-        widths = [layer.frame.width for layer in self.geometry if layer.frame.width]
-        rank = min(widths, default=0)
+        rank = self._least_rank
         notes = []
         if lowered := [str(k) for k in sorted(SUBSPACES) if 0 < rank < k]:
             notes.append(f"k is {rank}, the least rank of a layer, instead of {', '.join(lowered)}")
@@ -371,6 +381,15 @@ def _each(
     return tuple(row for size in sizes for row in variant(stack, size))
 
 
+def _each_subspace(
+    variant: Callable[[LayerStack, int], list[Between]], stack: LayerStack
+) -> tuple[Between, ...]:
+    """Return the rows of every size of subspaces, which say where it is not what was asked for."""
+    return tuple(
+        replace(row, dimension=stack.lowered(k)) for k in SUBSPACES for row in variant(stack, k)
+    )
+
+
 def _at(errors: Tensor | None, index: int, scale: float = 1.0) -> float | None:
     return None if errors is None else float(errors.reshape(-1)[index]) / scale
 
@@ -389,7 +408,7 @@ def frenet_speed(stack: LayerStack) -> tuple[Between, ...]:
 
     The noise floor is the mean of both layers': a speed near it is no motion.
     """
-    return _each(_speed, stack, SUBSPACES)
+    return _each_subspace(_speed, stack)
 
 
 def _speed(stack: LayerStack, k: int) -> list[Between]:
@@ -420,7 +439,7 @@ def _require_subspaces(path: Frenet, layers: Iterable[int]) -> None:
 
 def frenet_turning(stack: LayerStack) -> tuple[Between, ...]:
     """Angle between arriving at a layer and leaving it, in radians; 0 straight on, pi back."""
-    return _each(_turning, stack, SUBSPACES)
+    return _each_subspace(_turning, stack)
 
 
 def _turning(stack: LayerStack, k: int) -> list[Between]:
@@ -450,7 +469,7 @@ def _of_inner(path: Frenet, numbers: Tensor, layer: int) -> float:
 
 def frenet_curvature(stack: LayerStack) -> tuple[Between, ...]:
     """Turning over the mean length of the two steps, both in radians; at least 0."""
-    return _each(_curvature, stack, SUBSPACES)
+    return _each_subspace(_curvature, stack)
 
 
 def _curvature(stack: LayerStack, k: int) -> list[Between]:
@@ -467,7 +486,7 @@ def _curvature(stack: LayerStack, k: int) -> list[Between]:
 
 def frenet_displacement(stack: LayerStack) -> tuple[Between, ...]:
     """Distance d_{0,L} of the first and final layer's subspace, over the largest; 0 to 1."""
-    return _each(_displacement, stack, SUBSPACES)
+    return _each_subspace(_displacement, stack)
 
 
 def _displacement(stack: LayerStack, k: int) -> list[Between]:
@@ -483,7 +502,7 @@ def _displacement(stack: LayerStack, k: int) -> list[Between]:
 
 def frenet_displacement_sample(stack: LayerStack) -> tuple[Between, ...]:
     """The same distance between patterns over samples, so that widths may differ; 0 to 1."""
-    return _each(_sample_displacement, stack, SUBSPACES)
+    return _each_subspace(_sample_displacement, stack)
 
 
 def _sample_displacement(stack: LayerStack, k: int) -> list[Between]:
@@ -510,7 +529,7 @@ def _sample_displacement(stack: LayerStack, k: int) -> list[Between]:
 
 def frenet_arc_length(stack: LayerStack) -> tuple[Between, ...]:
     """Sum of the speeds, each over the largest distance; 0 to L."""
-    return _each(_arc_length, stack, SUBSPACES)
+    return _each_subspace(_arc_length, stack)
 
 
 def _arc_length(stack: LayerStack, k: int) -> list[Between]:
@@ -527,7 +546,7 @@ def _arc_length(stack: LayerStack, k: int) -> list[Between]:
 
 def frenet_straightness(stack: LayerStack) -> tuple[Between, ...]:
     """Displacement over arc length, 0 to 1, and the bound that bounded distances put on it."""
-    return _each(_straightness, stack, SUBSPACES)
+    return _each_subspace(_straightness, stack)
 
 
 def _straightness(stack: LayerStack, k: int) -> list[Between]:
@@ -546,7 +565,7 @@ def _straightness(stack: LayerStack, k: int) -> list[Between]:
 
 def frenet_mean_turning(stack: LayerStack) -> tuple[Between, ...]:
     """Mean turning of the inner layers, in radians; 0 to pi."""
-    return _each(_mean_turning, stack, SUBSPACES)
+    return _each_subspace(_mean_turning, stack)
 
 
 def _mean_turning(stack: LayerStack, k: int) -> list[Between]:
@@ -710,12 +729,12 @@ def _half_error(values: Tensor) -> Tensor:
 def gfmi_knn(stack: LayerStack) -> tuple[Between, ...]:
     """The same of neighbor lists, at k = 1, 2, 4, ...; 0 to 1."""
     return tuple(
-        _between("gfmi_knn", stack.to_final, lambda *pair: _gfmi_knn(stack, *pair), null=_zero)
+        _between("gfmi_knn", stack.to_final, lambda layer, _: _gfmi_knn(stack, layer), null=_zero)
     )
 
 
-def _gfmi_knn(stack: LayerStack, layer: int, final: int) -> Estimate:
-    return graphs.gfmi_knn(stack.lists(layer), stack.lists(final))
+def _gfmi_knn(stack: LayerStack, layer: int) -> Estimate:
+    return graphs.gfmi_knn(known(stack.geometry[layer].shared))
 
 
 def gfmi_component(stack: LayerStack) -> tuple[Between, ...]:
@@ -772,7 +791,7 @@ def mean_gfmi_knn(stack: LayerStack) -> tuple[Between, ...]:
     """Mean GFMI by neighbor lists of layers 0..L-1."""
 
     def value(_last: int, _first: int) -> Estimate:
-        return _mean(_gfmi_knn(stack, layer, stack.last) for layer in range(stack.last))
+        return _mean(_gfmi_knn(stack, layer) for layer in range(stack.last))
 
     return tuple(_between("mean_gfmi_knn", stack.whole, value, null=_zero))
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.optimize import brentq
 from torch import Tensor
@@ -76,6 +77,88 @@ def _nearest_in_block(
     by_value = values.gather(1, by_index).sort(dim=1, stable=True).indices
     indices = indices.gather(1, by_value)
     return indices, exact.gather(1, indices)
+
+
+@dataclass(frozen=True, eq=False)
+class NeighborLevels:
+    """The size of neighborhood, of `octaves`, at which each sample enters that of every other.
+
+    Attributes:
+        codes: (sample, other sample) uint8, number of sizes at which the other is not yet a neighbor;
+            a sample never is one of itself. One byte an ordered pair: 400 MB for 20,000 samples.
+        kind: by what they are nearest.
+    """
+
+    codes: Tensor
+    kind: Closeness
+
+
+def octaves(n: int) -> tuple[int, ...]:
+    """Return the sizes of neighborhoods 1, 2, 4, ... up to half of the other samples.
+
+    >>> octaves(9)
+    (1, 2, 4)
+    """
+    return tuple(2**power for power in range(n.bit_length()) if 2**power <= (n - 1) / 2)
+
+
+def neighbor_levels(pairs: Pairs, kind: Closeness = Closeness.COSINE) -> NeighborLevels:
+    """Return at which of the sizes of `octaves` samples become neighbors, exactly.
+
+    The neighborhoods are those of `nearest`, ties by ascending index, but no list is held: of half
+    the samples it would take eight bytes and more a pair.
+
+    Raises:
+        UndefinedError: fewer than 4 samples, or distances mean nothing.
+    """
+    if pairs.n < 4:
+        raise UndefinedError(f"needs at least 4 samples, got {pairs.n}")
+    codes = torch.empty(pairs.n, pairs.n, dtype=torch.uint8, device=pairs.vectors.device)
+    for start, stop in pairs.ranges():
+        block = pairs.distances(kind, start, stop).float()
+        block.diagonal(start).fill_(torch.inf)
+        codes[start:stop] = _levels_in_block(block, octaves(pairs.n))
+    return NeighborLevels(codes, kind)
+
+
+def _levels_in_block(block: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Return the codes (row, column) of rows of distances."""
+    places = sorted({place for size in sizes for place in (size - 1, size)})
+    parted = np.partition(block.cpu().numpy(), places, axis=1)
+    nearest_of = {
+        place: torch.from_numpy(parted[:, place, None]).to(block.device) for place in places
+    }
+    codes = torch.zeros(block.shape, dtype=torch.uint8, device=block.device)
+    crowded = torch.zeros(len(block), dtype=torch.bool, device=block.device)
+    for size in sizes:
+        farthest = nearest_of[size - 1]
+        codes += block > farthest
+        crowded |= (nearest_of[size] == farthest)[:, 0]  # more tie for the last place than fit
+    if bool(crowded.any()):
+        order = block[crowded].argsort(dim=1, stable=True)
+        ranks = torch.arange(1, block.shape[1] + 1, device=block.device)
+        steps = torch.tensor(sizes, device=block.device)
+        by_rank = torch.searchsorted(steps, ranks).to(torch.uint8).expand(order.shape)
+        codes[crowded] = torch.empty_like(codes[crowded]).scatter_(1, order, by_rank)
+    return codes
+
+
+def shared_neighbors(one: NeighborLevels, other: NeighborLevels) -> Tensor:
+    """Return how many neighbors two layers share at each size, (sample, size) int64."""
+    n = len(one.codes)
+    if n != len(other.codes) or one.kind is not other.kind:
+        raise InputError(
+            f"expected the neighbors of the same samples by one closeness, got {n} and "
+            f"{len(other.codes)} samples, by {one.kind} and {other.kind}"
+        )
+    side = len(octaves(n)) + 1
+    found = torch.empty(n, side, dtype=torch.int64, device=one.codes.device)
+    for start, stop in blocks(n, n):
+        later = torch.maximum(one.codes[start:stop], other.codes[start:stop])
+        rows = side * torch.arange(stop - start, dtype=torch.int32, device=later.device)
+        counts = torch.bincount((later + rows[:, None]).flatten(), minlength=side * len(rows))
+        found[start:stop] = counts.view(-1, side)
+    return found.cumsum(1)[:, :-1]
 
 
 def overlap(one: Neighbors, other: Neighbors, k: int) -> Tensor:

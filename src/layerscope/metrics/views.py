@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -249,8 +249,9 @@ def dime(
     `E[H(K_A o P K_B P^T)] - H(K_A o K_B)` over permutations P, with N x N Gram matrices of unit
     rows; about `-ln N` to `ln N`, larger when the views agree more than random pairs. All
     permutations for N up to 6, else `count` drawn by the inputs' seed, common to all layers.
-    `reference` follows the authors' code: dot products, and D x D covariances where N > D, whose
-    columns it permutes. Skean, Osorio, Brockmeier, Sanchez Giraldo 2023.
+    `reference` follows the authors' code: dot products, D x D covariances where N > D, whose columns
+    it permutes, and an order 2 that takes every trace to be the size of its matrix.
+    Skean, Osorio, Brockmeier, Sanchez Giraldo 2023.
 
     Raises:
         UndefinedError: more than `limit` texts (use `dip_order2`), or fewer than 2.
@@ -296,8 +297,11 @@ def _dime(
         n, d = first.shape
         by_covariance = convention is Convention.REFERENCE and n > d
         permutations = _permutations(inputs, d if by_covariance else n, count)
-        between = _covariance_dime if by_covariance else _gram_dime
-        estimate, entropies = between(first, second, permutations, alpha)
+        if by_covariance:
+            estimate, entropies = _covariance_dime(first, second, permutations, alpha)
+        else:
+            measure = _gram_entropy(alpha, d, shortcut=convention is Convention.REFERENCE)
+            estimate, entropies = _gram_dime(first, second, permutations, measure)
         estimate = replace(estimate, contributions=spread(estimate.contributions, kept))
         if convention is Convention.NORMALIZED and n < d:
             estimate = too_narrow(estimate, "dime (normalized)", n, d)
@@ -306,18 +310,39 @@ def _dime(
     return inputs.once(("dime", convention, alpha, count), compute)
 
 
+def _gram_entropy(alpha: float, d: int, *, shortcut: bool) -> Callable[[Tensor], Estimate]:
+    """Return what gives the entropy of a product of Gram matrices (text, text) of d columns.
+
+    Args:
+        alpha: its order.
+        d: columns of the rows of either matrix.
+        shortcut: whether order 2 is that of the authors' code.
+    """
+    if shortcut and alpha == 2:
+        return _shortcut_entropy
+    formula = partial(renyi_entropy, alpha=alpha)
+    return lambda matrix: spectral_estimate(formula, gram_spectrum(matrix, d=d**2))
+
+
+def _shortcut_entropy(matrix: Tensor) -> Estimate:
+    """Return the authors' entropy of order 2, `-ln(|K|^2 / n^2)`, which takes the trace to be n."""
+    n, by_row = len(matrix), matrix.square().sum(1)
+    total = by_row.sum()
+    if not total > 0:
+        raise UndefinedError("all rows are zero or equal, so there is no direction to measure")
+    value = float(-(total / n**2).log())
+    return Estimate(value, value - 2 * (n * by_row / total - 1))
+
+
 def _gram_dime(
-    first: Tensor, second: Tensor, permutations: Tensor, alpha: float
+    first: Tensor, second: Tensor, permutations: Tensor, entropy: Callable[[Tensor], Estimate]
 ) -> tuple[Estimate, Tensor]:
     """Return DiME on Gram matrices (text, text) and the entropy under each permutation."""
-    formula = partial(renyi_entropy, alpha=alpha)
-    rank = first.shape[1] ** 2
     gram, other = first @ first.T, second @ second.T
-    joint = spectral_estimate(formula, gram_spectrum(gram * other, d=rank))
+    joint = entropy(gram * other)
     entropies, influence = [], torch.zeros_like(joint.contributions)
     for order in permutations:
-        shuffled = gram_spectrum(gram * other[order][:, order], d=rank)
-        estimate = spectral_estimate(formula, shuffled)
+        estimate = entropy(gram * other[order][:, order])
         entropies.append(estimate.value)
         # Row i pairs text i's first view with text order[i]'s second: both texts move it.
         moved = (estimate.contributions - estimate.value) / len(permutations)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
@@ -112,6 +112,7 @@ class Rule:
         choose: of the measures, the eligible blocks, their number and a seed, to the removal.
         source: who proposed it.
         convention: in which it reads them, "" where they have none.
+        own_reading: whether the source could not be read, so that the rule is our reading of it.
         at_once: whether the blocks are only chosen together, so that they cannot go one by one.
     """
 
@@ -122,6 +123,7 @@ class Rule:
     choose: Choose
     source: str
     convention: str = ""
+    own_reading: bool = False
     at_once: bool = False
 
 
@@ -192,6 +194,13 @@ def _scored(
     )
 
 
+def _of_lrd(
+    name: str, title: str, formula: str, reads: str, score: Callable[[Measured], Scores]
+) -> Rule:
+    """Return our reading of a rule by a measure that Jiang, Yang, Tam 2026 name."""
+    return replace(_scored(name, title, formula, reads, score, _LRD), own_reading=True)
+
+
 def _contiguous(measured: Measured, eligible: Sequence[int], count: int, _seed: int) -> Removal:
     """Choose the span of blocks between the two layers whose vectors point most alike."""
     pairs = measured.pairs("angular_matrix")
@@ -217,18 +226,18 @@ def _random(_measured: Measured, eligible: Sequence[int], count: int, seed: int)
 
 
 RULES: Final[tuple[Rule, ...]] = (
-    _scored("frenet", "least motion of the subspace", "Frenet speed of the step b - 1 to b",
-            "frenet_speed_k32", _steps("frenet_speed_k32", lambda v: v), _LRD),
-    _scored("nrs", "most neighbors kept", "1 - NRS(b - 1, b)",
-            "nrs_k10", _steps("nrs_k10", lambda v: 1 - v), _LRD),
-    _scored("gfmi-gain", "least change of alignment with the final layer", "|g_b - g_b-1|",
-            "gfmi_edge", _gfmi(lambda before, after: abs(after - before)), _LRD),
-    _scored("gfmi-signed-gain", "what moves away from the final layer", "g_b - g_b-1",
-            "gfmi_edge", _gfmi(lambda before, after: after - before), _LRD),
-    _scored("gfmi-level-low", "what is least aligned with the final layer", "g_b",
-            "gfmi_edge", _gfmi(lambda _before, after: after), _LRD),
-    _scored("gfmi-level-high", "what is most aligned with the final layer", "-g_b",
-            "gfmi_edge", _gfmi(lambda _before, after: -after), _LRD),
+    _of_lrd("frenet", "least motion of the subspace", "Frenet speed of the step b - 1 to b",
+            "frenet_speed_k32", _steps("frenet_speed_k32", lambda v: v)),
+    _of_lrd("nrs", "most neighbors kept", "1 - NRS(b - 1, b)",
+            "nrs_k10", _steps("nrs_k10", lambda v: 1 - v)),
+    _of_lrd("gfmi-gain", "least change of alignment with the final layer", "|g_b - g_b-1|",
+            "gfmi_edge", _gfmi(lambda before, after: abs(after - before))),
+    _of_lrd("gfmi-signed-gain", "what moves away from the final layer", "g_b - g_b-1",
+            "gfmi_edge", _gfmi(lambda before, after: after - before)),
+    _of_lrd("gfmi-level-low", "what is least aligned with the final layer", "g_b",
+            "gfmi_edge", _gfmi(lambda _before, after: after)),
+    _of_lrd("gfmi-level-high", "what is most aligned with the final layer", "-g_b",
+            "gfmi_edge", _gfmi(lambda _before, after: -after)),
     _scored("block-influence", "least turn of each token",
             "1 - mean cos of a token before and after block b",
             "block_influence", _steps("block_influence", lambda v: v), "Men et al. 2024, ShortGPT"),

@@ -25,7 +25,7 @@ def notes_of(asked: Asked, budgets: Sequence[Budget], run: Run | None) -> list[s
         for each in budgets
         if len(each.asked) > 1
     ]
-    if asked.rule.name.startswith(("gfmi", "frenet", "nrs")):
+    if asked.rule.own_reading:
         notes.append(
             "the rule is our reading of Jiang, Yang, Tam 2026, whose own could not be read."
         )

@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from layerscope.encoding import BankEncoder, open_bank
-from layerscope.errors import RunError
+from layerscope.errors import NonFiniteError
 from layerscope.evaluation import EvaluationSettings, TaskPlan, score_tasks
 from layerscope.extraction import batches, extract, sites_of
 from layerscope.models import Backbone, evaluating
@@ -105,7 +105,7 @@ def _scores(backbone: Backbone, plan: TrialPlan) -> tuple[dict[str, float], dict
         )
         try:
             outcome = score_tasks(source, plan.plans, (site,), settings)
-        except RunError as error:  # states that are not finite say something of the subset
+        except NonFiniteError as error:  # that says something of the subset
             return {}, {each.name: str(error) for each in plan.plans}
     scores = {task: by_site[site].value for task, by_site in outcome.scores.items()}
     return scores, outcome.failed

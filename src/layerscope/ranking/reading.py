@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +30,7 @@ class Value:
         raw: the same before it was put over what it can be at most, or its logarithm was taken.
         contributions: (text,) numbers whose mean is the value, None where there are none.
         reason: why there is no value.
+        measured: whether the run measured it or says why it has no value.
     """
 
     value: float | None
@@ -38,6 +39,7 @@ class Value:
     raw: float | None = None
     contributions: pd.Series[float] | None = field(default=None, repr=False)
     reason: str = ""
+    measured: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +84,7 @@ def candidates(runs: Sequence[tuple[str, Run]]) -> tuple[Candidate, ...]:
             architecture=str(run.record["model"].get("architecture", "")),
             texts=int(run.record["data"].get("texts", 0)),
             values={each.name: value_of(run, each) for each in ALL},
-            notes=tuple(note for note in run.record.get("notes", ()) if "Frenet: k is" in note),
+            notes=tuple(_of_fewer_dimensions(run.record)),
         )
         for name, (given, run) in zip(names, runs, strict=True)
     )
@@ -171,10 +173,7 @@ def _weights(run: Run) -> str:
 
 def lacking(run: Run, wanted: Predictor) -> bool:
     """Whether a run neither measured what a predictor needs nor says that it is undefined."""
-    return value_of(run, wanted).reason == _NOT_MEASURED
-
-
-_NOT_MEASURED: Final = "not measured in this run"
+    return not value_of(run, wanted).measured
 
 
 def value_of(run: Run, wanted: Predictor) -> Value:
@@ -188,7 +187,7 @@ def value_of(run: Run, wanted: Predictor) -> Value:
     ]
     row = _last(rows, int(run.record["model"]["blocks"]))
     if row is None:
-        return Value(None, reason=_reason(run.record, wanted))
+        return _undefined(run.record, wanted)
     divisor = 1.0
     if wanted.bound is not None:
         texts, dim = int(run.record["data"]["texts"]), int(run.record["model"]["dim"])
@@ -238,8 +237,16 @@ def _contributions(frame: pd.DataFrame, row: pd.Series[Any]) -> pd.Series[float]
     return None if rows.empty else rows.set_index("text")["value"]
 
 
-def _reason(record: Mapping[str, Any], wanted: Predictor) -> str:
+def _undefined(record: Mapping[str, Any], wanted: Predictor) -> Value:
     for entry in record.get("undefined", ()):
         if entry.get("metric") == wanted.metric:
-            return str(entry.get("reason", "undefined"))
-    return _NOT_MEASURED
+            return Value(None, reason=str(entry.get("reason", "undefined")))
+    return Value(None, reason="not measured in this run", measured=False)
+
+
+def _of_fewer_dimensions(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what to know of predictors whose subspaces are smaller than those of other models."""
+    used = record.get("subspace_dimensions", {})
+    for each in ALL:
+        if each.metric in used:
+            yield f"{each.name} is of {used[each.metric]} dimensions only, the least rank of a layer"

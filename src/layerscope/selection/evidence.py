@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from layerscope.augmentation import ViewKind
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE
 from layerscope.rules import Curves, Floats, Need, Rule
@@ -129,7 +130,9 @@ class Evidence:
             return f" in the convention {name}; scan with --convention {name}"
         if self._level(need.metric) == "view" and self._views == 0:
             return ", which this run does not have; scan with --views 2"
-        if need.perturbation:
+        if need.perturbation == ViewKind.CHARACTERS:
+            return ", which this run does not have; scan with --augmentation default"
+        if need.perturbation in set(ViewKind):
             return f", which this run does not have; scan with --augmentation {need.perturbation}"
         return ", which this run does not have; scan with it among the --metrics"
 

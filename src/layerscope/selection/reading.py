@@ -7,6 +7,7 @@ from typing import Final
 
 import pandas as pd
 
+from layerscope.augmentation import ViewKind, view_kind
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE, Measure
 from layerscope.table import BLOCK
@@ -16,8 +17,8 @@ NORMALIZED: Final = "normalized"
 REFERENCE: Final = "reference"
 
 # Which views a measure is meant on where a run has several kinds: those of its paper.
-_OWN_VIEWS: Final = {"retrieval": "crops"}
-_PAPER_VIEWS: Final = "characters"
+_OWN_VIEWS: Final = {"retrieval": ViewKind.CROPS}
+_PAPER_VIEWS: Final = ViewKind.CHARACTERS
 
 
 def layer_name(layer: int, stage: str = BLOCK) -> str:
@@ -72,13 +73,13 @@ def of_measure(
     return rows.set_index("layer").sort_index()
 
 
-def perturbation_of(metric: str, labels: Iterable[str], prefix: str = "") -> str | None:
+def perturbation_of(metric: str, labels: Iterable[str], wanted: ViewKind | str = "") -> str | None:
     """Return which of the perturbations that a measure was made on is meant; None for none.
 
     Args:
         metric: Name of the measure.
         labels: Perturbations in the table.
-        prefix: How the wanted one begins; "" leaves it to the measure.
+        wanted: The kind of views, or their whole label; "" leaves it to the measure.
 
     >>> perturbation_of("dime", ["crops of 20 words", "characters p=0.3"])
     'characters p=0.3'
@@ -86,10 +87,10 @@ def perturbation_of(metric: str, labels: Iterable[str], prefix: str = "") -> str
     Raises:
         InputError: If several are meant equally.
     """
-    found = [label for label in labels if label.startswith(prefix)]
+    found = [label for label in labels if wanted in ("", label, view_kind(label))]
     if len(found) > 1:
         own = _OWN_VIEWS.get(metric, _PAPER_VIEWS)
-        found = [label for label in found if label.startswith(own)] or found
+        found = [label for label in found if view_kind(label) is own] or found
     if len(found) > 1:
         raise InputError(
             f"expected one kind of views for {metric!r}, got several: {', '.join(found)}; "

@@ -51,6 +51,8 @@ def scan_summary(
     record: Mapping[str, Any],
     *,
     measures: Sequence[Measure] = CATALOGUE,
+    choices: Sequence[Preference] | None = None,
+    advice: Selection | None = None,
 ) -> RenderableType:
     """Return what `scan` prints: the run, its layers by the main measures, the layers preferred.
 
@@ -59,16 +61,22 @@ def scan_summary(
         contributions: Its per-text numbers, for the layers that are within noise of each other.
         record: run.json as a dict; whatever it lacks is left out.
         measures: The catalogue.
+        choices: The preferences of all measures, where they are made already.
+        advice: The layer to use by the default rule, where it is chosen already.
     """
     columns = main_columns(table, measures)
     shown = [column.measure for column in columns]
     views = [measure for measure in measures if measure.main and measure.level == "view"]
     wanted = [measure for measure in measures if measure in shown or measure in views]
-    choices = selection.preferences(table, contributions, measures=wanted)
+    if choices is None:
+        choices = selection.preferences(table, contributions, measures=wanted)
+    names = {measure.name for measure in wanted}
+    choices = [choice for choice in choices if choice.metric in names]
     own = {(item.measure.name, item.perturbation) for item in columns}
     main = [choice for choice in choices if (choice.metric, choice.perturbation) in own]
     spans = [choice for choice in choices if choice not in main and of_spans(choice.perturbation)]
-    advice = decide(Run(table, contributions, dict(record)), rules=())
+    if advice is None:
+        advice = decide(Run(table, contributions, dict(record)), rules=())
     votes = selection.recommendation(main, measures=shown)
 
     def build(symbols: Symbols) -> RenderableType:
