@@ -447,6 +447,62 @@ def test_empty_texts_are_left_out_and_counted(tmp_path):
     )
 
 
+LABELED = {"text": [f"text {number}" for number in range(8)], "label": ["a", "b"] * 4}
+
+
+def test_tables_that_are_in_python_are_scored_like_files(tmp_path):
+    import datasets
+    import pyarrow as pa
+
+    path = table(tmp_path, **LABELED)
+    rows = pd.DataFrame(LABELED)
+    expected = read_table(path)
+    data = datasets.Dataset.from_dict(LABELED)
+    for given in (rows, LABELED, rows.to_dict("records"), pa.table(LABELED), data,
+                  data.to_iterable_dataset()):  # fmt: skip
+        found = read_table(given)
+        assert (found.kind, found.classes) == ("Classification", ("a", "b"))
+        for split in ("train", "test"):
+            assert found.splits[split].to_dict() == expected.splits[split].to_dict()
+    assert read_table(rows).name == f"table-{read_table(LABELED).fingerprint[:8]}"
+    assert read_table(rows, name="mine").name == "mine"
+    assert read_table(rows).fingerprint != read_table(rows.iloc[::-1]).fingerprint
+    parts = datasets.DatasetDict(train=data, validation=data, test=data.select([0, 1]))
+    assert len(read_table(parts).splits["test"]) == 2
+    assert (
+        read_table({"train": rows, "dev": rows, "test": rows})
+        .splits["train"]
+        .equals(read_table(parts).splits["train"])
+    )
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_one_table_is_as_good_as_a_list_of_one(tmp_path, several):
+    path = table(tmp_path, **LABELED)
+    for given in (path, str(path), pd.DataFrame(LABELED), LABELED, read_table(path)):
+        (plan,) = resolve([], tables=[given] if several else given)
+        assert plan.kind == "Classification"
+    (plan,) = resolve([], tables=[f"{path}:clustering"])  # as `--table FILE:kind` says
+    assert plan.kind == "Clustering"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (3, "expected a labelled table, a file or an object with columns, got int"),
+        (["a"], "expected a labelled table, a file or an object with columns, got list"),
+        (pd.DataFrame({"text": [], "label": []}), "the table 'DataFrame' has no rows"),
+        (pd.DataFrame({"a": ["x"]}), "the columns of 'DataFrame' are those of no task: a"),
+        ({"left": pd.DataFrame(LABELED), "right": pd.DataFrame(LABELED)},
+         "expected splits train and test in 'dict', found left, right"),
+        ({"text": ["a"], "label": [1, 2]}, "expected columns of one length in 'dict', got 1, 2"),
+    ],
+)  # fmt: skip
+def test_objects_that_are_no_labelled_table(given, message):
+    with pytest.raises(InputError, match=message):
+        read_table(given)
+
+
 @pytest.mark.parametrize(
     ("columns", "kind", "message"),
     [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,7 +16,8 @@ from torch import nn
 from layerscope import data as data_module
 from layerscope import models, report
 from layerscope.cutting import CutSettings
-from layerscope.data import Texts
+from layerscope.data import Texts, TextSource
+from layerscope.data.formats import refuse_options
 from layerscope.errors import InputError, unknown_name
 from layerscope.evaluation import EvaluationSettings
 from layerscope.models import Backbone, ModelOptions
@@ -66,7 +68,7 @@ class Result:
 
 
 def texts_of(
-    data: str | Path | Iterable[str] | Texts | None,
+    data: TextSource | None,
     column: str | None,
     split: str | None,
     limit: int | None,
@@ -80,10 +82,12 @@ def texts_of(
     if data is None:
         raise InputError("expected texts to measure the model on; give a file, a list or 'sample'.")
     if isinstance(data, Texts):
+        refuse_options("what was read already", column=column, split=split)
         return data
-    if isinstance(data, str | Path):
-        return data_module.read_texts(data, column=column, split=split, limit=limit, seed=seed)
-    return data_module.as_texts(data, limit=limit, seed=seed)
+    if isinstance(data, str | os.PathLike):
+        name = data if isinstance(data, str) else Path(data)
+        return data_module.read_texts(name, column=column, split=split, limit=limit, seed=seed)
+    return data_module.as_texts(data, column=column, split=split, limit=limit, seed=seed)
 
 
 def backbone_for(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -25,7 +24,7 @@ from layerscope.api.evaluating import Evaluation
 from layerscope.api.scanning import Scan
 from layerscope.cutting import Cut, CutEstimates, CutSettings, cut_model, refuse_layer, refuse_model
 from layerscope.cutting.records import POOLING_SETTINGS
-from layerscope.data import Texts
+from layerscope.data import Texts, TextSource
 from layerscope.errors import InputError
 from layerscope.estimates import estimate
 from layerscope.models import Backbone, ModelOptions
@@ -45,7 +44,7 @@ def cut(
     out: str | Path,
     run: str | Path | Run | Scan | Evaluation | pd.DataFrame | None = None,
     rule: str | None = None,
-    data: str | Path | Iterable[str] | Texts = "sample",
+    data: TextSource = "sample",
     column: str | None = None,
     split: str | None = None,
     limit: int | None = 1000,
@@ -121,7 +120,7 @@ def estimate_cut(
     out: str | Path,
     run: str | Path | Run | Scan | Evaluation | pd.DataFrame | None = None,
     rule: str | None = None,
-    data: str | Path | Iterable[str] | Texts = "sample",
+    data: TextSource = "sample",
     column: str | None = None,
     split: str | None = None,
     limit: int | None = 1000,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.api.common import Watch, loaded, texts_of, unwatched
-from layerscope.data import SAMPLE, Texts
+from layerscope.data import SAMPLE, TextSource
 from layerscope.doctor import (
     Diagnosis,
     Origin,
@@ -28,12 +28,12 @@ from layerscope.models import ModelOptions
 
 def doctor(
     model: str | Path | nn.Module,
-    data: str | Path | Iterable[str] | Texts | Tensor = "sample",
+    data: TextSource | Tensor = "sample",
     *,
     tokenizer: Any = None,
     column: str | None = None,
     split: str | None = None,
-    limit: int = TEXTS,
+    limit: int | None = TEXTS,
     skip: Iterable[str] = (),
     seed: int = 0,
     model_options: ModelOptions | None = None,
@@ -49,7 +49,7 @@ def doctor(
         tokenizer: for a loaded model.
         column: of a table of texts.
         split: of a datasets id.
-        limit: most texts to read; they are cut to 64 tokens.
+        limit: most texts to read, None for all; they are cut to 64 tokens.
         skip: names of checks to leave out, such as "reload" for a model larger than the disk.
         seed: of the texts or the noise that are taken.
         model_options: how to load the model: revision, dtype, device.
@@ -71,7 +71,7 @@ def doctor(
         texts = None if pixels is not None else texts_of(data, column, split, limit, seed)
         backbone = loaded(model, tokenizer, model_options, progress)
         if takes_images(backbone):
-            if pixels is None and data != SAMPLE:
+            if pixels is None and not (isinstance(data, str) and data == SAMPLE):
                 raise InputError(f"{backbone.info.name} reads images; texts cannot be used.")
             subject, source = of_images(backbone, pixels, origin, seed), "images"
         elif texts is None:

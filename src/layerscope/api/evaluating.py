@@ -73,7 +73,7 @@ def evaluate(
     tasks: str | Iterable[str] = (),
     *,
     task_data: str | Path | None = None,
-    tables: Iterable[Any] = (),
+    tables: Any = (),
     out: str | Path | None = None,
     bank: str | Path | None = None,
     overwrite: bool = False,
@@ -88,7 +88,8 @@ def evaluate(
         model: a hub id, a local folder, a GGUF file or a loaded transformers model (give `tokenizer`).
         tasks: names of mteb's tasks, of folders in `task_data`, "paper32", or paths of tables.
         task_data: a folder with a folder for each task; what it holds is not asked of the hub.
-        tables: labelled files: text and label, two texts and a score or label, or a ranking.
+        tables: one or several labelled files or tables in Python (data frames, `datasets`, dicts of
+            columns): text and label, two texts and a score or label, or a ranking.
         out: folder for the run, or a finished run of the same model, beside whose measures the scores
             are put; None writes nothing.
         bank: folder for the pooled vectors, to share between runs; by default in `out`.
@@ -105,7 +106,7 @@ def evaluate(
     chosen = settings_of(EvaluationSettings, settings)
     require_extra()
     with quiet():
-        plans = resolve(_names(tasks), task_data=_path(task_data), tables=tuple(tables))
+        plans = resolve(_names(tasks), task_data=_path(task_data), tables=tables)
     refuse_nothing_to_probe(plans, chosen)
     place = RunFolder(Path(out), overwrite) if out is not None else None
     base = _claimed(place)
@@ -137,7 +138,7 @@ def estimate_evaluation(
     tasks: str | Iterable[str] = (),
     *,
     task_data: str | Path | None = None,
-    tables: Iterable[Any] = (),
+    tables: Any = (),
     out: str | Path | None = None,
     bank: str | Path | None = None,
     tokenizer: Any = None,
@@ -149,7 +150,7 @@ def estimate_evaluation(
     chosen = settings_of(EvaluationSettings, settings)
     require_extra()
     with quiet():
-        plans = resolve(_names(tasks), task_data=_path(task_data), tables=tuple(tables))
+        plans = resolve(_names(tasks), task_data=_path(task_data), tables=tables)
     with (watch or unwatched)():
         backbone = backbone_for(model, tokenizer, model_options)
         folder = _path(bank) or (Path(out) / BANK if out is not None else None)

@@ -24,7 +24,7 @@ from layerscope.api.common import (
 from layerscope.api.deciding import run_of
 from layerscope.api.evaluating import Evaluation
 from layerscope.api.scanning import Scan
-from layerscope.data import Texts
+from layerscope.data import Texts, TextSource
 from layerscope.encoding import first_token_for
 from layerscope.errors import InputError, unknown_name
 from layerscope.evaluation import EvaluationSettings
@@ -98,14 +98,14 @@ def prune(
     rule: str | Rule = "angular",
     budget: float | str | Iterable[float | str] = 0.1,
     *,
-    data: str | Path | Iterable[str] | Texts = "sample",
+    data: TextSource = "sample",
     run: str | Path | Run | Scan | Evaluation | pd.DataFrame | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     evaluate: str | Iterable[str] = (),
     task_data: str | Path | None = None,
-    tables: Iterable[Any] = (),
-    perplexity: str | Path | Iterable[str] | None = None,
+    tables: Any = (),
+    perplexity: TextSource | None = None,
     draws: int = pruning.DRAWS,
     scheme: Literal["one-shot", "greedy"] = "one-shot",
     protect: tuple[int, int] = (1, 1),
@@ -139,7 +139,7 @@ def prune(
         evaluate: tasks to score the full model, the smaller one and random subsets on, as for
             `layerscope.evaluate`.
         task_data: a folder with a folder for each task.
-        tables: labelled files besides.
+        tables: labelled files or tables in Python besides.
         perplexity: held-out texts for a causal model; by default, where tasks are scored, texts of the
             built-in sample that were not measured.
         draws: random subsets of as many blocks, under the same protection, or all if there are no more.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from layerscope import data as data_module
 from layerscope import models as models_module
 from layerscope.api.common import Result, Watch, backbone_for, plan_of, settings_of, texts_of
 from layerscope.api.scanning import estimate_scan, scan
-from layerscope.data import Texts
+from layerscope.data import Texts, TextSource
 from layerscope.errors import InputError, unknown_name
 from layerscope.estimates import Estimates
 from layerscope.files import write_atomically, write_json
@@ -66,7 +66,7 @@ class Planned:
 
 def rank(
     models: Model | Sequence[Model],
-    data: str | Path | Iterable[str] | Texts | None = None,
+    data: TextSource | None = None,
     *,
     by: str = DEFAULT,
     scores: Scores | Sequence[Scores] = (),
@@ -127,7 +127,7 @@ def rank(
 
 def estimate_ranking(
     models: Model | Sequence[Model],
-    data: str | Path | Iterable[str] | Texts | None = None,
+    data: TextSource | None = None,
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -203,7 +203,7 @@ def _refuse_finished(place: Path | None, overwrite: bool) -> None:
 
 def _plan(
     models: Model | Sequence[Model],
-    data: str | Path | Iterable[str] | Texts | None,
+    data: TextSource | None,
     settings: dict[str, Any],
     options: ModelOptions | None,
     place: Path | None,

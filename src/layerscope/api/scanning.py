@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -28,7 +27,7 @@ from layerscope.api.common import (
     unwatched,
 )
 from layerscope.arrays import scan_arrays
-from layerscope.data import Texts
+from layerscope.data import Texts, TextSource
 from layerscope.decision import Selection, decide
 from layerscope.errors import InputError
 from layerscope.estimates import Estimates, estimate
@@ -101,7 +100,7 @@ def metrics(name: str | None = None) -> tuple[Measure, ...] | Measure:
 
 def scan(
     model: str | Path | nn.Module | np.ndarray[Any, Any] | torch.Tensor,
-    data: str | Path | Iterable[str] | Texts | None = None,
+    data: TextSource | None = None,
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -119,13 +118,14 @@ def scan(
         model: a hub id, a local folder, a GGUF file, a loaded transformers model (give `tokenizer`),
             or plain arrays of pooled vectors (layer, sample, dim) or of the pooled vectors of
             augmented views (layer, sample, view, dim).
-        data: a file, a datasets id, "-" for standard input, "sample", or the texts themselves;
+        data: a file, a datasets id, "-" for standard input, "sample", or the texts themselves as a
+            list, an array, a column, a table or a dataset (`layerscope.data.as_texts` lists them);
             nothing for arrays.
         out: folder for the run; None writes nothing.
         overwrite: whether a run in that folder may be replaced.
         tokenizer: for a loaded model.
-        column: of a table of texts.
-        split: of a datasets id.
+        column: of a table of texts, in a file or in Python.
+        split: of a datasets id or of a dict of splits.
         limit: most texts to use; None uses all.
         model_options: how to load the model: revision, dtype, device.
         watch: opens a progress callback for the time of the scan; None shows nothing.
@@ -160,7 +160,7 @@ def scan(
 
 def estimate_scan(
     model: str | Path | nn.Module,
-    data: str | Path | Iterable[str] | Texts,
+    data: TextSource,
     *,
     tokenizer: Any = None,
     column: str | None = None,

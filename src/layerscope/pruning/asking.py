@@ -10,6 +10,7 @@ from typing import Any, Final
 from layerscope import surgery
 from layerscope.errors import InputError, unknown_name
 from layerscope.evaluation import EvaluationSettings, quiet, require_extra, resolve
+from layerscope.evaluation.tables import listed_tables
 from layerscope.evaluation.tasks import TaskPlan
 from layerscope.metrics import catalogue
 from layerscope.models import Backbone
@@ -106,7 +107,7 @@ def listed_budgets(given: float | str | Iterable[float | str]) -> tuple[str, ...
 
 
 def tasks_of(
-    names: str | Iterable[str], task_data: str | Path | None, tables: Iterable[Any]
+    names: str | Iterable[str], task_data: str | Path | None, tables: Any
 ) -> tuple[TaskPlan, ...]:
     """Return the tasks to try models on; none where none are named.
 
@@ -115,7 +116,7 @@ def tasks_of(
     """
     several = names.split(",") if isinstance(names, str) else names
     wanted = tuple(name.strip() for name in several if name.strip())
-    given = tuple(tables)
+    given = listed_tables(tables)
     if not wanted and not given:
         return ()
     require_extra()
