@@ -12,6 +12,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -83,15 +84,39 @@ BREAK = {
     ),
     "weights are garbage": (
         lambda folder: (folder / "model.safetensors").write_bytes(b"garbage" * 99),
-        "'broken' cannot be loaded: Error while deserializing header",
+        "the weights of 'broken' are damaged or were cut off (Error while deserializing header",
     ),
     "weights cut off": (
         lambda folder: os.truncate(folder / "model.safetensors", 9000),
-        "'broken' cannot be loaded",
+        "the weights of 'broken' are damaged or were cut off (",
     ),
     "no tokenizer": (
         lambda folder: [path.unlink() for path in folder.glob("token*")],
         "'broken' comes without a tokenizer",
+    ),
+    "a tokenizer's settings alone": (
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        "'broken' comes without a tokenizer; save the one it was trained with beside it",
+    ),
+    "tokenizer is no JSON": (
+        lambda folder: (folder / "tokenizer.json").write_text("{bad"),
+        "the tokenizer.json of 'broken' is damaged or was cut off (no JSON: Expecting property name",
+    ),
+    "tokenizer cut off": (
+        lambda folder: os.truncate(folder / "tokenizer.json", 100),
+        "the tokenizer.json of 'broken' is damaged or was cut off (no JSON: Expecting value",
+    ),
+    "tokenizer is binary": (
+        lambda folder: (folder / "tokenizer.json").write_bytes(b"\xff\xfe\0"),
+        "the tokenizer.json of 'broken' is damaged or was cut off (no JSON: 'utf-8' codec",
+    ),
+    "tokenizer's settings are no JSON": (
+        lambda folder: (folder / "tokenizer_config.json").write_text("{bad"),
+        "the tokenizer_config.json of 'broken' is damaged or was cut off",
+    ),
+    "tokenizer is another JSON": (
+        lambda folder: (folder / "tokenizer.json").write_text("{}"),
+        "the tokenizer of 'broken' cannot be loaded (KeyError: 'added_tokens'); save the one",
     ),
     "unknown architecture": (
         lambda folder: edited_config(folder, model_type="foo"),
@@ -136,8 +161,37 @@ def test_a_file_or_several_gguf_files_are_no_model(command, text_file, tmp_path)
         (tmp_path / name).write_bytes(b"")
     finished = command("scan", tmp_path, "--data", text_file)
     assert_one_sentence(finished, INPUT, "several GGUF files (a.gguf, b.gguf); name one")
+
+
+def tiny_gguf(path: Path) -> bytes:
+    """The start of a model: some facts of it and one tensor."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_string("general.name", "x" * 200)
+    writer.add_tensor("token_embd.weight", np.ones((64, 64), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("part", [0.05, 0.5, 0.99])
+def test_a_gguf_file_that_was_cut_off(command, text_file, tmp_path, part):
+    whole = tiny_gguf(tmp_path / "a.gguf")
+    (tmp_path / "a.gguf").write_bytes(whole[: int(part * len(whole))])
     finished = command("scan", "a.gguf", "--data", text_file)
-    assert_one_sentence(finished, INPUT, "'a' cannot be loaded")
+    assert_one_sentence(
+        finished, INPUT, "the GGUF file 'a.gguf' is damaged or was cut off", "download it again"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4" * 99])
+def test_a_file_that_is_only_called_gguf(command, text_file, tmp_path, content):
+    (tmp_path / "a.gguf").write_bytes(content)
+    finished = command("scan", "a.gguf", "--data", text_file)
+    assert_one_sentence(finished, INPUT, "'a.gguf' is no GGUF file: its first bytes are")
 
 
 # --- texts ----------------------------------------------------------------------------------------
@@ -336,7 +390,10 @@ def test_a_model_that_gives_nan(command, text_file, tmp_path):
         model.encoder.layer[1].output.dense.weight.fill_(torch.nan)
     save_tiny(model, tmp_path / "model")
     scan = ("scan", "model", "--data", text_file, "--out", "run")
-    sentence = "model in float32 gave hidden states that are NaN or infinite; try --dtype float32"
+    sentence = (
+        "model in float32 gave hidden states that are NaN or infinite, as are 1 of its weights "
+        "(such as 'encoder.layer.1.output.dense.weight'): the checkpoint is damaged"
+    )
     assert_one_sentence(command(*scan), FAILURE, sentence)
     finished = command(*scan, "--non-finite", "drop")
     assert_one_sentence(finished, FAILURE, "only 0 of 24 texts have finite states at every layer")

@@ -17,7 +17,7 @@ import torch
 
 from layerscope.data import Texts
 from layerscope.dynamics import measure_dynamics
-from layerscope.errors import RunError
+from layerscope.errors import NonFiniteError, RunError
 from layerscope.extraction import batches, extract
 from layerscope.measuring import (
     Cell,
@@ -27,7 +27,7 @@ from layerscope.measuring import (
     refuse_nothing_measured,
     run_frames,
 )
-from layerscope.models import Backbone
+from layerscope.models import Backbone, non_finite_states
 from layerscope.preparation import (
     Prepared,
     Progress,
@@ -97,13 +97,9 @@ def _results(
     try:
         for result in extract(backbone, planned, sites, reduction):
             yield result.items, result.by_site
-    except RunError as error:
-        if "NaN or infinite" not in str(error):
-            raise
-        raise RunError(
-            f"{backbone.info.name} in {backbone.info.dtype} gave hidden states that are NaN or "
-            "infinite; try --dtype float32, or --non-finite drop to leave such texts out."
-        ) from error
+    except NonFiniteError as error:
+        drop = ", or --non-finite drop to leave such texts out"
+        raise non_finite_states(backbone, more=drop) from error
 
 
 # --- the measures ------------------------------------------------------------------------------

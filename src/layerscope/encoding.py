@@ -14,9 +14,9 @@ from torch import Tensor
 
 from layerscope import data
 from layerscope.bank import VectorBank, description, hash_of, key
-from layerscope.errors import InputError, RunError
+from layerscope.errors import InputError
 from layerscope.extraction import batches, extract, sites_of
-from layerscope.models import Backbone, ModelInfo
+from layerscope.models import Backbone, non_finite_states
 from layerscope.pooling import pool
 from layerscope.preparation import Progress, silent
 from layerscope.settings import FirstToken, Pooling, choice
@@ -260,13 +260,10 @@ class BankEncoder:
         return (self.pooling,)
 
 
-def refuse_non_finite(vectors: Tensor, site: Site, info: ModelInfo) -> None:
-    """Raise a RunError if vectors of a site hold NaN or infinity."""
+def refuse_non_finite(vectors: Tensor, site: Site, backbone: Backbone) -> None:
+    """Raise a NonFiniteError if vectors of a site hold NaN or infinity."""
     if not bool(vectors.isfinite().all()):
-        raise RunError(
-            f"{info.name} in {info.dtype} gave hidden states that are NaN or infinite at {site}; try "
-            "--dtype float32."
-        )
+        raise non_finite_states(backbone, f" at {site}")
 
 
 @dataclass(frozen=True)
@@ -279,5 +276,5 @@ class _Pooled:
     def __call__(self, tokens: TokenStates) -> dict[Pooling, Array]:
         found = {pooling: pool(tokens, pooling).float() for pooling in self.poolings}
         for vectors in found.values():
-            refuse_non_finite(vectors, tokens.site, self.backbone.info)
+            refuse_non_finite(vectors, tokens.site, self.backbone)
         return {pooling: vectors.cpu().numpy() for pooling, vectors in found.items()}

@@ -29,6 +29,10 @@ class RunError(LayerscopeError):
     exit_code = 1
 
 
+class NonFiniteError(RunError):
+    """States or vectors hold NaN or infinity."""
+
+
 class UndefinedError(LayerscopeError):
     """A measure has no value on this input; the message is the reason that the record keeps."""
 

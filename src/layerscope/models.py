@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,8 +26,13 @@ from layerscope.architectures import (
     longest_block_list,
     stages_of,
 )
-from layerscope.errors import InputError
+from layerscope.errors import InputError, NonFiniteError
 
+# What transformers' errors about code that comes with a checkpoint name; they have no type of their own.
+NEEDS_TRUST: Final = "trust_remote_code"
+# Files of which a tokenizer needs one, and the ends of the names of others.
+_VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json")
+_VOCABULARY_ENDS: Final = (".model", ".spm", ".tiktoken")
 _VAGUE_NAMES: Final = {"model", "checkpoint", "main", "out", "hf"}
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16", "float64")
 
@@ -196,6 +202,30 @@ def backbone_of(
     )
 
 
+def non_finite_states(backbone: Backbone, where: str = "", more: str = "") -> NonFiniteError:
+    """Return the error for hidden states that are NaN or infinite, with what can be done about it.
+
+    Args:
+        backbone: the model that gave them.
+        where: the place in it, for the message.
+        more: what else to try where the weights are sound.
+    """
+    info = backbone.info
+    said = f"{info.name} in {info.dtype} gave hidden states that are NaN or infinite{where}"
+    damaged = [
+        name
+        for name, weight in backbone.model.named_parameters()
+        if not weight.is_meta and not bool(weight.float().isfinite().all())
+    ]
+    if damaged:
+        return NonFiniteError(
+            f"{said}, as are {len(damaged)} of its weights (such as {damaged[0]!r}): the checkpoint is "
+            "damaged; save or download it again."
+        )
+    wider = "float32" if info.dtype in ("float16", "bfloat16") else "float64"
+    return NonFiniteError(f"{said}; try --dtype {wider}{more}.")
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Run the model without dropout and gradients, then give it back in the mode it came in."""
@@ -226,6 +256,7 @@ def _locate(name: str) -> _Source:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"expected a GGUF file, found none at {name!r}.")
+        _refuse_no_gguf(path)
         return _Source(str(path.parent), path.stem, path.name)
     if path.is_dir():
         return _locate_folder(path)
@@ -238,6 +269,15 @@ def _locate(name: str) -> _Source:
             f"no model folder at {name!r}; check the path, or give a hub id like org/model."
         )
     return _Source(name, name)
+
+
+def _refuse_no_gguf(path: Path) -> None:
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    if start != b"GGUF":
+        raise InputError(
+            f"{path.name!r} is no GGUF file: its first bytes are {start!r}; check the download."
+        )
 
 
 def _locate_folder(path: Path) -> _Source:
@@ -278,6 +318,7 @@ def _load_model(source: _Source, options: ModelOptions, *, head: bool) -> nn.Mod
         "dtype": _checkpoint_dtype(source, options),
         "trust_remote_code": options.trust_remote_code,
         "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # they are refused by the report, below
     }
     if source.gguf_file:
         _require("gguf", "gguf")
@@ -285,7 +326,12 @@ def _load_model(source: _Source, options: ModelOptions, *, head: bool) -> nn.Mod
     if options.device_map:
         arguments["device_map"] = options.device_map
     kind = _class_with_head(source, options) if head else _auto("AutoModel")
-    model, report = _explained(source, lambda: kind.from_pretrained(source.path, **arguments))
+    model, report = _explained(
+        source,
+        lambda: kind.from_pretrained(source.path, **arguments),
+        partial(_unreadable_weights, source),
+    )
+    _refuse_other_shapes(report, source)
     _refuse_fresh_weights(model if head else _core(model), model, report, source)
     _drop_fresh_pooler(model, report)
     placed = options.device_map or (getattr(model, "is_quantized", False) and not source.gguf_file)
@@ -337,23 +383,123 @@ def _load_tokenizer(source: _Source, options: ModelOptions) -> Any:
             trust_remote_code=options.trust_remote_code,
             **arguments,
         ),
+        partial(_unreadable_tokenizer, source, options),
     )
     # Where no vocabulary is found transformers makes an empty tokenizer, which reads every text alike.
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise InputError(
-            f"{source.label!r} comes without a tokenizer; save the one it was trained with beside it."
-        )
+    empty = set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens)
+    if empty or (tokenizer.vocab_files_names and _lacks_a_vocabulary(source)):
+        raise _no_tokenizer(source)
     return tokenizer
 
 
-def _explained(source: _Source, load_it: Callable[[], Any]) -> Any:
-    """Call a transformers loader; turn what it raises into one sentence of ours."""
+def _no_tokenizer(source: _Source) -> InputError:
+    return InputError(
+        f"{source.label!r} comes without a tokenizer; save the one it was trained with beside it."
+    )
+
+
+def _lacks_a_vocabulary(source: _Source) -> bool:
+    """Whether a local folder holds no file that a tokenizer could be made of."""
+    folder = Path(source.path)
+    return (
+        source.gguf_file is None
+        and folder.is_dir()
+        and not any(
+            file.name in _VOCABULARIES or file.suffix in _VOCABULARY_ENDS
+            for file in folder.iterdir()
+        )
+    )
+
+
+def _unreadable_tokenizer(source: _Source, options: ModelOptions, error: Exception) -> InputError:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if reason := _json_trouble(_file_of(source, options, name)):
+            return InputError(
+                f"the {name} of {source.label!r} is damaged or was cut off (no JSON: {reason}); copy or "
+                "download it again."
+            )
+    if _lacks_a_vocabulary(source):
+        return _no_tokenizer(source)
+    return InputError(
+        f"the tokenizer of {source.label!r} cannot be loaded ({type(error).__name__}: "
+        f"{_in_one_line(error)}); save the one it was trained with beside it."
+    )
+
+
+def _file_of(source: _Source, options: ModelOptions, name: str) -> Path | None:
+    """Return a model's file on this machine, None if it is not there."""
+    if Path(source.path).is_dir():
+        return Path(source.path, name)
+    from transformers.utils.hub import cached_file
+
+    try:
+        found = cached_file(source.path, name, revision=options.revision, local_files_only=True)
+    except OSError:
+        return None
+    return Path(found) if found else None
+
+
+def _json_trouble(path: Path | None) -> str:
+    """Return why a file is no JSON, "" if it is, or is not there."""
+    try:
+        if path is not None and path.is_file():
+            json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _unreadable_weights(source: _Source, error: Exception) -> InputError | None:
+    from safetensors import SafetensorError
+
+    if source.gguf_file:
+        return _unreadable_gguf(Path(source.path, source.gguf_file), error)
+    if isinstance(error, SafetensorError):
+        return InputError(
+            f"the weights of {source.label!r} are damaged or were cut off ({_in_one_line(error)}); copy "
+            "or download them again."
+        )
+    return None
+
+
+def _unreadable_gguf(path: Path, error: Exception) -> InputError | None:
+    """Return what is wrong with a file itself, None if it reads well and the fault is another."""
+    from gguf import GGUFReader
+
+    try:
+        GGUFReader(path)
+    except Exception:  # it raises whatever its arrays and unpackers raise
+        return InputError(
+            f"the GGUF file {path.name!r} is damaged or was cut off after {path.stat().st_size} bytes "
+            f"({_in_one_line(error)}); copy or download it again."
+        )
+    return None
+
+
+def _in_one_line(error: Exception, length: int = 200) -> str:
+    """Return what an error says, on one line and not too long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return (text if len(text) <= length else f"{text[:length]}...").rstrip(".:")
+
+
+def _explained(
+    source: _Source,
+    load_it: Callable[[], Any],
+    diagnose: Callable[[Exception], InputError | None] = lambda _error: None,
+) -> Any:
+    """Call a transformers loader; turn what it raises into one sentence of ours.
+
+    Args:
+        source: what is loaded.
+        load_it: the loader.
+        diagnose: looks at the files for the cause, where no general one is known.
+    """
     try:
         return load_it()
     except Exception as error:  # a broken checkpoint raises whatever its reader raises
         text = str(error)
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-        if "trust_remote_code" in text:
+        if NEEDS_TRUST in text:
             raise InputError(
                 f"{source.label!r} comes with code of its own, which layerscope does not run unasked; "
                 "pass --trust-remote-code if you trust it."
@@ -363,9 +509,18 @@ def _explained(source: _Source, load_it: Callable[[], Any]) -> Any:
                 f"no model {source.label!r}: it is neither a local folder nor a model that the hub "
                 f"gives (offline, misspelled, private or gone): {first}"
             ) from error
-        if "ignore_mismatched_sizes" in text:
-            first = "its weights have other shapes than its config.json says"
+        if found := diagnose(error):
+            raise found from error
         raise InputError(f"{source.label!r} cannot be loaded: {first.rstrip('.')}.") from error
+
+
+def _refuse_other_shapes(report: dict[str, Any], source: _Source) -> None:
+    """Refuse weights that do not fit the config, which transformers would leave at a random start."""
+    if other := sorted(str(key[0]) for key in report.get("mismatched_keys", ())):
+        raise InputError(
+            f"{source.label!r} cannot be loaded: {len(other)} of its weights have other shapes than its "
+            f"config.json says (such as {other[0]!r})."
+        )
 
 
 def _refuse_fresh_weights(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerscope.errors import RunError
+from layerscope.errors import NonFiniteError
 from layerscope.metrics.catalogue import Measure
 from layerscope.metrics.inputs import Convention, TokenInputs
 from layerscope.metrics.similarity import token_cosines
@@ -75,7 +75,7 @@ class Reduction:
             if self.columns:
                 rows[PROMPT] = torch.stack([self._numbers(inputs, c) for c in self.columns], dim=1)
         elif not bool(rows[POOLED].isfinite().all()):
-            raise RunError("the states hold NaN or infinite numbers")
+            raise NonFiniteError("the states hold NaN or infinite numbers")
         return {kind: value.cpu().numpy() for kind, value in rows.items()}
 
     def _numbers(self, inputs: TokenInputs, column: Column) -> Tensor:

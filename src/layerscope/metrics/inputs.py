@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from layerscope.errors import InputError, RunError, UndefinedError
+from layerscope.errors import InputError, NonFiniteError, UndefinedError
 from layerscope.metrics.spectrum import Spectrum, eigenvalues, normalized_spectrum, spectrum
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ def _require_finite(states: Tensor, what: str) -> None:
     # One sum finds any NaN or infinity in a fraction of the time of a test of every entry.
     if not bool(torch.isfinite(states.sum(dtype=torch.float64))):
         bad = int((~torch.isfinite(states)).sum())
-        raise RunError(
+        raise NonFiniteError(
             f"{what} hold {bad} NaN or infinite of {states.numel()} numbers; "
             "run the model in float32, or leave out the texts that cause them"
         )
@@ -76,7 +76,7 @@ class TokenInputs:
 
     Raises:
         InputError: the shapes do not fit.
-        RunError: a token that counts holds NaN or infinity.
+        NonFiniteError: a token that counts holds NaN or infinity.
     """
 
     states: Tensor

@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from layerscope.errors import InputError, RunError, UndefinedError
+from layerscope.errors import InputError, NonFiniteError, UndefinedError
 from layerscope.metrics.inputs import centered
 
 BUDGET = 512 * 2**20
@@ -51,7 +51,7 @@ class Pairs:
 
     Raises:
         InputError: the vectors are not a floating-point matrix.
-        RunError: they hold NaN or infinity.
+        NonFiniteError: they hold NaN or infinity.
     """
 
     vectors: Tensor
@@ -66,7 +66,7 @@ class Pairs:
                 f"got {vectors.dtype} {tuple(vectors.shape)}"
             )
         if not bool(torch.isfinite(vectors).all()):
-            raise RunError("pooled vectors hold NaN or infinite numbers")
+            raise NonFiniteError("pooled vectors hold NaN or infinite numbers")
         object.__setattr__(self, "vectors", vectors.detach().double())
 
     @property
