@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import importlib.util
 import json
 import os
 import shutil
@@ -17,8 +18,10 @@ import pytest
 import torch
 
 from commands import Finished, run
-from layerscope import api, files, store
+from fake_runs import fake_run
+from layerscope import api, correlation, files, models, store
 from layerscope.runfolder import RunFolder
+from layerscope.table import Run, save_run
 from tiny import save_tiny, tiny_model
 
 INPUT, FAILURE, INTERRUPT = 2, 1, 130
@@ -432,3 +435,209 @@ def test_a_reader_that_has_seen_enough():
     real = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
     assert real.stdout == "[\n0\n"
     assert real.stderr == ""
+
+
+# --- before a model is loaded ---------------------------------------------------------------------
+
+DATA = [
+    (("--data", "none.txt"), "there is no file 'none.txt'"),
+    (("--data", "full"), "expected a file, 'full' is a folder"),
+    (("--data", "empty.txt"), "it is empty; give it at least one text"),
+    (("--data", "t.csv", "--column", "bdy"), "unknown column of 't.csv': 'bdy'; did you mean"),
+    (("--data", "t.csv", "--split", "train"), "t.csv has no splits; leave out split='train'"),
+    (("--limit", "-3"), "expected a limit of at least 1 text, got -3; all are taken without"),
+]
+TWO_TEXTS = [(("--data", "one.txt"), "expected at least 2 distinct texts")]
+OUT = [
+    (("--out", "file"), "'file' is a file"),
+    (("--out", "file/run"), "'file' is a file"),
+    (("--out", "locked/new/run"), "cannot write to 'locked/new/run'"),
+]
+TAKEN = [(("--out", "full"), "'full' holds other files; choose a new or empty --out folder")]
+MODEL = [
+    (("--device", "nowhere"), "the device 'nowhere' cannot be used here"),
+    (("--device", "cuda:77"), "the device 'cuda:77' cannot be used here"),
+    (("--dtype", "int8"), "expected a dtype among auto"),
+]
+TOKENS = [
+    (("--pooling", "men"), "unknown pooling 'men'"),
+    (("--first-token", "kep"), "unknown first token 'kep'"),
+    (("--max-length", "0"), "expected max_length of at least 1"),
+]
+TASKS = [
+    (
+        ("--task-data", "none", "--table", "labels.csv"),
+        "expected a folder with a folder for each task, found none",
+    ),
+    (("--table", "none.csv"), "there is no table 'none.csv'"),
+    (("--table", "t.csv"), "the columns of 't.csv' are those of no task"),
+]
+RUN = [
+    (("--run", "none"), "expected a finished run in 'none', there is no such folder"),
+    (("--run", "begun"), "expected a finished run in 'begun', this one was interrupted"),
+    (("--run", "empty"), "found no run.json there"),
+    (("--run", "t.csv"), "expected a long table with metric, layer and value"),
+]
+EARLY = {
+    ("scan",): [
+        *DATA, *TWO_TEXTS, *OUT, *TAKEN, *MODEL, *TOKENS,
+        (("--metrics", "curvatur"), "unknown measure 'curvatur'; did you mean 'curvature'"),
+        (("--metrics", "lidar", "--views", "0"), "views are needed for lidar"),
+        (("--stages", "atn"), "unknown stage 'atn'; did you mean 'attn'"),
+        (("--convention", "papr"), "unknown convention 'papr'"),
+        (("--layers", "one"), "expected layers like 0,4-6"),
+        (("--png", "none/plot.png"), "expected a folder for the plot 'none/plot.png'"),
+        (("--png", "locked/plot.png"), "cannot write to 'locked/plot.png'"),
+        (("--out", "run"), "'run' already holds a finished run"),
+    ],
+    ("evaluate", "--table", "labels.csv"): [
+        *OUT, *TAKEN, *MODEL, *TOKENS, *TASKS,
+        (("--tasks", "STSBenchmrk"), "unknown task 'STSBenchmrk'; did you mean 'STSBenchmark"),
+        (("--probe", "linea"), "unknown probe 'linea'; did you mean 'linear'"),
+        (("--bank-poolings", "men"), "unknown pooling 'men'"),
+        (("--bank", "file"), "expected a bank of vectors or an empty folder, 'file' holds other"),
+        (("--bank", "locked/bank"), "cannot write to 'locked/bank'"),
+        (("--bank", "full"), "expected a bank of vectors or an empty folder, 'full' holds other"),
+    ],
+    ("evaluate",): [((), "expected at least one task or table to score, got none")],
+    ("prune",): [
+        *DATA, *TWO_TEXTS, *OUT, *TAKEN, *MODEL, *TOKENS, *TASKS, *RUN,
+        (("--rule", "frennet"), "unknown rule 'frennet'; did you mean 'frenet'"),
+        (("--rule", "nrs", "--run", "run"), "the rule 'nrs' reads nrs_k10, which the run lacks; scan"),
+        (("--budget", "lots"), "lots"),
+        (("--scheme", "gready"), "unknown scheme 'gready'"),
+        (("--protect", "1"), "expected --protect as two numbers"),
+        (("--format", "gguf"), "unknown format 'gguf'"),
+        (("--evaluate", "STSBenchmrk"), "unknown task 'STSBenchmrk'"),
+        (("--perplexity", "none.txt"), "there is no file 'none.txt'"),
+        (("--draws", "0"), "expected at least 1 random subset to draw"),
+    ],
+    ("cut", "--out", "new"): [
+        *DATA, *TWO_TEXTS, *OUT, *TAKEN, *MODEL, *TOKENS, *RUN,
+        (("--rule", "least dim"), "unknown rule 'least dim'; did you mean 'least dime'"),
+        (("--rule", "most retrieval", "--run", "run"), "needs retrieval"),
+        (("--layer", "0"), "layer 0 is the embeddings"),
+        (("--layer", "-2"), "expected a layer from 1"),
+        (("--layer", "last"), "expected a layer's number or auto"),
+        (("--format", "gguf"), "unknown format 'gguf'"),
+        (("--kind", "cutt"), "unknown kind 'cutt'"),
+        (("--final-norm", "kep"), "unknown final norm 'kep'"),
+    ],
+    ("rank",): [
+        *DATA, *TWO_TEXTS, *OUT, *MODEL, *TOKENS,
+        (("--by", "d_1L"), "unknown predictor 'd_1L'"),
+        (("--scores", "none.csv"), "none.csv"),
+        (("none/here/model",), "no model folder at 'none/here/model'"),
+        (("begun",), "in 'begun', this one was interrupted before it was finished"),
+        (("--out", "run"), "holds a scan; choose another --out folder"),
+    ],
+    ("doctor",): [
+        *DATA, *MODEL,
+        (("--skip", "relod"), "unknown check 'relod'; did you mean 'reload'"),
+    ],
+}  # fmt: skip
+# Commands with a dry run, and options of which that makes no use.
+DRY = {
+    "scan": {"--out", "--png"},
+    "evaluate": {"--out"},
+    "cut": set(),
+    "rank": {"--by", "--scores"},
+}
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """A loader that fails, so that what is checked is checked before it."""
+
+    def loaded(*_args, **_kwargs):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(models, "_load_model", loaded)
+
+
+@pytest.fixture
+def surroundings(tmp_path, monkeypatch):
+    """Files and folders of every bad kind, one of which may not be written to."""
+    (tmp_path / "t.csv").write_text("body,n\nriver stone,1\nlight,2\nengine,3\n")
+    (tmp_path / "labels.csv").write_text("text,label\n" + "river,1\nstone,2\n" * 4)
+    (tmp_path / "one.txt").write_text("river stone light\n")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "file").write_text("mine")
+    for folder in ("full", "empty", "locked", "begun/parts"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "full" / "notes").write_text("mine")
+    (tmp_path / "begun" / "parts" / "plan.json").write_text("{}")
+    save_run(Run(*fake_run()), tmp_path / "run")
+    real = os.access
+    monkeypatch.setattr(  # we may be root, who may write anywhere
+        os, "access", lambda path, *args: Path(path).name != "locked" and real(path, *args)
+    )
+
+
+@pytest.mark.parametrize(
+    ("start", "options", "message"),
+    [(start, *case) for start, cases in EARLY.items() for case in cases],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_is_cheap_to_check_is_checked_before_a_model_is_loaded(
+    command, tiny_folder, tmp_path, no_model, surroundings, start, options, message
+):
+    before = sorted(tmp_path.rglob("*"))
+    name, *more = start
+    arguments = (name, tiny_folder("llama"), *more, *options)
+    assert_one_sentence(command(*arguments), INPUT, message)
+    if name in DRY and not DRY[name] & set(options):
+        assert_one_sentence(command(*arguments, "--dry-run"), INPUT, message)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+EXTRAS = {
+    ("scan", "--png", "plot.png"): ("matplotlib", "layerscope[plots]"),
+    ("evaluate", "--tasks", "STS17"): ("mteb", "layerscope[evaluate]"),
+    ("prune", "--evaluate", "STS17"): ("mteb", "layerscope[evaluate]"),
+    ("prune", "--out", "new", "--format", "sentence-transformers"): (
+        "sentence_transformers", "layerscope[sentence-transformers]"
+    ),
+    ("cut", "--out", "new"): ("sentence_transformers", "layerscope[sentence-transformers]"),
+    ("cut", "--out", "new", "--format", "onnx"): ("onnxscript", "layerscope[onnx]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("start", EXTRAS, ids=" ".join)
+def test_an_extra_that_is_not_installed_is_missed_before_a_model_is_loaded(
+    command, tiny_folder, text_file, tmp_path, no_model, monkeypatch, start
+):
+    module, extra = EXTRAS[start]
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *args: None if name == module else real(name)
+    )
+    name, *options = start
+    data = () if name == "evaluate" else ("--data", text_file)
+    arguments = (name, tiny_folder("llama"), *options, *data)
+    assert_one_sentence(command(*arguments), INPUT, extra)
+    if name == "cut":
+        assert_one_sentence(command(*arguments, "--dry-run"), INPUT, extra)
+    assert_nothing_written(tmp_path)
+
+
+def test_a_gguf_file_without_its_extra_is_refused_at_once(
+    command, text_file, tmp_path, monkeypatch
+):
+    (tmp_path / "a.gguf").write_bytes(b"GGUF" * 9)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *args: None if name == "gguf" else real(name)
+    )
+    finished = command("scan", "a.gguf", "--data", text_file)
+    assert_one_sentence(finished, INPUT, "this needs an extra; install it with", "layerscope[gguf]")
+
+
+def test_the_coefficient_of_a_plot_is_checked_before_the_draws(command, tmp_path, monkeypatch):
+    def drawn(*_args, **_kwargs):
+        raise AssertionError("the draws were made")
+
+    save_run(Run(*fake_run()), tmp_path / "run")
+    monkeypatch.setattr(correlation, "correlate", drawn)
+    finished = command("correlate", "run", "--statistic", "r")
+    assert_one_sentence(finished, INPUT, "unknown coefficient 'r'")

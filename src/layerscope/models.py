@@ -128,6 +128,7 @@ def load(name: str | Path, options: ModelOptions | None = None, *, head: bool = 
     """
     options = options or ModelOptions()
     source = _locate(str(name))
+    _refuse_device(options)
     model = _load_model(source, options, head=head)
     sees = getattr(model, "main_input_name", "input_ids") == "pixel_values"
     tokenizer = None if sees else _load_tokenizer(source, options)
@@ -548,13 +549,27 @@ def _drop_fresh_pooler(model: nn.Module, report: dict[str, Any]) -> None:
         core.pooler = None
 
 
+def _refuse_device(options: ModelOptions) -> None:
+    """Refuse, before the weights are read, a device that is not there."""
+    if options.device != "auto" and not options.device_map:
+        with _on(options.device):
+            torch.empty(0, device=options.device)
+
+
 def _move(model: nn.Module, device: str) -> nn.Module:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
+    with _on(device):
         return model.to(device)
+
+
+@contextmanager
+def _on(device: str) -> Iterator[None]:
+    """Turn what torch raises about a device into one sentence."""
+    try:
+        yield
     except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
+        first = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"the device {device!r} cannot be used here: {first}.") from error
 
 
@@ -562,7 +577,9 @@ def _require(module: str, extra: str) -> None:
     import importlib.util
 
     if importlib.util.find_spec(module) is None:
-        raise InputError(f"this needs an extra; install it with: pip install 'layerscope[{extra}]'")
+        raise InputError(
+            f"this needs an extra; install it with: pip install 'layerscope[{extra}]'."
+        )
 
 
 def _core(model: nn.Module) -> nn.Module:

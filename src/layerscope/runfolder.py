@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from layerscope.errors import InputError
-from layerscope.files import explained_write_error, write_atomically, write_json
-from layerscope.table import RECORD_FILE, Run, save_run
+from layerscope.files import explained_write_error, refuse_unwritable, write_atomically, write_json
+from layerscope.table import PARTS, PLAN_FILE, RECORD_FILE, Run, save_run
 
-PARTS = "parts"
-PLAN_FILE = "plan.json"
 PAGE_FILE = "page.html"
 
 
@@ -53,6 +51,7 @@ class RunFolder:
             raise InputError(
                 f"{str(self.path)!r} holds other files; choose a new or empty --out folder."
             )
+        refuse_unwritable(self.path)
 
     def _holds_unfinished_work(self) -> bool:
         """Whether `parts` is ours; the plan is the first file in it, even when half written."""

@@ -23,6 +23,7 @@ from layerscope.api.common import (
     settings_of,
     unwatched,
 )
+from layerscope.bank import refuse_no_bank
 from layerscope.encoding import BankEncoder, open_bank
 from layerscope.errors import RunError
 from layerscope.evaluation import (
@@ -44,6 +45,7 @@ from layerscope.evaluation.results import (
     refuse_other_run,
 )
 from layerscope.extraction import sites_of
+from layerscope.files import refuse_unwritable
 from layerscope.gains import task_name
 from layerscope.models import Backbone, ModelOptions
 from layerscope.preparation import Progress
@@ -110,6 +112,8 @@ def evaluate(
     refuse_nothing_to_probe(plans, chosen)
     place = RunFolder(Path(out), overwrite) if out is not None else None
     base = _claimed(place)
+    if bank is not None:
+        refuse_no_bank(Path(bank).expanduser())
     with ExitStack() as stack:
         progress = stack.enter_context((watch or unwatched)())
         started = time.perf_counter()
@@ -151,9 +155,11 @@ def estimate_evaluation(
     require_extra()
     with quiet():
         plans = resolve(_names(tasks), task_data=_path(task_data), tables=tables)
+    folder = _path(bank) or (Path(out) / BANK if out is not None else None)
+    if bank is not None and folder is not None:
+        refuse_no_bank(folder)
     with (watch or unwatched)():
         backbone = backbone_for(model, tokenizer, model_options)
-        folder = _path(bank) or (Path(out) / BANK if out is not None else None)
         return estimate_tasks(backbone, plans, chosen, folder)
 
 
@@ -228,6 +234,7 @@ def _claimed(place: RunFolder | None) -> Run | None:
     if place is None:
         return None
     if (place.path / RECORD_FILE).is_file():
+        refuse_unwritable(place.path)
         return load_run(place.path)
     place.claim()
     return None

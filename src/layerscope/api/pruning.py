@@ -29,7 +29,7 @@ from layerscope.encoding import first_token_for
 from layerscope.errors import InputError, unknown_name
 from layerscope.evaluation import EvaluationSettings
 from layerscope.models import Backbone, ModelOptions
-from layerscope.preparation import Progress
+from layerscope.preparation import Progress, refuse_impossible
 from layerscope.pruning import Budget, Measured, Outcome, Removal, Rule, Saving
 from layerscope.pruning.asking import Asked, fitting, listed_budgets, named_rule, tasks_of
 from layerscope.pruning.recording import evidence_of, notes_of, record_of
@@ -180,6 +180,10 @@ def prune(
     _check_saving(place, format, (model, run), overwrite=overwrite)
     given = None if run is None else run_of(run)
     texts = texts_of(data, column, split, limit, seed)
+    if given is not None:
+        pruning.refuse_lacking(asked.rule, given)
+    elif asked.rule.reads:
+        refuse_impossible(asked.scan, texts)
     with (watch or unwatched)() as progress:
         backbone, said = _loaded(model, tokenizer, model_options, progress, head=head)
         if given is not None:

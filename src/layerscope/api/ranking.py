@@ -18,10 +18,10 @@ from layerscope.api.scanning import estimate_scan, scan
 from layerscope.data import Texts, TextSource
 from layerscope.errors import InputError, unknown_name
 from layerscope.estimates import Estimates
-from layerscope.files import write_atomically, write_json
+from layerscope.files import refuse_unwritable, write_atomically, write_json
 from layerscope.metrics.inputs import Convention
 from layerscope.models import ModelOptions
-from layerscope.preparation import Progress
+from layerscope.preparation import Progress, refuse_impossible
 from layerscope.ranking import (
     DEFAULT,
     Ranking,
@@ -35,7 +35,7 @@ from layerscope.ranking.results import refuse_lacking
 from layerscope.ranking.scores import Scored, of_frame
 from layerscope.runfolder import RunFolder
 from layerscope.settings import ScanSettings
-from layerscope.table import RECORD_FILE, Run, load_run
+from layerscope.table import RECORD_FILE, Run, is_interrupted, load_run
 
 RANKING_FILE: Final = "ranking.json"
 TABLE_FILE: Final = "ranking.csv"
@@ -141,6 +141,7 @@ def estimate_ranking(
     """Return what the scan of each model would take, None for one that is scanned already."""
     chosen = _scan_settings(settings)
     place = None if out is None else Path(out)
+    _refuse_finished(place, overwrite)
     texts, planned = _plan(
         models, data, chosen, model_options, place, column, split, limit, overwrite=overwrite
     )
@@ -196,6 +197,7 @@ def _refuse_finished(place: Path | None, overwrite: bool) -> None:
             f"{str(place)!r} already holds a ranking; pass --overwrite to replace it (scans there that "
             "fit are used again), or choose another --out folder."
         )
+    refuse_unwritable(place)
 
 
 # --- which models are to be scanned ---------------------------------------------------------------
@@ -225,6 +227,8 @@ def _plan(
         return None, [Planned(name, run) for name, run in runs]
     texts = texts_of(data, column, split, limit, settings["seed"])
     check_comparable(runs, texts.fingerprint)
+    if len(runs) < len(given):
+        refuse_impossible(settings_of(ScanSettings, settings), texts)
     names = _folder_names([str(each) for each, run in zip(given, finished, strict=True) if not run])
     planned = []
     for each, run in zip(given, finished, strict=True):
@@ -266,7 +270,8 @@ def _finished(given: Model) -> Run | None:
         return given
     if isinstance(given, Result):
         return given.run
-    return load_run(Path(given).expanduser()) if is_run(given) else None
+    folder = Path(given).expanduser()
+    return load_run(folder) if is_run(folder) or is_interrupted(folder) else None
 
 
 def _word(given: Model) -> str:

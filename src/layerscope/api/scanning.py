@@ -34,7 +34,7 @@ from layerscope.estimates import Estimates, estimate
 from layerscope.metrics import catalogue
 from layerscope.metrics.catalogue import Measure
 from layerscope.models import Backbone, ModelOptions
-from layerscope.preparation import Prepared, Progress, prepare
+from layerscope.preparation import Prepared, Progress, prepare, refuse_impossible
 from layerscope.provenance import versions
 from layerscope.runfolder import RunFolder
 from layerscope.settings import ScanSettings
@@ -174,6 +174,7 @@ def estimate_scan(
     chosen = settings_of(ScanSettings, settings)
     with (watch or unwatched)() as progress:
         texts = texts_of(data, column, split, limit, chosen.seed)
+        refuse_impossible(chosen, texts)
         backbone = backbone_for(model, tokenizer, model_options)
         return estimate(backbone, prepare(backbone, texts, chosen, progress))
 
@@ -188,6 +189,7 @@ def _scan_texts(
     tokenizer: Any,
     model_options: ModelOptions | None,
 ) -> Run:
+    refuse_impossible(settings, texts)
     started = time.perf_counter()
     backbone = loaded(model, tokenizer, model_options, progress)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import re
 import sys
@@ -14,6 +13,7 @@ from layerscope.data.formats import READERS, Reader, read_plain, refuse_options,
 from layerscope.data.objects import choose_split, read_dataset
 from layerscope.data.texts import DEFAULT_LIMIT, Column, Texts, keep
 from layerscope.errors import InputError
+from layerscope.files import close_names
 
 SAMPLE: Final = "sample"
 STANDARD_INPUT: Final = "-"
@@ -90,7 +90,7 @@ def _reader_of(path: Path) -> Reader:
             f"({_expected_suffixes()})."
         )
     if not path.exists():
-        raise InputError(f"there is no file {str(path)!r}; {_close_files(path)}")
+        raise InputError(f"there is no file {str(path)!r}; {close_names(path)}")
     if path.suffix.lower() not in READERS:
         raise InputError(
             f"expected a file that ends in {_expected_suffixes()}, {path.name!r} came; "
@@ -101,16 +101,6 @@ def _reader_of(path: Path) -> Reader:
 
 def _expected_suffixes() -> str:
     return ", ".join(READERS)
-
-
-def _close_files(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"there is no folder {str(path.parent)!r} either; check the path."
-    names = sorted(entry.name for entry in path.parent.iterdir())
-    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(repr(match) for match in close)}?"
-    return f"nothing in {str(path.parent.resolve())!r} has a similar name; check the path."
 
 
 def _exists(path: Path) -> bool:
