@@ -592,7 +592,9 @@ def test_what_is_cheap_to_check_is_checked_before_a_model_is_loaded(
 
 
 EXTRAS = {
-    ("scan", "--png", "plot.png"): ("matplotlib", "layerscope[plots]"),
+    ("scan", "--png", "plot.png"): (
+        "matplotlib", "plots to files need an extra; install it with: pip install 'layerscope[plots]'"
+    ),
     ("evaluate", "--tasks", "STS17"): ("mteb", "layerscope[evaluate]"),
     ("prune", "--evaluate", "STS17"): ("mteb", "layerscope[evaluate]"),
     ("prune", "--out", "new", "--format", "sentence-transformers"): (

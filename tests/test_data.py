@@ -501,7 +501,11 @@ def test_a_limit_says_how_to_take_all(limit):
             '{"a": "x"}\n{"a": \n',
             r"expected one JSON object a line, line 2 of 'a\.jsonl'",
         ),
-        ("a.json", '[{"a": "x"}]', r"line 1 of 'a\.json' is .*jq -c"),
+        (
+            "a.json",
+            '[{"a": "x"}]',
+            r"line 1 of 'a\.json' is .*; write one object a line, as jq -c does",
+        ),
         ("a.jsonl", '{"a": "x"}\n{"a": 3}', r"a string in column 'a', line 2 of .* holds int"),
         ("a.jsonl", '{"a": "\\ud800"}', r"text 1 holds a lone surrogate at character 0"),
         ("a.jsonl", '{"a": "x", "b": "y"}', r"expected one column of strings, .* has 2 \(a, b\)"),

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from layerscope.errors import RunError
 from layerscope.extraction import extract, sites_of
 from layerscope.models import Backbone, backbone_of
 from layerscope.states import Site, TokenStates
@@ -304,3 +305,11 @@ def test_stages_come_in_the_order_of_the_computation():
     backbone = backbone_of(tiny_model("llama"), None)
     sites = sites_of(backbone, layers=[1], stages=["block", "mlp", "attn"])
     assert [site.stage for site in sites] == ["attn", "mlp", "block"]
+
+
+def test_states_of_other_shapes_than_their_masks_are_refused():
+    states, mask = torch.zeros(2, 3, 4), torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(
+        RunError, match=r"masks \(text, token\) at block\.1, got \(2, 3, 4\), \(1, 3\)"
+    ):
+        TokenStates(Site(1), states, mask[:1], mask)
