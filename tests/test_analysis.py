@@ -648,7 +648,7 @@ def test_texts_with_non_finite_states_are_dropped_on_request(value, bad):
 
 def test_non_finite_states_stop_a_scan_with_one_sentence():
     with pytest.raises(
-        RunError, match="NaN or infinite; try --dtype float32, or --non-finite drop"
+        RunError, match="NaN or infinite; try --dtype float64, or --non-finite drop"
     ):
         scan(spoiled("bert", {7}), GIVEN)
     with pytest.raises(RunError, match="only 1 of 5 texts have finite states"):

@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 import transformers as hf
 
 import layerscope
 from layerscope import api
+from layerscope.data import as_texts
 from layerscope.errors import InputError
 from tiny import CONFIGS, GQA, condition, texts, tiny_model, tiny_tokenizer
 
@@ -99,6 +101,37 @@ def test_lists_single_names_and_single_layers_are_taken():
 def test_mistakes_in_python_are_the_same_sentences(arguments, options, message):
     with pytest.raises(InputError, match=message):
         layerscope.scan(tiny_model("bert"), *arguments, tokenizer=tiny_tokenizer(), **options)
+
+
+def test_every_public_function_reads_a_frame_as_it_reads_a_file(tiny_folder, tmp_path):
+    """By its column, never by the names of its columns; and a bad column before the model."""
+    bert, llama = tiny_folder("bert"), tiny_folder("llama")
+    writer = transformers.AutoModelForCausalLM.from_config(tiny_model("llama").config)
+    frame = pd.DataFrame({"number": range(12), "body": texts(12), "title": texts(12, seed=1)})
+    frame.to_csv(tmp_path / "texts.csv", index=False)
+    print_of = as_texts(texts(12)).fingerprint
+    quick = {"column": "body", "views": 0, "metrics": ["rankme"]}
+    found = [layerscope.scan(bert, data, **quick) for data in (frame, tmp_path / "texts.csv")]
+    pd.testing.assert_frame_equal(
+        found[0].table().drop(columns="data"), found[1].table().drop(columns="data")
+    )
+    assert found[0].record["data"]["fingerprint"] == print_of
+    assert api.estimate_scan(bert, frame, **quick).texts == 12
+    pruned = layerscope.prune(
+        writer, "block-influence", 1, data=frame, column="body", draws=1, tokenizer=tiny_tokenizer(),
+        perplexity={"text": texts(3, 5), "number": [1, 2, 3]},
+    )  # fmt: skip
+    assert pruned.record["data"]["fingerprint"] == print_of
+    ranked = layerscope.rank([bert, llama], frame, column="body", by="rankme", out=tmp_path / "r")
+    assert len(ranked.models) == 2
+    runs = [layerscope.load(path.parent) for path in (tmp_path / "r").rglob("run.json")]
+    assert {run.record["data"]["fingerprint"] for run in runs} == {print_of}
+    healthy = layerscope.doctor(bert, frame, column="title", skip=["reload"])
+    assert healthy.data["texts"] == 12
+    cut = layerscope.cut(
+        bert, 1, out=tmp_path / "cut", data=frame, column="body", format="transformers"
+    )
+    assert cut.layer == 1
 
 
 def test_the_given_model_is_left_as_it_was():

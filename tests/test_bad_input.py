@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import importlib.util
 import json
 import os
 import shutil
@@ -12,12 +13,15 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from commands import Finished, run
-from layerscope import api, files, store
+from fake_runs import fake_run
+from layerscope import api, correlation, files, models, store
 from layerscope.runfolder import RunFolder
+from layerscope.table import Run, save_run
 from tiny import save_tiny, tiny_model
 
 INPUT, FAILURE, INTERRUPT = 2, 1, 130
@@ -83,15 +87,39 @@ BREAK = {
     ),
     "weights are garbage": (
         lambda folder: (folder / "model.safetensors").write_bytes(b"garbage" * 99),
-        "'broken' cannot be loaded: Error while deserializing header",
+        "the weights of 'broken' are damaged or were cut off (Error while deserializing header",
     ),
     "weights cut off": (
         lambda folder: os.truncate(folder / "model.safetensors", 9000),
-        "'broken' cannot be loaded",
+        "the weights of 'broken' are damaged or were cut off (",
     ),
     "no tokenizer": (
         lambda folder: [path.unlink() for path in folder.glob("token*")],
         "'broken' comes without a tokenizer",
+    ),
+    "a tokenizer's settings alone": (
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        "'broken' comes without a tokenizer; save the one it was trained with beside it",
+    ),
+    "tokenizer is no JSON": (
+        lambda folder: (folder / "tokenizer.json").write_text("{bad"),
+        "the tokenizer.json of 'broken' is damaged or was cut off (no JSON: Expecting property name",
+    ),
+    "tokenizer cut off": (
+        lambda folder: os.truncate(folder / "tokenizer.json", 100),
+        "the tokenizer.json of 'broken' is damaged or was cut off (no JSON: Expecting value",
+    ),
+    "tokenizer is binary": (
+        lambda folder: (folder / "tokenizer.json").write_bytes(b"\xff\xfe\0"),
+        "the tokenizer.json of 'broken' is damaged or was cut off (no JSON: 'utf-8' codec",
+    ),
+    "tokenizer's settings are no JSON": (
+        lambda folder: (folder / "tokenizer_config.json").write_text("{bad"),
+        "the tokenizer_config.json of 'broken' is damaged or was cut off",
+    ),
+    "tokenizer is another JSON": (
+        lambda folder: (folder / "tokenizer.json").write_text("{}"),
+        "the tokenizer of 'broken' cannot be loaded (KeyError: 'added_tokens'); save the one",
     ),
     "unknown architecture": (
         lambda folder: edited_config(folder, model_type="foo"),
@@ -136,8 +164,37 @@ def test_a_file_or_several_gguf_files_are_no_model(command, text_file, tmp_path)
         (tmp_path / name).write_bytes(b"")
     finished = command("scan", tmp_path, "--data", text_file)
     assert_one_sentence(finished, INPUT, "several GGUF files (a.gguf, b.gguf); name one")
+
+
+def tiny_gguf(path: Path) -> bytes:
+    """The start of a model: some facts of it and one tensor."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_string("general.name", "x" * 200)
+    writer.add_tensor("token_embd.weight", np.ones((64, 64), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("part", [0.05, 0.5, 0.99])
+def test_a_gguf_file_that_was_cut_off(command, text_file, tmp_path, part):
+    whole = tiny_gguf(tmp_path / "a.gguf")
+    (tmp_path / "a.gguf").write_bytes(whole[: int(part * len(whole))])
     finished = command("scan", "a.gguf", "--data", text_file)
-    assert_one_sentence(finished, INPUT, "'a' cannot be loaded")
+    assert_one_sentence(
+        finished, INPUT, "the GGUF file 'a.gguf' is damaged or was cut off", "download it again"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4" * 99])
+def test_a_file_that_is_only_called_gguf(command, text_file, tmp_path, content):
+    (tmp_path / "a.gguf").write_bytes(content)
+    finished = command("scan", "a.gguf", "--data", text_file)
+    assert_one_sentence(finished, INPUT, "'a.gguf' is no GGUF file: its first bytes are")
 
 
 # --- texts ----------------------------------------------------------------------------------------
@@ -343,7 +400,10 @@ def test_a_model_that_gives_nan(command, text_file, tmp_path):
         model.encoder.layer[1].output.dense.weight.fill_(torch.nan)
     save_tiny(model, tmp_path / "model")
     scan = ("scan", "model", "--data", text_file, "--out", "run")
-    sentence = "model in float32 gave hidden states that are NaN or infinite; try --dtype float32"
+    sentence = (
+        "model in float32 gave hidden states that are NaN or infinite, as are 1 of its weights "
+        "(such as 'encoder.layer.1.output.dense.weight'): the checkpoint is damaged"
+    )
     assert_one_sentence(command(*scan), FAILURE, sentence)
     finished = command(*scan, "--non-finite", "drop")
     assert_one_sentence(finished, FAILURE, "only 0 of 24 texts have finite states at every layer")
@@ -382,3 +442,211 @@ def test_a_reader_that_has_seen_enough():
     real = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
     assert real.stdout == "[\n0\n"
     assert real.stderr == ""
+
+
+# --- before a model is loaded ---------------------------------------------------------------------
+
+DATA = [
+    (("--data", "none.txt"), "there is no file 'none.txt'"),
+    (("--data", "full"), "expected a file, 'full' is a folder"),
+    (("--data", "empty.txt"), "it is empty; give it at least one text"),
+    (("--data", "t.csv", "--column", "bdy"), "unknown column of 't.csv': 'bdy'; did you mean"),
+    (("--data", "t.csv", "--split", "train"), "t.csv has no splits; leave out split='train'"),
+    (("--limit", "-3"), "expected a limit of at least 1 text, got -3; all are taken without"),
+]
+TWO_TEXTS = [(("--data", "one.txt"), "expected at least 2 distinct texts")]
+OUT = [
+    (("--out", "file"), "'file' is a file"),
+    (("--out", "file/run"), "'file' is a file"),
+    (("--out", "locked/new/run"), "cannot write to 'locked/new/run'"),
+]
+TAKEN = [(("--out", "full"), "'full' holds other files; choose a new or empty --out folder")]
+MODEL = [
+    (("--device", "nowhere"), "the device 'nowhere' cannot be used here"),
+    (("--device", "cuda:77"), "the device 'cuda:77' cannot be used here"),
+    (("--dtype", "int8"), "expected a dtype among auto"),
+]
+TOKENS = [
+    (("--pooling", "men"), "unknown pooling 'men'"),
+    (("--first-token", "kep"), "unknown first token 'kep'"),
+    (("--max-length", "0"), "expected max_length of at least 1"),
+]
+TASKS = [
+    (
+        ("--task-data", "none", "--table", "labels.csv"),
+        "expected a folder with a folder for each task, found none",
+    ),
+    (("--table", "none.csv"), "there is no table 'none.csv'"),
+    (("--table", "t.csv"), "the columns of 't.csv' are those of no task"),
+]
+RUN = [
+    (("--run", "none"), "expected a finished run in 'none', there is no such folder"),
+    (("--run", "begun"), "expected a finished run in 'begun', this one was interrupted"),
+    (("--run", "empty"), "found no run.json there"),
+    (("--run", "t.csv"), "expected a long table with metric, layer and value"),
+]
+EARLY = {
+    ("scan",): [
+        *DATA, *TWO_TEXTS, *OUT, *TAKEN, *MODEL, *TOKENS,
+        (("--metrics", "curvatur"), "unknown measure 'curvatur'; did you mean 'curvature'"),
+        (("--metrics", "lidar", "--views", "0"), "views are needed for lidar"),
+        (("--stages", "atn"), "unknown stage 'atn'; did you mean 'attn'"),
+        (("--convention", "papr"), "unknown convention 'papr'"),
+        (("--layers", "one"), "expected layers like 0,4-6"),
+        (("--png", "none/plot.png"), "expected a folder for the plot 'none/plot.png'"),
+        (("--png", "locked/plot.png"), "cannot write to 'locked/plot.png'"),
+        (("--out", "run"), "'run' already holds a finished run"),
+    ],
+    ("evaluate", "--table", "labels.csv"): [
+        *OUT, *TAKEN, *MODEL, *TOKENS, *TASKS,
+        (("--tasks", "STSBenchmrk"), "unknown task 'STSBenchmrk'; did you mean 'STSBenchmark"),
+        (("--probe", "linea"), "unknown probe 'linea'; did you mean 'linear'"),
+        (("--bank-poolings", "men"), "unknown pooling 'men'"),
+        (("--bank", "file"), "expected a bank of vectors or an empty folder, 'file' holds other"),
+        (("--bank", "locked/bank"), "cannot write to 'locked/bank'"),
+        (("--bank", "full"), "expected a bank of vectors or an empty folder, 'full' holds other"),
+    ],
+    ("evaluate",): [((), "expected at least one task or table to score, got none")],
+    ("prune",): [
+        *DATA, *TWO_TEXTS, *OUT, *TAKEN, *MODEL, *TOKENS, *TASKS, *RUN,
+        (("--rule", "frennet"), "unknown rule 'frennet'; did you mean 'frenet'"),
+        (("--rule", "nrs", "--run", "run"), "the rule 'nrs' reads nrs_k10, which the run lacks; scan"),
+        (("--budget", "lots"), "lots"),
+        (("--scheme", "gready"), "unknown scheme 'gready'"),
+        (("--protect", "1"), "expected --protect as two numbers"),
+        (("--format", "gguf"), "unknown format 'gguf'"),
+        (("--evaluate", "STSBenchmrk"), "unknown task 'STSBenchmrk'"),
+        (("--perplexity", "none.txt"), "there is no file 'none.txt'"),
+        (("--draws", "0"), "expected at least 1 random subset to draw"),
+    ],
+    ("cut", "--out", "new"): [
+        *DATA, *TWO_TEXTS, *OUT, *TAKEN, *MODEL, *TOKENS, *RUN,
+        (("--rule", "least dim"), "unknown rule 'least dim'; did you mean 'least dime'"),
+        (("--rule", "most retrieval", "--run", "run"), "needs retrieval"),
+        (("--layer", "0"), "layer 0 is the embeddings"),
+        (("--layer", "-2"), "expected a layer from 1"),
+        (("--layer", "last"), "expected a layer's number or auto"),
+        (("--format", "gguf"), "unknown format 'gguf'"),
+        (("--kind", "cutt"), "unknown kind 'cutt'"),
+        (("--final-norm", "kep"), "unknown final norm 'kep'"),
+    ],
+    ("rank",): [
+        *DATA, *TWO_TEXTS, *OUT, *MODEL, *TOKENS,
+        (("--by", "d_1L"), "unknown predictor 'd_1L'"),
+        (("--scores", "none.csv"), "none.csv"),
+        (("none/here/model",), "no model folder at 'none/here/model'"),
+        (("begun",), "in 'begun', this one was interrupted before it was finished"),
+        (("--out", "run"), "holds a scan; choose another --out folder"),
+    ],
+    ("doctor",): [
+        *DATA, *MODEL,
+        (("--skip", "relod"), "unknown check 'relod'; did you mean 'reload'"),
+    ],
+}  # fmt: skip
+# Commands with a dry run, and options of which that makes no use.
+DRY = {
+    "scan": {"--out", "--png"},
+    "evaluate": {"--out"},
+    "cut": set(),
+    "rank": {"--by", "--scores"},
+}
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """A loader that fails, so that what is checked is checked before it."""
+
+    def loaded(*_args, **_kwargs):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(models, "_load_model", loaded)
+
+
+@pytest.fixture
+def surroundings(tmp_path, monkeypatch):
+    """Files and folders of every bad kind, one of which may not be written to."""
+    (tmp_path / "t.csv").write_text("body,n\nriver stone,1\nlight,2\nengine,3\n")
+    (tmp_path / "labels.csv").write_text("text,label\n" + "river,1\nstone,2\n" * 4)
+    (tmp_path / "one.txt").write_text("river stone light\n")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "file").write_text("mine")
+    for folder in ("full", "empty", "locked", "begun/parts"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "full" / "notes").write_text("mine")
+    (tmp_path / "begun" / "parts" / "plan.json").write_text("{}")
+    save_run(Run(*fake_run()), tmp_path / "run")
+    real = os.access
+    monkeypatch.setattr(  # we may be root, who may write anywhere
+        os, "access", lambda path, *args: Path(path).name != "locked" and real(path, *args)
+    )
+
+
+@pytest.mark.parametrize(
+    ("start", "options", "message"),
+    [(start, *case) for start, cases in EARLY.items() for case in cases],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_is_cheap_to_check_is_checked_before_a_model_is_loaded(
+    command, tiny_folder, tmp_path, no_model, surroundings, start, options, message
+):
+    before = sorted(tmp_path.rglob("*"))
+    name, *more = start
+    arguments = (name, tiny_folder("llama"), *more, *options)
+    assert_one_sentence(command(*arguments), INPUT, message)
+    if name in DRY and not DRY[name] & set(options):
+        assert_one_sentence(command(*arguments, "--dry-run"), INPUT, message)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+EXTRAS = {
+    ("scan", "--png", "plot.png"): (
+        "matplotlib", "plots to files need an extra; install it with: pip install 'layerscope[plots]'"
+    ),
+    ("evaluate", "--tasks", "STS17"): ("mteb", "layerscope[evaluate]"),
+    ("prune", "--evaluate", "STS17"): ("mteb", "layerscope[evaluate]"),
+    ("prune", "--out", "new", "--format", "sentence-transformers"): (
+        "sentence_transformers", "layerscope[sentence-transformers]"
+    ),
+    ("cut", "--out", "new"): ("sentence_transformers", "layerscope[sentence-transformers]"),
+    ("cut", "--out", "new", "--format", "onnx"): ("onnxscript", "layerscope[onnx]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("start", EXTRAS, ids=" ".join)
+def test_an_extra_that_is_not_installed_is_missed_before_a_model_is_loaded(
+    command, tiny_folder, text_file, tmp_path, no_model, monkeypatch, start
+):
+    module, extra = EXTRAS[start]
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *args: None if name == module else real(name)
+    )
+    name, *options = start
+    data = () if name == "evaluate" else ("--data", text_file)
+    arguments = (name, tiny_folder("llama"), *options, *data)
+    assert_one_sentence(command(*arguments), INPUT, extra)
+    if name == "cut":
+        assert_one_sentence(command(*arguments, "--dry-run"), INPUT, extra)
+    assert_nothing_written(tmp_path)
+
+
+def test_a_gguf_file_without_its_extra_is_refused_at_once(
+    command, text_file, tmp_path, monkeypatch
+):
+    (tmp_path / "a.gguf").write_bytes(b"GGUF" * 9)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *args: None if name == "gguf" else real(name)
+    )
+    finished = command("scan", "a.gguf", "--data", text_file)
+    assert_one_sentence(finished, INPUT, "this needs an extra; install it with", "layerscope[gguf]")
+
+
+def test_the_coefficient_of_a_plot_is_checked_before_the_draws(command, tmp_path, monkeypatch):
+    def drawn(*_args, **_kwargs):
+        raise AssertionError("the draws were made")
+
+    save_run(Run(*fake_run()), tmp_path / "run")
+    monkeypatch.setattr(correlation, "correlate", drawn)
+    finished = command("correlate", "run", "--statistic", "r")
+    assert_one_sentence(finished, INPUT, "unknown coefficient 'r'")

@@ -74,6 +74,11 @@ def test_a_shard_may_hold_other_poolings_than_the_others(filled):
         filled.vectors(Site(0), Pooling.MAX, NAMES[:2])
 
 
+def test_a_site_that_was_not_kept_is_told(filled):
+    with pytest.raises(RunError, match=r"bank.* holds no vectors of mean/block\.99"):
+        filled.vectors(Site(99), Pooling.MEAN, NAMES[:1])
+
+
 def test_facts_of_texts(filled):
     found = filled.facts(Pooling.MEAN, [NAMES[2], NAMES[0]])
     assert {name: values.tolist() for name, values in found.items()} == {
@@ -124,7 +129,7 @@ def test_a_bank_of_another_model_is_refused_by_what_differs(filled):
     other = IDENTITY | {"weights_fingerprint": "xyz", "max_length": 512}
     with pytest.raises(
         InputError,
-        match=r"another max length \(96 there, 512 now\), weights fingerprint \(abc there, xyz now\)",
+        match=r"holds vectors of another max length \(96 there, 512 now\), weights fingerprint \(abc t",
     ):
         VectorBank(filled.folder, other)
 
@@ -187,7 +192,9 @@ def test_a_bank_of_another_version_or_a_broken_one_is_refused(filled):
 def test_a_broken_shard_is_named(filled):
     shard = next(filled.folder.glob("shard-*"))
     shard.write_bytes(b"nothing")
-    with pytest.raises(InputError, match=rf"{shard.name}.* cannot be read .* remove it"):
+    with pytest.raises(
+        InputError, match=rf"{shard.name}.* cannot be read .*; remove it, and its texts"
+    ):
         VectorBank(filled.folder, IDENTITY)
 
 
@@ -212,5 +219,5 @@ def test_each_unfinished_encoding_finds_its_own_plan(filled):
 
 
 def test_nothing_is_asked_for(filled):
-    with pytest.raises(RunError, match="at least one text"):
+    with pytest.raises(RunError, match="expected at least one text to read vectors of, got none"):
         filled.vectors(Site(0), Pooling.MEAN, [])

@@ -6,6 +6,7 @@ import copy
 import errno
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -337,12 +338,33 @@ def test_a_rule_that_takes_the_normed_output_gets_it(tmp_path, here):
     assert (found.layer, found.stage) == (4, "final_norm")
 
 
+def test_a_rule_that_names_no_layer_or_the_embeddings_cannot_be_cut_by(tmp_path):
+    scan = layerscope.scan(tiny_model("bert"), TEXTS, tokenizer=tiny_tokenizer(), metrics="rankme")
+    first = scan.run.table["layer"] == 0
+    scan.run.table.loc[first, "value"] = 99.0
+    with pytest.raises(InputError, match="'most rankme' names no layer to cut at .*; give --layer"):
+        cut("bert", tmp_path / "out", "auto", run=scan, rule="most rankme")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [name for name in CUTTABLE if WORKS[name].cut == "one more"])
+def test_the_last_layer_that_is_only_given_normed_is_refused(name, tmp_path):
+    with pytest.raises(
+        InputError, match="gives out layer 4 behind its final norm only; pass --final"
+    ):
+        cut(name, tmp_path / "out", 4)
+
+
 # --- what cannot be done is refused before it is done -----------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("layer", "said"),
-    [(0, "layer 0 is the embeddings"), (5, "from 1 to 4"), (-1, "got -1")],
+    [
+        (0, "layer 0 is the embeddings"),
+        (5, r"expected a layer from 1 to 4 \(the last block of"),
+        (-1, "the number of a block, got -1"),
+    ],
 )
 def test_a_layer_out_of_range_is_refused(layer, said, tmp_path):
     with pytest.raises(InputError, match=said):
@@ -418,7 +440,7 @@ def test_a_disk_that_fills_leaves_nothing_half_written(error, tmp_path, monkeypa
         raise error
 
     monkeypatch.setattr(hf.PreTrainedModel, "save_pretrained", fill)
-    with pytest.raises(RunError, match="no space left on the disk"):
+    with pytest.raises(RunError, match="nothing of it was kept and the source is untouched"):
         cut("bert", tmp_path / "out", format="transformers", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     monkeypatch.undo()
@@ -510,6 +532,22 @@ def test_another_tokenizer_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(verifying, "_run", run_other)
     with pytest.raises(MismatchError, match="reads text 1 in other tokens"):
         cut("llama", tmp_path / "out", format="transformers")
+
+
+def test_a_process_that_is_stopped_or_killed_is_told(tmp_path, monkeypatch):
+    """In place of a process that takes minutes, or all memory."""
+
+    def slow(*_args, timeout, **_options):
+        raise subprocess.TimeoutExpired("reload", timeout)
+
+    monkeypatch.setattr(verifying.subprocess, "run", slow)
+    with pytest.raises(RunError, match=r"took over \d+ minutes and was stopped; nothing was kept"):
+        cut("bert", tmp_path / "out", format="transformers")
+    gone = subprocess.CompletedProcess([], -9, "", "")
+    monkeypatch.setattr(verifying.subprocess, "run", lambda *_args, **_options: gone)
+    with pytest.raises(RunError, match=r"saved model was killed \(signal 9\), most likely"):
+        cut("bert", tmp_path / "out", format="transformers")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_loaded_is_told(tmp_path, monkeypatch):

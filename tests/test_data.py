@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -268,6 +269,213 @@ def test_datasets_that_cannot_be_read(hub, source, options, message):
         read_texts(source, **options)
 
 
+# Objects in Python
+
+
+LINES = ["one", "two", "three words here"]
+
+
+def datasets_of(columns=None):
+    import datasets
+
+    return datasets.Dataset.from_dict(columns or {"n": [1, 2, 3], "body": LINES})
+
+
+def as_stream(rows):
+    import datasets
+
+    return datasets.IterableDataset.from_generator(lambda: iter(rows))
+
+
+def polars():
+    return pytest.importorskip("polars")
+
+
+FRAME = {"n": [1, 2, 3], "body": LINES}
+OBJECTS = {
+    "list": lambda: LINES,
+    "tuple": lambda: tuple(LINES),
+    "generator": lambda: (line for line in LINES),
+    "dict view": lambda: dict.fromkeys(LINES).keys(),
+    "array": lambda: np.array(LINES),
+    "array of objects": lambda: np.array(LINES, dtype=object),
+    "Series": lambda: pd.Series(LINES, index=[7, 7, 9]),
+    "Series of categories": lambda: pd.Series(LINES, dtype="category"),
+    "Arrow column": lambda: pa.chunked_array([LINES]),
+    "polars column": lambda: polars().Series(LINES),
+    "column of a Dataset": lambda: datasets_of()["body"],
+    "DataFrame": lambda: pd.DataFrame(FRAME),
+    "DataFrame of objects": lambda: pd.DataFrame(FRAME, dtype=object),
+    "Arrow table": lambda: pa.table(FRAME),
+    "polars frame": lambda: polars().DataFrame(FRAME),
+    "Dataset": datasets_of,
+    "Dataset of tensors": lambda: datasets_of().with_format("torch"),
+    "IterableDataset": lambda: datasets_of().to_iterable_dataset(),
+    "IterableDataset without types": lambda: as_stream(
+        [{"n": n, "body": body} for n, body in zip(FRAME["n"], LINES, strict=True)]
+    ),
+    "dict of columns": lambda: FRAME,
+    "dict of arrays": lambda: {name: np.array(values) for name, values in FRAME.items()},
+    "list of rows": lambda: pd.DataFrame(FRAME).to_dict("records"),
+    "DatasetDict": lambda: __import__("datasets").DatasetDict(train=datasets_of()),
+    "dict of frames": lambda: {"train": pd.DataFrame(FRAME), "test": pd.DataFrame({"a": ["x"]})},
+    "dict of dicts": lambda: {"train": FRAME},
+}
+WITH_COLUMNS = list(OBJECTS)[list(OBJECTS).index("DataFrame") :]
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_the_same_texts_from_every_kind_of_object(kind):
+    kept = as_texts(OBJECTS[kind]())
+    assert kept.texts == tuple(LINES)
+    assert all(type(text) is str for text in kept.texts)
+    assert kept.fingerprint == as_texts(LINES).fingerprint
+    assert kept.column == ("body" if kind in WITH_COLUMNS else None)
+
+
+@pytest.mark.parametrize("kind", WITH_COLUMNS)
+def test_a_column_of_an_object_is_chosen_as_that_of_a_file(kind):
+    assert as_texts(OBJECTS[kind](), column="body").texts == tuple(LINES)
+    with pytest.raises(InputError, match=r"unknown column of '.*': 'bodi'; did you mean 'body'\?"):
+        as_texts(OBJECTS[kind](), column="bodi")
+    with pytest.raises(InputError, match=r"expected strings in column 'n'.*with strings: body\."):
+        as_texts(OBJECTS[kind](), column="n")
+
+
+@pytest.mark.parametrize("kind", [k for k in OBJECTS if k not in WITH_COLUMNS])
+def test_an_object_without_columns_has_none_to_choose(kind):
+    with pytest.raises(InputError, match=r"has no columns; leave out column='body'"):
+        as_texts(OBJECTS[kind](), column="body")
+    with pytest.raises(InputError, match=r"has no splits; leave out split='test'"):
+        as_texts(OBJECTS[kind](), split="test")
+
+
+@pytest.mark.parametrize(
+    "make", [pd.DataFrame, pa.table, datasets_of, dict, lambda columns: polars().DataFrame(columns)]
+)
+def test_guesses_of_a_column_are_those_for_files(make):
+    assert as_texts(make({"title": ["t"], "text": ["x"]})).texts == ("x",)
+    assert as_texts(make({"title": ["t"], "text": ["x"]}), column="title").texts == ("t",)
+    with pytest.raises(InputError, match=r"expected one column of strings, '.*' has 2 \(a, b\)"):
+        as_texts(make({"a": ["t"], "b": ["x"]}))
+    with pytest.raises(InputError, match=r"expected a column of strings, '.*' has only: a, b\."):
+        as_texts(make({"a": [1], "b": [2.5]}))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pd.DataFrame,
+        lambda columns: pd.Series(columns["text"]),
+        lambda columns: pd.Series(columns["text"], dtype=object),
+        lambda columns: pd.Series(columns["text"], dtype="category"),
+        lambda columns: pa.chunked_array([columns["text"]]),
+        pa.table,
+        lambda columns: polars().Series(columns["text"]),
+        lambda columns: polars().DataFrame(columns),
+        datasets_of,
+        lambda columns: datasets_of(columns)["text"],
+        lambda columns: datasets_of(columns).to_iterable_dataset(),
+        dict,
+        lambda columns: [{"text": text} for text in columns["text"]],
+    ],
+)
+def test_a_missing_value_in_a_column_is_an_empty_text_as_in_a_file(make):
+    kept = as_texts(make({"text": ["a", None, "b"]}))
+    assert (kept.texts, kept.dropped_empty, kept.total_read) == (("a", "b"), 1, 3)
+
+
+def test_a_set_has_no_order_and_is_sorted():
+    assert as_texts({"c", "a", "b"}).texts == ("a", "b", "c")
+    assert as_texts(frozenset("ba")).texts == ("a", "b")
+    with pytest.raises(InputError, match=r"expected every text to be a str, text \d is int"):
+        as_texts({"a", 3})
+
+
+def test_a_stream_is_read_no_further_than_the_limit():
+    read = []
+
+    def rows():
+        for number in range(10**9):
+            read.append(number)
+            yield {"text": f"text {number // 2}"}
+
+    import datasets
+
+    kept = as_texts(datasets.IterableDataset.from_generator(rows), limit=5)
+    assert kept.texts == tuple(f"text {number}" for number in range(5))
+    assert (kept.total_read, kept.dropped_duplicates, kept.sampled) == (9, 4, False)
+    assert max(read) < 20
+    typed = datasets.Features({"text": datasets.Value("string")})
+    again = as_texts(datasets.IterableDataset.from_generator(rows, features=typed), limit=5)
+    assert again == kept
+
+
+def test_a_split_is_chosen_as_that_of_a_dataset_on_the_hub():
+    import datasets
+
+    parts = {"left": datasets_of({"text": ["l"]}), "right": datasets_of({"text": ["r"]})}
+    for splits in (parts, datasets.DatasetDict(parts)):
+        assert as_texts(splits, split="right").texts == ("r",)
+        with pytest.raises(InputError, match=r"expected one split, '.*' has left, right; choose"):
+            as_texts(splits)
+        with pytest.raises(InputError, match=r"unknown split of '.*': 'rigt'; did you mean 'rig"):
+            as_texts(splits, split="rigt")
+    assert as_texts({"left": ["l"], "right": ["r"]}, split="left").texts == ("l",)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (b"bytes", r"expected a list of texts, one bytes came"),
+        (bytearray(b"bytes"), r"expected a list of texts, one bytearray came"),
+        (3, r"expected texts \(a list, a table, .*\), got int"),
+        (["a", None], r"every text to be a str, text 1 is None"),
+        ([None, "a"], r"every text to be a str, text 0 is None"),
+        (["a", float("nan")], r"text 1 is NaN"),
+        (["a", 2.5], r"text 1 is float"),
+        (["a", ["b"]], r"text 1 is list"),
+        ([["a", "b"]], r"text 0 is list"),
+        (["a", b"b"], r"text 1 is bytes"),
+        (["a", {"text": "b"}], r"text 1 is dict"),
+        ([{"text": "a"}, "b"], r"expected a dict of columns in every row, row 1 is str"),
+        ([{"text": "a"}, {"text": 3}], r"a string in column 'text', row 1 of 'list' holds int"),
+        (np.array([["a"], ["b"]]), r"array of texts along one axis, got the shape \(2, 1\)"),
+        (np.array("a"), r"array of texts along one axis, got the shape \(\)"),
+        (np.arange(3), r"text 0 is int"),
+        (pd.Series(["a", 3]), r"text 1 is int"),
+        (pd.DataFrame({"text": ["a", 3]}), r"column 'text', row 1 of 'DataFrame' holds int"),
+        (pd.DataFrame({"text": []}), r"but it is empty"),
+        (pd.DataFrame(), r"expected a column of strings"),
+        (pd.DataFrame([["a", "b"]], columns=["t", "t"]), r"one column of each name.* has t, t;"),
+        ({"text": "one text"}, r"expected a list of texts in column 'text', got str"),
+        ({"text": 3}, r"expected a list of texts in column 'text', got int"),
+        ({}, r"expected a column of strings"),
+        ([], r"but it is empty"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_objects_that_are_refused_with_the_position(given, message):
+    with pytest.raises(InputError, match=message) as caught:
+        as_texts(given)
+    assert str(caught.value).count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    "source", ["The river runs down to the sea.", "two\nlines", "x" * 5000, "/" + "x" * 300]
+)
+def test_a_text_in_place_of_a_name_is_said_to_be_one(source):
+    with pytest.raises(InputError, match=r"got a text of \d+ characters \('.*put texts into a l"):
+        read_texts(source)
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+def test_a_limit_says_how_to_take_all(limit):
+    expected = rf"at least 1 text, got {limit}; all are taken without .*=None, .*--limit 0"
+    with pytest.raises(InputError, match=expected):
+        as_texts(["a"], limit=limit)
+
+
 # Refusals
 
 
@@ -293,7 +501,11 @@ def test_datasets_that_cannot_be_read(hub, source, options, message):
             '{"a": "x"}\n{"a": \n',
             r"expected one JSON object a line, line 2 of 'a\.jsonl'",
         ),
-        ("a.json", '[{"a": "x"}]', r"line 1 of 'a\.json' is .*jq -c"),
+        (
+            "a.json",
+            '[{"a": "x"}]',
+            r"line 1 of 'a\.json' is .*; write one object a line, as jq -c does",
+        ),
         ("a.jsonl", '{"a": "x"}\n{"a": 3}', r"a string in column 'a', line 2 of .* holds int"),
         ("a.jsonl", '{"a": "\\ud800"}', r"text 1 holds a lone surrogate at character 0"),
         ("a.jsonl", '{"a": "x", "b": "y"}', r"expected one column of strings, .* has 2 \(a, b\)"),
@@ -380,7 +592,7 @@ def test_python_objects_that_are_no_texts_are_refused():
         as_texts("one text")
     with pytest.raises(InputError, match=r"every text to be a str, text 1 is int"):
         as_texts(["a", 3])
-    with pytest.raises(InputError, match=r"a limit of at least 1 text, 0 came"):
+    with pytest.raises(InputError, match=r"a limit of at least 1 text, got 0"):
         as_texts(["a"], limit=0)
     with pytest.raises(InputError, match=r"its 2 texts are all white space"):
         as_texts([" ", "\n"])

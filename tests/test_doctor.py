@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
+from tokenizers.processors import TemplateProcessing
 from torch import nn
 
 import layerscope
@@ -21,7 +22,7 @@ from layerscope.architectures import Architecture
 from layerscope.doctor import EXAMINATIONS, Diagnosis, Origin, Verdict, examine, of_texts
 from layerscope.doctor.shortened import cut_layers
 from layerscope.errors import InputError
-from layerscope.models import Backbone, backbone_of
+from layerscope.models import Backbone, ModelOptions, backbone_of
 from matrix import WORKS
 from tiny import (
     CONFIGS,
@@ -478,10 +479,14 @@ def test_layers_to_cut_at():
 
 
 def test_bad_input():
+    bare = copy.deepcopy(tiny_tokenizer())
+    bare.backend_tokenizer.post_processor = TemplateProcessing(single="$A")
     with pytest.raises(InputError, match="unknown check 'reloa'; did you mean 'reload'"):
         layerscope.doctor(tiny_model("bert"), TEXTS, tokenizer=tiny_tokenizer(), skip="reloa")
     with pytest.raises(InputError, match="pass tokenizer= with a loaded model"):
         layerscope.doctor(tiny_model("bert"), TEXTS)
+    with pytest.raises(InputError, match="none of 1 texts has a token; give longer texts"):
+        of_texts(backbone_of(tiny_model("gpt2"), bare), [" "], Origin(None, ModelOptions()))
     with pytest.raises(InputError, match="expected model to be a hub id, .*, got a Tensor"):
         layerscope.doctor(torch.zeros(3, 4, 5), TEXTS)
     with pytest.raises(InputError, match="reads images; texts cannot be used"):

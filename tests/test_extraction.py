@@ -12,6 +12,7 @@ import torch
 import transformers as hf
 
 from layerscope.architectures import Tap
+from layerscope.errors import RunError
 from layerscope.extraction import extract, sites_of
 from layerscope.models import Backbone, backbone_of
 from layerscope.states import Site, TokenStates
@@ -444,3 +445,11 @@ def test_lora_like_layers_are_not_merged():
     model.encoder.train = calls.append
     states(backbone_of(model, None), batches(10_000))
     assert calls == []
+
+
+def test_states_of_other_shapes_than_their_masks_are_refused():
+    states, mask = torch.zeros(2, 3, 4), torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(
+        RunError, match=r"masks \(text, token\) at block\.1, got \(2, 3, 4\), \(1, 3\)"
+    ):
+        TokenStates(Site(1), states, mask[:1], mask)

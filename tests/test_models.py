@@ -17,14 +17,16 @@ from torch import nn
 
 from layerscope import api, models
 from layerscope.architectures import ARCHITECTURES
-from layerscope.errors import InputError
+from layerscope.errors import InputError, RunError
 from layerscope.extraction import extract, sites_of
 from layerscope.models import (
+    NEEDS_TRUST,
     ModelOptions,
     backbone_of,
     holds_head,
     load,
     measured_calls,
+    non_finite_states,
     refuse_unloadable,
     weights_fingerprint,
 )
@@ -169,6 +171,33 @@ def test_an_encoder_saved_without_its_decoder_loads(tmp_path):
     assert states(load(tmp_path)).keys() == expected.keys()
 
 
+def test_a_tokenizer_that_transformers_made_up_is_none(tmp_path):
+    """Of a T5 without tokenizer files it makes one of a few hundred placeholders."""
+    torch.manual_seed(0)
+    hf.T5EncoderModel(CONFIGS["t5"]()).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="comes without a tokenizer"):
+        load(tmp_path)
+
+
+def test_the_word_by_which_code_that_needs_trust_is_known_is_transformers_own():
+    """There is no type for it, so that a changed message has to show here."""
+    from transformers.dynamic_module_utils import resolve_trust_remote_code
+
+    with pytest.raises(ValueError, match="code") as caught:
+        resolve_trust_remote_code(False, "org/model", has_local_code=False, has_remote_code=True)
+    assert NEEDS_TRUST in str(caught.value)
+
+
+def test_other_shapes_are_seen_in_what_transformers_reports(tmp_path):
+    """And not in the words of an error of its own."""
+    save_tiny(tiny_model("llama"), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
+    expected = r"12 of its weights have other shapes than its config.json says \(such as 'layers.0"
+    with pytest.raises(InputError, match=expected):
+        load(tmp_path)
+
+
 # --- weights and dtypes ---------------------------------------------------------------------------
 
 
@@ -194,6 +223,24 @@ def test_auto_keeps_the_dtype_of_the_checkpoint(tmp_path):
     assert raised.info.dtype == "float32"
     assert states(kept)[Site(2)].dtype == torch.float32
     assert torch.allclose(states(kept)[Site(2)], states(raised)[Site(2)], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "damaged", "advice"),
+    [
+        (torch.float32, False, r"NaN or infinite at block\.3; try --dtype float64, or H\."),
+        (torch.bfloat16, False, r"in bfloat16 gave .* at block\.3; try --dtype float32, or H\."),
+        (torch.float16, True, r"at block\.3, as are 1 of its weights \(such as 'embed_tokens"),
+    ],
+)
+def test_what_to_do_about_non_finite_states_follows_from_the_model(dtype, damaged, advice):
+    model = copy.deepcopy(tiny_model("llama")).to(dtype)
+    if damaged:
+        with torch.no_grad():
+            model.embed_tokens.weight[0, 0] = torch.inf
+    error = non_finite_states(backbone_of(model, None), " at block.3", ", or H")
+    with pytest.raises(RunError, match=advice):
+        raise error
 
 
 def test_a_device_map_is_taken(tiny_folder):

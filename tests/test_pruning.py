@@ -6,6 +6,7 @@ import json
 import math
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,8 @@ import pytest
 import torch
 import transformers as hf
 from filelock import FileLock
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import layerscope
 from commands import run
@@ -23,7 +26,7 @@ from layerscope.errors import InputError
 from layerscope.pruning import Measured, Trial
 from layerscope.pruning.recording import notes_of
 from layerscope.pruning.trial import perplexity
-from layerscope.surgery import remove_blocks
+from layerscope.surgery import MismatchError, reload, remove_blocks, verifying
 from layerscope.table import Run, conform, no_contributions
 from layerscope.tokenization import tokenize
 from tiny import CONFIGS, save_tiny, texts, tiny_model, tiny_tokenizer
@@ -519,6 +522,38 @@ def test_no_length_limit_cuts_the_texts_that_are_compared(limit):
     _, found = pruning.texts_to_compare(backbone, how, [" ".join(texts(40)), *texts(3)])
     assert len(found) >= 2
     assert not any(tokens.truncated for _, tokens in found)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": []}, "expected at least one budget, got none"),
+        ({"protect": (-1, 1)}, "expected protected blocks of at least 0, got -1,1"),
+    ],
+)
+def test_what_only_python_can_ask_for_is_refused(writer, options, message):
+    with pytest.raises(InputError, match=message):
+        layerscope.prune(writer, "deepest-first", **options)
+
+
+def test_another_text_with_the_cache_than_without_it_is_told(writer, tmp_path, monkeypatch):
+    def other_text(request: Path, answer: Path) -> None:
+        reload.main(str(request), str(answer))
+        with safe_open(answer, framework="pt") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            facts = json.loads(file.metadata()["facts"])
+        facts["generated"][1] = "something else"
+        save_file(arrays, answer, metadata={"facts": json.dumps(facts)})
+
+    monkeypatch.setattr(verifying, "_run", other_text)
+    prune = partial(layerscope.prune, writer, "deepest-first", 1, data=texts(10))
+    with pytest.raises(MismatchError, match="writes other text with its cache than without it"):
+        prune(out=tmp_path / "out")
+    monkeypatch.setattr("layerscope.surgery.find_output", lambda *_: None)
+    with pytest.raises(
+        InputError, match="LlamaModel in transformers does not give out its last state"
+    ):
+        prune(out=tmp_path / "other")
 
 
 def test_what_cannot_be_saved_is_refused_before_the_trial(writer, likeness, tmp_path, monkeypatch):

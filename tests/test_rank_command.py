@@ -399,6 +399,7 @@ def test_weights_that_are_missing_show_before_any_pass_and_any_load(command, pas
         (("done/wide", "wide"), "expected each model once, got 'wide' twice"),
         (("wide", "./nowhere"), "no model folder at './nowhere'"),
         (("wide", "broken"), "broken"),
+        (("wide", "begun"), "in 'begun', this one was interrupted before it was finished; run"),
         (("wide", "--by", "d_1L"), "unknown predictor 'd_1L'; did you mean"),
         (("wide", "--data", "nowhere.txt"), "nowhere.txt"),
         (("wide", "--scores", "none.csv"), "expected scores in a .csv or .parquet table"),
@@ -411,6 +412,8 @@ def test_weights_that_are_missing_show_before_any_pass_and_any_load(command, pas
 )
 def test_bad_input_is_one_sentence_before_any_pass(command, passes, place, arguments, message):
     Path("broken").mkdir()
+    Path("begun/parts").mkdir(parents=True)
+    Path("begun/parts/plan.json").write_text("{}")
     shutil.copy(place / "wide" / "config.json", "broken")
     other = load_run(place / "done" / "narrow")
     other.record["data"]["fingerprint"] = "0123"

@@ -355,7 +355,7 @@ def test_models_of_one_name_are_told_apart_by_more():
         (
             [made_run("a"), made_run("b", settings={"pooling": "last"})],
             {},
-            "different pooling .mean and last.",
+            "were scanned with different pooling .mean and last.; scan one of them again",
         ),
         (
             [made_run("a", reach=None)],
@@ -457,7 +457,9 @@ def test_a_table_of_scores_is_read_or_refused():
         of_frame(frame.rename(columns={"score": "points"}))
     with pytest.raises(InputError, match="expected a number as the score of 'b'"):
         of_frame(frame.assign(score=["0.5", "high"]))
-    with pytest.raises(InputError, match="got two of 'a' on 'score'"):
+    with pytest.raises(
+        InputError, match="expected one score a model and task in .* 'a' on 'score'"
+    ):
         of_frame(frame.assign(model="a"))
 
 

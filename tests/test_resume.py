@@ -195,7 +195,7 @@ def test_a_kill_while_the_run_is_written_leaves_no_half_run(
         with pytest.raises(SystemExit):
             scan_in_process(tiny_folder, text_file, out)
     assert (out / "results.parquet").exists()
-    with pytest.raises(InputError, match="expected a finished run in .* found no run.json"):
+    with pytest.raises(InputError, match="this one was interrupted .*; run the same command again"):
         api.load(out)
     scan_in_process(tiny_folder, text_file, out)
     assert_same_run(out, whole)

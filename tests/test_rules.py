@@ -85,6 +85,13 @@ def test_the_paper_is_named_only_where_it_chooses_so():
     }  # fmt: skip
 
 
+def test_of_many_rules_only_the_nearest_are_listed():
+    with pytest.raises(InputError, match=r"none of the \d+ known is close, the nearest are") as got:
+        rules.find("zzzz")
+    assert len(str(got.value)) < 200
+    assert str(got.value).count("'") == 2 * (1 + 3)
+
+
 def test_an_unknown_rule_is_refused_with_the_closest():
     with pytest.raises(InputError, match="unknown rule 'least dim'; did you mean 'least dime'"):
         rules.find("least dim")

@@ -157,7 +157,7 @@ def test_a_record_never_stands_beside_another_runs_table(tmp_path, monkeypatch):
         patch.setattr("layerscope.table.write_json", killed)
         with pytest.raises(SystemExit):
             folder.finish(small_run(generation=2), "<html>")
-    with pytest.raises(InputError, match="found no run.json"):
+    with pytest.raises(InputError, match="this one was interrupted before it was finished"):
         load_run(tmp_path)
 
 

@@ -143,7 +143,8 @@ def test_each_option_changes_something(command, options):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nowhere",), "expected a finished run in 'nowhere'"),
+        (("nowhere",), "expected a finished run in 'nowhere', there is no such folder"),
+        (("scored", "--rule", "zzzz"), "unknown rule 'zzzz'; none of the"),
         (("scored", "--rule", "least dim"), "unknown rule 'least dim'; did you mean 'least dime'"),
         (("plain", "--rule", "most retrieval"), "needs retrieval on crops"),
         (("plain", "--tasks", "STS17"), "run layerscope evaluate first"),

@@ -468,7 +468,10 @@ def test_several_sets_of_texts_are_chosen_for_one_by_one():
     assert selection.choose(run, RULE, data="two").layer == 2
     with pytest.raises(InputError, match="found: .* on one, .* on two"):
         selection.choose(run, RULE)
-    with pytest.raises(InputError, match="expected one value of 'prompt_entropy' a layer"):
+    with pytest.raises(
+        InputError,
+        match="'prompt_entropy' a layer, got several: the table holds more than one run; s",
+    ):
         selection.evidences(run_of(pd.concat([one, one])))
     with pytest.raises(InputError, match="got one without rows"):
         selection.evidences(run_of(one.iloc[:0]))

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
+from torch import nn
 
 from layerscope.errors import InputError
 from layerscope.models import Backbone, backbone_of
 from layerscope.states import Site
 from layerscope.surgery import find_output, kept_config, probe, remove_blocks, skipping, smaller
+from layerscope.surgery.blocks import block_path
 from matrix import WORKS, table
 from tiny import CONFIGS, VISION, condition, tiny_model, tiny_tokenizer, vision_model
 
@@ -276,5 +278,7 @@ def test_lists_indexes_and_counts_of_a_config_follow_the_kept_blocks():
 
 
 def test_a_computed_pattern_is_refused():
+    with pytest.raises(InputError, match="blocks in one list, found none in Linear"):
+        block_path(nn.Linear(2, 2), backbone("bert"))
     with pytest.raises(InputError, match="computes from a block's number"):
         kept_config(hf.JambaConfig(num_hidden_layers=8), [0, 1])

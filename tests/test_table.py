@@ -120,6 +120,31 @@ def test_there_is_an_upgrade_from_every_older_version_and_a_run_of_each_to_try_i
     }
 
 
+def test_why_there_is_no_run_and_how_to_go_on(tmp_path, run):
+    save_run(run, tmp_path / "runs" / "minilm")
+    began = tmp_path / "runs" / "began"
+    (began / "parts").mkdir(parents=True)
+    (began / "parts" / "plan.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    for folder, message in [
+        ("runs/minlm", r"in '.*minlm', there is no such folder; did you mean 'minilm'\?"),
+        (
+            "nowhere/run",
+            r"in 'nowhere/run', there is no such folder; there is no folder 'nowhere' e",
+        ),
+        (
+            "runs/began",
+            r"began', this one was interrupted .*the same command again with --out .*/b",
+        ),
+        ("empty", "empty', found no run.json there; give the folder that a scan or an evaluation"),
+        ("runs", r"runs', found no run.json there, but in minilm; name one of these\."),
+        ("runs/minilm/run.json", r"expected the folder of a finished run, .*run.json' is a file"),
+    ]:
+        place = Path(folder) if folder.startswith("nowhere") else tmp_path / folder
+        with pytest.raises(InputError, match=message):
+            load_run(place)
+
+
 def test_a_run_of_a_newer_version_is_refused(tmp_path, run):
     save_run(Run(run.table, run.contributions, run.record | {"schema_version": 99}), tmp_path)
     record = json.loads((tmp_path / "run.json").read_text())
@@ -131,7 +156,7 @@ def test_a_run_of_a_newer_version_is_refused(tmp_path, run):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("run.json", None, "expected a finished run in .*, found no run.json there"),
+        ("run.json", None, "expected a finished run in .*, this one was interrupted before it was"),
         ("run.json", b"{", "cannot be read"),
         ("run.json", b"[]", "cannot be read"),
         ("results.parquet", None, "cannot be read"),

@@ -114,6 +114,7 @@ def test_the_english_subset_is_chosen_unless_one_is_named():
         ("STS17:en-eng", "unknown subset of STS17: 'en-eng'; did you mean 'en-en'"),
         ("NFCorpus", "a task of type Retrieval on text"),
         ("nowhere/mine.csv", "there is no table"),
+        ("AfriHateClassification", "has the subsets arq, amh, .*; name one, as AfriHate.*:arq"),
     ],
 )
 def test_a_name_that_cannot_be_scored_is_refused(name, message):
@@ -265,6 +266,20 @@ def test_data_that_do_not_fit_the_task_are_refused(tmp_path):
     (folder / "test.parquet").rename(folder / "other.parquet")
     with pytest.raises(InputError, match=r"expected a file test .* found other.parquet"):
         resolve(["STSBenchmark"], task_data=tmp_path)
+    pairs = {"sentence1": ["a", None], "sentence2": ["b", "c"], "score": [0, 1]}
+    write(tmp_path / "STS12", "test.parquet", **pairs)
+    (plan,) = resolve(["STS12"], task_data=tmp_path)
+    with pytest.raises(
+        InputError, match="expected a text in column sentence1, rows 2 of .* have none"
+    ):
+        plan.build()
+    tree = {"text": ["a", "b"], "label": [["math", "algebra"], ["math", "logic"]]}
+    write(tmp_path / "ArXivHierarchicalClusteringS2S", "test.parquet", **tree)
+    (plan,) = resolve(["ArXivHierarchicalClusteringS2S"], task_data=tmp_path)
+    with pytest.raises(
+        InputError, match=r"expected one label a text for ArX.* \(a hierarchy\); keep"
+    ):
+        plan.build()
     with pytest.raises(InputError, match="expected a folder with a folder for each task"):
         resolve(["STSBenchmark"], task_data=tmp_path / "nowhere")
 
@@ -447,6 +462,62 @@ def test_empty_texts_are_left_out_and_counted(tmp_path):
     )
 
 
+LABELED = {"text": [f"text {number}" for number in range(8)], "label": ["a", "b"] * 4}
+
+
+def test_tables_that_are_in_python_are_scored_like_files(tmp_path):
+    import datasets
+    import pyarrow as pa
+
+    path = table(tmp_path, **LABELED)
+    rows = pd.DataFrame(LABELED)
+    expected = read_table(path)
+    data = datasets.Dataset.from_dict(LABELED)
+    for given in (rows, LABELED, rows.to_dict("records"), pa.table(LABELED), data,
+                  data.to_iterable_dataset()):  # fmt: skip
+        found = read_table(given)
+        assert (found.kind, found.classes) == ("Classification", ("a", "b"))
+        for split in ("train", "test"):
+            assert found.splits[split].to_dict() == expected.splits[split].to_dict()
+    assert read_table(rows).name == f"table-{read_table(LABELED).fingerprint[:8]}"
+    assert read_table(rows, name="mine").name == "mine"
+    assert read_table(rows).fingerprint != read_table(rows.iloc[::-1]).fingerprint
+    parts = datasets.DatasetDict(train=data, validation=data, test=data.select([0, 1]))
+    assert len(read_table(parts).splits["test"]) == 2
+    assert (
+        read_table({"train": rows, "dev": rows, "test": rows})
+        .splits["train"]
+        .equals(read_table(parts).splits["train"])
+    )
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_one_table_is_as_good_as_a_list_of_one(tmp_path, several):
+    path = table(tmp_path, **LABELED)
+    for given in (path, str(path), pd.DataFrame(LABELED), LABELED, read_table(path)):
+        (plan,) = resolve([], tables=[given] if several else given)
+        assert plan.kind == "Classification"
+    (plan,) = resolve([], tables=[f"{path}:clustering"])  # as `--table FILE:kind` says
+    assert plan.kind == "Clustering"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (3, "expected a labelled table, a file or an object with columns, got int"),
+        (["a"], "expected a labelled table, a file or an object with columns, got list"),
+        (pd.DataFrame({"text": [], "label": []}), "the table 'DataFrame' has no rows"),
+        (pd.DataFrame({"a": ["x"]}), "the columns of 'DataFrame' are those of no task: a"),
+        ({"left": pd.DataFrame(LABELED), "right": pd.DataFrame(LABELED)},
+         "expected splits train and test in 'dict', found left, right"),
+        ({"text": ["a"], "label": [1, 2]}, "expected columns of one length in 'dict', got 1, 2"),
+    ],
+)  # fmt: skip
+def test_objects_that_are_no_labelled_table(given, message):
+    with pytest.raises(InputError, match=message):
+        read_table(given)
+
+
 @pytest.mark.parametrize(
     ("columns", "kind", "message"),
     [
@@ -455,7 +526,7 @@ def test_empty_texts_are_left_out_and_counted(tmp_path):
         ({"text": ["a"], "label": [1]}, "classify", "unknown kind of table"),
         ({"text": list("ab"), "label": [1, 1]}, None, "at least 2 different labels"),
         ({"text": list("ab"), "label": [1, 2]}, None, "every class of .* has one text"),
-        ({"text": [" "], "label": [1]}, "clustering", "no row of .* is left"),
+        ({"text": [" "], "label": [1]}, "clustering", "no row of .* is left to test on"),
         ({"text": [], "label": []}, None, "has no rows"),
         (
             {"text1": list("ab"), "text2": list("cd"), "label": [0.5, 1]},
@@ -473,6 +544,13 @@ def test_empty_texts_are_left_out_and_counted(tmp_path):
 def test_a_table_that_cannot_be_scored_is_refused(tmp_path, columns, kind, message):
     with pytest.raises(InputError, match=message):
         read_table(table(tmp_path, **columns), kind=kind)
+
+
+def test_labels_of_the_test_split_that_train_lacks_altogether_are_refused(tmp_path):
+    for split, label in (("train", [0, 1]), ("test", [2, 3])):
+        write(tmp_path / "mine", f"{split}.parquet", text=[f"{split} a", f"{split} b"], label=label)
+    with pytest.raises(InputError, match="no label of test is among those of train in"):
+        read_table(tmp_path / "mine")
 
 
 def test_files_that_are_no_tables_are_refused(tmp_path):

@@ -28,7 +28,7 @@ from layerscope.measuring import (
     refuse_nothing_measured,
     run_frames,
 )
-from layerscope.models import Backbone
+from layerscope.models import Backbone, non_finite_states
 from layerscope.preparation import (
     Prepared,
     Progress,
@@ -99,10 +99,8 @@ def _results(
         for result in extract(backbone, planned, sites, reduction):
             yield result.items, result.by_site
     except NonFiniteError as error:
-        raise NonFiniteError(
-            f"{backbone.info.name} in {backbone.info.dtype} gave hidden states that are NaN or "
-            "infinite; try --dtype float32, or --non-finite drop to leave such texts out."
-        ) from error
+        drop = ", or --non-finite drop to leave such texts out"
+        raise non_finite_states(backbone, more=drop) from error
 
 
 # --- the measures ------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import numpy as np
 from safetensors import safe_open
 
 from layerscope.errors import InputError, RunError
-from layerscope.files import LOCK_FILE, locked, write_atomically, write_json
+from layerscope.files import LOCK_FILE, locked, refuse_unwritable, write_atomically, write_json
 from layerscope.settings import Pooling
 from layerscope.states import Site
 from layerscope.store import Array, save_shard
@@ -290,6 +290,13 @@ def description(folder: Path) -> dict[str, Any] | None:
             "layerscope reads; choose another --bank folder."
         )
     return found
+
+
+def refuse_no_bank(folder: Path) -> None:
+    """Refuse, before a model is loaded, a folder that holds other things or may not be written to."""
+    if not folder.is_dir() or description(folder) is None:
+        _refuse_other_files(folder)
+    refuse_unwritable(folder)
 
 
 def _refuse_other_files(folder: Path) -> None:

@@ -15,9 +15,8 @@ from torch import Tensor
 from layerscope import data
 from layerscope.bank import VectorBank, description, hash_of, key
 from layerscope.config import Count, Flag, Settings
-from layerscope.errors import NonFiniteError
 from layerscope.extraction import batches, extract, note_on_padding, sites_of
-from layerscope.models import Backbone, ModelInfo
+from layerscope.models import Backbone, non_finite_states
 from layerscope.pooling import pool
 from layerscope.preparation import Progress, silent
 from layerscope.settings import FirstToken, Pooling
@@ -256,13 +255,10 @@ class BankEncoder:
         return (self.pooling,)
 
 
-def refuse_non_finite(vectors: Tensor, site: Site, info: ModelInfo) -> None:
+def refuse_non_finite(vectors: Tensor, site: Site, backbone: Backbone) -> None:
     """Raise a NonFiniteError if vectors of a site hold NaN or infinity."""
     if not bool(vectors.isfinite().all()):
-        raise NonFiniteError(
-            f"{info.name} in {info.dtype} gave hidden states that are NaN or infinite at {site}; try "
-            "--dtype float32."
-        )
+        raise non_finite_states(backbone, f" at {site}")
 
 
 @dataclass(frozen=True)
@@ -275,5 +271,5 @@ class _Pooled:
     def __call__(self, tokens: TokenStates) -> dict[Pooling, Array]:
         found = {pooling: pool(tokens, pooling).float() for pooling in self.poolings}
         for vectors in found.values():
-            refuse_non_finite(vectors, tokens.site, self.backbone.info)
+            refuse_non_finite(vectors, tokens.site, self.backbone)
         return {pooling: vectors.cpu().numpy() for pooling, vectors in found.items()}

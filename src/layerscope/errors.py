@@ -46,7 +46,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     names = [str(each) for each in known]  # a member of an enum would show its class
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(repr(match) for match in close)}? " if close else ""
-    # Past a screenful the list hides the hint.
-    many = close and len(names) > _LISTED
-    listed = f"{len(names)} are known" if many else f"Known: {', '.join(names)}"
+    listed = f"Known: {', '.join(names)}"
+    if len(names) > _LISTED:  # past a screenful the list hides the hint
+        nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.0)
+        listed = (
+            f"{len(names)} are known"
+            if close
+            else f"none of the {len(names)} known is close, the nearest are "
+            f"{', '.join(map(repr, nearest))}"
+        )
     return InputError(f"unknown {kind} {name!r}; {hint}{listed}.")

@@ -67,11 +67,17 @@ def sites_of(
     return tuple(sites)
 
 
-def _checked_stages(backbone: Backbone, stages: Iterable[str]) -> list[str]:
-    asked = set(stages)
-    for stage in asked:
+def check_stages(stages: Iterable[str]) -> None:
+    """Raise an InputError for a stage that no architecture has."""
+    for stage in stages:
         if stage not in STAGES[:-1]:
             raise unknown_name("stage", stage, STAGES[:-1])
+
+
+def _checked_stages(backbone: Backbone, stages: Iterable[str]) -> list[str]:
+    asked = set(stages)
+    check_stages(asked)
+    for stage in asked:
         if stage != "block" and stage not in backbone.stages:
             available = ", ".join([*backbone.stages, "block"])
             raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import json
 import os
@@ -14,6 +15,28 @@ from typing import Any, Final, NoReturn
 from filelock import FileLock, Timeout
 
 from layerscope.errors import InputError, RunError
+
+
+def close_names(path: Path) -> str:
+    """Say which names beside a path that is not there are like its own, or that none is."""
+    if not path.parent.is_dir():
+        return f"there is no folder {str(path.parent)!r} either; check the path."
+    names = sorted(entry.name for entry in path.parent.iterdir())
+    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(repr(match) for match in close)}?"
+    return f"nothing in {str(path.parent.resolve())!r} has a similar name; check the path."
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Refuse, before any work, a file or folder that could not be written after it.
+
+    Raises:
+        InputError: the nearest folder that is there may not be written to.
+    """
+    place = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    if not os.access(place, os.W_OK | (os.X_OK if place.is_dir() else 0)):
+        raise explained_write_error(PermissionError(errno.EACCES, "Permission denied"), path)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

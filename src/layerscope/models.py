@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, cast, get_args
 
@@ -34,8 +35,13 @@ from layerscope.architectures import (
     stages_of,
 )
 from layerscope.config import Flag, Kind, Settings, Text, Words
-from layerscope.errors import InputError
+from layerscope.errors import InputError, NonFiniteError
 
+# What transformers' errors about code that comes with a checkpoint name; they have no type of their own.
+NEEDS_TRUST: Final = "trust_remote_code"
+# Files of which a tokenizer needs one, and the ends of the names of others.
+_VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json")
+_VOCABULARY_ENDS: Final = (".model", ".spm", ".tiktoken")
 _VAGUE_NAMES: Final = {"model", "checkpoint", "main", "out", "hf"}
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 DTYPES: Final[tuple[Dtype, ...]] = get_args(Dtype)
@@ -156,6 +162,7 @@ def load(name: str | Path, options: ModelOptions | None = None, *, head: bool = 
     """
     options = options or ModelOptions()
     source = _locate(str(name))
+    _refuse_device(options)
     model = _load_model(source, options, head=head)
     sees = getattr(model, "main_input_name", "input_ids") == "pixel_values"
     tokenizer = None if sees else _load_tokenizer(source, options)
@@ -294,6 +301,30 @@ def backbone_of(
     )
 
 
+def non_finite_states(backbone: Backbone, where: str = "", more: str = "") -> NonFiniteError:
+    """Return the error for hidden states that are NaN or infinite, with what can be done about it.
+
+    Args:
+        backbone: the model that gave them.
+        where: the place in it, for the message.
+        more: what else to try where the weights are sound.
+    """
+    info = backbone.info
+    said = f"{info.name} in {info.dtype} gave hidden states that are NaN or infinite{where}"
+    damaged = [
+        name
+        for name, weight in backbone.model.named_parameters()
+        if not weight.is_meta and not bool(weight.float().isfinite().all())
+    ]
+    if damaged:
+        return NonFiniteError(
+            f"{said}, as are {len(damaged)} of its weights (such as {damaged[0]!r}): the checkpoint is "
+            "damaged; save or download it again."
+        )
+    wider = "float32" if info.dtype in ("float16", "bfloat16") else "float64"
+    return NonFiniteError(f"{said}; try --dtype {wider}{more}.")
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Run a model without dropout and gradients; on leaving, everything is as it was found.
@@ -391,6 +422,7 @@ def _locate(name: str) -> _Source:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"expected a GGUF file, found none at {name!r}.")
+        _refuse_no_gguf(path)
         return _Source(str(path.parent), path.stem, path.name)
     if path.is_dir():
         return _locate_folder(path)
@@ -403,6 +435,15 @@ def _locate(name: str) -> _Source:
             f"no model folder at {name!r}; check the path, or give a hub id like org/model."
         )
     return _Source(name, name)
+
+
+def _refuse_no_gguf(path: Path) -> None:
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    if start != b"GGUF":
+        raise InputError(
+            f"{path.name!r} is no GGUF file: its first bytes are {start!r}; check the download."
+        )
 
 
 def _locate_folder(path: Path) -> _Source:
@@ -443,6 +484,7 @@ def _load_model(source: _Source, options: ModelOptions, *, head: bool) -> nn.Mod
         "dtype": _checkpoint_dtype(source, options),
         "trust_remote_code": options.trust_remote_code,
         "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # they are refused by the report, below
     }
     if source.gguf_file:
         _require("gguf", "gguf")
@@ -450,7 +492,12 @@ def _load_model(source: _Source, options: ModelOptions, *, head: bool) -> nn.Mod
     if options.device_map:
         arguments["device_map"] = options.device_map
     kind = _class_with_head(source, options) if head else _auto("AutoModel")
-    model, report = _explained(source, lambda: kind.from_pretrained(source.path, **arguments))
+    model, report = _explained(
+        source,
+        lambda: kind.from_pretrained(source.path, **arguments),
+        partial(_unreadable_weights, source),
+    )
+    _refuse_other_shapes(report, source)
     _refuse_fresh_weights(model if head else _core(model), model, report, source)
     _drop_fresh_pooler(model, report)
     placed = options.device_map or (getattr(model, "is_quantized", False) and not source.gguf_file)
@@ -502,23 +549,123 @@ def _load_tokenizer(source: _Source, options: ModelOptions) -> Any:
             trust_remote_code=options.trust_remote_code,
             **arguments,
         ),
+        partial(_unreadable_tokenizer, source, options),
     )
     # Where no vocabulary is found transformers makes an empty tokenizer, which reads every text alike.
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise InputError(
-            f"{source.label!r} comes without a tokenizer; save the one it was trained with beside it."
-        )
+    empty = set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens)
+    if empty or (tokenizer.vocab_files_names and _lacks_a_vocabulary(source)):
+        raise _no_tokenizer(source)
     return tokenizer
 
 
-def _explained(source: _Source, load_it: Callable[[], Any]) -> Any:
-    """Call a transformers loader; turn what it raises into one sentence of ours."""
+def _no_tokenizer(source: _Source) -> InputError:
+    return InputError(
+        f"{source.label!r} comes without a tokenizer; save the one it was trained with beside it."
+    )
+
+
+def _lacks_a_vocabulary(source: _Source) -> bool:
+    """Whether a local folder holds no file that a tokenizer could be made of."""
+    folder = Path(source.path)
+    return (
+        source.gguf_file is None
+        and folder.is_dir()
+        and not any(
+            file.name in _VOCABULARIES or file.suffix in _VOCABULARY_ENDS
+            for file in folder.iterdir()
+        )
+    )
+
+
+def _unreadable_tokenizer(source: _Source, options: ModelOptions, error: Exception) -> InputError:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if reason := _json_trouble(_file_of(source, options, name)):
+            return InputError(
+                f"the {name} of {source.label!r} is damaged or was cut off (no JSON: {reason}); copy or "
+                "download it again."
+            )
+    if _lacks_a_vocabulary(source):
+        return _no_tokenizer(source)
+    return InputError(
+        f"the tokenizer of {source.label!r} cannot be loaded ({type(error).__name__}: "
+        f"{_in_one_line(error)}); save the one it was trained with beside it."
+    )
+
+
+def _file_of(source: _Source, options: ModelOptions, name: str) -> Path | None:
+    """Return a model's file on this machine, None if it is not there."""
+    if Path(source.path).is_dir():
+        return Path(source.path, name)
+    from transformers.utils.hub import cached_file
+
+    try:
+        found = cached_file(source.path, name, revision=options.revision, local_files_only=True)
+    except OSError:
+        return None
+    return Path(found) if found else None
+
+
+def _json_trouble(path: Path | None) -> str:
+    """Return why a file is no JSON, "" if it is, or is not there."""
+    try:
+        if path is not None and path.is_file():
+            json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _unreadable_weights(source: _Source, error: Exception) -> InputError | None:
+    from safetensors import SafetensorError
+
+    if source.gguf_file:
+        return _unreadable_gguf(Path(source.path, source.gguf_file), error)
+    if isinstance(error, SafetensorError):
+        return InputError(
+            f"the weights of {source.label!r} are damaged or were cut off ({_in_one_line(error)}); copy "
+            "or download them again."
+        )
+    return None
+
+
+def _unreadable_gguf(path: Path, error: Exception) -> InputError | None:
+    """Return what is wrong with a file itself, None if it reads well and the fault is another."""
+    from gguf import GGUFReader
+
+    try:
+        GGUFReader(path)
+    except Exception:  # it raises whatever its arrays and unpackers raise
+        return InputError(
+            f"the GGUF file {path.name!r} is damaged or was cut off after {path.stat().st_size} bytes "
+            f"({_in_one_line(error)}); copy or download it again."
+        )
+    return None
+
+
+def _in_one_line(error: Exception, length: int = 200) -> str:
+    """Return what an error says, on one line and not too long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return (text if len(text) <= length else f"{text[:length]}...").rstrip(".:")
+
+
+def _explained(
+    source: _Source,
+    load_it: Callable[[], Any],
+    diagnose: Callable[[Exception], InputError | None] = lambda _error: None,
+) -> Any:
+    """Call a transformers loader; turn what it raises into one sentence of ours.
+
+    Args:
+        source: what is loaded.
+        load_it: the loader.
+        diagnose: looks at the files for the cause, where no general one is known.
+    """
     try:
         return load_it()
     except Exception as error:  # a broken checkpoint raises whatever its reader raises
         text = str(error)
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-        if "trust_remote_code" in text:
+        if NEEDS_TRUST in text:
             raise InputError(
                 f"{source.label!r} comes with code of its own, which layerscope does not run unasked; "
                 "pass --trust-remote-code if you trust it."
@@ -528,9 +675,18 @@ def _explained(source: _Source, load_it: Callable[[], Any]) -> Any:
                 f"no model {source.label!r}: it is neither a local folder nor a model that the hub "
                 f"gives (offline, misspelled, private or gone): {first}"
             ) from error
-        if "ignore_mismatched_sizes" in text:
-            first = "its weights have other shapes than its config.json says"
+        if found := diagnose(error):
+            raise found from error
         raise InputError(f"{source.label!r} cannot be loaded: {first.rstrip('.')}.") from error
+
+
+def _refuse_other_shapes(report: dict[str, Any], source: _Source) -> None:
+    """Refuse weights that do not fit the config, which transformers would leave at a random start."""
+    if other := sorted(str(key[0]) for key in report.get("mismatched_keys", ())):
+        raise InputError(
+            f"{source.label!r} cannot be loaded: {len(other)} of its weights have other shapes than its "
+            f"config.json says (such as {other[0]!r})."
+        )
 
 
 def _refuse_fresh_weights(
@@ -563,13 +719,27 @@ def _drop_fresh_pooler(model: nn.Module, report: dict[str, Any]) -> None:
         core.pooler = None
 
 
+def _refuse_device(options: ModelOptions) -> None:
+    """Refuse, before the weights are read, a device that is not there."""
+    if options.device != "auto" and not options.device_map:
+        with _on(options.device):
+            torch.empty(0, device=options.device)
+
+
 def _move(model: nn.Module, device: str) -> nn.Module:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
+    with _on(device):
         return model.to(device)
+
+
+@contextmanager
+def _on(device: str) -> Iterator[None]:
+    """Turn what torch raises about a device into one sentence."""
+    try:
+        yield
     except (RuntimeError, AssertionError, ImportError) as error:
-        first = str(error).splitlines()[0]
+        first = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"the device {device!r} cannot be used here: {first}.") from error
 
 
@@ -577,7 +747,9 @@ def _require(module: str, extra: str) -> None:
     import importlib.util
 
     if importlib.util.find_spec(module) is None:
-        raise InputError(f"this needs an extra; install it with: pip install 'layerscope[{extra}]'")
+        raise InputError(
+            f"this needs an extra; install it with: pip install 'layerscope[{extra}]'."
+        )
 
 
 def _core(model: nn.Module) -> nn.Module:

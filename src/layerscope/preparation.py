@@ -19,7 +19,7 @@ from layerscope.augmentation import (
 )
 from layerscope.data import SAMPLE, Texts, read_texts
 from layerscope.errors import InputError
-from layerscope.extraction import note_on_padding, sites_of
+from layerscope.extraction import check_stages, note_on_padding, sites_of
 from layerscope.measuring import ViewSet
 from layerscope.metrics import catalogue
 from layerscope.metrics.catalogue import Measure
@@ -98,6 +98,22 @@ def conventions_of(measure: Measure, settings: ScanSettings) -> tuple[Convention
     return tuple(c for c in settings.conventions if c in measure.conventions)
 
 
+def refuse_impossible(settings: ScanSettings, texts: Texts) -> None:
+    """Refuse, before a model is loaded, a scan that no model could make.
+
+    Raises:
+        InputError: a stage that no architecture has, measures without the views they need, or too few
+            texts.
+    """
+    check_stages(settings.stages)
+    _chosen_measures(settings)
+    if len(texts) < 2:
+        raise InputError(
+            f"expected at least 2 distinct texts to measure layers on, got {len(texts)} from "
+            f"{texts.name}; give more texts."
+        )
+
+
 def prepare(
     backbone: Backbone, texts: Texts, settings: ScanSettings, progress: Progress = silent
 ) -> Prepared:
@@ -106,6 +122,7 @@ def prepare(
     Raises:
         InputError: an unknown measure, layer or stage; too few texts, or none long enough.
     """
+    refuse_impossible(settings, texts)
     sites = sites_of(backbone, settings.layers, settings.stages)
     measures = _chosen_measures(settings)
     measures, notes = _with_whole_stacks(measures, sites, backbone.depth, settings)
@@ -181,11 +198,6 @@ def _with_whole_stacks(
 
 
 def _refuse_too_few(texts: Texts, kept: int) -> None:
-    if len(texts) < 2:
-        raise InputError(
-            f"expected at least 2 distinct texts to measure layers on, got {len(texts)} from "
-            f"{texts.name}; give more texts."
-        )
     if kept < 2:
         raise InputError(
             f"all but {kept} of {len(texts)} texts from {texts.name} have no token that counts; give "

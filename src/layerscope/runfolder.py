@@ -16,13 +16,20 @@ from layerscope.files import (
     explained_write_error,
     locked,
     refuse_busy,
+    refuse_unwritable,
     write_atomically,
     write_json,
 )
-from layerscope.table import OLDER, RECORD_FILE, Run, is_older_fingerprint, save_run
+from layerscope.table import (
+    OLDER,
+    PARTS,
+    PLAN_FILE,
+    RECORD_FILE,
+    Run,
+    is_older_fingerprint,
+    save_run,
+)
 
-PARTS = "parts"
-PLAN_FILE = "plan.json"
 PAGE_FILE = "page.html"
 
 
@@ -81,6 +88,7 @@ class RunFolder:
             raise InputError(
                 f"{str(self.path)!r} holds other files; choose a new or empty --out folder."
             )
+        refuse_unwritable(self.path)
 
     def _holds_unfinished_work(self) -> bool:
         """Whether `parts` is ours; the plan is the first file in it, even when half written."""

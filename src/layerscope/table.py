@@ -17,12 +17,16 @@ from typing import Any, Final
 import pandas as pd
 
 from layerscope.errors import InputError
-from layerscope.files import write_atomically, write_json
+from layerscope.files import close_names, write_atomically, write_json
 
 SCHEMA_VERSION: Final = 2
 RECORD_FILE: Final = "run.json"
 TABLE_FILE: Final = "results.parquet"
 CONTRIBUTIONS_FILE: Final = "prompts.parquet"
+# Where unfinished work lies, and what decides whether a later run may go on with it.
+PARTS: Final = "parts"
+PLAN_FILE: Final = "plan.json"
+_LISTED: Final = 5  # runs named in a message
 
 # What to say of a fingerprint of weights that came from a few values of each.
 OLDER: Final = "made by an older layerscope that could not tell fine-tuned copies apart"
@@ -110,6 +114,34 @@ def save_run(run: Run, folder: Path) -> None:
     write_json(folder / RECORD_FILE, {"schema_version": SCHEMA_VERSION, **run.record})
 
 
+def is_interrupted(folder: Path) -> bool:
+    """Whether a folder holds a run that was begun and not finished."""
+    begun = (folder / PARTS / PLAN_FILE).is_file() or (folder / TABLE_FILE).is_file()
+    return begun and not (folder / RECORD_FILE).is_file()
+
+
+def _no_run(path: Path) -> InputError:
+    """Return why there is no run in a folder, and what to do."""
+    expected = f"expected a finished run in {str(path)!r}"
+    if path.is_file():
+        return InputError(f"expected the folder of a finished run, {str(path)!r} is a file.")
+    if not path.is_dir():
+        return InputError(f"{expected}, there is no such folder; {close_names(path)}")
+    if is_interrupted(path):
+        return InputError(
+            f"{expected}, this one was interrupted before it was finished; run the same command again "
+            f"with --out {path} to go on."
+        )
+    if inside := sorted(each.parent.name for each in path.glob(f"*/{RECORD_FILE}")):
+        named = ", ".join(inside[:_LISTED]) + (", ..." if len(inside) > _LISTED else "")
+        return InputError(
+            f"{expected}, found no {RECORD_FILE} there, but in {named}; name one of these."
+        )
+    return InputError(
+        f"{expected}, found no {RECORD_FILE} there; give the folder that a scan or an evaluation wrote."
+    )
+
+
 def load_run(folder: str | Path) -> Run:
     """Read a run folder of this or any older schema version.
 
@@ -118,7 +150,7 @@ def load_run(folder: str | Path) -> Run:
     """
     path = Path(folder)
     if not (path / RECORD_FILE).is_file():
-        raise InputError(f"expected a finished run in {str(path)!r}, found no {RECORD_FILE} there.")
+        raise _no_run(path)
     try:
         record = json.loads((path / RECORD_FILE).read_text(encoding="utf-8"))
         table = pd.read_parquet(path / TABLE_FILE)

@@ -194,6 +194,10 @@ def test_what_cannot_be_compared_is_refused():
     one, other = gf.filtration(Pairs(normal(20, 3))), gf.filtration(Pairs(normal(21, 3)))
     with pytest.raises(InputError, match="20 and 21 samples"):
         gf.joint_counts(one, other)
+    with pytest.raises(UndefinedError, match="all pairs enter at one level, so there is no order"):
+        gf.gfmi_birth(torch.tensor([[9]]))
+    with pytest.raises(UndefinedError, match="at every level both graphs connect all samples"):
+        gf.gfmi_edge(torch.tensor([[9]]))
     for levels in ((), (3, 2), (0, 4), (7,)):
         with pytest.raises(InputError, match="rising numbers of edges from 1 to 6"):
             gf.filtration(Pairs(normal(4, 3)), levels=levels)
@@ -362,7 +366,7 @@ def test_component_forms_that_have_no_value():
     everything = torch.tensor([1e9])
     with pytest.raises(UndefinedError, match="both graphs are connected"):
         gf.gfmi_component(tree, tree, everything, everything)
-    with pytest.raises(InputError, match="same samples"):
+    with pytest.raises(InputError, match="expected trees of the same samples"):
         gf.gfmi_component_counts(tree, gf.spanning_tree(Pairs(normal(21, 3))))
 
 
@@ -379,7 +383,7 @@ def test_subsets_of_the_samples_give_the_value_with_its_error():
     assert not torch.equal(found.contributions, other.contributions)
     everything = gf.subsampled_gfmi(x, y, nodes=400, draws=2)
     assert everything.contributions.tolist() == pytest.approx([whole] * 2)
-    with pytest.raises(InputError, match="4 to 400 nodes"):
+    with pytest.raises(InputError, match="expected 4 to 400 nodes, got 401"):
         gf.subsampled_gfmi(x, y, nodes=401)
 
 

@@ -251,6 +251,18 @@ def test_subspaces_that_fill_the_space_have_no_distance():
         stack_of(moving_layers(50, 6)).path(32)
 
 
+def test_constant_layers_have_no_subspace_to_move():
+    vectors = moving_layers(60, 90)
+    vectors[2] = torch.ones_like(vectors[2])
+    reasons = {
+        row.layer: row.reason for row in rows_of(measure("frenet_speed_k32"), stack_of(vectors))
+    }
+    assert reasons[1] == ""
+    assert reasons[2] == reasons[3] == "all vectors are equal in layer 2"
+    with pytest.raises(UndefinedError, match="all vectors are equal in every layer"):
+        stack_of([torch.ones(60, 90)] * 3).path(32)
+
+
 def test_matrices_hold_the_steps():
     stack = stack_of(moving_layers(*SHAPES[0]))
     for step, whole in (

@@ -203,7 +203,7 @@ def test_trustworthiness_is_that_of_scikit_learn(k):
 def test_trustworthiness_needs_few_neighbors():
     pairs = Pairs(normal(10, 3))
     known = nearest(pairs, 5)
-    with pytest.raises(UndefinedError, match="more than 10 samples"):
+    with pytest.raises(UndefinedError, match="trustworthiness needs more than 10 samples for k"):
         nb.trustworthiness(pairs, known, [known], 5)
     assert nb.trustworthiness(pairs, known, [known], 4)[0].value == 1
 
@@ -259,12 +259,26 @@ def test_too_few_samples_are_refused():
 def test_constant_layers_have_no_neighbors(kind):
     with pytest.raises(UndefinedError, match="all vectors are equal"):
         lists(torch.full((30, 4), 0.1), 5, kind)
+    with pytest.raises(
+        UndefinedError, match="all vectors are equal, so no two are nearer than others"
+    ):
+        next(Pairs(torch.full((30, 4), 0.1)).keys(kind))
+
+
+def test_cknna_needs_an_alignment_of_each_layer_with_itself():
+    """Two clouds that mirror each other: neighbors agree less than all samples do."""
+    vectors = torch.cat([torch.ones(8, 3), torch.zeros(1, 3)])
+    same = Neighbors(torch.zeros(9, 2, dtype=torch.int64), torch.zeros(9, 2).double(), EUCLIDEAN)
+    with pytest.raises(UndefinedError, match="a layer's alignment with itself is not positive"):
+        nb.cknna(0 * vectors, same, 0 * vectors, same, 2)
 
 
 def test_vectors_without_a_direction_are_refused_where_one_is_needed():
     vectors = normal(20, 3)
     vectors[4] = 0
-    with pytest.raises(UndefinedError, match="1 of 20 vectors are zero"):
+    with pytest.raises(
+        UndefinedError, match="1 of 20 vectors are zero and have no direction; leave"
+    ):
         lists(vectors, 3)
     assert lists(vectors, 3, EUCLIDEAN).n == 20
     symmetric = torch.cat([vectors[5:], -vectors[5:], torch.zeros(1, 3)])
@@ -355,7 +369,7 @@ def test_a_lattice_has_no_dimension():
     with pytest.raises(UndefinedError, match="lattice-like"):
         nb.two_nn(lists(lattice, 2, EUCLIDEAN))
     corners = lists(torch.eye(8), 5, EUCLIDEAN)
-    with pytest.raises(UndefinedError, match="equally far"):
+    with pytest.raises(UndefinedError, match="all neighbors are equally far, so distances"):
         nb.levina_bickel(corners, 5)
     with pytest.raises(InputError, match="needs Euclidean"):
         nb.two_nn(lists(cloud(50), 2))

@@ -124,7 +124,7 @@ def test_the_matrix_holds_every_pair_and_marks_constant_layers():
     assert found.estimate(3, 0).value == pytest.approx(found.estimate(0, 3).value)
     with pytest.raises(UndefinedError, match="nothing to align"):
         found.estimate(0, 2)
-    with pytest.raises(InputError, match=r"hold \[30, 31\] samples"):
+    with pytest.raises(InputError, match=r"layers hold \[30, 31\] samples; expected one number"):
         sim.cka_matrix([kernel(normal(30, 2)), kernel(normal(31, 2))])
 
 
@@ -166,7 +166,7 @@ def test_procrustes_is_that_of_scipy(n, d):
 def test_procrustes_needs_something_to_rotate():
     with pytest.raises(UndefinedError, match="nothing to rotate"):
         sim.procrustes_angle(normal(9, 2), torch.ones(9, 2))
-    with pytest.raises(InputError, match="9 and 8 samples"):
+    with pytest.raises(InputError, match="layers hold 9 and 8 samples"):
         sim.procrustes_angle(normal(9, 2), normal(8, 2))
 
 
@@ -215,9 +215,9 @@ def test_block_influence_invariances():
 
 def test_block_influence_needs_tokens():
     states = torch.ones(2, 3, 4)
-    with pytest.raises(UndefinedError, match="no token"):
+    with pytest.raises(UndefinedError, match="no token that counts has a direction"):
         influence(states, states, torch.zeros(2, 3, dtype=torch.bool))
-    with pytest.raises(InputError, match="before and after"):
+    with pytest.raises(InputError, match="before and after a block and a mask"):
         influence(states, states[:1], torch.ones(2, 3, dtype=torch.bool))
 
 

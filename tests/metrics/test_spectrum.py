@@ -159,7 +159,7 @@ def test_the_bound_is_an_equality_for_equal_singular_values():
 
 
 def test_the_bound_needs_a_row():
-    with pytest.raises(UndefinedError, match="all rows are zero"):
+    with pytest.raises(UndefinedError, match="all rows are zero, so there is no rank"):
         sp.check_effective_rank_bound(torch.zeros(3, 2))
 
 

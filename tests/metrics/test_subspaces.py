@@ -184,7 +184,7 @@ def test_unequal_dimensions_add_a_right_angle_each():
     assert free.dimensions == (8, 3, 8, 8)
     assert float(free.speed[0]) >= math.sqrt(5) * PI / 2
     assert free.turning.isnan().tolist() == [True, True]
-    with pytest.raises(InputError, match="one dimension"):
+    with pytest.raises(InputError, match="expected two subspaces of one dimension"):
         subspaces.log_map(torus(0, 0), torus(0, 0)[:, :1])
 
 
@@ -333,7 +333,7 @@ def test_halves_are_disjoint_and_alike_in_every_layer():
         torch.equal(a, b) for x, y in zip(halvings(9), halvings(9), strict=True)
         for a, b in zip(x, y, strict=True)
     )  # fmt: skip
-    with pytest.raises(UndefinedError, match="at least 2"):
+    with pytest.raises(UndefinedError, match="halving needs at least 2 samples"):
         halvings(1)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,11 @@ from torch import nn
 from layerscope import data as data_module
 from layerscope import models, report
 from layerscope.config import AnyPath, Flag, Kind, Listed, Text, To, Words, checked
-from layerscope.data import Texts
+from layerscope.data import Texts, TextSource
+from layerscope.data.formats import refuse_options
+from layerscope.data.objects import is_table
 from layerscope.errors import InputError
-from layerscope.evaluation.tables import Table
+from layerscope.evaluation.tables import Table, listed_tables
 from layerscope.models import Backbone, ModelOptions
 from layerscope.preparation import Progress, silent
 from layerscope.runfolder import RunFolder
@@ -36,17 +39,31 @@ def _reads_texts(given: Any) -> Any:
     raise ValueError(given)
 
 
+def _tables(given: Any) -> Any:
+    try:
+        return listed_tables(given)
+    except TypeError as error:  # pydantic turns no other error into ours
+        raise ValueError(given) from error
+
+
+def _labelled(given: Any) -> Any:
+    if isinstance(given, str | os.PathLike | Table | Mapping | list) or is_table(given):
+        return given
+    raise ValueError(given)
+
+
+Labelled = Annotated[
+    Any, PlainValidator(_labelled), Words("a labelled file or an object with columns")
+]
 # The arguments that several functions take; `checked` refuses anything else.
 Model = Annotated[
     str | Path | nn.Module, Kind("a hub id, a folder, a GGUF file or a loaded transformers model")
 ]
-Data = Annotated[str | Path | Iterable[str] | Texts, Kind(_TEXTS)]
+Data = Annotated[TextSource, Kind(_TEXTS)]
 Tasks = Annotated[
     str | Iterable[str], To(Annotated[Listed[Text], BeforeValidator(_comma_separated)])
 ]
-Tables = Annotated[
-    Iterable[Any], To(Listed[Annotated[str | Path | Table, Kind("a labelled file")]])
-]
+Tables = Annotated[Any, To(Annotated[tuple[Labelled, ...], BeforeValidator(_tables)])]
 Tokenizer = Annotated[
     Any, PlainValidator(_reads_texts), Words("a loaded transformers tokenizer or None")
 ]
@@ -95,7 +112,7 @@ class Result:
 
 
 def texts_of(
-    data: str | Path | Iterable[str] | Texts | None,
+    data: TextSource | None,
     column: str | None,
     split: str | None,
     limit: int | None,
@@ -109,10 +126,12 @@ def texts_of(
     if data is None:
         raise InputError("expected texts to measure the model on; give a file, a list or 'sample'.")
     if isinstance(data, Texts):
+        refuse_options("what was read already", column=column, split=split)
         return data
-    if isinstance(data, str | Path):
-        return data_module.read_texts(data, column=column, split=split, limit=limit, seed=seed)
-    return data_module.as_texts(data, limit=limit, seed=seed)
+    if isinstance(data, str | os.PathLike):
+        name = data if isinstance(data, str) else Path(data)
+        return data_module.read_texts(name, column=column, split=split, limit=limit, seed=seed)
+    return data_module.as_texts(data, column=column, split=split, limit=limit, seed=seed)
 
 
 def refuse_tokenizer(model: Any, tokenizer: Any) -> None:

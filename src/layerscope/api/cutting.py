@@ -22,14 +22,22 @@ from layerscope.api.common import (
 )
 from layerscope.api.deciding import RunLike, run_of, select
 from layerscope.config import AnyPath, Count, Flag, Natural, Text, To, Words, checked
-from layerscope.cutting import Cut, CutEstimates, CutSettings, cut_model, refuse_layer, refuse_model
+from layerscope.cutting import (
+    Cut,
+    CutEstimates,
+    CutSettings,
+    cut_model,
+    refuse_layer,
+    refuse_model,
+    refuse_no_layer,
+)
 from layerscope.cutting.records import POOLING_SETTINGS
 from layerscope.data import Texts
 from layerscope.errors import InputError
 from layerscope.estimates import estimate
 from layerscope.models import Backbone, ModelOptions
-from layerscope.preparation import Progress, prepare
-from layerscope.rules import DEFAULT_RULE
+from layerscope.preparation import Progress, prepare, refuse_impossible
+from layerscope.rules import DEFAULT_RULE, find
 from layerscope.settings import ScanSettings
 from layerscope.table import Run
 
@@ -87,13 +95,10 @@ def cut(
     chosen = CutSettings(**settings)
     refuse_tokenizer(model, tokenizer)
     place = Path(out)
-    surgery.refuse_folder(place, overwrite=overwrite, sources=(model, run))
-    if chosen.format == "sentence-transformers":
-        surgery.require_extra()
-    if chosen.format == "onnx":
-        surgery.require_onnx()
+    _refuse_place(place, chosen, (model, run), overwrite=overwrite)
     given = None if run is None else run_of(run)
     texts = texts_of(data, column, split, limit, seed=0)
+    _refuse_choice(layer, chosen, given, rule, texts)
     with surgery.claimed(place), (watch or unwatched)() as progress:
         backbone = loaded(model, tokenizer, model_options, progress, head=chosen.head)
         refuse_model(backbone, chosen)  # before a scan, which may take long
@@ -143,14 +148,15 @@ def estimate_cut(
     chosen = CutSettings(**settings)
     refuse_tokenizer(model, tokenizer)
     place = Path(out)
-    surgery.refuse_folder(place, overwrite=overwrite, sources=(model, run))
+    _refuse_place(place, chosen, (model, run), overwrite=overwrite)
     given = None if run is None else run_of(run)
+    texts = texts_of(data, column, split, limit, seed=0)
+    _refuse_choice(layer, chosen, given, rule, texts)
     with (watch or unwatched)() as progress:
         backbone = loaded(model, tokenizer, model_options, progress, head=chosen.head)
         refuse_model(backbone, chosen)
         scan = None
         if layer == "auto" and given is None:
-            texts = texts_of(data, column, split, limit, seed=0)
             prepared = prepare(backbone, texts, _scan_settings(chosen, rule), progress)
             scan = estimate(backbone, prepared)
         elif layer == "auto" and given is not None:
@@ -161,6 +167,36 @@ def estimate_cut(
     kept = range(backbone.depth if number is None or chosen.kind == "pointer" else number)
     weights = surgery.bytes_of(surgery.smaller(backbone, kept, head=chosen.head))
     return CutEstimates(number, backbone.depth, weights, surgery.free_bytes(place), scan)
+
+
+def _refuse_place(
+    place: Path, settings: CutSettings, sources: tuple[Any, ...], *, overwrite: bool
+) -> None:
+    """Refuse, before any work, a folder or a format that cannot be written."""
+    surgery.refuse_folder(place, overwrite=overwrite, sources=sources)
+    if settings.format == "sentence-transformers":
+        surgery.require_extra()
+    if settings.format == "onnx":
+        surgery.require_onnx()
+
+
+def _refuse_choice(
+    layer: int | Literal["auto"],
+    settings: CutSettings,
+    run: Run | None,
+    rule: str | None,
+    texts: Texts,
+) -> None:
+    """Refuse, before a model is loaded, a choice of the layer that cannot be made for any."""
+    if layer != "auto":
+        refuse_no_layer(layer)
+    if rule is not None:
+        find(rule)
+    scan = _scan_settings(settings, rule)
+    if run is not None:
+        select(run, rule=rule, resamples=1)
+    elif layer == "auto":
+        refuse_impossible(scan, texts)
 
 
 def _as_scanned(settings: CutSettings, run: Run | None) -> CutSettings:

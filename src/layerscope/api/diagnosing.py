@@ -42,7 +42,7 @@ def doctor(
     tokenizer: Tokenizer = None,
     column: Text | None = None,
     split: Text | None = None,
-    limit: Count = TEXTS,
+    limit: Count | None = TEXTS,
     skip: Strings = (),
     seed: Natural = 0,
     model_options: ModelOptions | None = None,
@@ -58,7 +58,7 @@ def doctor(
         tokenizer: of a loaded model of texts, which needs it; a model given by name has its own.
         column: of a table of texts.
         split: of a datasets id.
-        limit: most texts to read; they are cut to 64 tokens.
+        limit: most texts to read, None for all; they are cut to 64 tokens.
         skip: names of checks to leave out, such as "reload" for a model larger than the disk.
         seed: of the texts or the noise that are taken.
         model_options: how to load the model: revision, dtype, device.
@@ -78,7 +78,7 @@ def doctor(
         texts = None if pixels is not None else texts_of(data, column, split, limit, seed)
         backbone = loaded(model, tokenizer, model_options, progress)
         if takes_images(backbone):
-            if pixels is None and data != SAMPLE:
+            if pixels is None and not (isinstance(data, str) and data == SAMPLE):
                 raise InputError(f"{backbone.info.name} reads images; texts cannot be used.")
             subject, source = of_images(backbone, pixels, origin, seed), "images"
         elif texts is None:

@@ -25,6 +25,7 @@ from layerscope.api.common import (
     refuse_tokenizer,
     unwatched,
 )
+from layerscope.bank import refuse_no_bank
 from layerscope.config import AnyPath, Flag, checked
 from layerscope.encoding import BankEncoder, open_bank
 from layerscope.errors import RunError
@@ -47,6 +48,7 @@ from layerscope.evaluation.results import (
     refuse_other_run,
 )
 from layerscope.extraction import sites_of
+from layerscope.files import refuse_unwritable
 from layerscope.gains import task_name
 from layerscope.models import Backbone, ModelOptions
 from layerscope.preparation import Progress
@@ -93,7 +95,8 @@ def evaluate(
         model: a hub id, a local folder, a GGUF file or a loaded transformers model (give `tokenizer`).
         tasks: names of mteb's tasks, of folders in `task_data`, "paper32", or paths of tables.
         task_data: a folder with a folder for each task; what it holds is not asked of the hub.
-        tables: labelled files: text and label, two texts and a score or label, or a ranking.
+        tables: one or several labelled files or tables in Python (data frames, `datasets`, dicts of
+            columns): text and label, two texts and a score or label, or a ranking.
         out: folder for the run, or a finished run of the same model, beside whose measures the scores
             are put; None writes nothing.
         bank: folder for the pooled vectors, to share between runs; by default in `out`.
@@ -111,11 +114,13 @@ def evaluate(
     refuse_tokenizer(model, tokenizer)
     require_extra()
     with quiet():
-        plans = resolve(_names(tasks), task_data=_path(task_data), tables=tuple(tables))
+        plans = resolve(_names(tasks), task_data=_path(task_data), tables=tables)
     refuse_nothing_to_probe(plans, chosen)
     place = RunFolder(Path(out), overwrite) if out is not None else None
     with place.claimed(beside=True) if place else nullcontext():
         base = _finished(place)
+        if bank is not None:
+            refuse_no_bank(Path(bank).expanduser())
         with ExitStack() as stack:
             progress = stack.enter_context((watch or unwatched)())
             started = time.perf_counter()
@@ -158,10 +163,12 @@ def estimate_evaluation(
     refuse_tokenizer(model, tokenizer)
     require_extra()
     with quiet():
-        plans = resolve(_names(tasks), task_data=_path(task_data), tables=tuple(tables))
+        plans = resolve(_names(tasks), task_data=_path(task_data), tables=tables)
+    folder = _path(bank) or (Path(out) / BANK if out is not None else None)
+    if bank is not None and folder is not None:
+        refuse_no_bank(folder)
     with (watch or unwatched)():
         backbone = backbone_for(model, tokenizer, model_options)
-        folder = _path(bank) or (Path(out) / BANK if out is not None else None)
         return estimate_tasks(backbone, plans, chosen, folder)
 
 
@@ -233,6 +240,7 @@ def _finished(place: RunFolder | None) -> Run | None:
     """Return the finished run in a folder, None if there is none."""
     if place is None or not (place.path / RECORD_FILE).is_file():
         return None
+    refuse_unwritable(place.path)
     return load_run(place.path)
 
 

@@ -34,7 +34,7 @@ from layerscope.encoding import first_token_for
 from layerscope.errors import InputError
 from layerscope.evaluation import EvaluationSettings
 from layerscope.models import Backbone, ModelOptions
-from layerscope.preparation import Progress
+from layerscope.preparation import Progress, refuse_impossible
 from layerscope.pruning import Budget, Measured, Outcome, Removal, Rule, Saving
 from layerscope.pruning.asking import (
     Asked,
@@ -152,7 +152,7 @@ def prune(
         evaluate: tasks to score the full model, the smaller one and random subsets on, as for
             `layerscope.evaluate`.
         task_data: a folder with a folder for each task.
-        tables: labelled files besides.
+        tables: labelled files or tables in Python besides.
         perplexity: held-out texts for a causal model; by default, where tasks are scored, texts of the
             built-in sample that were not measured.
         draws: random subsets of as many blocks, under the same protection, or all if there are no more.
@@ -194,6 +194,10 @@ def prune(
     _check_saving(place, format, (model, run), overwrite=overwrite)
     given = None if run is None else run_of(run)
     texts = texts_of(data, column, split, limit, seed)
+    if given is not None:
+        pruning.refuse_lacking(asked.rule, given)
+    elif asked.rule.reads:
+        refuse_impossible(asked.scan, texts)
     alone = nullcontext() if place is None else surgery.claimed(place)
     with alone, (watch or unwatched)() as progress:
         backbone, said = _loaded(model, tokenizer, model_options, progress, head=head)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +25,20 @@ from layerscope.api.common import (
 )
 from layerscope.api.scanning import estimate_scan, scan
 from layerscope.config import AnyPath, Count, Flag, Kind, Listed, Text, To, checked
-from layerscope.data import Texts
+from layerscope.data import Texts, TextSource
 from layerscope.errors import InputError, unknown_name
 from layerscope.estimates import Estimates
-from layerscope.files import LOCK_FILE, locked, refuse_busy, write_atomically, write_json
+from layerscope.files import (
+    LOCK_FILE,
+    locked,
+    refuse_busy,
+    refuse_unwritable,
+    write_atomically,
+    write_json,
+)
 from layerscope.metrics.inputs import Convention
 from layerscope.models import Backbone, ModelOptions
-from layerscope.preparation import Progress
+from layerscope.preparation import Progress, refuse_impossible
 from layerscope.ranking import (
     DEFAULT,
     Ranking,
@@ -45,7 +52,7 @@ from layerscope.ranking.results import refuse_lacking
 from layerscope.ranking.scores import Scored, of_frame
 from layerscope.runfolder import RunFolder
 from layerscope.settings import ScanSettings
-from layerscope.table import OLDER, RECORD_FILE, Run, is_older_fingerprint, load_run
+from layerscope.table import OLDER, RECORD_FILE, Run, is_interrupted, is_older_fingerprint, load_run
 
 RANKING_FILE: Final = "ranking.json"
 TABLE_FILE: Final = "ranking.csv"
@@ -155,6 +162,7 @@ def estimate_ranking(
     """Return what the scan of each model would take, None for one that is scanned already."""
     chosen = _scan_settings(settings)
     place = None if out is None else Path(out)
+    _refuse_finished(place, overwrite)
     texts, planned = _plan(models, data, chosen, place, column, split, limit, overwrite=overwrite)
 
     def estimated(each: Planned) -> Estimates | None:
@@ -220,6 +228,7 @@ def _refuse_finished(place: Path | None, overwrite: bool) -> None:
             f"{str(place)!r} already holds a ranking; pass --overwrite to replace it (scans there that "
             "fit are used again), or choose another --out folder."
         )
+    refuse_unwritable(place)
 
 
 # --- which models are to be scanned ---------------------------------------------------------------
@@ -227,7 +236,7 @@ def _refuse_finished(place: Path | None, overwrite: bool) -> None:
 
 def _plan(
     models: Model | Sequence[Model],
-    data: str | Path | Iterable[str] | Texts | None,
+    data: TextSource | None,
     settings: dict[str, Any],
     place: Path | None,
     column: str | None,
@@ -248,6 +257,8 @@ def _plan(
         return None, [Planned(name, run) for name, run in runs]
     texts = texts_of(data, column, split, limit, settings["seed"])
     check_comparable(runs, texts.fingerprint)
+    if len(runs) < len(given):
+        refuse_impossible(ScanSettings(**settings), texts)
     names = _folder_names([str(each) for each, run in zip(given, finished, strict=True) if not run])
     planned = []
     for each, run in zip(given, finished, strict=True):
@@ -292,7 +303,8 @@ def _finished(given: Model) -> Run | None:
         return given
     if isinstance(given, Result):
         return given.run
-    return load_run(Path(given).expanduser()) if is_run(given) else None
+    folder = Path(given).expanduser()
+    return load_run(folder) if is_run(folder) or is_interrupted(folder) else None
 
 
 def _word(given: Model) -> str:

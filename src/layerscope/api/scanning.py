@@ -39,7 +39,7 @@ from layerscope.estimates import Estimates, estimate
 from layerscope.metrics import catalogue
 from layerscope.metrics.catalogue import Measure
 from layerscope.models import Backbone, ModelOptions
-from layerscope.preparation import Prepared, Progress, prepare
+from layerscope.preparation import Prepared, Progress, prepare, refuse_impossible
 from layerscope.provenance import versions
 from layerscope.runfolder import RunFolder
 from layerscope.settings import ScanSettings
@@ -161,13 +161,14 @@ def scan(
             what `layerscope.models.load` returned, or plain arrays of pooled vectors (layer, sample,
             dim) or of the pooled vectors of augmented views (layer, sample, view, dim), or a list with
             the array of each layer.
-        data: a file, a datasets id, "-" for standard input, "sample", or the texts themselves;
+        data: a file, a datasets id, "-" for standard input, "sample", or the texts themselves as a
+            list, an array, a column, a table or a dataset (`layerscope.data.as_texts` lists them);
             nothing for arrays.
         out: folder for the run; None writes nothing.
         overwrite: whether a run in that folder may be replaced.
         tokenizer: of a loaded model, which needs it; a model given by name has its own.
-        column: of a table of texts.
-        split: of a datasets id.
+        column: of a table of texts, in a file or in Python.
+        split: of a datasets id or of a dict of splits.
         limit: most texts to use; None uses all.
         model_options: how to load the model: revision, dtype, device.
         watch: opens a progress callback for the time of the scan; None shows nothing.
@@ -218,6 +219,7 @@ def estimate_scan(
     refuse_tokenizer(model, tokenizer)
     with (watch or unwatched)() as progress:
         texts = texts_of(data, column, split, limit, chosen.seed)
+        refuse_impossible(chosen, texts)
         backbone = backbone_for(model, tokenizer, model_options)
         return estimate(backbone, prepare(backbone, texts, chosen, progress))
 
@@ -232,6 +234,7 @@ def _scan_texts(
     tokenizer: Any,
     model_options: ModelOptions | None,
 ) -> Run:
+    refuse_impossible(settings, texts)
     started = time.perf_counter()
     backbone = loaded(model, tokenizer, model_options, progress)
 

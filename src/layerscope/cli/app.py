@@ -156,16 +156,19 @@ def plots_asked(png: Path | None, svg: Path | None) -> tuple[Path, ...]:
 def _check_plot(path: Path, suffix: str) -> None:
     import importlib.util
 
+    from layerscope.files import refuse_unwritable
+
     if path.suffix.lower() != suffix:
         raise InputError(f"expected a file ending in {suffix}, got {str(path)!r}.")
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError(
-            "plots to files need an extra; install it with: pip install 'layerscope[plots]'"
+            "plots to files need an extra; install it with: pip install 'layerscope[plots]'."
         )
     if not path.parent.is_dir():
         raise InputError(
             f"expected a folder for the plot {str(path)!r}, {str(path.parent)!r} is none."
         )
+    refuse_unwritable(path)
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -88,7 +88,9 @@ def correlate(
     pictures = plots_asked(png, svg)
     _check_page(out, overwrite)
     from layerscope import api
+    from layerscope.correlation import refuse_statistic
 
+    refuse_statistic(statistic)
     found = api.correlate(
         runs,
         data=data,
@@ -99,7 +101,6 @@ def correlate(
         resamples=resamples,
         seed=seed,
     )
-    found.matrix(statistic)  # refuses an unknown one before anything is printed
     _print(found, as_json)
     for path in pictures:
         found.save_plot(path, plot, statistic)  # type: ignore[arg-type]
@@ -110,6 +111,7 @@ def correlate(
 def _check_page(path: Path | None, overwrite: bool) -> None:
     """Refuse, before any work, a page that could not be written after it."""
     from layerscope.errors import InputError
+    from layerscope.files import refuse_unwritable
 
     if path is None:
         return
@@ -121,6 +123,7 @@ def _check_page(path: Path | None, overwrite: bool) -> None:
         raise InputError(
             f"expected a folder for the page {str(path)!r}, {str(path.parent)!r} is none."
         )
+    refuse_unwritable(path)
 
 
 def _write(found: Correlations, path: Path, *, said: bool) -> None:

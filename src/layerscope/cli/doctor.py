@@ -53,7 +53,9 @@ def doctor(
     ] = "sample",
     column: Column = None,
     split: Split = None,
-    limit: Annotated[int, typer.Option(help="Most texts to read; each is cut to 64 tokens.")] = 16,
+    limit: Annotated[
+        int, typer.Option(help="Most texts to read (0: all), each cut to 64 tokens.")
+    ] = 16,
     skip: Annotated[
         str | None, typer.Option(help="Checks to leave out, comma-separated, like encode,reload.")
     ] = None,
@@ -80,7 +82,7 @@ def doctor(
         data,
         column=column,
         split=split,
-        limit=limit,
+        limit=limit or None,
         skip=() if skip is None else listed(skip),
         seed=seed,
         model_options=ModelOptions.of(

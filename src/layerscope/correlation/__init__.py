@@ -17,9 +17,10 @@ from layerscope.correlation.records import (
     ScoreKey,
     Summary,
     labels,
+    refuse_statistic,
 )
 
 __all__ = [
     "ALL", "OWN", "STATISTICS", "Association", "Curve", "Findings", "LeftOut", "MeasureKey",
-    "ScoreKey", "Summary", "correlate", "labels",
+    "ScoreKey", "Summary", "correlate", "labels", "refuse_statistic",
 ]  # fmt: skip

@@ -17,6 +17,12 @@ BELIEVED: Final = 0.05
 STATISTICS: Final = ("dcor", "bias_corrected", "spearman", "kendall", "partial")
 
 
+def refuse_statistic(name: str) -> None:
+    """Raise an InputError unless a coefficient has that name."""
+    if name not in STATISTICS:
+        raise unknown_name("coefficient", name, STATISTICS)
+
+
 @dataclass(frozen=True, order=True)
 class MeasureKey:
     """A measure as a table names it."""
@@ -187,8 +193,7 @@ class Findings:
         Raises:
             InputError: the coefficient is unknown.
         """
-        if statistic not in STATISTICS:
-            raise unknown_name("coefficient", statistic, STATISTICS)
+        refuse_statistic(statistic)
         order = [summary.measure for summary in self.summaries]
         values: dict[MeasureKey, dict[str, list[float]]] = {measure: {} for measure in order}
         for each in self.associations:

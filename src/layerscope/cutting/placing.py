@@ -38,14 +38,21 @@ def refuse_model(backbone: Backbone, settings: CutSettings) -> None:
         surgery.refuse_decoder(backbone, settings.format)
 
 
-def refuse_layer(backbone: Backbone, layer: int) -> None:
-    """Raise an InputError for a layer that a cut cannot give."""
+def refuse_no_layer(layer: int) -> None:
+    """Raise an InputError for a number that is a layer of no cut, before a model is loaded."""
     if layer == 0:
         raise InputError(
             "layer 0 is the embeddings, before any block; a cut keeps at least block 1: expected a layer "
-            f"from 1 to {backbone.depth}, got 0."
+            "from 1 on, got 0."
         )
-    if not 1 <= layer <= backbone.depth:
+    if layer < 0:
+        raise InputError(f"expected a layer from 1 on, the number of a block, got {layer}.")
+
+
+def refuse_layer(backbone: Backbone, layer: int) -> None:
+    """Raise an InputError for a layer that a cut cannot give."""
+    refuse_no_layer(layer)
+    if layer > backbone.depth:
         raise InputError(
             f"expected a layer from 1 to {backbone.depth} (the last block of {backbone.info.name}), got "
             f"{layer}."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 import pandas as pd
@@ -107,18 +107,84 @@ def _paragraphs(*parts: Iterable[str]) -> Iterator[str]:
 
 
 def _read_json_lines(stream: BinaryIO, column: str | None, where: str) -> Column:
-    rows = _json_rows(_lines(stream, where), where)
+    return read_rows(_json_rows(_lines(stream, where), where), column, where)
+
+
+def read_rows(
+    rows: Iterable[tuple[str, Mapping[str, Any]]], column: str | None, where: str
+) -> Column:
+    """Read one column of rows, whose first one tells which columns hold strings.
+
+    Args:
+        rows: (its place for messages, column -> value), streamed.
+        column: the one asked for, as for `choose_column`.
+        where: the source's name, for messages.
+    """
+    rows = iter(rows)
     first = next(rows, None)
     if first is None:
         return Column(column, ())
-    strings = [key for key, value in first[1].items() if isinstance(value, str)]
-    # A null in the first row says nothing of the column's type.
-    nulls = [key for key, value in first[1].items() if value is None and key == column]
-    chosen = choose_column(column, list(first[1]), strings + nulls, where)
-    return Column(chosen, _json_texts(first, rows, chosen, where))
+    chosen = _column_by_values(column, first[1], where)
+    texts = (
+        text_of_cell(row.get(chosen), chosen, f"{place} of {where!r}")
+        for place, row in itertools.chain([first], rows)
+    )
+    return Column(chosen, texts)
 
 
-def _json_rows(lines: Iterable[str], where: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_columns(
+    columns: Mapping[str, Collection[object]], column: str | None, where: str
+) -> Column:
+    """Read one of several columns of plain values, whose first value that is not missing tells its type.
+
+    Args:
+        columns: name -> its values.
+        column: the one asked for, as for `choose_column`.
+        where: the source's name, for messages.
+    """
+    firsts = {
+        name: next((value for value in values if not is_missing(value)), None)
+        for name, values in columns.items()
+    }
+    if columns and not any(map(len, columns.values())):
+        return Column(choose_column(column, list(columns), list(columns), where), ())
+    chosen = _column_by_values(column, firsts, where)
+    texts = (
+        text_of_cell(value, chosen, f"row {place} of {where!r}")
+        for place, value in enumerate(columns[chosen])
+    )
+    return Column(chosen, texts)
+
+
+def _column_by_values(column: str | None, values: Mapping[str, Any], where: str) -> str:
+    strings = [name for name, value in values.items() if isinstance(value, str)]
+    # A missing value says nothing of the column's type.
+    untold = [name for name, value in values.items() if is_missing(value) and name == column]
+    return choose_column(column, list(values), strings + untold, where)
+
+
+def is_missing(value: object) -> bool:
+    """Whether a cell holds None, NaN or pandas' NA or NaT."""
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
+
+
+def text_of_cell(value: object, column: str, place: str) -> str:
+    """Return a cell's text; a missing value is an empty one, which the gate counts.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    if is_missing(value):
+        return ""
+    if not isinstance(value, str):
+        raise InputError(
+            f"expected a string in column {column!r}, {place} holds {type(value).__name__}; "
+            "choose another column or convert it."
+        )
+    return str(value)  # NumPy has a string type of its own
+
+
+def _json_rows(lines: Iterable[str], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -129,34 +195,13 @@ def _json_rows(lines: Iterable[str], where: str) -> Iterator[tuple[int, dict[str
         if not isinstance(row, dict):
             raise InputError(
                 f"expected one JSON object a line, line {number} of {where!r} is "
-                f"{_shortened(line)}; write one object a line, as jq -c does."
+                f"{shortened(line)}; write one object a line, as jq -c does."
             )
-        yield number, row
+        yield f"line {number}", row
 
 
-def _json_texts(
-    first: tuple[int, dict[str, Any]],
-    rows: Iterator[tuple[int, dict[str, Any]]],
-    column: str,
-    where: str,
-) -> Iterator[str]:
-    for number, row in itertools.chain([first], rows):
-        yield _json_text(number, row, column, where)
-
-
-def _json_text(number: int, row: dict[str, Any], column: str, where: str) -> str:
-    value = row.get(column)
-    if value is None:
-        return ""  # counted with the empty ones
-    if not isinstance(value, str):
-        raise InputError(
-            f"expected a string in column {column!r}, line {number} of {where!r} holds "
-            f"{type(value).__name__}; choose another column or convert it."
-        )
-    return value
-
-
-def _shortened(text: str, length: int = 40) -> str:
+def shortened(text: str, length: int = 40) -> str:
+    """Return the start of a text in quotation marks."""
     return repr(text if len(text) <= length else text[:length] + "...")
 
 
@@ -223,11 +268,15 @@ def _read_parquet(stream: BinaryIO, column: str | None, where: str) -> Column:
             f"expected a parquet file, {where!r} is none or was cut off; write it again, or "
             "rename it after what it holds."
         ) from None
-    schema = file.schema_arrow
-    strings = [field.name for field in schema if _is_string(field.type)]
-    chosen = choose_column(column, schema.names, strings, where)
+    chosen = choose_arrow_column(column, file.schema_arrow, where)
     batches = file.iter_batches(batch_size=ROWS, columns=[chosen])
     return Column(chosen, or_empty(batch.column(0).to_pylist() for batch in batches))
+
+
+def choose_arrow_column(column: str | None, schema: Any, where: str) -> str:
+    """Return the column to read of an Arrow table, whose schema tells which hold strings."""
+    strings = [field.name for field in schema if _is_string(field.type)]
+    return choose_column(column, schema.names, strings, where)
 
 
 def _is_string(kind: Any) -> bool:

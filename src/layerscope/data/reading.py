@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import re
 import sys
-from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from layerscope.data.formats import (
-    READERS,
-    ROWS,
-    Reader,
-    choose_column,
-    or_empty,
-    read_plain,
-    refuse_options,
-)
+from layerscope.data.formats import READERS, Reader, read_plain, refuse_options, shortened
+from layerscope.data.objects import choose_split, read_dataset
 from layerscope.data.texts import DEFAULT_LIMIT, Column, Texts, keep
-from layerscope.errors import InputError, unknown_name
+from layerscope.errors import InputError
+from layerscope.files import close_names
 
 SAMPLE: Final = "sample"
 STANDARD_INPUT: Final = "-"
 
 # A hub id has at most one slash and may be followed by a configuration: "owner/name:config".
 _DATASET_ID: Final = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+
+_WORDS_OF_A_SENTENCE: Final = 5
+_LONGEST_NAME: Final = 255  # characters of a file's or folder's name on the usual systems
 
 
 def read_texts(
@@ -63,7 +58,10 @@ def read_texts(
         plain = read_plain(stream, "standard input")
         return keep(plain, STANDARD_INPUT, name="standard input", limit=limit, seed=seed)
     path = Path(source).expanduser()
-    if path.exists() or _looks_like_a_file(source):
+    there = _exists(path)
+    if isinstance(source, str) and not there:
+        _refuse_a_text(source)
+    if there or _looks_like_a_file(source):
         return _read_file(path, column=column, limit=limit, seed=seed, split=split)
     found = _read_dataset(str(source), column, split)
     return keep(found, str(source), limit=limit, seed=seed)
@@ -92,7 +90,7 @@ def _reader_of(path: Path) -> Reader:
             f"({_expected_suffixes()})."
         )
     if not path.exists():
-        raise InputError(f"there is no file {str(path)!r}; {_close_files(path)}")
+        raise InputError(f"there is no file {str(path)!r}; {close_names(path)}")
     if path.suffix.lower() not in READERS:
         raise InputError(
             f"expected a file that ends in {_expected_suffixes()}, {path.name!r} came; "
@@ -105,14 +103,23 @@ def _expected_suffixes() -> str:
     return ", ".join(READERS)
 
 
-def _close_files(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"there is no folder {str(path.parent)!r} either; check the path."
-    names = sorted(entry.name for entry in path.parent.iterdir())
-    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(repr(match) for match in close)}?"
-    return f"nothing in {str(path.parent.resolve())!r} has a similar name; check the path."
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # longer than the system lets a name be
+        return False
+
+
+def _refuse_a_text(source: str) -> None:
+    """Refuse a text in the place of the name of its source."""
+    names = source.split("/")
+    a_path = source.startswith((".", "/", "~")) or Path(source).suffix.lower() in READERS
+    sentence = len(source.split()) >= _WORDS_OF_A_SENTENCE and not a_path
+    if "\n" in source or sentence or max(map(len, names)) > _LONGEST_NAME:
+        raise InputError(
+            f"expected the name of a file or a dataset, or 'sample', got a text of {len(source)} "
+            f"characters ({shortened(source)}); put texts into a list, or into a file."
+        )
 
 
 def _looks_like_a_file(source: str | Path) -> bool:
@@ -135,24 +142,4 @@ def _read_dataset(source: str, column: str | None, split: str | None) -> Column:
             "check the name, or save the texts to a file: without network only cached "
             "datasets load."
         ) from None
-    rows = loaded[_choose_split(split, list(loaded), source)]
-    strings = [name for name, kind in rows.features.items() if _is_string_feature(kind)]
-    chosen = choose_column(column, rows.column_names, strings, source)
-    batches = rows.select_columns([chosen]).iter(batch_size=ROWS)
-    return Column(chosen, or_empty(batch[chosen] for batch in batches))
-
-
-def _is_string_feature(kind: object) -> bool:
-    return str(getattr(kind, "dtype", "")) in {"string", "large_string"}
-
-
-def _choose_split(split: str | None, known: Sequence[str], source: str) -> str:
-    if split is not None and split not in known:
-        raise unknown_name(f"split of {source!r}:", split, known)
-    if split is not None:
-        return split
-    if "train" in known:
-        return "train"
-    if len(known) == 1:
-        return known[0]
-    raise InputError(f"expected one split, {source!r} has {', '.join(known)}; choose one.")
+    return read_dataset(loaded[choose_split(split, list(loaded), source)], column, source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,7 +23,8 @@ class Texts:
         fingerprint: 16 hexadecimal digits of the sha256 over the kept texts in order.
         dropped_duplicates: how many repeated an earlier text exactly.
         dropped_empty: how many held nothing but white space.
-        total_read: how many texts the source holds, dropped ones included.
+        total_read: how many texts the source holds, dropped ones included; of a stream, how many
+            were read.
         source: what the user named.
         column: the column read, None where the source has no columns.
         seed: of the random subset; without effect unless `sampled`.
@@ -56,40 +57,18 @@ class Texts:
 
 @dataclass(frozen=True)
 class Column:
-    """A stream of texts and the column that they come from."""
+    """A stream of texts and the column that they come from.
+
+    Attributes:
+        name: of the column; None where the source has none.
+        texts: the texts, empty ones and repeats included.
+        streamed: whether reading on is dear or never ends, so that the first texts up to the limit are
+            taken in place of a random subset of all.
+    """
 
     name: str | None
     texts: Iterable[str]
-
-
-def as_texts(
-    texts: Iterable[str], *, name: str = "texts", limit: int | None = DEFAULT_LIMIT, seed: int = 0
-) -> Texts:
-    """Take texts that are already in Python through the same gate as those of a file.
-
-    >>> kept = as_texts(["one text", "another", "one text", " "])
-    >>> kept.texts, kept.dropped_duplicates, kept.dropped_empty
-    (('one text', 'another'), 1, 1)
-
-    Raises:
-        InputError: a single string, something that is no string, or no text left.
-    """
-    if isinstance(texts, str | bytes):
-        raise InputError(
-            f"expected a list of texts, one {type(texts).__name__} came; "
-            "put it into a list, or read a file with read_texts."
-        )
-    return keep(Column(None, _only_strings(texts)), name, limit=limit, seed=seed)
-
-
-def _only_strings(texts: Iterable[object]) -> Iterator[str]:
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(
-                f"expected every text to be a str, text {index} is {type(text).__name__}; "
-                "convert it or leave it out."
-            )
-        yield text
+    streamed: bool = False
 
 
 def keep(
@@ -98,10 +77,10 @@ def keep(
     """Drop empty and repeated texts and keep at most `limit`.
 
     The subset is the `limit` texts of least seeded digest: uniform, independent of the order and
-    the format of the source, and a smaller limit keeps a subset of what a larger one keeps.
+    the format of the source, and a smaller limit keeps a subset of what a larger one keeps. Of a
+    stream the first `limit` texts are kept and the rest is not read.
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"expected a limit of at least 1 text, {limit} came.")
+    refuse_limit(limit)
     seen: set[bytes] = set()
     heap: list[tuple[int, int, str]] = []  # (minus the digest, index, text): the worst is first
     empty = total = 0
@@ -119,6 +98,8 @@ def keep(
             heapq.heappush(heap, entry)
         else:
             heapq.heappushpop(heap, entry)
+        if found.streamed and len(seen) == limit:
+            break
     if not seen:
         held = f"its {total} texts are all white space" if total else "it is empty"
         raise InputError(f"expected texts in {source!r}, but {held}; give it at least one text.")
@@ -134,6 +115,15 @@ def keep(
         column=found.name,
         seed=seed,
     )
+
+
+def refuse_limit(limit: int | None) -> None:
+    """Raise an InputError for a limit that keeps nothing."""
+    if limit is not None and limit < 1:
+        raise InputError(
+            f"expected a limit of at least 1 text, got {limit}; all are taken without a limit "
+            "(limit=None, on the command line --limit 0)."
+        )
 
 
 def _digest(text: str, seed: int, number: int) -> bytes:

@@ -30,7 +30,7 @@ from layerscope.evaluation.training import (
     wilson_limits,
 )
 from layerscope.extraction import batches, extract, sites_of
-from layerscope.models import Backbone, ModelInfo
+from layerscope.models import Backbone
 from layerscope.pooling import mean
 from layerscope.preparation import Progress, silent
 from layerscope.settings import FirstToken
@@ -268,11 +268,11 @@ class _Kept:
     """The reducer that extraction calls: the mean of the tokens that count and, if wanted, each."""
 
     tokens: bool
-    info: ModelInfo
+    backbone: Backbone
 
     def __call__(self, tokens: TokenStates) -> dict[str, Array]:
         rows = {"mean": mean(tokens.states, tokens.counted.to(tokens.states.dtype)).float()}
-        refuse_non_finite(rows["mean"], tokens.site, self.info)
+        refuse_non_finite(rows["mean"], tokens.site, self.backbone)
         if self.tokens:
             states = tokens.states[tokens.counted].float()
             scale = states.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
@@ -306,7 +306,7 @@ def _read(
     """Run the model over the texts once and keep what the probes need of every site."""
     done, total = 0, sum(len(text.ids) for text in tokenized)
     planned = batches(backbone, tokenized, marks, settings.batch_tokens)
-    keep = _Kept("attention" in settings.kinds, backbone.info)
+    keep = _Kept("attention" in settings.kinds, backbone)
     for result in extract(backbone, planned, sites, keep):
         store.add(result.items, result.by_site)
         done += sum(len(tokenized[item].ids) for item in result.items)

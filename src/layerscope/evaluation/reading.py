@@ -7,10 +7,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
+from layerscope.data.objects import holds_tables, is_table
 from layerscope.errors import InputError
 
 SPLITS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -86,6 +87,69 @@ def fingerprint(files: Iterable[Path]) -> str:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 total.update(block)
+    return total.hexdigest()[:16]
+
+
+def frames_of(given: Any) -> dict[str, pd.DataFrame]:
+    """Return the rows of each split of a table that is in Python.
+
+    Args:
+        given: a table of pandas, polars, Arrow or `datasets`, a dict of columns, a list of rows, or a
+            dict of splits, each of which is one of those. One without splits stands under the empty
+            name, and so does the only split of a dict.
+
+    Raises:
+        InputError: it is something else, has no rows, or no telling which split is meant.
+    """
+    where = type(given).__name__
+    if not (isinstance(given, Mapping) and holds_tables(given)):
+        return {"": _frame_of(given, where)}
+    frames = {str(name).lower(): _frame_of(part, where) for name, part in given.items()}
+    found = {
+        split: frame
+        for split in ("train", "test")
+        for name, frame in frames.items()
+        if name in SPLITS[split]
+    }
+    if "test" in found:
+        return found if "train" in found else {"": found["test"]}
+    if len(frames) == 1:
+        return {"": next(iter(frames.values()))}
+    raise InputError(f"expected splits train and test in {where!r}, found {', '.join(frames)}.")
+
+
+def _frame_of(given: Any, where: str) -> pd.DataFrame:
+    if isinstance(given, Mapping):
+        lengths = list(dict.fromkeys(map(len, given.values())))
+        if len(lengths) > 1:
+            raise InputError(
+                f"expected columns of one length in {where!r}, got {', '.join(map(str, lengths))}."
+            )
+        frame = pd.DataFrame({name: list(values) for name, values in given.items()})
+    elif isinstance(given, pd.DataFrame):
+        frame = given.reset_index(drop=True)
+    elif hasattr(given, "to_pandas"):
+        frame = given.to_pandas()
+    elif is_table(given) or _are_rows(given):
+        frame = pd.DataFrame(list(given))
+    else:
+        raise InputError(
+            f"expected a labelled table, a file or an object with columns, got {where}."
+        )
+    if not len(frame):
+        raise InputError(f"the table {where!r} has no rows.")
+    return frame
+
+
+def _are_rows(given: Any) -> bool:
+    return isinstance(given, list | tuple) and all(isinstance(row, Mapping) for row in given)
+
+
+def fingerprint_of(frames: Mapping[str, pd.DataFrame]) -> str:
+    """Return 16 hexadecimal digits of the sha256 over the rows of all splits."""
+    total = hashlib.sha256()
+    for split, frame in frames.items():
+        total.update(f"{split}\n{frame.to_csv(index=False)}".encode())
     return total.hexdigest()[:16]
 
 

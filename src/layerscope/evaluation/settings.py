@@ -75,5 +75,5 @@ def require_extra() -> None:
     if missing:
         raise InputError(
             f"evaluating needs {' and '.join(missing)}; install with: pip install "
-            "'layerscope[evaluate]'"
+            "'layerscope[evaluate]'."
         )

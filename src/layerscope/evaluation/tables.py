@@ -8,6 +8,7 @@ texts (reranking).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from layerscope.data.objects import is_table
 from layerscope.errors import InputError
 from layerscope.evaluation.columns import (
     LISTED,
@@ -27,7 +29,14 @@ from layerscope.evaluation.columns import (
     parse_kind,
     unrolled,
 )
-from layerscope.evaluation.reading import SPLITS, fingerprint, read_parts, table_files
+from layerscope.evaluation.reading import (
+    SPLITS,
+    fingerprint,
+    fingerprint_of,
+    frames_of,
+    read_parts,
+    table_files,
+)
 
 _TEXTS: Final = ("text", "sentence1", "sentence2", "query")
 
@@ -37,14 +46,14 @@ class Table:
     """Labelled data with its columns under their canonical names.
 
     Attributes:
-        name: the file's or folder's.
+        name: the file's or folder's, or one made of the fingerprint.
         kind: one of `KINDS`.
         splits: split -> columns of that kind: (text, label); (sentence1, sentence2, score or label);
             (query, positive, negative), the last two lists of texts. Labels are codes 0, 1, 2...
         classes: what the codes of a classification or clustering stand for.
-        fingerprint: 16 hexadecimal digits of the sha256 over the files, and the seed of the halves
-            where it is not 0.
-        source: the path.
+        fingerprint: 16 hexadecimal digits of the sha256 over the files or rows, and the seed of the
+            halves where it is not 0.
+        source: the path, or the type of the object.
         notes: what was done to the data, in sentences.
     """
 
@@ -57,24 +66,36 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def read_table(path: str | Path, *, kind: str | None = None, seed: int = 0) -> Table:
+def read_table(
+    given: Any, *, kind: str | None = None, seed: int = 0, name: str | None = None
+) -> Table:
     """Read a labelled table and tell what kind of task it is.
 
-    A classification needs texts to train on and others to test on: files named train and test in a
-    folder, a column `split`, or else half of every class, chosen by the seed.
+    A classification needs texts to train on and others to test on: files or splits named train and
+    test, a column `split`, or else half of every class, chosen by the seed.
 
     Args:
-        path: a file, or a folder with one file a split.
+        given: a file, a folder with one file a split, or an object with columns (`frames_of`).
         kind: one of `KINDS`, in any case; None goes by the columns.
         seed: of the split in two halves.
+        name: of the task; by default that of the file or folder, "table-" and a part of its
+            fingerprint for an object.
 
     Raises:
         InputError: nothing readable there, columns of no kind of task, or too little to score.
     """
-    path = Path(path).expanduser()
-    files = table_files(path)
-    where = str(path)
-    frames = {split: read_parts(parts) for split, parts in files.items()}
+    if isinstance(given, str | os.PathLike):
+        path = Path(given).expanduser()
+        files = table_files(path)
+        where = str(path)
+        frames = {split: read_parts(parts) for split, parts in files.items()}
+        digest = fingerprint([file for parts in files.values() for file in parts])
+        name = name or (path.stem if path.is_file() else path.resolve().name)
+    else:
+        where = type(given).__name__
+        frames = frames_of(given)
+        digest = fingerprint_of(frames)
+        name = name or f"table-{digest[:8]}"
     frames = _by_split_column(frames, where)
     kind = parse_kind(kind) if kind else infer_kind(next(iter(frames.values())), where)
     if kind != "Classification" and "test" in frames:
@@ -92,14 +113,20 @@ def read_table(path: str | Path, *, kind: str | None = None, seed: int = 0) -> T
     _refuse_too_little(splits, kind, where)
     notes += _unseen_classes(splits, classes, kind)
     return Table(
-        name=path.stem if path.is_file() else path.resolve().name,
+        name=name,
         kind=kind,
         splits=splits,
         classes=classes,
-        fingerprint=fingerprint([file for parts in files.values() for file in parts]) + halved,
+        fingerprint=digest + halved,
         source=where,
         notes=tuple(notes),
     )
+
+
+def listed_tables(given: Any) -> tuple[Any, ...]:
+    """Return one or several tables as several."""
+    alone = isinstance(given, str | os.PathLike | Table | Mapping) or is_table(given)
+    return (given,) if alone else tuple(given)
 
 
 def _without_empty(frame: pd.DataFrame, split: str, notes: list[str]) -> pd.DataFrame:

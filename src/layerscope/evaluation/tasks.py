@@ -23,7 +23,7 @@ from layerscope.evaluation.building import (
 from layerscope.evaluation.columns import KINDS
 from layerscope.evaluation.reading import SUFFIXES, fingerprint, split_files
 from layerscope.evaluation.settings import require_extra
-from layerscope.evaluation.tables import Table, read_table
+from layerscope.evaluation.tables import Table, listed_tables, read_table
 
 PAPER32: Final = "paper32"
 # The tasks of "Layer by Layer" (Skean et al. 2025) with their English subsets. The published scores
@@ -100,7 +100,7 @@ def resolve(
     names: Sequence[str],
     *,
     task_data: Path | None = None,
-    tables: Sequence[str | Path | Table] = (),
+    tables: Any = (),
 ) -> tuple[TaskPlan, ...]:
     """Return what will be scored for names of tasks and for local tables.
 
@@ -117,7 +117,8 @@ def resolve(
     Args:
         names: what to score.
         task_data: a folder with a folder of parquet, jsonl, csv or tsv files a task.
-        tables: files or folders for `tables.read_table`, or tables already read.
+        tables: one or several files, folders or objects for `tables.read_table`, or tables already
+            read.
 
     Raises:
         InputError: a name nobody knows, a type of task that is not scored, data that do not fit.
@@ -127,7 +128,7 @@ def resolve(
             f"expected a folder with a folder for each task, found none at {task_data}."
         )
     plans = [plan for name in _expanded(names) for plan in [_resolve_one(name, task_data)]]
-    plans += [plan_table(t if isinstance(t, Table) else read_table(t)) for t in tables]
+    plans += [plan_table(_table_of(each)) for each in listed_tables(tables)]
     if not plans:
         raise InputError("expected at least one task or table to score, got none.")
     unique: dict[str, TaskPlan] = {}
@@ -138,6 +139,16 @@ def resolve(
                 f"{plan.source}); rename one, or score them in two runs."
             )
     return tuple(unique.values())
+
+
+def _table_of(given: Any) -> Table:
+    if isinstance(given, Table):
+        return given
+    if isinstance(given, str) and not Path(given).expanduser().exists():
+        path, _, kind = given.rpartition(":")
+        if path and Path(path).expanduser().exists():
+            return read_table(path, kind=kind)
+    return read_table(given)
 
 
 def _expanded(names: Sequence[str]) -> list[str]:

@@ -251,9 +251,10 @@ class LayerStack:
     def shuffled_gfmi(self) -> float:
         """GFMI by edges of the final layer against itself with its samples in another order."""
         order = torch.randperm(self.n, generator=torch.Generator().manual_seed(self.seed))
-        final = known(_made(self.geometry[-1].filtration))
+        final = self.geometry[-1].filtration
+        assert final is not None, "the final layer is made first, against no other"  # noqa: S101
         other = graphs.filtration(Pairs(self.vectors[-1][order.to(self.vectors[-1].device)]))
-        return graphs.gfmi_edge(graphs.joint_counts(other, final))
+        return graphs.gfmi_edge(graphs.joint_counts(other, known(final)))
 
     @cached_property
     def trust(self) -> dict[Place, Estimate | UndefinedError]:
@@ -322,10 +323,6 @@ class LayerStack:
             if wide
             else ""
         )
-
-
-def _made(part: graphs.Filtration | UndefinedError | None) -> graphs.Filtration | UndefinedError:
-    return UndefinedError("the final layer has no filtration") if part is None else part
 
 
 Number = float | Estimate

@@ -14,6 +14,7 @@ from layerscope.pruning.orders import (
     measured_by,
     one_by_one,
     parsed_budget,
+    refuse_lacking,
     refuse_too_many,
     rule,
 )
@@ -24,6 +25,6 @@ __all__ = [
     "ALIASES", "DRAWS", "MEAN", "PERPLEXITY", "RULES", "Against", "Budget", "Comparison", "Cost",
     "Measured", "Outcome", "Removal", "Rule", "Saving", "Subsets", "Trial", "TrialPlan", "against",
     "budgets", "comparisons", "eligible_blocks", "kinds_of", "measured_by", "one_by_one",
-    "parsed_budget", "random_subsets", "refuse_too_many", "rule", "save_pruned",
+    "parsed_budget", "random_subsets", "refuse_lacking", "refuse_too_many", "rule", "save_pruned",
     "texts_to_compare", "usage_of", "without",
 ]  # fmt: skip

@@ -24,6 +24,7 @@ from layerscope.config import (
 )
 from layerscope.errors import InputError
 from layerscope.evaluation import EvaluationSettings, quiet, require_extra, resolve
+from layerscope.evaluation.tables import listed_tables
 from layerscope.evaluation.tasks import TaskPlan
 from layerscope.metrics import catalogue
 from layerscope.models import Backbone
@@ -127,7 +128,7 @@ def tasks_of(
         InputError: nobody knows a name, or mteb is not installed.
     """
     wanted = tuple(name.strip() for name in names if name.strip())
-    given = tuple(tables)
+    given = listed_tables(tables)
     if not wanted and not given:
         return ()
     require_extra()

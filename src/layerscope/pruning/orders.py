@@ -144,12 +144,8 @@ def _lowest(reads: tuple[str, ...], score: Callable[[Measured], Scores], name: s
 def _no_score(
     name: str, lacking: Sequence[int], measured: Measured, reads: tuple[str, ...]
 ) -> InputError:
-    absent = [metric for metric in reads if not (measured.run.table["metric"] == metric).any()]
-    if absent and not measured.reason(absent):
-        return InputError(
-            f"the rule {name!r} reads {', '.join(absent)}, which the run lacks; scan again without "
-            f"--metrics, or with --metrics {','.join(reads)}."
-        )
+    if found := _lacks(name, measured, reads):
+        return found
     why = measured.reason(reads)
     shown = ", ".join(map(str, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
     return InputError(
@@ -157,6 +153,27 @@ def _no_score(
         + (f": {why.rstrip('.')}" if why else "")
         + "; choose another rule, another --pooling or more texts."
     )
+
+
+def _lacks(name: str, measured: Measured, reads: tuple[str, ...]) -> InputError | None:
+    """Return what to say of a run without the measures of a rule, None if it has or explains them."""
+    absent = [metric for metric in reads if not (measured.run.table["metric"] == metric).any()]
+    if not absent or measured.reason(absent):
+        return None
+    return InputError(
+        f"the rule {name!r} reads {', '.join(absent)}, which the run lacks; scan again without "
+        f"--metrics, or with --metrics {','.join(reads)}."
+    )
+
+
+def refuse_lacking(rule: Rule, run: Run) -> None:
+    """Refuse, before a model is loaded, a run that a rule cannot read.
+
+    Raises:
+        InputError: it lacks the rule's measures, or holds those of several sets of texts.
+    """
+    if rule.reads and (found := _lacks(rule.name, measured_by(run, 0), rule.reads)):
+        raise found
 
 
 def _steps(metric: str, turn: Callable[[float], float]) -> Callable[[Measured], Scores]:

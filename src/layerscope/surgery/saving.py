@@ -19,7 +19,13 @@ from typing import Any, Final
 from torch import nn
 
 from layerscope.errors import InputError, RunError
-from layerscope.files import explained_write_error, locked, refuse_busy, write_json
+from layerscope.files import (
+    explained_write_error,
+    locked,
+    refuse_busy,
+    refuse_unwritable,
+    write_json,
+)
 
 RECORD: Final = "layerscope.json"
 _SPARE: Final = 32_000_000  # tokenizer, card and configs, in bytes, with room
@@ -48,6 +54,7 @@ def refuse_folder(out: Path, *, overwrite: bool, sources: Iterable[Any] = ()) ->
     for place in (out, *out.parents):
         if place.exists() and not place.is_dir():
             raise InputError(f"expected a folder for the model, {str(place)!r} is a file.")
+    refuse_unwritable(out)
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not (out / RECORD).exists():
