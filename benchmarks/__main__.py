@@ -58,7 +58,9 @@ def main(names: Sequence[str], only: Sequence[str]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("names", nargs="*", metavar="BENCHMARK", help=", ".join(BENCHMARKS))
-    parser.add_argument("--only", action="append", default=[], help="an architecture to measure again")
+    parser.add_argument(
+        "--only", action="append", default=[], help="an architecture to measure again"
+    )
     given = parser.parse_args()
     if unknown := [name for name in given.names if name not in BENCHMARKS]:
         parser.error(f"no benchmark {', '.join(unknown)}; known: {', '.join(BENCHMARKS)}")

@@ -12,13 +12,15 @@ hooks of this file's own: no padding, one text at a time.
 
 Every cell is "yes", "refused: ..." with the reason, before a text was read or a weight written, or
 "FAILS: ...". Finished architectures are kept under `runs/architectures`, for the sources as they stand,
-so that a stopped campaign goes on.
+so that a stopped campaign goes on. The results go to benchmarks/results/architectures.json and, as a
+table, into docs/architectures.md.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 import tempfile
 import time
@@ -48,15 +50,13 @@ from layerscope.surgery import reload, verifying
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+import matrix  # noqa: E402
 from architectures import ARCHITECTURES, Tiny, random_model  # noqa: E402
 from tiny import save_tiny, texts  # noqa: E402
 
-RESULTS: Final = ROOT / "benchmarks" / "results" / "architectures.json"
 WORK: Final = Path("runs/architectures")
 TEXTS: Final = texts(12, longest=12)
 FEW: Final = TEXTS[:4]
-CELLS: Final = ("scan", "doctor", "cut", "sentence-transformers", "prune")
-PROVEN: Final = ("scan", "doctor", "cut", "prune")
 VECTORS: Final = 1e-4  # greatest difference of vectors and states, as a share of the largest
 NUMBERS: Final = 1e-3  # and of measures, which sum and divide them
 _SAID: Final = 300
@@ -97,7 +97,14 @@ class Own:
         """
         ids = self.tokenizer(text, return_tensors="pt")["input_ids"]
         seen: list[Tensor] = []
-        handles = []
+        with self._hooks(seen, skipped), torch.inference_mode():
+            output = self.core(input_ids=ids, output_hidden_states=not self.tiny.blocks)
+        found = seen or list(output.hidden_states)
+        return [_rows(state, ids.shape[1]) for state in (*found, output[0])]
+
+    @contextmanager
+    def _hooks(self, seen: list[Tensor], skipped: int | None) -> Iterator[None]:
+        """Add to `seen` what enters block 1 and leaves each block."""
 
         def enter(_module: nn.Module, args: Any, kwargs: Any) -> None:
             if not seen:
@@ -106,27 +113,16 @@ class Own:
         def leave(_module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
             seen.append(first(output))
 
-        def hand_on(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-            state = given(args, kwargs)
-            if isinstance(output, Tensor):
-                return state
-            return type(output)([state, *output[1:]])
-
-        if self.tiny.blocks:
-            blocks = self.blocks
-            handles.append(blocks[0].register_forward_pre_hook(enter, with_kwargs=True))
-            if skipped is not None:
-                handles.append(blocks[skipped - 1].register_forward_hook(hand_on, with_kwargs=True))
-            handles += [block.register_forward_hook(leave, with_kwargs=True) for block in blocks]
+        blocks = self.blocks if self.tiny.blocks else []
+        handles = [block.register_forward_pre_hook(enter, with_kwargs=True) for block in blocks[:1]]
+        if skipped is not None:
+            handles.append(blocks[skipped - 1].register_forward_hook(hand_on, with_kwargs=True))
+        handles += [block.register_forward_hook(leave, with_kwargs=True) for block in blocks]
         try:
-            with torch.inference_mode():
-                output = self.core(input_ids=ids, output_hidden_states=not self.tiny.blocks)
+            yield
         finally:
             for handle in handles:
                 handle.remove()
-        found = seen or list(output.hidden_states)
-        length = ids.shape[1]
-        return [_rows(state, length) for state in (*found, output[0])]
 
     @cached_property
     def middle(self) -> int:
@@ -158,6 +154,12 @@ def first(output: Any) -> Tensor:
     """Return the states among what a block gives."""
     state: Tensor = output if isinstance(output, Tensor) else output[0]
     return state
+
+
+def hand_on(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+    """Put what a block was given in the place of what it gives: a hook that makes it change nothing."""
+    state = given(args, kwargs)
+    return state if isinstance(output, Tensor) else type(output)([state, *output[1:]])
 
 
 def _rows(state: Tensor, length: int) -> Tensor:
@@ -292,6 +294,13 @@ def prune(folder: Path, source: Own) -> str:
     for text in FEW:
         came, expected = pruned.states(text), source.states(text, skipped=gone)
         same(came[-1], expected[-1], f"last states without block {gone}")
+    try:
+        layerscope.prune(folder, "random", "1", data=FEW, protect=(0, 0))
+    except InputError as error:  # a block that is protected unless one asks otherwise
+        needed = re.search(r"cannot do without (block \d+)", str(error))
+        if needed is None:
+            raise
+        return f"yes, not {needed[1]}"
     return "yes"
 
 
@@ -331,7 +340,9 @@ def watched(tokenizer: Any) -> Iterator[Work]:
     def look(module: nn.Module, args: Any) -> None:
         if isinstance(module, nn.Embedding) and args and args[0].ndim == 2 and not work.read:
             rows = args[0].tolist()
-            work.read = any(tuple(row[at : at + 4]) in starts for row in rows for at in range(len(row)))
+            work.read = any(
+                tuple(row[at : at + 4]) in starts for row in rows for at in range(len(row))
+            )
 
     def note(model: Any, *args: Any, **kwargs: Any) -> Any:
         work.written = True
@@ -348,14 +359,21 @@ def watched(tokenizer: Any) -> Iterator[Work]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """No warnings, no bars; and the saved folder is read back here, which spares seconds of imports."""
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    logging = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     here = mock.patch.object(
         verifying, "_run", lambda request, answer: reload.main(str(request), str(answer))
     )
     with warnings.catch_warnings(), here:
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        finally:
+            logging.set_verbosity(level)
+            if bars:
+                logging.enable_progress_bar()
 
 
 def cell(check: Callable[[Path, Own], str], folder: Path, source: Own) -> str:
@@ -380,7 +398,7 @@ def shortened(said: str, folder: Path) -> str:
     return line if len(line) <= _SAID else line[: _SAID - 1] + "…"
 
 
-def measure(name: str, cells: Sequence[str] = CELLS) -> dict[str, Any]:
+def measure(name: str, cells: Sequence[str] = matrix.COLUMNS) -> dict[str, Any]:
     """Make the checks of one architecture and return its row."""
     tiny = ARCHITECTURES[name]
     row: dict[str, Any] = {"architecture": name}
@@ -415,18 +433,10 @@ def kept(name: str, folder: Path, *, again: bool) -> dict[str, Any]:
         row = measure(name)
         seconds = time.perf_counter() - started
         path.write_text(json.dumps(row, ensure_ascii=False))
-        cells = ", ".join(f"{each} {row[each][:60]}" for each in CELLS)
+        cells = ", ".join(f"{each} {row[each][:60]}" for each in matrix.COLUMNS)
         print(f"{name} ({seconds:.1f} s): {cells}", file=sys.stderr, flush=True)
     found: dict[str, Any] = json.loads(path.read_text())
     return found
-
-
-def results() -> dict[str, dict[str, Any]]:
-    """Return the rows as last measured, by architecture."""
-    if not RESULTS.exists():
-        return {}
-    rows = json.loads(RESULTS.read_text(encoding="utf-8"))["architectures"]
-    return {row["architecture"]: row for row in rows}
 
 
 def main(only: Sequence[str] = ()) -> str:
@@ -437,23 +447,14 @@ def main(only: Sequence[str] = ()) -> str:
     torch.set_num_threads(1)
     folder = WORK / stamp()
     folder.mkdir(parents=True, exist_ok=True)
-    rows = results() if only else {}
+    rows = matrix.measured() if only else {}
     for name in only or ARCHITECTURES:
         rows[name] = kept(name, folder, again=bool(only))
     ordered = [rows[name] for name in sorted(rows)]
     written = {"transformers": transformers.__version__, "architectures": ordered}
-    RESULTS.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    shown = [row for row in ordered if not only or row["architecture"] in only]
-    return f"{summary(ordered)}\n\n{markdown(shown)}"
-
-
-def summary(rows: Sequence[dict[str, Any]]) -> str:
-    """Say how many architectures pass all that is proven, how many are refused, and which fail."""
-    whole = [row for row in rows if all(row[each].startswith("yes") for each in PROVEN)]
-    failing = [row for row in rows if any(row[each].startswith("FAILS") for each in PROVEN)]
-    names = ", ".join(row["architecture"] for row in failing) or "none"
-    return (
-        f"{len(rows)} architectures: {len(whole)} pass scan, doctor, cut and prune; "
-        f"{len(rows) - len(whole) - len(failing)} are refused something before work, with a reason; "
-        f"{len(failing)} fail: {names}."
+    matrix.RESULTS.write_text(
+        json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
+    matrix.write()
+    shown = [row for row in ordered if not only or row["architecture"] in only]
+    return f"{matrix.summary(ordered)}\n\n{markdown(shown)}"

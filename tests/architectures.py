@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 import transformers as hf
-from tiny import COMMON, CONFIGS, GQA, VOCABULARY
 from torch import nn
 from transformers.pytorch_utils import Conv1D
+
+from tiny import COMMON, CONFIGS, GQA, VOCABULARY
 
 _PAIR_SIZES = {
     "encoder_layers": 4,
@@ -323,11 +324,8 @@ PAIRS: dict[str, Tiny] = {
 }  # fmt: skip
 
 # By what config.json calls them, as AutoModel knows them.
-ARCHITECTURES: dict[str, Tiny] = dict(
-    sorted(
-        ({config().model_type: _of_the_table(name) for name, config in CONFIGS.items()} | ENCODERS | DECODERS | PAIRS).items()
-    )
-)
+_TABLE = {config().model_type: _of_the_table(name) for name, config in CONFIGS.items()}
+ARCHITECTURES: dict[str, Tiny] = dict(sorted((_TABLE | ENCODERS | DECODERS | PAIRS).items()))
 
 
 def random_model(name: str) -> nn.Module:
