@@ -1,18 +1,20 @@
 """`python -m benchmarks`: every figure that the project claims, measured here and now.
 
 Ratios are of runs that alternate in one process; seconds depend on the machine and its neighbors.
-Name some of the benchmarks to run only those: `python -m benchmarks startup memory`.
+Name some of the benchmarks to run only those: `python -m benchmarks startup memory`. `architectures`
+takes names of architectures as well: `python -m benchmarks architectures --only llama --only bert`.
 """
 
 from __future__ import annotations
 
+import argparse
 import platform
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from benchmarks import (
+    architectures,
     dynamics,
     evaluation,
     memory,
@@ -28,6 +30,7 @@ from benchmarks import (
 )
 
 BENCHMARKS: dict[str, tuple[str, Callable[[], str]]] = {
+    "architectures": ("What works on which architecture", architectures.main),
     "startup": ("Start-up", startup.main),
     "precision": ("Precision of the spectra", precision.main),
     "overhead": ("Measures beside the bare forward pass", overhead.main),
@@ -43,13 +46,22 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], str]]] = {
 }
 
 
-def main(names: list[str]) -> None:
+def main(names: Sequence[str], only: Sequence[str]) -> None:
     """Run some benchmarks, all by default, and print their tables."""
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}\n")
     for name in names or list(BENCHMARKS):
         title, run = BENCHMARKS[name]
-        print(f"## {title}\n\n{run()}\n", flush=True)
+        found = architectures.main(only) if name == "architectures" else run()
+        print(f"## {title}\n\n{found}\n", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("names", nargs="*", metavar="BENCHMARK", help=", ".join(BENCHMARKS))
+    parser.add_argument(
+        "--only", action="append", default=[], help="an architecture to measure again"
+    )
+    given = parser.parse_args()
+    if unknown := [name for name in given.names if name not in BENCHMARKS]:
+        parser.error(f"no benchmark {', '.join(unknown)}; known: {', '.join(BENCHMARKS)}")
+    main(given.names, given.only)

@@ -1,13 +1,24 @@
-"""What works on which architecture: one table, which the tests prove and the documentation shows.
+"""What works on which architecture: what the tests prove, and the table that the documentation shows.
 
-`python tests/matrix.py` prints it as docs/architectures.md has it.
+The table has a row for each architecture of the campaign (`python -m benchmarks architectures`) and for
+each that reads images. `python tests/matrix.py` writes it anew into docs/architectures.md.
 """
 
 from __future__ import annotations
 
-import sys
+import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "architectures.md"
+RESULTS = ROOT / "benchmarks" / "results" / "architectures.json"
+TABLE = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end of table -->)", re.S)
+COLUMNS = ("scan", "doctor", "cut", "sentence-transformers", "prune")
+PROVEN = ("scan", "doctor", "cut", "prune")
 
 
 @dataclass(frozen=True)
@@ -15,7 +26,6 @@ class Works:
     """What the tests prove of one architecture, on a tiny random model of it.
 
     Attributes:
-        title: its name for people.
         cut: "yes", "one more" (transformers hands out the raw layer only before another block), "no".
         sentences: whether it is cut for sentence-transformers.
         prune: "yes", "not 1" (the first block holds what the others need), "in memory" (blocks can be
@@ -26,7 +36,6 @@ class Works:
         why: of a "no".
     """
 
-    title: str
     cut: Literal["yes", "one more", "no"] = "yes"
     sentences: bool = True
     prune: Literal["yes", "not 1", "in memory", "no"] = "yes"
@@ -36,68 +45,101 @@ class Works:
 
 
 WORKS: dict[str, Works] = {
-    "bert": Works("BERT"),
-    "roberta": Works("RoBERTa"),
-    "mpnet": Works("MPNet"),
-    "electra": Works("ELECTRA"),
-    "deberta-v2": Works("DeBERTa v2"),
-    "distilbert": Works("DistilBERT"),
+    "bert": Works(),
+    "roberta": Works(),
+    "mpnet": Works(),
+    "electra": Works(),
+    "deberta-v2": Works(),
+    "distilbert": Works(),
     "modernbert": Works(
-        "ModernBERT", prune="not 1", why="block 1 has no norm before its attention, every other has"
+        prune="not 1", why="block 1 has no norm before its attention, every other has"
     ),
-    "albert": Works(
-        "ALBERT", cut="no", sentences=False, prune="no", why="its layers share their blocks"
-    ),
-    "gpt2": Works("GPT-2", cache=True),
-    "gptj": Works("GPT-J", cut="one more", cache=True),
-    "gpt_neox": Works("GPT-NeoX", cache=True),
-    "bloom": Works("BLOOM", cut="one more", cache=True),
-    "falcon": Works("Falcon", cut="one more", cache=True),
-    "opt": Works("OPT", cache=True),
-    "llama": Works("Llama", cache=True),
-    "mistral": Works("Mistral (sliding window)", cache=True),
-    "qwen3": Works("Qwen3", cache=True),
-    "gemma2": Works("Gemma 2", cache=True),
-    "gemma3": Works("Gemma 3", cache=True),
-    "olmo2": Works("OLMo 2", cache=True),
-    "phi": Works("Phi", cache=True),
-    "mixtral": Works("Mixtral (experts)", cache=True),
-    "t5": Works("T5 encoder", prune="not 1", why="block 1 holds the relative positions of all"),
-    "bart": Works("BART encoder", sentences=False, why="it is saved with its decoder"),
-    "mamba": Works("Mamba", cache=True),
-    "mamba2": Works("Mamba-2", cache=True),
-    "dinov2": Works("DINOv2", sentences=False, prune="in memory", why="it reads images"),
-    "vit": Works("ViT", sentences=False, prune="in memory", why="it reads images"),
+    "albert": Works(cut="no", sentences=False, prune="no", why="its layers share their blocks"),
+    "gpt2": Works(cache=True),
+    "gptj": Works(cut="one more", cache=True),
+    "gpt_neox": Works(cache=True),
+    "bloom": Works(cut="one more", cache=True),
+    "falcon": Works(cut="one more", cache=True),
+    "opt": Works(cache=True),
+    "llama": Works(cache=True),
+    "mistral": Works(cache=True),
+    "qwen3": Works(cache=True),
+    "gemma2": Works(cache=True),
+    "gemma3": Works(cache=True),
+    "olmo2": Works(cache=True),
+    "phi": Works(cache=True),
+    "mixtral": Works(cache=True),
+    "t5": Works(prune="not 1", why="block 1 holds the relative positions of all"),
+    "bart": Works(sentences=False, why="it is saved with its decoder"),
+    "mamba": Works(cache=True),
+    "mamba2": Works(cache=True),
+    "dinov2": Works(sentences=False, prune="in memory", why="it reads images"),
+    "vit": Works(sentences=False, prune="in memory", why="it reads images"),
 }
 
 
+def measured() -> dict[str, dict[str, str]]:
+    """The campaign's rows, by what config.json calls the architecture."""
+    if not RESULTS.exists():
+        return {}
+    rows = json.loads(RESULTS.read_text(encoding="utf-8"))["architectures"]
+    return {row["architecture"]: row for row in rows}
+
+
+def summary(rows: Sequence[dict[str, str]]) -> str:
+    """How many architectures pass all that is proven, how many are refused something, which fail."""
+    whole = [row for row in rows if all(row[each].startswith("yes") for each in PROVEN)]
+    failing = [row for row in rows if any(row[each].startswith("FAILS") for each in COLUMNS)]
+    rest = [row for row in rows if row not in whole and row not in failing]
+    names = ", ".join(f"`{row['architecture']}`" for row in failing)
+    return (
+        f"Of {len(rows)} architectures that read texts, {len(whole)} pass {', '.join(PROVEN)}; "
+        f"{len(rest)} are refused one of them before any work, with the reason; "
+        + (f"{len(failing)} fail in one: {names}." if failing else "none fails.")
+    )
+
+
 def table() -> str:
-    """The table in Markdown."""
-    words = {
-        "yes": "yes",
-        "no": "no",
-        "one more": "yes, one block more",
-        "not 1": "not block 1",
-        "in memory": "in memory only",
-    }
+    """The sentence, and the table in Markdown."""
+    rows = list(measured().values())
     lines = [
-        "| architecture | cut | for sentence-transformers | prune | same text with and without cache "
-        "| doctor | why not |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        summary(rows) + "\n",
+        "| `model_type` | read by | " + " | ".join(COLUMNS) + " | why not |",
+        "| --- " * (len(COLUMNS) + 3) + "|",
     ]
-    for works in WORKS.values():
-        cells = [
-            works.title,
-            words[works.cut],
-            "yes" if works.sentences else "no",
-            words[works.prune],
-            {None: "", True: "yes", False: "no"}[works.cache],
-            "passes" if works.doctor else "no",
-            works.why,
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    for row in rows:
+        cells = [f"`{row['architecture']}`", row["read by"]]
+        cells += [_word(row[each]) for each in COLUMNS]
+        lines.append("| " + " | ".join([*cells, _why(row)]) + " |")
+    for name, works in WORKS.items():
+        if works.prune == "in memory":
+            words = ("table", "no", "yes", works.cut, "no", "in memory only", works.why)
+            lines.append("| " + " | ".join((f"`{name}`", *words)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _word(cell: str) -> str:
+    return cell if cell.startswith("yes") else "fails" if cell.startswith("FAILS") else "no"
+
+
+def _why(row: dict[str, str]) -> str:
+    """The reasons of a row, each once, behind the names of what they are of."""
+    reasons: dict[str, list[str]] = {}
+    for each in COLUMNS:
+        if not row[each].startswith("yes"):
+            reasons.setdefault(row[each].partition(": ")[2], []).append(each)
+    said = [
+        reason if len(names) == len(COLUMNS) else f"{', '.join(names)}: {reason}"
+        for reason, names in reasons.items()
+    ]
+    return " ".join(said).replace("|", "\\|")
+
+
+def write() -> None:
+    """Write the table anew into the page; the rest of it is written by hand."""
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(TABLE.sub(lambda _: table(), page), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.stdout.write(table() + "\n")
+    write()
