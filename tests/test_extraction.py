@@ -453,3 +453,29 @@ def test_states_of_other_shapes_than_their_masks_are_refused():
         RunError, match=r"masks \(text, token\) at block\.1, got \(2, 3, 4\), \(1, 3\)"
     ):
         TokenStates(Site(1), states, mask[:1], mask)
+
+
+def test_a_short_text_does_not_change_how_bigbird_reads_the_long_ones_after_it():
+    """Its attention is sparse from 29 tokens on; a shorter batch turns it into full attention."""
+    generator = torch.Generator().manual_seed(0)
+    some = [
+        TokenizedText(
+            tuple(torch.randint(4, 99, (n,), generator=generator).tolist()), (False,) * n, False
+        )
+        for n in (8, 37)
+    ]
+    marks = [[True] * len(text.ids) for text in some]
+    model = copy.deepcopy(tiny_model("big_bird"))
+    before = condition(model)
+    backbone = backbone_of(model, None)
+    short, long = (pad([item], some, marks, pad_id=0) for item in (0, 1))
+    first = states(backbone, [long])
+    assert all(
+        torch.equal(first[key], state)
+        for key, state in states(backbone, [short, long]).items()
+        if key in first
+    )
+    assert condition(model) == before
+    model.set_attention_type("original_full")
+    full = states(backbone, [long])
+    assert not close(full[1, Site(4)], first[1, Site(4)])

@@ -188,3 +188,27 @@ def test_limits_that_few_texts_make_too_narrow_are_told():
     assert note.startswith("the limits of effective_rank (normalized) are too narrow with 30 texts")
     assert not samples.effective_rank(few, PAPER).note
     assert not samples.effective_rank(enough, NORMALIZED).note
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (4, 7)])
+def test_order_zero_is_the_log_of_the_rank_for_every_text(shape):
+    vectors = torch.randn(*shape, generator=torch.Generator().manual_seed(0)).double() + 1
+    vectors[1] = vectors[0]
+    inputs = SampleInputs(vectors, vectors)
+    for convention, rank in (
+        (PAPER, min(shape[0] - 1, shape[1])),
+        (NORMALIZED, min(shape[0] - 2, shape[1])),
+    ):
+        found = samples.dataset_entropy(inputs, convention, alpha=0)
+        assert found.value == pytest.approx(math.log(rank))
+        assert found.contributions.tolist() == pytest.approx([found.value] * shape[0])
+    found = samples.dataset_entropy_centered(inputs, alpha=0)
+    assert found.value == pytest.approx(math.log(min(shape[0] - 2, shape[1])))
+    samples.dataset_entropy(inputs, Convention.REFERENCE, alpha=0)
+
+
+@pytest.mark.parametrize("alpha", [0, 1, 2])
+def test_the_authors_entropy_of_nothing_is_undefined(alpha):
+    inputs = SampleInputs(torch.ones(5, 3), torch.zeros(5, 3))
+    with pytest.raises(UndefinedError, match="all rows are zero or equal"):
+        samples.dataset_entropy(inputs, Convention.REFERENCE, alpha=alpha)

@@ -222,3 +222,11 @@ def test_reference_pooling_rows_are_the_centered_unit_tokens():
     rows = reference_pooling_rows(inputs)
     torch.testing.assert_close(rows.norm(dim=-1), torch.ones(1, 6, dtype=torch.float64))
     assert rows.mean(1).norm() < 1
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1, 2, 3])
+@pytest.mark.parametrize("shape", [(1, 5, 3), (1, 3, 5)])
+def test_the_authors_entropy_of_equal_tokens_is_no_number(alpha, shape):
+    states = torch.full(shape, 0.3, dtype=torch.float64)
+    inputs = TokenInputs(states, torch.ones(shape[:2], dtype=torch.bool))
+    assert prompt_entropy(inputs, Convention.REFERENCE, alpha=alpha).isnan().all()

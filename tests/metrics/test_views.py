@@ -431,6 +431,41 @@ def test_the_standard_error_has_no_spread_over_texts():
     assert not len(found.contributions)
 
 
+@pytest.mark.parametrize("shape", [(5, 2, 12), (8, 3, 30), (30, 2, 64), (20, 16, 40), (9, 4, 4)])
+@pytest.mark.parametrize("convention", [PAPER, NORMALIZED, REFERENCE])
+def test_rounding_alone_tells_no_texts_apart(shape, convention):
+    row = random_views(shape[-1]) + 0.4
+    inputs = ViewInputs(row.expand(shape), row.expand(shape))
+    with pytest.raises(UndefinedError):
+        views.lidar(inputs, convention)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.5, 1, 2])
+@pytest.mark.parametrize("shape", [(6, 2, 3), (4, 2, 9)], ids=["tall", "wide"])
+def test_dime_of_nothing_is_undefined(alpha, shape):
+    nothing = torch.zeros(shape, dtype=torch.float64)
+    inputs = ViewInputs(random_views(*shape), nothing)
+    with pytest.raises(UndefinedError, match="all rows are zero or equal"):
+        views.dime(inputs, REFERENCE, alpha=alpha)
+
+
+@pytest.mark.parametrize("convention", [PAPER, NORMALIZED, REFERENCE])
+@pytest.mark.parametrize("shape", [(9, 2, 4), (5, 2, 9)], ids=["tall", "wide"])
+def test_dime_of_order_zero_is_a_difference_of_ranks(convention, shape):
+    vectors = random_views(*shape)
+    found = views.dime(ViewInputs(vectors, vectors), convention, alpha=0)
+    rows = {PAPER: vectors, REFERENCE: vectors}.get(convention, vectors - vectors.mean((0, 1)))
+    first, second = rows[:, 0], rows[:, 1]
+    if convention is REFERENCE and len(first) > first.shape[1]:
+        first, second = first.T, second.T
+    joint = (first @ first.T) * (second @ second.T)
+    assert int(torch.linalg.matrix_rank(joint)) == len(
+        joint
+    )  # products of full rank, shuffled or not
+    assert found.value == pytest.approx(0, abs=1e-12)
+    assert found.contributions.tolist() == pytest.approx([0] * len(vectors), abs=1e-12)
+
+
 def test_one_given_permutation_has_no_standard_error():
     inputs = ViewInputs(random_views(8, 2, 3), permutations=torch.randperm(8)[None])
     with pytest.raises(UndefinedError, match="one permutation has no standard error"):

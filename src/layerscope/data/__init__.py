@@ -8,16 +8,9 @@ held in memory.
 The built-in sample is public-domain prose; SAMPLE.md in the package says from where.
 """
 
-import os
-from collections.abc import Iterable
-from typing import Any
-
 from layerscope.data.objects import as_texts
 from layerscope.data.reading import SAMPLE, STANDARD_INPUT, read_texts
-from layerscope.data.texts import DEFAULT_LIMIT, Texts
-
-# What a caller may give as texts: a name, or one of the objects that `as_texts` takes.
-TextSource = str | os.PathLike[str] | Iterable[Any] | Texts
+from layerscope.data.texts import DEFAULT_LIMIT, Texts, TextSource
 
 __all__ = [
     "DEFAULT_LIMIT", "SAMPLE", "STANDARD_INPUT", "TextSource", "Texts", "as_texts", "read_texts",

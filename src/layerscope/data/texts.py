@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -144,3 +145,7 @@ def _fingerprint(texts: Sequence[str]) -> str:
         total.update(len(data).to_bytes(8))  # lengths keep ["ab", "c"] apart from ["a", "bc"]
         total.update(data)
     return total.hexdigest()[:16]
+
+
+# What a caller may give as texts: a name, or one of the objects that `objects.as_texts` takes.
+TextSource = str | os.PathLike[str] | Iterable[Any] | Texts

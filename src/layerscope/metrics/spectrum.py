@@ -154,7 +154,7 @@ def spectral_estimate(formula: Formula, spectrum: Spectrum) -> Estimate:
     kept = int((values > _tolerance(values)).sum())
     with torch.enable_grad():
         variable = values[:kept].clone().requires_grad_()
-        (slopes,) = torch.autograd.grad(formula(variable), variable)
+        slopes = _slopes(formula(variable), variable)
     influence = spectrum.n * (spectrum.shares[:, :kept] @ (slopes * values[:kept]))
     return Estimate(value, value + influence - influence.mean())
 
@@ -171,8 +171,16 @@ def weighted_estimate(functional: Formula, n: int, like: Tensor) -> Estimate:
         value = float(result.detach())
         if math.isnan(value):
             raise UndefinedError("all rows are zero or equal, so there is no direction to measure")
-        (slopes,) = torch.autograd.grad(result, weights)
+        slopes = _slopes(result, weights)
     return Estimate(value, value + slopes - slopes.mean())
+
+
+def _slopes(result: Tensor, variable: Tensor) -> Tensor:
+    """Return the derivative of a number by each variable, 0 where it is a count as the rank is."""
+    if not result.requires_grad:
+        return torch.zeros_like(variable)
+    slopes: Tensor = torch.autograd.grad(result, variable)[0]
+    return slopes
 
 
 def jackknife_estimate(value: float, without: Tensor) -> Estimate:
@@ -365,11 +373,19 @@ def clamped_entropy(matrix: Tensor, alpha: float = 1.0) -> Tensor:
     dropped. Order 2 divides the sum of squares by n^2, right only if the diagonal is 1, and turns
     negative elsewhere. Only for the `reference` convention.
     """
-    matrix = matrix.clamp(min=0)
+    return shortcut_entropy(matrix.clamp(min=0), alpha)
+
+
+def shortcut_entropy(matrix: Tensor, alpha: float = 1.0) -> Tensor:
+    """Entropy of a symmetric matrix (n, n) by the authors' code, in nats; NaN of a zero one.
+
+    Eigenvalues that are not positive are dropped. Order 2 is `-ln(|K|^2 / n^2)`, which takes the trace
+    to be n.
+    """
+    if not bool(matrix.any()):
+        return matrix.new_tensor(math.nan)
     if alpha == 2:
         return -(matrix.square().sum() / len(matrix) ** 2).log()
-    values = torch.linalg.eigvalsh(matrix)
+    values: Tensor = torch.linalg.eigvalsh(matrix)
     positive = values[values > 0]
-    if not positive.numel():
-        return matrix.new_tensor(math.nan)
-    return renyi_entropy(positive, alpha)
+    return renyi_entropy(positive, alpha) if positive.numel() else matrix.new_tensor(math.nan)

@@ -25,6 +25,7 @@ from layerscope.metrics.spectrum import (
     gram_spectrum,
     jackknife_estimate,
     renyi_entropy,
+    shortcut_entropy,
     spectral_estimate,
     spread,
     too_narrow,
@@ -198,11 +199,13 @@ def _lidar_spectrum(inputs: ViewInputs, convention: Convention, delta: float) ->
     relative = convention is Convention.NORMALIZED
     return inputs.once(
         ("lidar", convention, delta),
-        lambda: _whitened_spectrum(inputs.prepared(convention), delta, relative=relative),
+        lambda: _whitened_spectrum(
+            inputs.prepared(convention), delta, relative=relative, eps=inputs.eps
+        ),
     )
 
 
-def _whitened_spectrum(vectors: Tensor, delta: float, *, relative: bool) -> Spectrum:
+def _whitened_spectrum(vectors: Tensor, delta: float, *, relative: bool, eps: float) -> Spectrum:
     """Return the spectrum of `Sw^-1/2 Sb Sw^-1/2` for vectors (sample, view, dim).
 
     Its shares are the derivatives of the log eigenvalues by the text's weight, over n: with
@@ -213,7 +216,7 @@ def _whitened_spectrum(vectors: Tensor, delta: float, *, relative: bool) -> Spec
         factor: Tensor = torch.linalg.qr(vectors.flatten(0, 1).T, mode="r").R
         vectors = factor.T.reshape(n, views, -1)
     means = vectors.mean(1)
-    between = (means - means.mean(0)) / math.sqrt(n)
+    between = centered(means, eps) / math.sqrt(n)
     within = (vectors - means[:, None]) / math.sqrt(n * views)
     energy = within.square().sum((1, 2))
     rounding = 16 * torch.finfo(vectors.dtype).eps * vectors.norm() / math.sqrt(n * views)
@@ -362,18 +365,11 @@ def _covariance_dime(
     def functional(weights: Tensor) -> Tensor:
         one, two = ((rows.T * weights) @ rows for rows in (first, second))
         for order in permutations:
-            entropies.append(_matrix_entropy(one * two[order][:, order], alpha))
-        return torch.stack(entropies).mean() - _matrix_entropy(one * two, alpha)
+            entropies.append(shortcut_entropy(one * two[order][:, order], alpha))
+        return torch.stack(entropies).mean() - shortcut_entropy(one * two, alpha)
 
     estimate = weighted_estimate(functional, len(first), first)
     return estimate, torch.stack(entropies).detach()
-
-
-def _matrix_entropy(matrix: Tensor, alpha: float) -> Tensor:
-    if alpha == 2:  # the authors' shortcut, which takes the trace to be len(matrix)
-        return -(matrix.square().sum() / len(matrix) ** 2).log()
-    values: Tensor = torch.linalg.eigvalsh(matrix)
-    return renyi_entropy(values[values > 0], alpha)
 
 
 def _permutations(inputs: ViewInputs, size: int, count: int) -> Tensor:

@@ -104,6 +104,8 @@ def told_apart(
         seed: of the resampling.
         resamples: their number.
     """
+    if len(values) < 2:
+        return {}
     means = {} if sized else _resampled(values, seed, resamples)
     found: dict[tuple[int, int], bool | None] = {}
     for i, j in combinations(range(len(values)), 2):
