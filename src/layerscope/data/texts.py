@@ -7,7 +7,7 @@ import heapq
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from layerscope.errors import InputError
 
