@@ -403,8 +403,9 @@ def cell(check: Callable[[Path, Own], str], folder: Path, source: Own) -> str:
 
 
 def shortened(said: str, folder: Path) -> str:
-    """Return a message on one line, without the path of this machine."""
-    line = " ".join(said.replace(str(folder.parent), "").split())
+    """Return a message on one line, without the path of this machine and names drawn at random."""
+    line = " ".join(said.replace(f"{folder.parent}/", "").split())
+    line = re.sub(r"\.[\w-]+\.\w{8}(?=\W)", "...", line)
     return line if len(line) <= _SAID else line[: _SAID - 1] + "…"
 
 

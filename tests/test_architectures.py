@@ -21,7 +21,12 @@ SOME = ("glm", "ernie", "gemma3", "bart", "gptj", "t5", "albert", "jamba", "xlm"
 @pytest.mark.parametrize("name", SOME)
 def test_an_architecture_does_what_the_page_says(name):
     advice = f"run: python -m benchmarks architectures --only {name}"
-    assert campaign.measure(name) == matrix.measured()[name], advice
+    assert verdicts(campaign.measure(name)) == verdicts(matrix.measured()[name]), advice
+
+
+def verdicts(row: dict[str, str]) -> dict[str, str]:
+    """A row without the digits of what fails, the last of which depend on the machine."""
+    return {name: "FAILS" if cell.startswith("FAILS") else cell for name, cell in row.items()}
 
 
 def test_a_planted_fault_shows(monkeypatch):
@@ -97,6 +102,6 @@ def test_enough_architectures_pass():
 
 def test_reasons_stand_once_behind_what_they_are_of():
     row = dict.fromkeys(matrix.COLUMNS, "refused: because a|b.")
-    assert matrix._why(row) == "because a\\|b."
+    assert matrix._why(row) == "because a\\|b"
     row |= {"scan": "yes", "doctor": "FAILS: other."}
-    assert matrix._why(row) == "doctor: other. cut, sentence-transformers, prune: because a\\|b."
+    assert matrix._why(row) == "doctor: other; cut, sentence-transformers, prune: because a\\|b"
