@@ -28,7 +28,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 from unittest import mock
@@ -51,8 +50,8 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import matrix  # noqa: E402
-from architectures import ARCHITECTURES, Tiny, random_model  # noqa: E402
-from tiny import save_tiny, texts  # noqa: E402
+from architectures import ARCHITECTURES, Tiny, save_random  # noqa: E402
+from tiny import texts  # noqa: E402
 
 WORK: Final = Path("runs/architectures")
 TEXTS: Final = texts(12, longest=12)
@@ -124,11 +123,12 @@ class Own:
             for handle in handles:
                 handle.remove()
 
-    @cached_property
+    @property
     def middle(self) -> int:
         """The layer in the middle."""
-        config: Any = self.core.config
-        return (len(self.blocks) if self.tiny.blocks else int(config.num_hidden_layers)) // 2
+        if self.tiny.blocks:
+            return len(self.blocks) // 2
+        return int(self.tiny.config().num_hidden_layers) // 2
 
     def counted(self, text: str) -> Tensor:
         """For each token of a text, whether the tokenizer did not add it."""
@@ -157,9 +157,18 @@ def first(output: Any) -> Tensor:
 
 
 def hand_on(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-    """Put what a block was given in the place of what it gives: a hook that makes it change nothing."""
+    """Put what a block was given in the place of what it gives: a hook that makes it change nothing.
+
+    LiLT's blocks carry states of the layout beside those of the text.
+    """
     state = given(args, kwargs)
-    return state if isinstance(output, Tensor) else type(output)([state, *output[1:]])
+    if isinstance(output, Tensor):
+        return state
+    rest = list(output[1:])
+    for place, (came, left) in enumerate(zip(args[1:], rest, strict=False)):
+        if isinstance(came, Tensor) and came.ndim == 3 and came.shape == left.shape:
+            rest[place] = came
+    return type(output)([state, *rest])
 
 
 def _rows(state: Tensor, length: int) -> Tensor:
@@ -338,8 +347,9 @@ def watched(tokenizer: Any) -> Iterator[Work]:
     save = transformers.PreTrainedModel.save_pretrained
 
     def look(module: nn.Module, args: Any) -> None:
-        if isinstance(module, nn.Embedding) and args and args[0].ndim == 2 and not work.read:
-            rows = args[0].tolist()
+        ids = args[0] if isinstance(module, nn.Embedding) and args else None
+        if isinstance(ids, Tensor) and ids.ndim == 2 and not work.read:  # some take a shape
+            rows = ids.tolist()
             work.read = any(
                 tuple(row[at : at + 4]) in starts for row in rows for at in range(len(row))
             )
@@ -393,8 +403,9 @@ def cell(check: Callable[[Path, Own], str], folder: Path, source: Own) -> str:
 
 
 def shortened(said: str, folder: Path) -> str:
-    """Return a message on one line, without the path of this machine."""
-    line = " ".join(said.replace(str(folder.parent), "").split())
+    """Return a message on one line, without the path of this machine and names drawn at random."""
+    line = " ".join(said.replace(f"{folder.parent}/", "").split())
+    line = re.sub(r"\.[\w-]+\.\w{8}(?=\W)", "...", line)
     return line if len(line) <= _SAID else line[: _SAID - 1] + "…"
 
 
@@ -403,9 +414,9 @@ def measure(name: str, cells: Sequence[str] = matrix.COLUMNS) -> dict[str, Any]:
     tiny = ARCHITECTURES[name]
     row: dict[str, Any] = {"architecture": name}
     with quiet(), tempfile.TemporaryDirectory(prefix="layerscope-architectures-") as room:
-        folder = save_tiny(random_model(name), Path(room, name))
+        folder = save_random(name, Path(room, name))
         source = own(folder, tiny)
-        kind = source.core.config.model_type
+        kind = getattr(getattr(source.core, "config", None), "model_type", name)
         row |= {"class": type(source.core).__name__}
         row |= {"read by": "table" if kind in TABLE else "structure"}
         for each in cells:

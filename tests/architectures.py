@@ -6,8 +6,10 @@ width 32, unless its architecture has another pattern, and reads the ids of `tin
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ import transformers as hf
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from tiny import COMMON, CONFIGS, GQA, VOCABULARY
+from tiny import COMMON, CONFIGS, GQA, VOCABULARY, save_tiny, tiny_tokenizer
 
 _PAIR_SIZES = {
     "encoder_layers": 4,
@@ -351,6 +353,17 @@ def random_model(name: str) -> nn.Module:
             elif weight.ndim == 3 and "experts" in key:
                 weight.normal_(0, 32**-0.5)
     return model
+
+
+def save_random(name: str, folder: Path) -> Path:
+    """Save that model with a tokenizer, which pads with the id that the config names."""
+    model: Any = random_model(name)
+    save_tiny(model, folder)
+    if getattr(model.config, "pad_token_id", None):  # MPNet counts its positions from it
+        tokenizer = copy.deepcopy(tiny_tokenizer())
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(model.config.pad_token_id)
+        tokenizer.save_pretrained(folder)
+    return folder
 
 
 def _class_for(config: Any) -> Any:

@@ -132,7 +132,7 @@ def _why(row: dict[str, str]) -> str:
         reason if len(names) == len(COLUMNS) else f"{', '.join(names)}: {reason}"
         for reason, names in reasons.items()
     ]
-    return " ".join(said).replace("|", "\\|")
+    return "; ".join(each.rstrip(".") for each in said).replace("|", "\\|")
 
 
 def write() -> None:

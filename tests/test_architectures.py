@@ -9,7 +9,7 @@ import torch
 from benchmarks import architectures as campaign
 
 import matrix
-from architectures import ARCHITECTURES
+from architectures import ARCHITECTURES, save_random
 from tiny import CONFIGS
 
 # One of each: read by structure, a decoder and an encoder; a part of a model of images; an encoder with
@@ -21,15 +21,20 @@ SOME = ("glm", "ernie", "gemma3", "bart", "gptj", "t5", "albert", "jamba", "xlm"
 @pytest.mark.parametrize("name", SOME)
 def test_an_architecture_does_what_the_page_says(name):
     advice = f"run: python -m benchmarks architectures --only {name}"
-    assert campaign.measure(name) == matrix.measured()[name], advice
+    assert verdicts(campaign.measure(name)) == verdicts(matrix.measured()[name]), advice
+
+
+def verdicts(row: dict[str, str]) -> dict[str, str]:
+    """A row without the digits of what fails, the last of which depend on the machine."""
+    return {name: "FAILS" if cell.startswith("FAILS") else cell for name, cell in row.items()}
 
 
 def test_a_planted_fault_shows(monkeypatch):
-    """The vectors, the states and the skipped block are compared for real."""
+    """The vectors and states are compared for real, and those without a block as well."""
     states = campaign.Own.states
 
     def shifted(own, text, skipped=None):
-        found = states(own, text, skipped)
+        found = states(own, text)
         return [found[0], *(state + 1e-3 * state.abs().max() for state in found[1:])]
 
     monkeypatch.setattr(campaign.Own, "states", shifted)
@@ -41,7 +46,7 @@ def test_a_planted_fault_shows(monkeypatch):
 
 
 def test_a_table_that_depends_on_the_batches_shows():
-    one = campaign.layerscope.scan(torch.randn(3, 8, 4), metrics=["curvature", "entropy"])
+    one = campaign.layerscope.scan(torch.randn(3, 8, 4), metrics=["dataset_entropy"])
     other = one.table()
     campaign.same_tables(one.table(), other)
     other.loc[0, "value"] += 1
@@ -53,14 +58,13 @@ def test_a_table_that_depends_on_the_batches_shows():
 
 @pytest.mark.parametrize("when", ["before", "after a text was read", "after a model was saved"])
 def test_a_refusal_counts_only_before_work(when, tmp_path):
-    model = campaign.random_model("glm")
-    source = campaign.own(campaign.save_tiny(model, tmp_path / "glm"), ARCHITECTURES["glm"])
+    source = campaign.own(save_random("glm", tmp_path / "glm"), ARCHITECTURES["glm"])
 
     def refuse(folder: Path, own: campaign.Own) -> str:
         if when == "after a text was read":
             own.states(campaign.TEXTS[0])
         elif when == "after a model was saved":
-            model.save_pretrained(tmp_path / "other")
+            source.core.save_pretrained(tmp_path / "other")
         raise campaign.InputError("no.")
 
     expected = {
@@ -98,6 +102,6 @@ def test_enough_architectures_pass():
 
 def test_reasons_stand_once_behind_what_they_are_of():
     row = dict.fromkeys(matrix.COLUMNS, "refused: because a|b.")
-    assert matrix._why(row) == "because a\\|b."
+    assert matrix._why(row) == "because a\\|b"
     row |= {"scan": "yes", "doctor": "FAILS: other."}
-    assert matrix._why(row) == "doctor: other. cut, sentence-transformers, prune: because a\\|b."
+    assert matrix._why(row) == "doctor: other; cut, sentence-transformers, prune: because a\\|b"
