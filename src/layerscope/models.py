@@ -416,7 +416,11 @@ def _core(model: nn.Module) -> nn.Module:
     if hasattr(core, "get_encoder") and _is_pair(core):
         core = core.get_encoder()
     language = getattr(core, "language_model", None)
-    return language if isinstance(language, nn.Module) else core
+    core = language if isinstance(language, nn.Module) else core
+    inner = getattr(core, "model", None)
+    # Llama 4 keeps a model with a head where others keep the one without.
+    headed = hasattr(core, "lm_head") and isinstance(inner, nn.Module) and hasattr(inner, "config")
+    return inner if headed and isinstance(inner, nn.Module) else core
 
 
 def _is_pair(core: Any) -> bool:

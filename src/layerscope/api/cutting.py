@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -23,14 +23,24 @@ from layerscope.api.common import (
 from layerscope.api.deciding import run_of, select
 from layerscope.api.evaluating import Evaluation
 from layerscope.api.scanning import Scan
-from layerscope.cutting import Cut, CutEstimates, CutSettings, cut_model, refuse_layer, refuse_model
+from layerscope.cutting import (
+    Cut,
+    CutEstimates,
+    CutPlan,
+    CutSettings,
+    cut_model,
+    plan_cut,
+    possible_layer,
+    refuse_layer,
+    refuse_model,
+)
 from layerscope.cutting.records import POOLING_SETTINGS
 from layerscope.data import Texts
 from layerscope.errors import InputError
 from layerscope.estimates import estimate
 from layerscope.models import Backbone, ModelOptions
 from layerscope.preparation import Progress, prepare
-from layerscope.rules import DEFAULT_RULE
+from layerscope.rules import DEFAULT_RULE, find
 from layerscope.settings import ScanSettings
 from layerscope.table import Run
 
@@ -78,38 +88,21 @@ def cut(
         MismatchError: the saved model gives something else; it is kept as `OUT.unverified`.
         RunError: the disk is full, or the scan failed.
     """
-    chosen = settings_of(CutSettings, settings)
-    place = Path(out)
-    surgery.refuse_folder(place, overwrite=overwrite, sources=(model, run))
-    if chosen.format == "sentence-transformers":
-        surgery.require_extra()
-    if chosen.format == "onnx":
-        surgery.require_onnx()
-    given = None if run is None else run_of(run)
-    texts = texts_of(data, column, split, limit, seed=0)
     with (watch or unwatched)() as progress:
-        backbone = loaded(model, tokenizer, model_options, progress, head=chosen.head)
-        refuse_model(backbone, chosen)  # before a scan, which may take long
-        if layer != "auto":
-            refuse_layer(backbone, layer)
-        if given is not None:
-            refuse_other_model(given, backbone)
-        source = _source(model, chosen, model_options)
-        if source is None or chosen.asks_for_pooling:
-            chosen = _as_scanned(chosen, given)
-        layer, chosen, evidence = _choice(backbone, layer, chosen, given, rule, texts, progress)
-        progress("saving and checking", 0, 1)
-        found = cut_model(
-            backbone,
-            layer,
-            place,
-            chosen,
-            texts=texts.texts,
-            source=source,
-            evidence=evidence,
-            processor=_image_processor(model, backbone),
+        asked = _asked(
+            model, layer, Path(out), run, rule, settings, progress,
+            texts=(data, column, split, limit), tokenizer=tokenizer, options=model_options,
             overwrite=overwrite,
-        )
+        )  # fmt: skip
+        planned = asked.planned
+        evidence = asked.evidence
+        if planned is None:
+            scan = scan_backbone(
+                asked.backbone, asked.texts, _scan_settings(asked.settings, rule), progress=progress
+            )
+            planned, evidence = _chosen(asked, scan, rule)
+        progress("saving and checking", 0, 1)
+        found = cut_model(planned, Path(out), evidence=evidence, overwrite=overwrite)
         progress("saving and checking", 1, 1)
     return found
 
@@ -131,27 +124,123 @@ def estimate_cut(
     watch: Watch | None = None,
     **settings: Any,
 ) -> CutEstimates:
-    """Return what a cut with the same arguments would take; nothing is written."""
-    chosen = settings_of(CutSettings, settings)
-    place = Path(out)
-    surgery.refuse_folder(place, overwrite=overwrite, sources=(model, run))
-    given = None if run is None else run_of(run)
+    """Return what a cut with the same arguments would take; nothing is written.
+
+    Raises:
+        InputError, RunError: what `cut` raises before it scans or saves.
+    """
     with (watch or unwatched)() as progress:
-        backbone = loaded(model, tokenizer, model_options, progress, head=chosen.head)
-        refuse_model(backbone, chosen)
-        scan = None
-        if layer == "auto" and given is None:
-            texts = texts_of(data, column, split, limit, seed=0)
-            prepared = prepare(backbone, texts, _scan_settings(chosen, rule), progress)
-            scan = estimate(backbone, prepared)
-        elif layer == "auto" and given is not None:
-            layer = select(given, rule=rule).layer or "auto"
-    number = None if layer == "auto" else layer
-    if number is not None:
-        refuse_layer(backbone, number)
-    kept = range(backbone.depth if number is None or chosen.kind == "pointer" else number)
-    weights = surgery.bytes_of(surgery.smaller(backbone, kept, head=chosen.head))
-    return CutEstimates(number, backbone.depth, weights, surgery.free_bytes(place), scan)
+        asked = _asked(
+            model, layer, Path(out), run, rule, settings, progress,
+            texts=(data, column, split, limit), tokenizer=tokenizer, options=model_options,
+            overwrite=overwrite,
+        )  # fmt: skip
+        backbone, free = asked.backbone, surgery.free_bytes(Path(out))
+        if asked.planned is not None:
+            planned = asked.planned
+            return CutEstimates(planned.layer, backbone.depth, planned.weight_bytes, free)
+        prepared = prepare(backbone, asked.texts, _scan_settings(asked.settings, rule), progress)
+        scan = estimate(backbone, prepared)
+    weights = surgery.bytes_of(backbone.whole if asked.settings.head else backbone.model)
+    return CutEstimates(None, backbone.depth, weights, free, scan)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked for, after everything that can be refused before a scan or a save was.
+
+    Attributes:
+        backbone: the model.
+        settings: how.
+        texts: to scan and to compare on.
+        source: the sentence-transformers model that the source is part of, or None.
+        processor: the image processor of a model of images, or None.
+        planned: the cut; None where a scan has yet to choose the layer.
+        evidence: why this layer.
+    """
+
+    backbone: Backbone
+    settings: CutSettings
+    texts: Texts
+    source: Any
+    processor: Any
+    planned: CutPlan | None = None
+    evidence: tuple[str, ...] = ()
+
+
+def _asked(
+    model: str | Path | nn.Module,
+    layer: int | Literal["auto"],
+    out: Path,
+    run: str | Path | Run | Scan | Evaluation | pd.DataFrame | None,
+    rule: str | None,
+    settings: dict[str, Any],
+    progress: Progress,
+    *,
+    texts: tuple[Any, str | None, str | None, int | None],
+    tokenizer: Any,
+    options: ModelOptions | None,
+    overwrite: bool,
+) -> _Asked:
+    """Decide what a cut and its dry run decide alike: they differ only in what they do then.
+
+    Raises:
+        InputError: it cannot be done.
+        RunError: the disk is too full.
+    """
+    chosen = settings_of(CutSettings, settings)
+    surgery.refuse_folder(out, overwrite=overwrite, sources=(model, run))
+    if chosen.format == "sentence-transformers":
+        surgery.require_extra()
+    if chosen.format == "onnx":
+        surgery.require_onnx()
+    given = None if run is None else run_of(run)
+    read = texts_of(*texts, seed=0)
+    backbone = loaded(model, tokenizer, options, progress, head=chosen.head)
+    refuse_model(backbone, chosen)
+    if layer != "auto":
+        refuse_layer(backbone, layer)
+    if given is not None:
+        refuse_other_model(given, backbone)
+    source = _source(model, chosen, options)
+    if source is None or chosen.asks_for_pooling:
+        chosen = _as_scanned(chosen, given)
+    asked = _Asked(backbone, chosen, read, source, _image_processor(model, backbone))
+    if layer == "auto" and given is None:
+        find(rule or DEFAULT_RULE)
+        possible = _planned(asked, possible_layer(backbone, chosen), chosen)
+        surgery.refuse_full_disk(out, possible.weight_bytes)
+        return asked
+    if layer == "auto" and given is not None:
+        planned, evidence = _chosen(asked, given, rule)
+    else:
+        planned = _planned(asked, int(layer), chosen)
+        evidence = () if given is None else (
+            f"Layer {layer} was named by hand.", select(given, rule=rule).sentence,
+        )  # fmt: skip
+    surgery.refuse_full_disk(out, planned.weight_bytes)
+    return replace(asked, planned=planned, evidence=evidence)
+
+
+def _planned(asked: _Asked, layer: int, settings: CutSettings) -> CutPlan:
+    return plan_cut(
+        asked.backbone, layer, settings,
+        texts=asked.texts.texts, source=asked.source, processor=asked.processor,
+    )  # fmt: skip
+
+
+def _chosen(asked: _Asked, run: Run, rule: str | None) -> tuple[CutPlan, tuple[str, ...]]:
+    """Return the cut at the layer that a rule names in a run, and the sentence that says why."""
+    found = select(run, rule=rule)
+    if found.layer is None or found.layer < 1:
+        raise InputError(
+            f"the rule {found.rule!r} names no layer to cut at ({found.sentence}); give --layer."
+        )
+    settings = asked.settings
+    stages = {choice.stage for choice in found.chosen}
+    if settings.final_norm == "auto" and stages == {"final_norm"}:
+        settings = replace(settings, final_norm="keep")  # the state that was chosen is behind it
+    return _planned(asked, found.layer, settings), (found.sentence,)
 
 
 def _as_scanned(settings: CutSettings, run: Run | None) -> CutSettings:
@@ -163,34 +252,6 @@ def _as_scanned(settings: CutSettings, run: Run | None) -> CutSettings:
         if name in scanned and getattr(settings, name) is None
     }
     return replace(settings, **unsaid)
-
-
-def _choice(
-    backbone: Backbone,
-    layer: int | Literal["auto"],
-    settings: CutSettings,
-    run: Run | None,
-    rule: str | None,
-    texts: Texts,
-    progress: Progress,
-) -> tuple[int, CutSettings, list[str]]:
-    """Return the layer, the settings with its stage, and the sentences that say why."""
-    if layer != "auto" and run is None:
-        return layer, settings, []
-    if run is None:
-        run = scan_backbone(backbone, texts, _scan_settings(settings, rule), progress=progress)
-    found = select(run, rule=rule)
-    said = [found.sentence]
-    if layer != "auto":
-        return layer, settings, [f"Layer {layer} was named by hand.", *said]
-    if found.layer is None or found.layer < 1:
-        raise InputError(
-            f"the rule {found.rule!r} names no layer to cut at ({found.sentence}); give --layer."
-        )
-    stages = {choice.stage for choice in found.chosen}
-    if settings.final_norm == "auto" and stages == {"final_norm"}:
-        settings = replace(settings, final_norm="keep")  # the state that was chosen is behind it
-    return found.layer, settings, said
 
 
 def _scan_settings(settings: CutSettings, rule: str | None) -> ScanSettings:

@@ -10,7 +10,7 @@ from typing import Any
 from layerscope import surgery
 from layerscope.errors import InputError
 from layerscope.models import Backbone
-from layerscope.pruning.trial import output_site, writes_text
+from layerscope.pruning.trial import output_site, without, writes_text
 from layerscope.settings import Pooling
 from layerscope.surgery import Counting, Plan, Shipped, Story, Verification
 from layerscope.tokenization import TokenizedText, length_limit, tokenize
@@ -62,17 +62,13 @@ def save_pruned(
         RunError: the disk is full.
     """
     kept = surgery.kept_blocks(backbone, removed)
-    head = how.format == "transformers" and backbone.whole is not backbone.model
+    head = has_head(backbone, how)
     counting, read = texts_to_compare(backbone, how, texts)
     prompt = _prompt(how, counting)
     with surgery.skipping(backbone, removed) as shorter:
         site = output_site(shorter)
         expected = surgery.token_states(shorter, [tokens for _, tokens in read], site)
-    output = surgery.find_output(backbone, kept, site)
-    if output is None:
-        raise InputError(
-            f"{backbone.info.model_class} in transformers does not give out its last state."
-        )
+    output = output_of(backbone, removed, how)
     plan = Plan(
         kept,
         output,
@@ -93,6 +89,47 @@ def save_pruned(
         )
 
     return surgery.ship(backbone, plan, out, overwrite=how.overwrite, record=record, card=card)
+
+
+def output_of(backbone: Backbone, removed: Sequence[int], how: Saving) -> surgery.OutputPath:
+    """Return where the saved model will give out its states, from a run on a short input.
+
+    Raises:
+        InputError: it would give other states than the source without these blocks.
+    """
+    kept = surgery.kept_blocks(backbone, removed)
+    small: Any = surgery.smaller(backbone, kept, head=has_head(backbone, how))
+    head = has_head(backbone, how) and writes_text(backbone)
+    if head and cached(backbone.whole.config) and not cached(small.config):
+        raise InputError(
+            f"without block {', '.join(map(str, sorted(removed)))} no block of "
+            f"{backbone.info.model_class} keeps a cache that transformers can write text with; pass "
+            "--no-head, or protect an attention block."
+        )
+    if how.format != "transformers":
+        surgery.refuse_padding(backbone, small, how.format)
+    ids = tuple(surgery.probe(backbone)["input_ids"][0].tolist())
+    text = TokenizedText(ids, (False,) * len(ids), truncated=False)
+    with without(backbone, removed) as shorter:
+        wanted = surgery.token_states(shorter, [text], output_site(shorter))[0]
+    output = surgery.find_output(backbone, small, wanted)
+    if output is None:
+        gone = f" without block {', '.join(map(str, sorted(removed)))}" if removed else ""
+        raise InputError(
+            f"{backbone.info.model_class}{gone} in transformers does not give out the states that were "
+            "measured, so it cannot be saved; leave --out out to see what dropping blocks changes."
+        )
+    return output
+
+
+def cached(config: Any) -> bool:
+    """Whether a model runs with a key-value cache unless told otherwise."""
+    return bool(getattr(surgery.text_config_of(config), "use_cache", True))
+
+
+def has_head(backbone: Backbone, how: Saving) -> bool:
+    """Whether the head is saved as well."""
+    return how.format == "transformers" and backbone.whole is not backbone.model
 
 
 def texts_to_compare(
