@@ -472,7 +472,9 @@ def _states_both_ways(
 
     def keep(module: nn.Module, _inputs: Any, output: Any) -> None:
         state = output[0] if isinstance(output, tuple) else output
-        if isinstance(state, Tensor):
+        if (
+            isinstance(state, Tensor) and state.is_floating_point()
+        ):  # Llama 4's rotations are complex
             seen[id(module)] = state.float()
 
     inside = {id(module) for block in blocks for module in block.modules()}

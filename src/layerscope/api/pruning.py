@@ -185,13 +185,21 @@ def prune(
         if given is not None:
             refuse_other_model(given, backbone)
         eligible, budgets = fitting(backbone, asked, saved=place is not None)
-        asked = _with_first_token(backbone, asked)
+        _held_out(backbone, asked, texts)
         how = None
         if place is not None:  # what cannot be saved is refused now, not after hours
             how = _saving(model, asked, format, model_options, overwrite=overwrite)
-            pruning.texts_to_compare(backbone, how, texts.texts)
+            pruning.refuse_unsavable(backbone, how, eligible)
             surgery.refuse_full_disk(place, surgery.bytes_of(backbone.whole))
+        asked = _with_first_token(backbone, asked)
+        if how is not None:
+            how = replace(how, drop_first=asked.settings.first_token is FirstToken.DROP)
+            pruning.texts_to_compare(backbone, how, texts.texts)
+            how, more = pruning.with_writing(backbone, how, texts.texts)
+            said = [*said, *more]
         removals = _removals(backbone, asked, eligible, budgets, given, texts, progress)
+        if how is not None:
+            pruning.output_of(backbone, sorted(removals[0].blocks), how)
         kinds = pruning.kinds_of(backbone)
         outcomes = [
             Outcome(each, removal, tuple(kinds[b - 1] for b in sorted(removal.blocks)))
@@ -416,7 +424,6 @@ def _saving(
         source=source,
         pooling=settings.pooling,
         special_tokens=settings.special_tokens,
-        drop_first=settings.first_token is FirstToken.DROP,
         max_length=settings.max_length,
         overwrite=overwrite,
     )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from layerscope import surgery
 from layerscope.errors import InputError
-from layerscope.models import Backbone
+from layerscope.models import Backbone, evaluating
 from layerscope.pruning.trial import output_site, without, writes_text
 from layerscope.settings import Pooling
 from layerscope.surgery import Counting, Plan, Shipped, Story, Verification
+from layerscope.surgery.verifying import NEW_TOKENS
 from layerscope.tokenization import TokenizedText, length_limit, tokenize
 
 _PROMPT_WORDS = 8
@@ -31,6 +34,7 @@ class Saving:
         drop_first: whether position 0 is left out there.
         max_length: most tokens a text may have.
         overwrite: whether a model that layerscope saved there may be replaced.
+        writes: whether it must write text alike with and without its cache.
     """
 
     format: surgery.Format
@@ -40,6 +44,7 @@ class Saving:
     drop_first: bool = False
     max_length: int = 512
     overwrite: bool = False
+    writes: bool = True
 
 
 def save_pruned(
@@ -80,7 +85,7 @@ def save_pruned(
         source=how.source,
         prompt=prompt,
         max_length=length_limit(backbone.tokenizer, backbone.model.config, how.max_length),
-        generate=_prompts(texts) if head and writes_text(backbone) else (),
+        generate=_prompts(texts) if head and how.writes and writes_text(backbone) else (),
     )
 
     def card(verification: Verification) -> str:
@@ -89,6 +94,60 @@ def save_pruned(
         )
 
     return surgery.ship(backbone, plan, out, overwrite=how.overwrite, record=record, card=card)
+
+
+def refuse_unsavable(backbone: Backbone, how: Saving, eligible: Sequence[int]) -> None:
+    """Raise an InputError where no model without some of these blocks can be saved.
+
+    The whole model and the one without the first block that may go are built and run on a short input.
+    """
+    surgery.refuse_own_code(backbone)
+    if how.format != "transformers":
+        surgery.refuse_decoder(backbone, how.format)
+        surgery.refuse_processor(backbone, how.format)
+    output_of(backbone, (), how)
+    refusals = []
+    for block in eligible:
+        try:
+            output_of(backbone, (block,), how)
+        except InputError as error:
+            refusals.append(error)
+        else:
+            return
+    if refusals:
+        raise refusals[0]
+
+
+def with_writing(
+    backbone: Backbone, how: Saving, texts: Sequence[str]
+) -> tuple[Saving, tuple[str, ...]]:
+    """Return the same, with what the source itself does with its cache, and what to say of that.
+
+    A source that writes other text with its cache than without it (a bidirectional encoder with a head
+    for text) is no reason against what is made of it.
+    """
+    exact = backbone.info.dtype in ("float32", "float64")  # else two words may be equally likely
+    if not (exact and has_head(backbone, how) and writes_text(backbone)):
+        return how, ()
+    whole: Any = backbone.whole
+    for prompt in _prompts(texts):
+        ids = backbone.tokenizer(prompt, return_tensors="pt")["input_ids"].to(backbone.device)
+        try:
+            with evaluating(whole):
+                one, other = (
+                    whole.generate(
+                        ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS,
+                        do_sample=False, use_cache=cache, pad_token_id=0,
+                    )
+                    for cache in (True, False)
+                )  # fmt: skip
+            alike = torch.equal(one, other)
+        except Exception:  # whatever the model's own code raises
+            alike = False
+        if not alike:
+            said = "the model itself writes other text with its cache than without; that is not checked."
+            return replace(how, writes=False), (said,)
+    return how, ()
 
 
 def output_of(backbone: Backbone, removed: Sequence[int], how: Saving) -> surgery.OutputPath:
@@ -100,7 +159,7 @@ def output_of(backbone: Backbone, removed: Sequence[int], how: Saving) -> surger
     kept = surgery.kept_blocks(backbone, removed)
     small: Any = surgery.smaller(backbone, kept, head=has_head(backbone, how))
     head = has_head(backbone, how) and writes_text(backbone)
-    if head and cached(backbone.whole.config) and not cached(small.config):
+    if removed and head and cached(backbone.whole.config) and not cached(small.config):
         raise InputError(
             f"without block {', '.join(map(str, sorted(removed)))} no block of "
             f"{backbone.info.model_class} keeps a cache that transformers can write text with; pass "
