@@ -547,3 +547,50 @@ def test_a_source_that_writes_otherwise_with_its_cache_is_no_reason(tmp_path, he
     found = pruned("megatron-bert", tmp_path)
     assert found.shipped.verification.generated is None
     assert any("other text with its cache than without" in note for note in found.notes)
+
+
+# --- a dry run and the pruning are one plan --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("bert", {"perplexity": ["river stone"]}, "predicts no next token"),
+        ("bert", {"rule": "gmfi"}, "gmfi"),
+        ("bert", {"budget": 3}, "3"),
+        ("albert", {}, "runs one block at several depths"),
+        ("bart", {"format": "sentence-transformers"}, "is saved with its decoder"),
+        ("bert", {"format": "sentence-transformers", "pooling": "max"}, "no max pooling"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_pruning_refuses(name, options, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(api_pruning, "scan_backbone", lambda *_, **__: pytest.fail("scanned"))
+    monkeypatch.setattr(api_pruning, "estimate", lambda *_: pytest.fail("a batch was timed"))
+    asked = {"rule": "angular", "budget": 1, "out": tmp_path / "out"} | options
+    rule, budget = asked.pop("rule"), asked.pop("budget")
+    messages = []
+    for function in (layerscope.prune, layerscope.api.estimate_prune):
+        with pytest.raises(InputError, match=said) as found:
+            function(
+                tiny_model(name), rule, budget, data=texts(4), tokenizer=tiny_tokenizer(), **asked
+            )
+        messages.append(str(found.value))
+    assert messages[0] == messages[1]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rule", ["angular", "deepest-first"])
+def test_a_dry_run_says_what_it_would_take(
+    rule, tiny_folder, text_file, tmp_path, monkeypatch, capsys
+):
+    done = run(
+        monkeypatch, capsys, "prune", tiny_folder("llama"), "--rule", rule, "--budget", 1,
+        "--data", text_file, "--out", tmp_path / "o", "--dry-run",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "weights to write" in done.out
+    assert "4, of which 2 may go" in done.out
+    assert ("A scan that chooses them" in done.out) == (rule == "angular")
+    assert not list(tmp_path.iterdir())
+    found = layerscope.api.estimate_prune(tiny_folder("llama"), rule, 1, data=text_file)
+    assert found.removed == (() if rule == "angular" else ((3,),))
