@@ -657,6 +657,28 @@ _BERT_LIKE = {
 }  # fmt: skip
 
 
+def test_a_tokenizer_that_would_be_read_as_another_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        hf.AutoTokenizer, "from_pretrained", classmethod(lambda *_, **__: bare_tokenizer())
+    )
+    refused_alike(
+        "makes other tokens of the texts", InputError, tiny_model("llama"), 2, out=tmp_path / "out"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_config_without_one_number_of_blocks_is_refused(tmp_path):
+    config = hf.ProphetNetConfig(
+        vocab_size=120, hidden_size=32, encoder_ffn_dim=64, decoder_ffn_dim=64,
+        num_encoder_layers=4, num_decoder_layers=2, num_encoder_attention_heads=4,
+        num_decoder_attention_heads=4, max_position_embeddings=96,
+    )  # fmt: skip
+    refused_alike(
+        "no one number of blocks", InputError, hf.ProphetNetModel(config).eval(), 2,
+        out=tmp_path / "out", format="transformers",
+    )  # fmt: skip
+
+
 # --- what goes wrong while it is written -----------------------------------------------------------
 
 

@@ -166,7 +166,12 @@ def backbone_of(
     if not hasattr(model, "config"):
         raise InputError(f"expected a transformers model, got {type(model).__name__}.")
     core = _core(model)
-    config: Any = core.config
+    config: Any = getattr(core, "config", None)
+    if not hasattr(config, "hidden_size"):
+        raise InputError(
+            f"layerscope cannot tell where {type(model).__name__} keeps its text model: what computes "
+            f"its states, a {type(core).__name__}, has no config of its own with a hidden_size."
+        )
     kind = str(getattr(config, "model_type", ""))
     architecture = ARCHITECTURES.get(kind) or infer_architecture(core)
     blocks = blocks_of(core, architecture)
@@ -492,7 +497,8 @@ def _states_both_ways(
     finally:
         for handle in handles:
             handle.remove()
-    return [state.float() for state in output.hidden_states or ()], seen
+    reported = [state for state in output.hidden_states or () if isinstance(state, Tensor)]
+    return [state.float() for state in reported], seen
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

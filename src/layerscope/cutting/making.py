@@ -71,6 +71,8 @@ def plan_cut(
         plan, more = with_texts(backbone, plan, place.site, settings, texts, source)
         notes += more
     small = surgery.smaller(backbone, place.kept, head=settings.head)
+    if backbone.tokenizer is not None:
+        surgery.refuse_other_tokens(backbone, small, [tokens for _, tokens in plan.texts])
     weights = surgery.bytes_of(small)
     return CutPlan(backbone, layer, settings, place, plan, tuple(notes), weights)
 

@@ -172,13 +172,13 @@ def output_of(backbone: Backbone, removed: Sequence[int], how: Saving) -> surger
     with without(backbone, removed) as shorter:
         wanted = surgery.token_states(shorter, [text], output_site(shorter))[0]
     output = surgery.find_output(backbone, small, wanted)
-    if output is None:
+    if output != surgery.LAST:
         gone = f" without block {', '.join(map(str, sorted(removed)))}" if removed else ""
         raise InputError(
             f"{backbone.info.model_class}{gone} in transformers does not give out the states that were "
             "measured, so it cannot be saved; leave --out out to see what dropping blocks changes."
         )
-    return output
+    return surgery.LAST
 
 
 def cached(config: Any) -> bool:

@@ -99,7 +99,13 @@ def kept_config(config: Any, kept: Sequence[int], like: Any = None) -> Any:
             setattr(part, name, [new for new, old in enumerate(kept) if old in value])
     for name, first in _counted(part, depth):
         setattr(part, name, sum(old in first for old in kept))
-    part.num_hidden_layers = len(kept)
+    try:
+        part.num_hidden_layers = len(kept)
+    except NotImplementedError as error:  # ProphetNet's, which counts two kinds of blocks
+        raise InputError(
+            f"the config of {part.model_type} has no one number of blocks that could be lowered, so "
+            "blocks cannot be taken out of it; use the whole model."
+        ) from error
     _renumber_overrides(part, kept)
     _rename_stages(part, len(kept))
     _restate_patterns(part)

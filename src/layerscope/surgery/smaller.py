@@ -6,6 +6,7 @@ the source's tensors, renumbered, as they are.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -24,6 +25,7 @@ from layerscope.surgery.blocks import (
     refuse_surgery,
 )
 from layerscope.surgery.configs import block_config_of, kept_config, read_again
+from layerscope.tokenization import TokenizedText
 
 OutputPath = tuple[str | int, ...]
 LAST: Final[OutputPath] = ("last_hidden_state",)
@@ -214,6 +216,32 @@ def refuse_processor(backbone: Backbone, kind: str) -> None:
         raise InputError(
             f"sentence-transformers loads a {config.model_type} with its {wanted}, which a cut of the "
             "text model does not have; choose --format transformers."
+        )
+
+
+def refuse_other_tokens(backbone: Backbone, small: Any, texts: Sequence[TokenizedText]) -> None:
+    """Raise an InputError where the saved tokenizer would read texts in other tokens.
+
+    Transformers chooses a tokenizer's class by the model that stands beside it.
+
+    Args:
+        backbone: the source.
+        small: the model to be saved.
+        texts: some texts as the source reads them, of no tokens but the tokenizer's own.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = backbone.tokenizer
+    words = [tokenizer.decode(text.ids, skip_special_tokens=True) for text in texts]
+    with tempfile.TemporaryDirectory(prefix="layerscope-") as room:
+        small.config.save_pretrained(room)
+        tokenizer.save_pretrained(room)
+        again: Any = AutoTokenizer.from_pretrained(room)
+    if any(again(text)["input_ids"] != tokenizer(text)["input_ids"] for text in words):
+        raise InputError(
+            f"transformers would read the tokenizer of {backbone.info.name} beside a "
+            f"{small.config.model_type} as a {type(again).__name__}, which makes other tokens of the "
+            f"texts than this {type(tokenizer).__name__}; it cannot be saved with this model."
         )
 
 
