@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,10 +20,20 @@ from torch import nn
 import layerscope
 from commands import run
 from layerscope import surgery
+from layerscope.api import cutting
 from layerscope.errors import InputError, RunError
-from layerscope.surgery import MismatchError, reload, saving, verifying
+from layerscope.surgery import MismatchError, onnx, reload, saving, verifying
 from matrix import WORKS
-from tiny import CONFIGS, VISION, save_tiny, texts, tiny_model, tiny_tokenizer, vision_model
+from tiny import (
+    CONFIGS,
+    VISION,
+    save_tiny,
+    texts,
+    tiny_model,
+    tiny_tokenizer,
+    unusual_model,
+    vision_model,
+)
 
 TEXT_MODELS = {name: works for name, works in WORKS.items() if name in CONFIGS}
 CUTTABLE = [name for name, works in TEXT_MODELS.items() if works.cut != "no"]
@@ -560,6 +571,207 @@ def test_a_folder_that_cannot_be_loaded_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(hf.PreTrainedModel, "save_pretrained", save_broken)
     with pytest.raises(MismatchError, match="cannot be loaded in a new process"):
         cut("bert", tmp_path / "out", format="transformers")
+
+
+# --- a dry run and the cut are one plan ------------------------------------------------------------
+
+
+def refused_alike(said: str, error: type[Exception], model, layer, **options) -> None:
+    """Both refuse, in the same words, and nothing is scanned or written."""
+    messages = []
+    for function in (layerscope.cut, layerscope.api.estimate_cut):
+        with pytest.raises(error, match=said) as found:
+            function(model, layer, data=TEXTS, tokenizer=tiny_tokenizer(), **options)
+        messages.append(str(found.value))
+    assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "options", "said"),
+    [
+        ("llama", 0, {}, "layer 0 is the embeddings"),
+        ("llama", 5, {}, "from 1 to 4"),
+        ("llama", 2, {"pooling": "max"}, "no max pooling that leaves tokens out"),
+        ("llama", "auto", {"pooling": "max"}, "no max pooling that leaves tokens out"),
+        ("llama", "auto", {"rule": "leest dime"}, "unknown rule 'leest dime'"),
+        ("bart", 2, {}, "is saved with its decoder"),
+        ("bart", "auto", {}, "is saved with its decoder"),
+        ("bloom", 4, {}, "behind its final norm only"),
+        ("llama", 2, {"kind": "pointer", "final_norm": "keep"}, "a pointer finds states"),
+        ("albert", "auto", {}, "runs one block at several depths"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_cut_refuses(name, layer, options, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(cutting, "scan_backbone", lambda *_, **__: pytest.fail("it was scanned"))
+    monkeypatch.setattr(cutting, "estimate", lambda *_: pytest.fail("a batch was timed"))
+    refused_alike(said, InputError, tiny_model(name), layer, out=tmp_path / "out", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_refuses_a_chosen_layer_0_as_the_cut_does(tmp_path, monkeypatch):
+    layerscope.scan(
+        tiny_model("llama"), TEXTS, tokenizer=tiny_tokenizer(), out=tmp_path / "run",
+        metrics=("retrieval",), augmentation=("crops",),
+    )  # fmt: skip
+    chosen = SimpleNamespace(layer=0, rule="first", sentence="Use layer 0.", chosen=())
+    monkeypatch.setattr(cutting, "select", lambda *_, **__: chosen)
+    refused_alike(
+        "the rule 'first' names no layer to cut at", InputError, tiny_model("llama"), "auto",
+        out=tmp_path / "out", run=tmp_path / "run",
+    )  # fmt: skip
+    refused_alike(
+        "the run is of another model", InputError, tiny_model("gpt2"), 2, out=tmp_path / "out",
+        run=tmp_path / "run",
+    )  # fmt: skip
+
+
+def test_a_dry_run_sees_the_place_as_the_cut_does(tmp_path, monkeypatch):
+    model, out = tiny_model("llama"), tmp_path / "a" / "out"
+    monkeypatch.setattr(onnx, "_NEEDED", ("a_library_of_nobody",))
+    refused_alike("needs an extra", InputError, model, 2, out=out, format="onnx")
+    with monkeypatch.context() as patched:
+        patched.setattr(saving.os, "access", lambda *_: False)
+        refused_alike("permission denied", InputError, model, 2, out=out, format="transformers")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(saving.shutil, "disk_usage", lambda _: usage)
+    refused_alike("nothing was written", RunError, model, 2, out=out, format="transformers")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_reads_the_layer_and_its_norm_from_a_run(tmp_path):
+    model = tiny_model("llama")
+    layerscope.scan(model, TEXTS, tokenizer=tiny_tokenizer(), out=tmp_path / "run")
+    options = {"run": tmp_path / "run", "rule": "last", "out": tmp_path / "out"}
+    found = layerscope.api.estimate_cut(
+        model, data=TEXTS, tokenizer=tiny_tokenizer(), format="transformers", **options
+    )
+    assert found.layer == 4
+    assert found.scan is None
+
+
+# --- wrapped and unusual models --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [
+        ("gemma3 with vision", "Gemma3TextModel"),
+        ("llama4", "Llama4TextModel"),
+        ("t5gemma", "T5GemmaEncoderModel"),
+        ("qwen3_next", "Qwen3NextModel"),  # its first blocks have no attention, hence no cache
+        ("minicpm3", "MiniCPM3Model"),  # its residual branches are scaled by the number of blocks
+        ("diffllama", "DiffLlamaModel"),
+        ("esm", "EsmModel"),  # its contact head has a part for each block
+        ("bamba", "BambaModel"),
+    ],
+)
+def test_unusual_models_are_cut_into_what_stock_libraries_load(name, reader, tmp_path, here):
+    source = save_tiny(unusual_model(name), tmp_path / "source")
+    found = layerscope.cut(source, 2, out=tmp_path / "out", data=TEXTS, format="transformers")
+    assert found.shipped.verification.reader == reader
+    assert found.shipped.verification.largest <= 1e-6
+    other = layerscope.cut(source, 2, out=tmp_path / "sentences", data=TEXTS)
+    assert other.shipped.verification.largest <= 1e-6
+
+
+def test_a_constant_of_the_depth_is_carried_over_in_the_config(tmp_path, here):
+    model = unusual_model("minicpm3")
+    found = cut("", tmp_path / "out", model=model, format="transformers")
+    scaled = json.loads((found.folder / "config.json").read_text())["scale_depth"]
+    assert scaled == pytest.approx(model.config.scale_depth / 2**0.5)
+
+
+def test_a_model_that_padding_changes_is_for_texts_by_themselves(tmp_path, here):
+    model = unusual_model("fnet")
+    refused_alike(
+        "gives a text other states when padding stands beside it", InputError, model, 2,
+        out=tmp_path / "out",
+    )  # fmt: skip
+    assert cut("", tmp_path / "out", model=model, format="transformers").blocks == 2
+
+
+def test_a_tower_that_comes_with_a_processor_is_not_for_sentence_transformers(tmp_path):
+    sight = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+    config = hf.GitConfig(
+        **{k: v for k, v in CONFIGS["bert"]().to_dict().items() if k in _BERT_LIKE},
+        vision_config=sight | {"num_hidden_layers": 1, "image_size": 16, "patch_size": 8},
+    )
+    refused_alike("GitProcessor", InputError, hf.GitModel(config).eval(), 2, out=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+_BERT_LIKE = {
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "pad_token_id", "bos_token_id", "eos_token_id",
+}  # fmt: skip
+
+
+def test_a_tokenizer_that_would_be_read_as_another_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        hf.AutoTokenizer, "from_pretrained", classmethod(lambda *_, **__: bare_tokenizer())
+    )
+    refused_alike(
+        "makes other tokens of the texts", InputError, tiny_model("llama"), 2, out=tmp_path / "out"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_config_without_one_number_of_blocks_is_refused(tmp_path):
+    config = hf.ProphetNetConfig(
+        vocab_size=120, hidden_size=32, encoder_ffn_dim=64, decoder_ffn_dim=64,
+        num_encoder_layers=4, num_decoder_layers=2, num_encoder_attention_heads=4,
+        num_decoder_attention_heads=4, max_position_embeddings=96,
+    )  # fmt: skip
+    refused_alike(
+        "no one number of blocks", InputError, hf.ProphetNetModel(config).eval(), 2,
+        out=tmp_path / "out", format="transformers",
+    )  # fmt: skip
+
+
+# --- what goes wrong while it is written -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (OSError("Can't load image processor for 'x'"), RunError, "Can't load image processor"),
+        (ImportError("PixtralProcessor requires Torchvision"), RunError, "requires Torchvision"),
+        (
+            PermissionError(errno.EACCES, "Permission denied"),
+            InputError,
+            "cannot write to .*denied",
+        ),
+        (OSError(errno.EROFS, "Read-only file system"), InputError, "cannot write to .*Read-only"),
+    ],
+)
+def test_the_true_cause_is_named_and_nothing_stays(error, kind, said, tmp_path, monkeypatch):
+    def fail(self, folder, **_):
+        Path(folder, "model.safetensors").write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(hf.PreTrainedModel, "save_pretrained", fail)
+    with pytest.raises(kind, match=said) as found:
+        cut("bert", tmp_path / "new" / "out", format="transformers")
+    assert ("another --out" in str(found.value)) == (kind is InputError)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format", ["transformers", "sentence-transformers"])
+def test_a_model_is_loaded_once(format, tmp_path, monkeypatch):  # noqa: A002
+    source = sentence_source(tmp_path / "source", tmp_path)
+    loads = []
+    load = hf.PreTrainedModel.from_pretrained.__func__
+
+    def count(cls, name, *arguments, **options):
+        loads.append(str(name))
+        return load(cls, name, *arguments, **options)
+
+    monkeypatch.setattr(hf.PreTrainedModel, "from_pretrained", classmethod(count))
+    monkeypatch.setattr(verifying, "compare", lambda *_, **__: pytest.fail("not reached"))
+    monkeypatch.setattr(verifying, "_run", lambda *_: (_ for _ in ()).throw(KeyError("checked")))
+    with pytest.raises(RunError, match="checked"):
+        layerscope.cut(source, out=tmp_path / "out", data=texts(24), format=format)
+    assert loads == [str(source)]
 
 
 # --- the command ------------------------------------------------------------------------------------

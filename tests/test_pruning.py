@@ -22,6 +22,7 @@ import layerscope
 from commands import run
 from layerscope import models, pruning
 from layerscope.api import evaluate
+from layerscope.api import pruning as api_pruning
 from layerscope.errors import InputError
 from layerscope.pruning import Measured, Trial
 from layerscope.pruning.recording import notes_of
@@ -29,7 +30,7 @@ from layerscope.pruning.trial import perplexity
 from layerscope.surgery import MismatchError, reload, remove_blocks, verifying
 from layerscope.table import Run, conform, no_contributions
 from layerscope.tokenization import tokenize
-from tiny import CONFIGS, save_tiny, texts, tiny_model, tiny_tokenizer
+from tiny import CONFIGS, save_tiny, texts, tiny_model, tiny_tokenizer, unusual_model
 
 # --- rules on a table whose orders can be read off -------------------------------------------------
 
@@ -564,3 +565,122 @@ def test_what_cannot_be_saved_is_refused_before_the_trial(writer, likeness, tmp_
             format="sentence-transformers", pooling="max",
         )  # fmt: skip
     assert not (tmp_path / "out").exists()
+
+
+# --- wrapped and unusual models --------------------------------------------------------------------
+
+
+def pruned(name: str, tmp_path: Path, **options):
+    source = save_tiny(unusual_model(name), tmp_path / "source")
+    options = {"out": tmp_path / "out"} | options
+    return layerscope.prune(source, "random", 1, data=texts(4), **options)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Read back in this process."""
+    monkeypatch.setattr(
+        verifying, "_run", lambda request, answer: reload.main(str(request), str(answer))
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [
+        ("gemma3 with vision", "Gemma3ForConditionalGeneration"),
+        ("llama4", "Llama4ForConditionalGeneration"),
+        ("t5gemma", "T5GemmaForConditionalGeneration"),
+        ("minicpm3", "MiniCPM3ForCausalLM"),
+        ("bamba", "BambaForCausalLM"),
+    ],
+)
+def test_unusual_models_are_pruned_with_all_that_they_are(name, reader, tmp_path, here):
+    found = pruned(name, tmp_path)
+    assert found.shipped.verification.reader == reader
+    assert found.shipped.verification.largest <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("diffllama", r"self_attn.lambda_init of block 3 is 0.47\d* and would become 0.35"),
+        ("esm", "holds in contact_head.regression.weight a part for each block"),
+    ],
+)
+def test_blocks_that_depend_on_their_number_stay(name, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(api_pruning, "_removals", lambda *_: pytest.fail("it was measured"))
+    with pytest.raises(InputError, match=said):
+        pruned(name, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_perplexity_of_a_model_that_writes_nothing_is_refused_before_it_is_measured(
+    monkeypatch,
+):
+    monkeypatch.setattr(api_pruning, "_removals", lambda *_: pytest.fail("it was measured"))
+    with pytest.raises(InputError, match="predicts no next token"):
+        layerscope.prune(
+            tiny_model("bert"), "random", 1, data=texts(4), tokenizer=tiny_tokenizer(),
+            perplexity=["river stone"],
+        )  # fmt: skip
+
+
+def test_a_model_that_could_not_write_text_any_more_is_refused(tmp_path):
+    with pytest.raises(
+        InputError, match="without block 4 no block of Qwen3NextModel keeps a cache"
+    ):
+        pruned("qwen3_next", tmp_path, protect=(3, 0))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_source_that_writes_otherwise_with_its_cache_is_no_reason(tmp_path, here):
+    found = pruned("megatron-bert", tmp_path)
+    assert found.shipped.verification.generated is None
+    assert any("other text with its cache than without" in note for note in found.notes)
+
+
+# --- a dry run and the pruning are one plan --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("bert", {"perplexity": ["river stone"]}, "predicts no next token"),
+        ("bert", {"rule": "gmfi"}, "gmfi"),
+        ("bert", {"budget": 3}, "3"),
+        ("albert", {}, "runs one block at several depths"),
+        ("bart", {"format": "sentence-transformers"}, "is saved with its decoder"),
+        ("bert", {"format": "sentence-transformers", "pooling": "max"}, "no max pooling"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_pruning_refuses(name, options, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(api_pruning, "scan_backbone", lambda *_, **__: pytest.fail("scanned"))
+    monkeypatch.setattr(api_pruning, "estimate", lambda *_: pytest.fail("a batch was timed"))
+    asked = {"rule": "angular", "budget": 1, "out": tmp_path / "out"} | options
+    rule, budget = asked.pop("rule"), asked.pop("budget")
+    messages = []
+    for function in (layerscope.prune, layerscope.api.estimate_prune):
+        with pytest.raises(InputError, match=said) as found:
+            function(
+                tiny_model(name), rule, budget, data=texts(4), tokenizer=tiny_tokenizer(), **asked
+            )
+        messages.append(str(found.value))
+    assert messages[0] == messages[1]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rule", ["angular", "deepest-first"])
+def test_a_dry_run_says_what_it_would_take(
+    rule, tiny_folder, text_file, tmp_path, monkeypatch, capsys
+):
+    done = run(
+        monkeypatch, capsys, "prune", tiny_folder("llama"), "--rule", rule, "--budget", 1,
+        "--data", text_file, "--out", tmp_path / "o", "--dry-run",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "weights to write" in done.out
+    assert "4, of which 2 may go" in done.out
+    assert ("A scan that chooses them" in done.out) == (rule == "angular")
+    assert not list(tmp_path.iterdir())
+    found = layerscope.api.estimate_prune(tiny_folder("llama"), rule, 1, data=text_file)
+    assert found.removed == (() if rule == "angular" else ((3,),))

@@ -158,6 +158,79 @@ VISION: dict[str, Callable[[], Any]] = {
 }
 
 
+_PARTS = {k: v for k, v in GQA.items() if k not in ("pad_token_id", "bos_token_id", "eos_token_id")}
+_SIGHT = _PICTURES | {"intermediate_size": 64, "num_hidden_layers": 2}
+# Models that are wrapped in others, or whose blocks hold constants that depend on their number.
+UNUSUAL: dict[str, Callable[[], Any]] = {
+    "gemma3 with vision": lambda: hf.Gemma3ForConditionalGeneration(
+        hf.Gemma3Config(
+            text_config=_PARTS | {"sliding_window": 8},
+            vision_config=_SIGHT | {"model_type": "siglip_vision_model"},
+            mm_tokens_per_image=4,
+            image_token_index=119,
+        )
+    ),
+    "llama4": lambda: hf.Llama4ForConditionalGeneration(
+        hf.Llama4Config(
+            text_config=_PARTS
+            | {"intermediate_size_mlp": 64, "num_local_experts": 2, "interleave_moe_layer_step": 2},
+            vision_config=_SIGHT
+            | {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32},
+        )
+    ),
+    "t5gemma": lambda: hf.T5GemmaForConditionalGeneration(
+        hf.T5GemmaConfig(
+            encoder=GQA | {"sliding_window": 8}, decoder=GQA | {"num_hidden_layers": 2}
+        )
+    ),
+    "qwen3_next": lambda: hf.Qwen3NextForCausalLM(
+        hf.Qwen3NextConfig(
+            **GQA,
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+            num_experts=0,
+        )
+    ),
+    "minicpm3": lambda: hf.MiniCPM3ForCausalLM(
+        hf.MiniCPM3Config(
+            **COMMON,
+            num_key_value_heads=4,
+            q_lora_rank=16,
+            kv_lora_rank=16,
+            qk_rope_head_dim=8,
+            qk_nope_head_dim=8,
+        )
+    ),
+    "diffllama": lambda: hf.DiffLlamaForCausalLM(hf.DiffLlamaConfig(**GQA)),
+    "esm": lambda: hf.EsmModel(hf.EsmConfig(**COMMON, mask_token_id=3)),
+    "bamba": lambda: hf.BambaForCausalLM(
+        hf.BambaConfig(
+            **COMMON,
+            num_key_value_heads=2,
+            attn_layer_indices=[1, 3],
+            mamba_n_heads=8,
+            mamba_d_head=8,
+            mamba_d_state=16,
+            mamba_chunk_size=8,
+        )
+    ),
+    "fnet": lambda: hf.FNetModel(
+        hf.FNetConfig(
+            vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=4, intermediate_size=64
+        )
+    ),
+    "megatron-bert": lambda: hf.MegatronBertForCausalLM(hf.MegatronBertConfig(**COMMON)),
+}
+
+
+def unusual_model(name: str) -> nn.Module:
+    """One of `UNUSUAL`, random, the same every time."""
+    torch.manual_seed(0)
+    return UNUSUAL[name]().eval()
+
+
 def vision_model(name: str) -> nn.Module:
     """A random model that reads images of 16 by 16."""
     torch.manual_seed(0)

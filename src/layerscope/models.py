@@ -263,12 +263,12 @@ def backbone_of(
     if not hasattr(model, "config"):
         raise InputError(f"expected a transformers model, got {type(model).__name__}.")
     core = _core(model)
-    if not hasattr(core, "config"):
+    config: Any = getattr(core, "config", None)
+    if not hasattr(config, "hidden_size"):
         raise InputError(
-            f"{type(core).__name__}, which computes the hidden states of {type(model).__name__}, has no "
-            "config, so that its layers cannot be told apart."
+            f"layerscope cannot tell where {type(model).__name__} keeps its text model: what computes "
+            f"its states, a {type(core).__name__}, has no config of its own with a hidden_size."
         )
-    config: Any = core.config
     kind = str(getattr(config, "model_type", ""))
     architecture = ARCHITECTURES.get(kind) or infer_architecture(core)
     blocks = blocks_of(core, architecture)
@@ -758,7 +758,11 @@ def _core(model: nn.Module) -> nn.Module:
     if hasattr(core, "get_encoder") and _is_pair(core):
         core = core.get_encoder()
     language = getattr(core, "language_model", None)
-    return language if isinstance(language, nn.Module) else core
+    core = language if isinstance(language, nn.Module) else core
+    inner = getattr(core, "model", None)
+    # Llama 4 keeps a model with a head where others keep the one without.
+    headed = hasattr(core, "lm_head") and isinstance(inner, nn.Module) and hasattr(inner, "config")
+    return inner if headed and isinstance(inner, nn.Module) else core
 
 
 def _is_pair(core: Any) -> bool:
@@ -814,7 +818,8 @@ def _states_both_ways(
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
         state = output[0] if isinstance(output, tuple | list) else output
         entered = inputs[0] if inputs and isinstance(inputs[0], Tensor) else torch.empty(0)
-        if isinstance(state, Tensor):
+        # Llama 4's rotations are complex
+        if isinstance(state, Tensor) and state.is_floating_point():
             seen[id(module)] = trial.cropped(entered.float()), trial.cropped(state.float())
 
     core, blocks = trial.core, trial.blocks
@@ -829,7 +834,8 @@ def _states_both_ways(
     finally:
         for handle in handles:
             handle.remove()
-    return [state.float() for state in getattr(output, "hidden_states", None) or ()], seen
+    reported = getattr(output, "hidden_states", None) or ()
+    return [state.float() for state in reported if isinstance(state, Tensor)], seen
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

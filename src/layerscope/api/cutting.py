@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -25,8 +26,11 @@ from layerscope.config import AnyPath, Count, Flag, Natural, Text, To, Words, ch
 from layerscope.cutting import (
     Cut,
     CutEstimates,
+    CutPlan,
     CutSettings,
     cut_model,
+    plan_cut,
+    possible_layer,
     refuse_layer,
     refuse_model,
     refuse_no_layer,
@@ -96,32 +100,20 @@ def cut(
     refuse_tokenizer(model, tokenizer)
     place = Path(out)
     _refuse_place(place, chosen, (model, run), overwrite=overwrite)
-    given = None if run is None else run_of(run)
-    texts = texts_of(data, column, split, limit, seed=0)
-    _refuse_choice(layer, chosen, given, rule, texts)
     with surgery.claimed(place), (watch or unwatched)() as progress:
-        backbone = loaded(model, tokenizer, model_options, progress, head=chosen.head)
-        refuse_model(backbone, chosen)  # before a scan, which may take long
-        if layer != "auto":
-            refuse_layer(backbone, layer)
-        if given is not None:
-            refuse_other_model(given, backbone)
-        source = _source(model, chosen, model_options)
-        if source is None or chosen.asks_for_pooling:
-            chosen = _as_scanned(chosen, given)
-        layer, chosen, evidence = _choice(backbone, layer, chosen, given, rule, texts, progress)
+        asked = _asked(
+            model, layer, place, run, rule, chosen, progress,
+            texts=(data, column, split, limit), tokenizer=tokenizer, options=model_options,
+        )  # fmt: skip
+        planned = asked.planned
+        evidence = asked.evidence
+        if planned is None:
+            scan = scan_backbone(
+                asked.backbone, asked.texts, _scan_settings(asked.settings, rule), progress=progress
+            )
+            planned, evidence = _chosen(asked, scan, rule)
         progress("saving and checking", 0, 1)
-        found = cut_model(
-            backbone,
-            layer,
-            place,
-            chosen,
-            texts=texts.texts,
-            source=source,
-            evidence=evidence,
-            processor=_image_processor(model, backbone),
-            overwrite=overwrite,
-        )
+        found = cut_model(planned, place, evidence=evidence, overwrite=overwrite)
         progress("saving and checking", 1, 1)
     return found
 
@@ -144,29 +136,119 @@ def estimate_cut(
     watch: Watch | None = None,
     **settings: Any,
 ) -> CutEstimates:
-    """Return what a cut with the same arguments would take; nothing is written."""
+    """Return what a cut with the same arguments would take; nothing is written.
+
+    Raises:
+        InputError, RunError: what `cut` raises before it scans or saves.
+    """
     chosen = CutSettings(**settings)
     refuse_tokenizer(model, tokenizer)
     place = Path(out)
     _refuse_place(place, chosen, (model, run), overwrite=overwrite)
-    given = None if run is None else run_of(run)
-    texts = texts_of(data, column, split, limit, seed=0)
-    _refuse_choice(layer, chosen, given, rule, texts)
     with (watch or unwatched)() as progress:
-        backbone = loaded(model, tokenizer, model_options, progress, head=chosen.head)
-        refuse_model(backbone, chosen)
-        scan = None
-        if layer == "auto" and given is None:
-            prepared = prepare(backbone, texts, _scan_settings(chosen, rule), progress)
-            scan = estimate(backbone, prepared)
-        elif layer == "auto" and given is not None:
-            layer = select(given, rule=rule).layer or "auto"
-    number = None if layer == "auto" else layer
-    if number is not None:
-        refuse_layer(backbone, number)
-    kept = range(backbone.depth if number is None or chosen.kind == "pointer" else number)
-    weights = surgery.bytes_of(surgery.smaller(backbone, kept, head=chosen.head))
-    return CutEstimates(number, backbone.depth, weights, surgery.free_bytes(place), scan)
+        asked = _asked(
+            model, layer, place, run, rule, chosen, progress,
+            texts=(data, column, split, limit), tokenizer=tokenizer, options=model_options,
+        )  # fmt: skip
+        backbone, free = asked.backbone, surgery.free_bytes(place)
+        if asked.planned is not None:
+            planned = asked.planned
+            return CutEstimates(planned.layer, backbone.depth, planned.weight_bytes, free)
+        prepared = prepare(backbone, asked.texts, _scan_settings(asked.settings, rule), progress)
+        scan = estimate(backbone, prepared)
+    weights = surgery.bytes_of(backbone.whole if asked.settings.head else backbone.model)
+    return CutEstimates(None, backbone.depth, weights, free, scan)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked for, after everything that can be refused before a scan or a save was.
+
+    Attributes:
+        backbone: the model.
+        settings: how.
+        texts: to scan and to compare on.
+        source: the sentence-transformers model that the source is part of, or None.
+        processor: the image processor of a model of images, or None.
+        planned: the cut; None where a scan has yet to choose the layer.
+        evidence: why this layer.
+    """
+
+    backbone: Backbone
+    settings: CutSettings
+    texts: Texts
+    source: Any
+    processor: Any
+    planned: CutPlan | None = None
+    evidence: tuple[str, ...] = ()
+
+
+def _asked(
+    model: str | Path | nn.Module,
+    layer: int | Literal["auto"],
+    out: Path,
+    run: RunLike | None,
+    rule: str | None,
+    chosen: CutSettings,
+    progress: Progress,
+    *,
+    texts: tuple[Any, str | None, str | None, int | None],
+    tokenizer: Any,
+    options: ModelOptions | None,
+) -> _Asked:
+    """Decide what a cut and its dry run decide alike: they differ only in what they do then.
+
+    Raises:
+        InputError: it cannot be done.
+        RunError: the disk is too full.
+    """
+    given = None if run is None else run_of(run)
+    read = texts_of(*texts, seed=0)
+    _refuse_choice(layer, chosen, given, rule, read)
+    backbone = loaded(model, tokenizer, options, progress, head=chosen.head)
+    refuse_model(backbone, chosen)
+    if layer != "auto":
+        refuse_layer(backbone, layer)
+    if given is not None:
+        refuse_other_model(given, backbone)
+    source = _source(model, chosen, options)
+    if source is None or chosen.asks_for_pooling:
+        chosen = _as_scanned(chosen, given)
+    asked = _Asked(backbone, chosen, read, source, _image_processor(model, backbone))
+    if layer == "auto" and given is None:
+        possible = _planned(asked, possible_layer(backbone, chosen), chosen)
+        surgery.refuse_full_disk(out, possible.weight_bytes)
+        return asked
+    if layer == "auto" and given is not None:
+        planned, evidence = _chosen(asked, given, rule)
+    else:
+        planned = _planned(asked, int(layer), chosen)
+        evidence = () if given is None else (
+            f"Layer {layer} was named by hand.", select(given, rule=rule).sentence,
+        )  # fmt: skip
+    surgery.refuse_full_disk(out, planned.weight_bytes)
+    return replace(asked, planned=planned, evidence=evidence)
+
+
+def _planned(asked: _Asked, layer: int, settings: CutSettings) -> CutPlan:
+    return plan_cut(
+        asked.backbone, layer, settings,
+        texts=asked.texts.texts, source=asked.source, processor=asked.processor,
+    )  # fmt: skip
+
+
+def _chosen(asked: _Asked, run: Run, rule: str | None) -> tuple[CutPlan, tuple[str, ...]]:
+    """Return the cut at the layer that a rule names in a run, and the sentence that says why."""
+    found = select(run, rule=rule)
+    if found.layer is None or found.layer < 1:
+        raise InputError(
+            f"the rule {found.rule!r} names no layer to cut at ({found.sentence}); give --layer."
+        )
+    settings = asked.settings
+    stages = {choice.stage for choice in found.chosen}
+    if settings.final_norm == "auto" and stages == {"final_norm"}:
+        settings = settings.changed(final_norm="keep")  # the state that was chosen is behind it
+    return _planned(asked, found.layer, settings), (found.sentence,)
 
 
 def _refuse_place(
@@ -208,34 +290,6 @@ def _as_scanned(settings: CutSettings, run: Run | None) -> CutSettings:
         if name in scanned and getattr(settings, name) is None
     }
     return settings.changed(**unsaid)
-
-
-def _choice(
-    backbone: Backbone,
-    layer: int | Literal["auto"],
-    settings: CutSettings,
-    run: Run | None,
-    rule: str | None,
-    texts: Texts,
-    progress: Progress,
-) -> tuple[int, CutSettings, list[str]]:
-    """Return the layer, the settings with its stage, and the sentences that say why."""
-    if layer != "auto" and run is None:
-        return layer, settings, []
-    if run is None:
-        run = scan_backbone(backbone, texts, _scan_settings(settings, rule), progress=progress)
-    found = select(run, rule=rule)
-    said = [found.sentence]
-    if layer != "auto":
-        return layer, settings, [f"Layer {layer} was named by hand.", *said]
-    if found.layer is None or found.layer < 1:
-        raise InputError(
-            f"the rule {found.rule!r} names no layer to cut at ({found.sentence}); give --layer."
-        )
-    stages = {choice.stage for choice in found.chosen}
-    if settings.final_norm == "auto" and stages == {"final_norm"}:
-        settings = settings.changed(final_norm="keep")  # the state that was chosen is behind it
-    return found.layer, settings, said
 
 
 def _scan_settings(settings: CutSettings, rule: str | None) -> ScanSettings:

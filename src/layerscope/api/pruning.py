@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,13 +29,14 @@ from layerscope.api.common import (
     unwatched,
 )
 from layerscope.api.deciding import RunLike, run_of
-from layerscope.config import AnyPath, Count, Flag, Kind, Natural, Text, To, checked
+from layerscope.config import AnyPath, Count, Flag, Natural, Text, To, checked
 from layerscope.data import Texts
 from layerscope.encoding import first_token_for
 from layerscope.errors import InputError
+from layerscope.estimates import Estimates, estimate
 from layerscope.evaluation import EvaluationSettings
 from layerscope.models import Backbone, ModelOptions
-from layerscope.preparation import Progress, refuse_impossible
+from layerscope.preparation import Progress, prepare, refuse_impossible
 from layerscope.pruning import Budget, Measured, Outcome, Removal, Rule, Saving
 from layerscope.pruning.asking import (
     Asked,
@@ -53,6 +55,8 @@ from layerscope.table import Run, conform, no_contributions
 from layerscope.tokenization import TokenizedText, length_limit, tokenize
 
 HELD_OUT: Final = 16  # texts of the perplexity, unless the caller gives them
+
+AnyRule = Annotated[str | Rule, Kind("the name of a rule or a Rule")]
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,37 @@ class Pruning:
         return pd.DataFrame(rows)
 
 
+@dataclass(frozen=True)
+class PruningEstimates:
+    """What a pruning would take.
+
+    Attributes:
+        of: the blocks of the source.
+        eligible: those that may go.
+        budgets: how many go, by each budget.
+        removed: which go by each budget; empty where that has yet to be measured.
+        tried: models that tasks or perplexity are tried on.
+        weight_bytes: of what is saved, at most.
+        free_bytes: free where it is to go, None where nothing is saved.
+        scan: what one scan that chooses the blocks would take, None without one.
+        scans: how many of them.
+    """
+
+    of: int
+    eligible: tuple[int, ...]
+    budgets: tuple[int, ...]
+    removed: tuple[tuple[int, ...], ...]
+    tried: int
+    weight_bytes: int
+    free_bytes: int | None
+    scan: Estimates | None
+    scans: int
+
+
 @checked
 def prune(
     model: Model,
-    rule: Annotated[str | Rule, Kind("the name of a rule or a Rule")] = "angular",
+    rule: AnyRule = "angular",
     budget: Budgets = 0.1,
     *,
     data: Data = "sample",
@@ -179,68 +210,227 @@ def prune(
         RunError: the model or the disk failed.
     """
     refuse_tokenizer(model, tokenizer)
+    place = None if out is None else Path(out)
+    _check_saving(place, format, (model, run), overwrite=overwrite)
+    alone = nullcontext() if place is None else surgery.claimed(place)
+    with alone, (watch or unwatched)() as progress:
+        planned = _planned(
+            progress, model=model, rule=rule, budget=budget, data=data, run=run, out=out,
+            overwrite=overwrite, evaluate=evaluate, task_data=task_data, tables=tables,
+            perplexity=perplexity, draws=draws, scheme=scheme, protect=protect, format=format,
+            head=head, column=column, split=split, limit=limit, tokenizer=tokenizer,
+            model_options=model_options, pooling=pooling, special_tokens=special_tokens,
+            first_token=first_token, max_length=max_length, batch_tokens=batch_tokens, seed=seed,
+        )  # fmt: skip
+        return _carried_out(planned, progress)
+
+
+def estimate_prune(
+    model: Model,
+    rule: AnyRule = "angular",
+    budget: Budgets = 0.1,
+    *,
+    watch: Watch | None = None,
+    **options: Any,
+) -> PruningEstimates:
+    """Return what a pruning with the same arguments would take; nothing is tried or written.
+
+    Args:
+        model: as of `prune`.
+        rule: as of `prune`.
+        budget: as of `prune`.
+        watch: opens a progress callback; None shows nothing.
+        options: any other argument of `prune`.
+
+    Raises:
+        InputError, RunError: what `prune` raises before it measures.
+    """
+    asked = inspect.signature(prune).bind(model, rule, budget, **options)
+    asked.apply_defaults()
+    arguments = {name: value for name, value in asked.arguments.items() if name != "watch"}
+    place = arguments["out"]
+    _check_saving(
+        None if place is None else Path(place), arguments["format"], (model, arguments["run"]),
+        overwrite=arguments["overwrite"],
+    )  # fmt: skip
+    with (watch or unwatched)() as progress:
+        planned = _planned(progress, **arguments)
+        backbone, most = planned.backbone, max(each.count for each in planned.budgets)
+        scan = None
+        if planned.removals is None:
+            prepared = prepare(backbone, planned.texts, planned.asked.scan, progress)
+            scan = estimate(backbone, prepared)
+    found = tuple(tuple(sorted(removal.blocks)) for removal in planned.removals or ())
+    return PruningEstimates(
+        of=backbone.depth,
+        eligible=planned.eligible,
+        budgets=tuple(each.count for each in planned.budgets),
+        removed=found,
+        tried=_to_try(planned),
+        weight_bytes=surgery.bytes_of(backbone.whole),
+        free_bytes=None if planned.place is None else surgery.free_bytes(planned.place),
+        scan=scan,
+        scans=most if planned.asked.scheme == "greedy" else 1,
+    )
+
+
+# --- what is decided before any work -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A pruning of which nothing has been refused.
+
+    Attributes:
+        backbone: the model.
+        asked: what was asked for, with the first token decided.
+        eligible: the blocks that may go.
+        budgets: how many.
+        texts: to measure on.
+        run: a scan in place of measuring, or None.
+        place: folder for the smaller model, or None.
+        how: how it is saved, or None.
+        removals: which blocks go by each budget; None where that has yet to be measured.
+        said: what there is to know.
+    """
+
+    backbone: Backbone
+    asked: Asked
+    eligible: tuple[int, ...]
+    budgets: tuple[Budget, ...]
+    texts: Texts
+    run: Run | None
+    place: Path | None
+    how: Saving | None
+    removals: tuple[Removal, ...] | None
+    said: tuple[str, ...]
+
+
+def _planned(
+    progress: Progress,
+    *,
+    model: str | Path | nn.Module,
+    rule: str | Rule,
+    budget: float | str | Iterable[float | str],
+    data: Any,
+    run: RunLike | None,
+    out: str | Path | None,
+    overwrite: bool,
+    evaluate: str | Iterable[str],
+    task_data: str | Path | None,
+    tables: Any,
+    perplexity: Any,
+    draws: int,
+    scheme: Literal["one-shot", "greedy"],
+    protect: tuple[int, int],
+    format: str,  # noqa: A002
+    head: bool,
+    column: str | None,
+    split: str | None,
+    limit: int | None,
+    tokenizer: Any,
+    model_options: ModelOptions | None,
+    seed: int,
+    **settings: Any,
+) -> _Planned:
+    """Decide what a pruning and its dry run decide alike: they differ only in what they do then."""
     held_out = None if perplexity is None else texts_of(perplexity, None, None, None, 0).texts
     asked = Asked(
         rule=named_rule(rule), budgets=listed_budgets(budget), protect=protect, scheme=scheme,
         draws=draws, plans=tasks_of(evaluate, task_data, tables),
         held_out=None if held_out is None else tuple(held_out),
-        settings=EvaluationSettings.of(
-            pooling=pooling, special_tokens=special_tokens, first_token=first_token,
-            max_length=max_length, batch_tokens=batch_tokens, seed=seed,
-        ),
+        settings=EvaluationSettings.of(**settings, seed=seed),
         seed=seed,
     )  # fmt: skip
     place = None if out is None else Path(out)
-    _check_saving(place, format, (model, run), overwrite=overwrite)
     given = None if run is None else run_of(run)
     texts = texts_of(data, column, split, limit, seed)
     if given is not None:
         pruning.refuse_lacking(asked.rule, given)
     elif asked.rule.reads:
         refuse_impossible(asked.scan, texts)
-    alone = nullcontext() if place is None else surgery.claimed(place)
-    with alone, (watch or unwatched)() as progress:
-        backbone, said = _loaded(model, tokenizer, model_options, progress, head=head)
-        if given is not None:
-            refuse_other_model(given, backbone)
-        eligible, budgets = fitting(backbone, asked, saved=place is not None)
-        asked = _with_first_token(backbone, asked)
-        how = None
-        if place is not None:  # what cannot be saved is refused now, not after hours
-            how = _saving(model, asked, format, model_options, overwrite=overwrite)
-            pruning.texts_to_compare(backbone, how, texts.texts)
-            surgery.refuse_full_disk(place, surgery.bytes_of(backbone.whole))
-        removals = _removals(backbone, asked, eligible, budgets, given, texts, progress)
-        kinds = pruning.kinds_of(backbone)
-        outcomes = [
-            Outcome(each, removal, tuple(kinds[b - 1] for b in sorted(removal.blocks)))
-            for each, removal in zip(budgets, removals, strict=True)
-        ]
-        full, outcomes, notes = _tried(backbone, asked, eligible, outcomes, texts, progress)
-        spent = None
-        if len(outcomes) == 1 and (place is not None or full is not None):
-            progress("measuring speed", 0, 1)
-            spent = costs(backbone, outcomes[0].removed, _tokens(backbone, asked, texts.texts),
-                          batch_tokens)  # fmt: skip
-            progress("measuring speed", 1, 1)
-        notes = (*said, *notes_of(asked, budgets, given), *notes)
-        record = record_of(backbone, asked, eligible, outcomes, full, spent, texts, given, notes)
-        shipped, usage = None, ""
-        if place is not None and how is not None:
-            progress("saving and checking", 0, 1)
-            shipped = pruning.save_pruned(
-                backbone, outcomes[0].removed, place, how,
-                texts=texts.texts, record=record, evidence=evidence_of(asked, outcomes[0], record),
-            )  # fmt: skip
-            usage = pruning.usage_of(backbone, how, place)
-            progress("saving and checking", 1, 1)
-    return Pruning(
-        asked.rule, scheme, backbone.info.as_dict(), kinds, eligible, tuple(outcomes), full, spent,
-        shipped, usage, tuple(notes), record,
+    backbone, said = _loaded(model, tokenizer, model_options, progress, head=head)
+    if given is not None:
+        refuse_other_model(given, backbone)
+    eligible, budgets = fitting(backbone, asked, saved=place is not None)
+    _held_out(backbone, asked, texts)
+    how = None
+    if place is not None:
+        how = _saving(model, asked, format, model_options, overwrite=overwrite)
+        pruning.refuse_unsavable(backbone, how, eligible)
+        surgery.refuse_full_disk(place, surgery.bytes_of(backbone.whole))
+    asked = _with_first_token(backbone, asked)
+    if how is not None:
+        how = replace(how, drop_first=asked.settings.first_token is FirstToken.DROP)
+        pruning.texts_to_compare(backbone, how, texts.texts)
+        how, more = pruning.with_writing(backbone, how, texts.texts)
+        said = [*said, *more]
+    planned = _Planned(
+        backbone, asked, eligible, budgets, texts, given, place, how, None, tuple(said)
+    )
+    known = asked.scheme != "greedy" and (given is not None or not asked.rule.reads)
+    return _with_removals(planned, progress) if known else planned
+
+
+def _with_removals(planned: _Planned, progress: Progress) -> _Planned:
+    """Return the same, with the blocks that go, and that model proven to be one that can be saved."""
+    removals = _removals(
+        planned.backbone, planned.asked, planned.eligible, planned.budgets, planned.run,
+        planned.texts, progress,
     )  # fmt: skip
+    if planned.how is not None:
+        pruning.output_of(planned.backbone, sorted(removals[0].blocks), planned.how)
+    return replace(planned, removals=tuple(removals))
 
 
-# --- what is checked before any work -------------------------------------------------------------
+def _to_try(planned: _Planned) -> int:
+    """Return how many models are tried: the full one, those of the budgets and random ones."""
+    asked = planned.asked
+    held_out, _ = _held_out(planned.backbone, asked, planned.texts)
+    if not asked.plans and not held_out:
+        return 0
+    drawn = [
+        pruning.random_subsets(planned.eligible, each.count, asked.draws, asked.seed).subsets
+        for each in planned.budgets
+    ]
+    return 1 + len(planned.budgets) + len({subset for subsets in drawn for subset in subsets})
+
+
+def _carried_out(planned: _Planned, progress: Progress) -> Pruning:
+    """Measure what is not known yet, try it, save it."""
+    if planned.removals is None:
+        planned = _with_removals(planned, progress)
+    backbone, asked, texts = planned.backbone, planned.asked, planned.texts
+    place, how, budgets = planned.place, planned.how, planned.budgets
+    kinds = pruning.kinds_of(backbone)
+    outcomes = [
+        Outcome(each, removal, tuple(kinds[b - 1] for b in sorted(removal.blocks)))
+        for each, removal in zip(budgets, planned.removals or (), strict=True)
+    ]
+    full, outcomes, notes = _tried(backbone, asked, planned.eligible, outcomes, texts, progress)
+    spent = None
+    if len(outcomes) == 1 and (place is not None or full is not None):
+        progress("measuring speed", 0, 1)
+        spent = costs(backbone, outcomes[0].removed, _tokens(backbone, asked, texts.texts),
+                      asked.settings.batch_tokens)  # fmt: skip
+        progress("measuring speed", 1, 1)
+    notes = (*planned.said, *notes_of(asked, budgets, planned.run), *notes)
+    record = record_of(
+        backbone, asked, planned.eligible, outcomes, full, spent, texts, planned.run, notes
+    )
+    shipped, usage = None, ""
+    if place is not None and how is not None:
+        progress("saving and checking", 0, 1)
+        shipped = pruning.save_pruned(
+            backbone, outcomes[0].removed, place, how,
+            texts=texts.texts, record=record, evidence=evidence_of(asked, outcomes[0], record),
+        )  # fmt: skip
+        usage = pruning.usage_of(backbone, how, place)
+        progress("saving and checking", 1, 1)
+    return Pruning(
+        asked.rule, asked.scheme, backbone.info.as_dict(), kinds, planned.eligible,
+        tuple(outcomes), full, spent, shipped, usage, tuple(notes), record,
+    )  # fmt: skip
 
 
 def _check_saving(
@@ -434,7 +624,6 @@ def _saving(
         source=source,
         pooling=settings.pooling,
         special_tokens=settings.special_tokens,
-        drop_first=settings.first_token is FirstToken.DROP,
         max_length=settings.max_length,
         overwrite=overwrite,
     )

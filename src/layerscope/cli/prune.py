@@ -14,6 +14,7 @@ from layerscope.cli.options import (
     Column,
     Debug,
     Device,
+    DryRun,
     Dtype,
     FirstToken,
     Json,
@@ -29,7 +30,7 @@ from layerscope.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from layerscope.api import Pruning
+    from layerscope.api import Pruning, PruningEstimates
 
 _EXAMPLE = """
 Drop the blocks that a measured rule finds redundant, beside as many dropped at random.
@@ -113,6 +114,7 @@ def prune(
     device: Device = "auto",
     threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -125,44 +127,67 @@ def prune(
     from layerscope.models import ModelOptions
     from layerscope.progress import bars
 
-    found = api.prune(
-        model,
-        rule,
-        budget,
-        data=data,
-        run=run,
-        out=out,
-        overwrite=overwrite,
-        evaluate=evaluate,
-        task_data=task_data,
-        tables=tuple(table or ()),
-        perplexity=perplexity,
-        draws=draws,
-        scheme=scheme,  # type: ignore[arg-type]
-        protect=_ends(protect),
-        format=format,  # type: ignore[arg-type]
-        head=head,
-        column=column,
-        split=split,
-        limit=limit or None,
-        model_options=ModelOptions.of(
+    arguments: dict[str, Any] = {
+        "data": data,
+        "run": run,
+        "out": out,
+        "overwrite": overwrite,
+        "evaluate": evaluate,
+        "task_data": task_data,
+        "tables": tuple(table or ()),
+        "perplexity": perplexity,
+        "draws": draws,
+        "scheme": scheme,
+        "protect": _ends(protect),
+        "format": format,
+        "head": head,
+        "column": column,
+        "split": split,
+        "limit": limit or None,
+        "model_options": ModelOptions.of(
             revision=revision,
             dtype=dtype,
             device=device,
             trust_remote_code=trust_remote_code,
         ),
-        pooling=pooling,
-        special_tokens=special_tokens == "include",
-        first_token=first_token,
-        max_length=max_length,
-        batch_tokens=batch_tokens,
-        seed=seed,
-        watch=None if quiet or as_json else bars,
-    )
+        "pooling": pooling,
+        "special_tokens": special_tokens == "include",
+        "first_token": first_token,
+        "max_length": max_length,
+        "batch_tokens": batch_tokens,
+        "seed": seed,
+        "watch": None if quiet or as_json else bars,
+    }
+    if dry_run:
+        _print_estimate(api.estimate_prune(model, rule, budget, **arguments), as_json)
+        return
+    found = api.prune(model, rule, budget, **arguments)
     if as_json:
         print_json(_facts(found))
     elif not quiet:
         _print(found)
+
+
+def _print_estimate(found: PruningEstimates, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(found))
+        return
+    from layerscope import terminal
+
+    open_console().print(
+        terminal.pruning_estimate_table(
+            [
+                ("blocks", f"{found.of}, of which {len(found.eligible)} may go"),
+                ("to drop", ", ".join(map(str, found.budgets))),
+                *(("which", ", ".join(map(str, blocks))) for blocks in found.removed),
+                *([("models to try", f"{found.tried:,}")] if found.tried else []),
+                *([("scans", f"{found.scans:,}")] if found.scan else []),
+            ],
+            found.weight_bytes,
+            found.free_bytes,
+            found.scan,
+        )
+    )
 
 
 def _ends(text: str) -> tuple[int, int]:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from layerscope import surgery
+from layerscope.cutting.placing import normed
 from layerscope.cutting.records import CutSettings
 from layerscope.encoding import first_token_for
-from layerscope.errors import InputError
-from layerscope.models import Backbone, evaluating
+from layerscope.models import Backbone
 from layerscope.settings import FirstToken, Pooling
 from layerscope.states import Site
 from layerscope.surgery import Counting, Plan
@@ -71,15 +71,7 @@ def expected_states(
     found = surgery.token_states(backbone, tokens, Site(site.layer))
     if site.stage != "final_norm" or backbone.final_norm is None:
         return found
-    return [_normed(backbone, states) for states in found]
-
-
-def _normed(backbone: Backbone, states: Tensor) -> Tensor:
-    norm: Any = backbone.final_norm
-    weight = next(norm.parameters(), next(backbone.model.parameters()))
-    with evaluating(norm):
-        normed: Tensor = norm(states[None].to(weight.device, weight.dtype))[0]
-    return normed.to("cpu", states.dtype)
+    return [normed(backbone, states) for states in found]
 
 
 def _counting(
@@ -151,14 +143,8 @@ def _without_first(counting: Counting, states: Tensor, text: TokenizedText) -> T
     return counting.vector(states[1:], rest)
 
 
-def with_pictures(
-    backbone: Backbone, plan: Plan, site: Site, settings: CutSettings, processor: Any
-) -> Plan:
+def with_pictures(backbone: Backbone, plan: Plan, site: Site, processor: Any) -> Plan:
     """Return the plan with noise for pictures: no texts are read by a model of images."""
-    if settings.format != "transformers":
-        raise InputError(
-            f"{backbone.info.model_class} reads images; its cut is saved with --format transformers."
-        )
     pixels = torch.cat([surgery.probe(backbone, seed)["pixel_values"] for seed in range(_PICTURES)])
     states = [_picture_states(backbone, picture[None], site) for picture in pixels]
     return replace(plan, expected=states, pixels=pixels.cpu(), processor=processor)
@@ -167,4 +153,4 @@ def with_pictures(
 def _picture_states(backbone: Backbone, picture: Tensor, site: Site) -> Tensor:
     block = backbone.blocks[site.layer - 1]
     states = surgery.given_by(backbone, block, {"pixel_values": picture})[0][0].cpu().clone()
-    return _normed(backbone, states) if site.stage == "final_norm" else states
+    return normed(backbone, states) if site.stage == "final_norm" else states

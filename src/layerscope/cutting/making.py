@@ -3,56 +3,102 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from layerscope import surgery
 from layerscope.cutting.comparing import with_pictures, with_texts
-from layerscope.cutting.placing import Place, place_of
+from layerscope.cutting.placing import Place, place_of, refuse_layer
 from layerscope.cutting.records import Cut, CutSettings
 from layerscope.models import Backbone
 from layerscope.provenance import versions
 from layerscope.surgery import Plan, Story, Verification, usage_of
 
 
-def cut_model(
+@dataclass(frozen=True)
+class CutPlan:
+    """A cut that can be made: nothing of it has been refused.
+
+    Attributes:
+        backbone: the source.
+        layer: 1 to L.
+        settings: how.
+        place: the blocks to keep, and where the layer is.
+        plan: what is to be saved, and what it must give.
+        notes: what there is to know.
+        weight_bytes: of what is saved.
+    """
+
+    backbone: Backbone
+    layer: int
+    settings: CutSettings
+    place: Place
+    plan: Plan
+    notes: tuple[str, ...]
+    weight_bytes: int
+
+
+def plan_cut(
     backbone: Backbone,
     layer: int,
-    out: Path,
     settings: CutSettings,
     *,
     texts: Sequence[str],
     source: Any = None,
-    evidence: Sequence[str] = (),
     processor: Any = None,
-    overwrite: bool = False,
-) -> Cut:
-    """Cut a model after a block, save it, and prove in a new process that it gives that layer.
+) -> CutPlan:
+    """Decide everything about a cut before anything is written.
 
     Args:
         backbone: the source, which `refuse_model` let through; it is not changed.
-        layer: 1 to L, as `refuse_layer` checks.
-        out: folder for it.
+        layer: as `refuse_layer` checks.
         settings: how.
         texts: real texts to compare on.
         source: the sentence-transformers model that the source is part of, or None.
-        evidence: sentences for the model card.
         processor: the image processor of a model of images.
-        overwrite: whether a model that layerscope saved there may be replaced.
 
     Raises:
-        InputError: it cannot be done; nothing was written.
-        MismatchError: what was saved gives something else; kept as `OUT.unverified`.
-        RunError: the disk is full.
+        InputError: it cannot be done.
     """
+    refuse_layer(backbone, layer)
     place = place_of(backbone, layer, settings)
     plan = Plan(place.kept, place.output, (), (), format=settings.format, head=settings.head)
     notes = list(place.notes)
     if backbone.tokenizer is None:
-        plan = with_pictures(backbone, plan, place.site, settings, processor)
+        plan = with_pictures(backbone, plan, place.site, processor)
     else:
         plan, more = with_texts(backbone, plan, place.site, settings, texts, source)
         notes += more
+    small = surgery.smaller(backbone, place.kept, head=settings.head)
+    if backbone.tokenizer is not None:
+        surgery.refuse_other_tokens(backbone, small, [tokens for _, tokens in plan.texts])
+    weights = surgery.bytes_of(small)
+    return CutPlan(backbone, layer, settings, place, plan, tuple(notes), weights)
+
+
+def cut_model(
+    planned: CutPlan,
+    out: Path,
+    *,
+    evidence: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Cut:
+    """Save a planned cut, and prove in a new process that it gives the layer.
+
+    Args:
+        planned: what to do.
+        out: folder for it.
+        evidence: sentences for the model card.
+        overwrite: whether a model that layerscope saved there may be replaced.
+
+    Raises:
+        InputError: the folder is taken.
+        MismatchError: what was saved gives something else; kept as `OUT.unverified`.
+        RunError: the disk is full.
+    """
+    backbone, layer, settings = planned.backbone, planned.layer, planned.settings
+    place, plan, notes = planned.place, planned.plan, planned.notes
     record = {
         "command": "cut",
         "versions": versions(),
@@ -63,7 +109,7 @@ def cut_model(
         "output": list(place.output),
         "format": settings.format,
         "evidence": list(evidence),
-        "notes": notes,
+        "notes": list(notes),
     }
 
     def card(verification: Verification) -> str:
@@ -87,7 +133,7 @@ def cut_model(
         output=place.output,
         source_size=surgery.bytes_of(backbone.whole if settings.head else backbone.model),
         settings=settings,
-        notes=tuple(notes),
+        notes=notes,
         evidence=tuple(evidence),
         reads_pictures=backbone.tokenizer is None,
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
 
 from layerscope import surgery
 from layerscope.cutting.records import CutSettings
 from layerscope.errors import InputError
-from layerscope.models import Backbone
+from layerscope.models import Backbone, evaluating
 from layerscope.states import Site
 from layerscope.surgery import OutputPath
 
@@ -34,8 +37,17 @@ def refuse_model(backbone: Backbone, settings: CutSettings) -> None:
     surgery.refuse_surgery(backbone)
     surgery.refuse_quantized(backbone)
     surgery.refuse_own_code(backbone)
+    if settings.format == "sentence-transformers":
+        surgery.require_extra()
+    if settings.format == "onnx":
+        surgery.require_onnx()
     if settings.format != "transformers":
+        if backbone.tokenizer is None:
+            raise InputError(
+                f"{backbone.info.model_class} reads images; its cut is saved with --format transformers."
+            )
         surgery.refuse_decoder(backbone, settings.format)
+        surgery.refuse_processor(backbone, settings.format)
 
 
 def refuse_no_layer(layer: int) -> None:
@@ -59,11 +71,33 @@ def refuse_layer(backbone: Backbone, layer: int) -> None:
         )
 
 
+def possible_layer(backbone: Backbone, settings: CutSettings) -> int:
+    """Return a layer that the model can be cut at: asked before a scan chooses one.
+
+    The middle layer is tried first, so that a model that can be cut costs one trial.
+
+    Raises:
+        InputError: there is none.
+    """
+    middle = max(1, backbone.depth // 2)
+    refusals = []
+    for layer in sorted(range(1, backbone.depth + 1), key=lambda layer: abs(layer - middle)):
+        try:
+            place_of(backbone, layer, settings)
+        except InputError as error:
+            refusals.append(error)
+        else:
+            return layer
+    raise refusals[0]
+
+
 def place_of(backbone: Backbone, layer: int, settings: CutSettings) -> Place:
     """Find a layer in the model cut behind it, or with a pointer in the whole model.
 
+    The smaller model is built and run on a short input, so that what it would give is known now.
+
     Raises:
-        InputError: transformers does not hand this state out.
+        InputError: the architecture cannot end there, or transformers does not hand this state out.
     """
     keeps_norm = settings.final_norm == "keep" and backbone.final_norm is not None
     site = Site(layer, "final_norm" if keeps_norm else "block")
@@ -73,29 +107,70 @@ def place_of(backbone: Backbone, layer: int, settings: CutSettings) -> Place:
                 f"a pointer finds states that the whole model computes, which never norms layer {layer}; "
                 "pass --final-norm drop, or cut."
             )
-        found = _found(backbone, range(backbone.depth), site)
+        found = _found(backbone, range(backbone.depth), site, settings)
     else:
-        found = _found(backbone, range(layer), site) or _before_another(backbone, site)
+        found = _found(backbone, range(layer), site, settings)
+        found = found or _before_another(backbone, site, settings)
     if found is None:
-        raise InputError(
-            f"{backbone.info.model_class} in transformers gives out layer {layer} behind its final norm "
-            "only; pass --final-norm keep, or choose an earlier layer."
-        )
+        raise InputError(_hidden(backbone, site))
     return found
 
 
-def _found(backbone: Backbone, kept: range, site: Site) -> Place | None:
-    output = surgery.find_output(backbone, kept, site)
+def _hidden(backbone: Backbone, site: Site) -> str:
+    kind, layer = backbone.info.model_class, site.layer
+    if backbone.final_norm is not None and site.stage == "block":
+        return (
+            f"{kind} in transformers gives out layer {layer} behind its final norm "
+            "only; pass --final-norm keep, or choose an earlier layer."
+        )
+    return (
+        f"{kind} of {layer} of its {backbone.depth} blocks in transformers gives out another state than "
+        f"the source has at layer {layer}, so it cannot be cut there; choose another layer or read it "
+        "from the whole model."
+    )
+
+
+def _found(backbone: Backbone, kept: range, site: Site, settings: CutSettings) -> Place | None:
+    small = surgery.smaller(backbone, kept, head=settings.head)
+    if settings.format != "transformers":
+        surgery.refuse_padding(backbone, small, settings.format)
+    output = surgery.find_output(backbone, small, probed_state(backbone, site))
     return None if output is None else Place(site, tuple(kept), output)
 
 
-def _before_another(backbone: Backbone, site: Site) -> Place | None:
+def _before_another(backbone: Backbone, site: Site, settings: CutSettings) -> Place | None:
     """Find it before one block more, where the last block's own state is not to be had."""
     if site.layer == backbone.depth:
         return None
-    found = _found(backbone, range(site.layer + 1), site)
+    try:
+        found = _found(backbone, range(site.layer + 1), site, settings)
+    except InputError:  # that block cannot be the last one
+        return None
     note = (
         f"{backbone.info.model_class} in transformers hands out its last block's state behind the final "
         f"norm only, so block {site.layer + 1} is kept as well and layer {site.layer} is read before it."
     )
     return None if found is None else replace(found, notes=(note,))
+
+
+def probed_state(backbone: Backbone, site: Site) -> Tensor:
+    """Return a site's state (token, dim) of the short input; `final_norm` of any layer."""
+    block = backbone.blocks[site.layer - 1]
+    states = surgery.given_by(backbone, block, surgery.probe(backbone))[0]
+    if states.ndim != 3:
+        raise InputError(
+            f"the blocks of {backbone.info.model_class} give several states for each token (shape "
+            f"{tuple(states.shape)}), so that no model can end at one of them with one state a token."
+        )
+    if site.stage == "final_norm" and backbone.final_norm is not None:
+        return normed(backbone, states[0])
+    return states[0]
+
+
+def normed(backbone: Backbone, states: Tensor) -> Tensor:
+    """Return states (token, dim) behind the final norm."""
+    norm: Any = backbone.final_norm
+    weight = next(norm.parameters(), next(backbone.model.parameters()))
+    with evaluating(norm):
+        found: Tensor = norm(states[None].to(weight.device, weight.dtype))[0]
+    return found.to("cpu", states.dtype)

@@ -67,8 +67,7 @@ class CutEstimates:
     Attributes:
         layer: the layer; None where a scan has yet to choose it.
         of: the blocks of the source.
-        weight_bytes: of what is saved, at most; other formats than transformers' own need as much again
-            while they are written.
+        weight_bytes: of what is saved, at most.
         free_bytes: free where it is to go.
         scan: what the scan that chooses the layer would take, if there has to be one.
     """

@@ -167,4 +167,6 @@ def fitting(
 def _refuse_needed(backbone: Backbone, eligible: Sequence[int]) -> None:
     """Some architectures keep in one block what all others need."""
     for block in eligible:
-        surgery.refuse_surgery(backbone, surgery.kept_blocks(backbone, [block]))
+        kept = surgery.kept_blocks(backbone, [block])
+        surgery.refuse_surgery(backbone, kept)
+        surgery.refuse_skipping(backbone, kept)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from layerscope import surgery
 from layerscope.errors import InputError
-from layerscope.models import Backbone
-from layerscope.pruning.trial import output_site, writes_text
+from layerscope.models import Backbone, evaluating
+from layerscope.pruning.trial import output_site, without, writes_text
 from layerscope.settings import Pooling
 from layerscope.surgery import Counting, Plan, Shipped, Story, Verification
+from layerscope.surgery.verifying import NEW_TOKENS
 from layerscope.tokenization import TokenizedText, length_limit, tokenize
 
 _PROMPT_WORDS = 8
@@ -31,6 +34,7 @@ class Saving:
         drop_first: whether position 0 is left out there.
         max_length: most tokens a text may have.
         overwrite: whether a model that layerscope saved there may be replaced.
+        writes: whether it must write text alike with and without its cache.
     """
 
     format: surgery.Format
@@ -40,6 +44,7 @@ class Saving:
     drop_first: bool = False
     max_length: int = 512
     overwrite: bool = False
+    writes: bool = True
 
 
 def save_pruned(
@@ -62,17 +67,13 @@ def save_pruned(
         RunError: the disk is full.
     """
     kept = surgery.kept_blocks(backbone, removed)
-    head = how.format == "transformers" and backbone.whole is not backbone.model
+    head = has_head(backbone, how)
     counting, read = texts_to_compare(backbone, how, texts)
     prompt = _prompt(how, counting)
     with surgery.skipping(backbone, removed) as shorter:
         site = output_site(shorter)
         expected = surgery.token_states(shorter, [tokens for _, tokens in read], site)
-    output = surgery.find_output(backbone, kept, site)
-    if output is None:
-        raise InputError(
-            f"{backbone.info.model_class} in transformers does not give out its last state."
-        )
+    output = output_of(backbone, removed, how)
     plan = Plan(
         kept,
         output,
@@ -84,7 +85,7 @@ def save_pruned(
         source=how.source,
         prompt=prompt,
         max_length=length_limit(backbone.tokenizer, backbone.model.config, how.max_length),
-        generate=_prompts(texts) if head and writes_text(backbone) else (),
+        generate=_prompts(texts) if head and how.writes and writes_text(backbone) else (),
     )
 
     def card(verification: Verification) -> str:
@@ -93,6 +94,101 @@ def save_pruned(
         )
 
     return surgery.ship(backbone, plan, out, overwrite=how.overwrite, record=record, card=card)
+
+
+def refuse_unsavable(backbone: Backbone, how: Saving, eligible: Sequence[int]) -> None:
+    """Raise an InputError where no model without some of these blocks can be saved.
+
+    The whole model and the one without the first block that may go are built and run on a short input.
+    """
+    surgery.refuse_own_code(backbone)
+    if how.format != "transformers":
+        surgery.refuse_decoder(backbone, how.format)
+        surgery.refuse_processor(backbone, how.format)
+    output_of(backbone, (), how)
+    refusals = []
+    for block in eligible:
+        try:
+            output_of(backbone, (block,), how)
+        except InputError as error:
+            refusals.append(error)
+        else:
+            return
+    if refusals:
+        raise refusals[0]
+
+
+def with_writing(
+    backbone: Backbone, how: Saving, texts: Sequence[str]
+) -> tuple[Saving, tuple[str, ...]]:
+    """Return the same, with what the source itself does with its cache, and what to say of that.
+
+    A source that writes other text with its cache than without it (a bidirectional encoder with a head
+    for text) is no reason against what is made of it.
+    """
+    exact = backbone.info.dtype in ("float32", "float64")  # else two words may be equally likely
+    if not (exact and has_head(backbone, how) and writes_text(backbone)):
+        return how, ()
+    whole: Any = backbone.whole
+    for prompt in _prompts(texts):
+        ids = backbone.tokenizer(prompt, return_tensors="pt")["input_ids"].to(backbone.device)
+        try:
+            with evaluating(whole):
+                one, other = (
+                    whole.generate(
+                        ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS,
+                        do_sample=False, use_cache=cache, pad_token_id=0,
+                    )
+                    for cache in (True, False)
+                )  # fmt: skip
+            alike = torch.equal(one, other)
+        except Exception:  # whatever the model's own code raises
+            alike = False
+        if not alike:
+            said = "the model itself writes other text with its cache than without; that is not checked."
+            return replace(how, writes=False), (said,)
+    return how, ()
+
+
+def output_of(backbone: Backbone, removed: Sequence[int], how: Saving) -> surgery.OutputPath:
+    """Return where the saved model will give out its states, from a run on a short input.
+
+    Raises:
+        InputError: it would give other states than the source without these blocks.
+    """
+    kept = surgery.kept_blocks(backbone, removed)
+    small: Any = surgery.smaller(backbone, kept, head=has_head(backbone, how))
+    head = has_head(backbone, how) and writes_text(backbone)
+    if removed and head and cached(backbone.whole.config) and not cached(small.config):
+        raise InputError(
+            f"without block {', '.join(map(str, sorted(removed)))} no block of "
+            f"{backbone.info.model_class} keeps a cache that transformers can write text with; pass "
+            "--no-head, or protect an attention block."
+        )
+    if how.format != "transformers":
+        surgery.refuse_padding(backbone, small, how.format)
+    ids = tuple(surgery.probe(backbone)["input_ids"][0].tolist())
+    text = TokenizedText(ids, (False,) * len(ids), truncated=False)
+    with without(backbone, removed) as shorter:
+        wanted = surgery.token_states(shorter, [text], output_site(shorter))[0]
+    output = surgery.find_output(backbone, small, wanted)
+    if output != surgery.LAST:
+        gone = f" without block {', '.join(map(str, sorted(removed)))}" if removed else ""
+        raise InputError(
+            f"{backbone.info.model_class}{gone} in transformers does not give out the states that were "
+            "measured, so it cannot be saved; leave --out out to see what dropping blocks changes."
+        )
+    return surgery.LAST
+
+
+def cached(config: Any) -> bool:
+    """Whether a model runs with a key-value cache unless told otherwise."""
+    return bool(getattr(surgery.text_config_of(config), "use_cache", True))
+
+
+def has_head(backbone: Backbone, how: Saving) -> bool:
+    """Whether the head is saved as well."""
+    return how.format == "transformers" and backbone.whole is not backbone.model
 
 
 def texts_to_compare(

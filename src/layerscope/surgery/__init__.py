@@ -4,12 +4,13 @@ from layerscope.surgery.blocks import (
     given_by,
     kept_blocks,
     probe,
+    refuse_skipping,
     refuse_surgery,
     remove_blocks,
     skipping,
 )
 from layerscope.surgery.card import Story, model_card, usage_of
-from layerscope.surgery.configs import kept_config
+from layerscope.surgery.configs import kept_config, text_config_of
 from layerscope.surgery.onnx import require_onnx
 from layerscope.surgery.saving import (
     RECORD,
@@ -35,7 +36,10 @@ from layerscope.surgery.smaller import (
     OutputPath,
     find_output,
     refuse_decoder,
+    refuse_other_tokens,
     refuse_own_code,
+    refuse_padding,
+    refuse_processor,
     refuse_quantized,
     smaller,
 )
@@ -70,8 +74,12 @@ __all__ = [
     "refuse_decoder",
     "refuse_folder",
     "refuse_full_disk",
+    "refuse_other_tokens",
     "refuse_own_code",
+    "refuse_padding",
+    "refuse_processor",
     "refuse_quantized",
+    "refuse_skipping",
     "refuse_surgery",
     "remove_blocks",
     "require_extra",
@@ -80,6 +88,7 @@ __all__ = [
     "size_of",
     "skipping",
     "smaller",
+    "text_config_of",
     "token_states",
     "usage_of",
 ]

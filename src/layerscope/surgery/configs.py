@@ -7,7 +7,7 @@ without a word; a count or an index that is not adjusted points at another block
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from layerscope.errors import InputError
@@ -24,6 +24,7 @@ _INDEXES: Final = (
     "hybrid_layer_ids",
     "cross_attention_layers",
     "moe_layers",
+    "attn_layer_indices",
 )
 # Numbers that count layers from the start, and from the end.
 _LEADING: Final = ("first_k_dense_replace", "max_window_layers", "num_dense_layers")
@@ -41,20 +42,46 @@ def text_config_of(config: Any) -> Any:
     return inner if inner is not None else config
 
 
-def kept_config(config: Any, kept: Sequence[int]) -> Any:
+def block_config_of(config: Any, like: Any) -> Any:
+    """Return the part of a config that describes the blocks of a module.
+
+    Args:
+        config: of a whole model.
+        like: the config of the module that holds the blocks; the part is this object, else the first
+            part of its class, else what `text_config_of` says.
+    """
+    parts = list(_parts_of(config))
+    same = [part for part in parts if part is like] or [
+        part for part in parts if type(part) is type(like)
+    ]
+    return same[0] if same else text_config_of(config)
+
+
+def _parts_of(config: Any) -> Iterator[Any]:
+    yield config
+    for name in getattr(type(config), "sub_configs", {}):
+        part = getattr(config, name, None)
+        if hasattr(part, "model_type"):
+            yield from _parts_of(part)
+
+
+def kept_config(config: Any, kept: Sequence[int], like: Any = None) -> Any:
     """Return a copy of a config for a model of some of the blocks.
 
     Args:
         config: of transformers; untouched.
         kept: the blocks to keep, counted from 0, in order.
+        like: the config of the module that holds the blocks, where `config` has several parts.
 
     Raises:
         InputError: the architecture computes from a block's number what kind of block it is.
     """
-    changed = copy.deepcopy(config)
+    copies: dict[int, Any] = {}
+    changed = copy.deepcopy(config, copies)
     if hasattr(changed, "quantization_config"):  # what a GGUF file was; its weights are plain now
         del changed.quantization_config
-    part = text_config_of(changed)
+    part = text_config_of(config) if like is None else block_config_of(config, like)
+    part = copies.get(id(part), changed)
     depth = int(part.num_hidden_layers)
     if list(kept) == list(range(depth)):
         return changed
@@ -72,10 +99,35 @@ def kept_config(config: Any, kept: Sequence[int]) -> Any:
             setattr(part, name, [new for new, old in enumerate(kept) if old in value])
     for name, first in _counted(part, depth):
         setattr(part, name, sum(old in first for old in kept))
-    part.num_hidden_layers = len(kept)
+    try:
+        part.num_hidden_layers = len(kept)
+    except NotImplementedError as error:  # ProphetNet's, which counts two kinds of blocks
+        raise InputError(
+            f"the config of {part.model_type} has no one number of blocks that could be lowered, so "
+            "blocks cannot be taken out of it; use the whole model."
+        ) from error
+    _renumber_overrides(part, kept)
     _rename_stages(part, len(kept))
     _restate_patterns(part)
     return changed
+
+
+def read_again(config: Any) -> Any:
+    """Return a config as it is read from the file that it is written to.
+
+    Raises:
+        InputError: transformers writes what it does not read.
+    """
+    try:
+        found = type(config).from_dict(config.to_dict())
+    except Exception as error:  # whatever the architecture's own config raises
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the config of a smaller {config.model_type} cannot be read again ({first.rstrip('.')}), so "
+            "it cannot be saved; use the whole model."
+        ) from error
+    found._attn_implementation = config._attn_implementation
+    return found
 
 
 def refuse_computed(config: Any) -> None:
@@ -111,6 +163,16 @@ def _counted(config: Any, depth: int) -> list[tuple[str, range]]:
             at = range(count) if name in _LEADING else range(depth - count, depth)
             found.append((name, at))
     return found
+
+
+def _renumber_overrides(config: Any, kept: Sequence[int]) -> None:
+    """Entries that some blocks have otherwise (Gemma 4's) are kept by the numbers of those blocks."""
+    spec = vars(config).get("_heterogeneity_spec")
+    if spec is not None:
+        of = spec.per_layer_overrides
+        config.per_layer_config = {
+            new: dict(of[old]) for new, old in enumerate(kept) if old in of
+        } or None
 
 
 def _rename_stages(config: Any, blocks: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import tempfile
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -54,10 +53,9 @@ def write_onnx(model: Any, backbone: Backbone, folder: Path, output: OutputPath)
     Raises:
         InputError: torch's exporter does not do this architecture.
     """
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".model.") as room:
-        model.save_pretrained(room)
-        kind: Any = type(model)
-        real = kind.from_pretrained(room, dtype="auto", attn_implementation="eager").eval()
+    real: Any = model.to("cpu").eval()
+    real.set_attn_implementation("eager")
+    real.config.architectures = [type(real).__name__]
     if hasattr(real.config, "use_cache"):
         real.config.use_cache = False
     try:

@@ -48,9 +48,7 @@ def _read_transformers(request: dict[str, Any]) -> tuple[dict[str, Any], dict[st
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "generated": [],
     }
-    core: Any = model.base_model
-    if hasattr(core, "encoder") and hasattr(core, "decoder"):
-        core = core.get_encoder()
+    core = _core(model)
     arrays = {}
     for place, inputs in enumerate(_inputs(request)):
         inputs = {name: array.to(core.device) for name, array in inputs.items()}
@@ -78,6 +76,15 @@ def _read_transformers(request: dict[str, Any]) -> tuple[dict[str, Any], dict[st
             )
             facts["generated"].append(written[0].tolist())
     return arrays, facts
+
+
+def _core(model: Any) -> Any:
+    """Return what computes the hidden states."""
+    core = model.base_model
+    if hasattr(core, "encoder") and hasattr(core, "decoder"):
+        return core.get_encoder()
+    inner: Any = core if hasattr(core, "lm_head") else getattr(core, "language_model", None)
+    return inner.model if hasattr(inner, "lm_head") else core  # Llama 4 has heads further inside
 
 
 def _inputs(request: dict[str, Any]) -> Iterator[dict[str, Any]]:

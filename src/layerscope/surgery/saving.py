@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
 from torch import nn
 
-from layerscope.errors import InputError, RunError
+from layerscope.errors import InputError, LayerscopeError, RunError
 from layerscope.files import (
     explained_write_error,
     locked,
@@ -28,6 +29,17 @@ from layerscope.files import (
 )
 
 RECORD: Final = "layerscope.json"
+# What an error of the disk is known by: libraries raise an OSError for other things as well.
+_CANNOT_WRITE: Final = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.EFBIG,
+}
 _SPARE: Final = 32_000_000  # tokenizer, card and configs, in bytes, with room
 
 
@@ -63,6 +75,15 @@ def refuse_folder(out: Path, *, overwrite: bool, sources: Iterable[Any] = ()) ->
         raise InputError(
             f"{str(out)!r} already holds a model that layerscope saved; pass --overwrite to replace it, "
             "or choose another --out folder."
+        )
+
+
+def _refuse_unwritable(out: Path) -> None:
+    """Refuse where the folder, or the first of its parents that is there, cannot be written to."""
+    parent = next(place for place in out.absolute().parents if place.is_dir())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(
+            f"cannot write to {str(parent)!r} (permission denied); choose another --out folder."
         )
 
 
@@ -102,6 +123,7 @@ def staged(out: Path) -> Iterator[Path]:
         InputError: the place cannot be written to.
     """
     partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
+    made = [folder for folder in out.absolute().parents if not folder.exists()]
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -112,14 +134,29 @@ def staged(out: Path) -> Iterator[Path]:
         raise MismatchError(f"{error} What was saved is kept in {str(kept)!r}.") from error
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):  # not made yet, or used by somebody else by now
+                folder.rmdir()
         if _says_full(error):
             raise RunError(
                 f"no space left on the disk while {str(out)!r} was written; nothing of it was kept and "
                 "the source is untouched: free some space and run the same command again."
             ) from error
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
             raise explained_write_error(error, out) from error
+        if isinstance(error, Exception) and not isinstance(error, LayerscopeError):
+            raise _not_saved(error, out) from error
         raise
+
+
+def _not_saved(error: Exception, out: Path) -> RunError:
+    """Return one sentence for what a library raised while it wrote: it did not fail at the disk."""
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = said[0].rstrip(".") if said else "nothing more was said"
+    return RunError(
+        f"the model could not be saved in {str(out)!r} ({type(error).__name__}: {first}); nothing of it "
+        "was kept."
+    )
 
 
 def _says_full(error: BaseException) -> bool:

@@ -8,15 +8,16 @@ of the tokenizer's own is put before every text as a prompt, takes the sink's pl
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from layerscope.errors import InputError
+from layerscope.errors import InputError, RunError
 from layerscope.models import Backbone, ModelOptions, sentence_transformers_source
 from layerscope.pooling import pool
 from layerscope.settings import Pooling
@@ -137,7 +138,8 @@ def require_extra() -> None:
 def load_source(name: str | Path, options: ModelOptions | None = None) -> Any:
     """Return the sentence-transformers model of a name, for the modules that follow its transformer.
 
-    None if there is no model of that library under the name.
+    The transformer itself is left out: it is loaded already. None if there is no model of that library
+    under the name.
     """
     options = options or ModelOptions()
     found = sentence_transformers_source(name, options.revision)
@@ -146,12 +148,43 @@ def load_source(name: str | Path, options: ModelOptions | None = None) -> Any:
     require_extra()
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(
-        found,
-        device="cpu",
-        revision=options.revision,
-        trust_remote_code=options.trust_remote_code,
-    )
+    with _handed_over(_Absent):
+        return SentenceTransformer(
+            found,
+            device="cpu",
+            revision=options.revision,
+            trust_remote_code=options.trust_remote_code,
+        )
+
+
+class _Absent(nn.Module):
+    """In place of the transformer of a sentence-transformers model whose other modules are wanted."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, **_: Any) -> Any:
+        """Refuse to run."""
+        raise RunError("the transformer of this sentence-transformers model was not loaded.")
+
+
+@contextmanager
+def _handed_over(model_for: Callable[[Any], Any]) -> Iterator[None]:
+    """Let sentence-transformers take a model that is there in place of loading one.
+
+    Args:
+        model_for: the config that was read -> the model.
+    """
+    from sentence_transformers.sentence_transformer.modules import Transformer
+
+    kind: Any = Transformer
+    loads = kind._load_model
+    kind._load_model = lambda _self, _name, _task, config, *_args, **_named: model_for(config)
+    try:
+        yield
+    finally:
+        kind._load_model = loads
 
 
 def default_prompt(source: Any) -> str:
@@ -216,14 +249,17 @@ def write_sentence_transformer(
         "modality_config": {"text": {"method": "forward", "method_output_name": place}},
         "module_output_name": "token_embeddings",
     }
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".model.") as room:
-        model.save_pretrained(room)
+    with (
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=".model.") as room,
+        _handed_over(lambda _config: model),
+    ):
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(room)
         backbone.tokenizer.save_pretrained(room)
         transformer = Transformer(
             room,
             max_seq_length=source.max_seq_length if source is not None else max_length,
             do_lower_case=bool(source is not None and getattr(source[0], "do_lower_case", False)),
-            model_kwargs={"dtype": "auto"},
             **asked,
         )
         rest = _source_modules(source, normalize=normalize)
@@ -232,7 +268,7 @@ def write_sentence_transformer(
         prompts, named = _prompts(counting, source)
         saved = SentenceTransformer(
             modules=[transformer, *rest],
-            device="cpu",
+            device=str(backbone.device),
             prompts=prompts,
             default_prompt_name=named,
             similarity_fn_name=getattr(source, "similarity_fn_name", None),

@@ -28,9 +28,8 @@ from layerscope.surgery.sentence import (
     source_vector,
     write_sentence_transformer,
 )
-from layerscope.surgery.smaller import OutputPath, smaller
+from layerscope.surgery.smaller import LIMITS, OutputPath, give_raw_last, smaller
 from layerscope.surgery.verifying import (
-    LIMITS,
     ONNX_LIMIT,
     Request,
     Verification,
@@ -41,7 +40,6 @@ from layerscope.tokenization import TokenizedText
 
 Format = Literal["sentence-transformers", "transformers", "onnx"]
 FORMATS: Final = ("sentence-transformers", "transformers", "onnx")
-_WRITES_TWICE: Final = 2  # other formats than transformers' own are made from a folder of that
 
 
 @dataclass(frozen=True)
@@ -121,12 +119,10 @@ def ship(
     started = time.perf_counter()
     refuse_folder(out, overwrite=overwrite)
     model: Any = smaller(backbone, plan.kept, head=plan.head)
-    if (
-        plan.output[0] == "hidden_states"
-    ):  # or transformers would put the normed state in the last place
-        model.config.tie_last_hidden_states = False
+    if plan.output[0] == "hidden_states":  # or the normed state would stand in the last place
+        give_raw_last(model)
     weights = bytes_of(model)
-    refuse_full_disk(out, weights * (1 if plan.format == "transformers" else _WRITES_TWICE))
+    refuse_full_disk(out, weights)
     with staged(out) as folder:
         _write(model, backbone, folder, plan)
         verification = _verified(backbone, folder, plan, model)

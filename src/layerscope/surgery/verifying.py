@@ -25,9 +25,6 @@ from layerscope.surgery.saving import MismatchError
 from layerscope.surgery.smaller import OutputPath
 from layerscope.tokenization import TokenizedText
 
-# The largest difference that is let through, as a share of a token's own length. Both sides read a text
-# by itself and on the same kind of device, so what is left is rounding.
-LIMITS: Final = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3}
 ONNX_LIMIT: Final = 1e-4  # another runtime, which sums in another order
 NEW_TOKENS: Final = 16
 _TEXTS: Final = 16

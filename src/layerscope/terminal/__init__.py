@@ -12,7 +12,7 @@ from layerscope.terminal.pruning import pruning_summary
 from layerscope.terminal.ranking import ranking_estimate_table, ranking_summary
 from layerscope.terminal.scan import preference_table, scan_summary
 from layerscope.terminal.selection import selection_summary
-from layerscope.terminal.shipping import cut_estimate_table, cut_summary
+from layerscope.terminal.shipping import cut_estimate_table, cut_summary, pruning_estimate_table
 from layerscope.terminal.words import (
     Column,
     column,
@@ -24,10 +24,27 @@ from layerscope.terminal.words import (
 )
 
 __all__ = [
-    "Column", "catalogue_table", "column", "correlation_table", "cut_estimate_table", "cut_summary",
-    "decimals", "diagnosis_table", "estimate_table", "evaluation_estimate_table", "evaluation_summary",
-    "layer_ranges", "main_columns",
-    "measure_page", "preference_table", "pruning_summary", "ranking_estimate_table", "ranking_summary",
-    "scan_summary", "selection_summary",
-    "settings_lines", "undefined_reasons",
+    "Column",
+    "catalogue_table",
+    "column",
+    "correlation_table",
+    "cut_estimate_table",
+    "cut_summary",
+    "decimals",
+    "diagnosis_table",
+    "estimate_table",
+    "evaluation_estimate_table",
+    "evaluation_summary",
+    "layer_ranges",
+    "main_columns",
+    "measure_page",
+    "preference_table",
+    "pruning_estimate_table",
+    "pruning_summary",
+    "ranking_estimate_table",
+    "ranking_summary",
+    "scan_summary",
+    "selection_summary",
+    "settings_lines",
+    "undefined_reasons",
 ]  # fmt: skip

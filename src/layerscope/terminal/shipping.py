@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layerscope.cutting import Cut, CutEstimates
+from layerscope.estimates import Estimates
 from layerscope.surgery import LAST, Shipped
 from layerscope.terminal.catalogue import estimate_table
 from layerscope.terminal.signs import Adaptive, Symbols
@@ -56,6 +57,32 @@ def cut_estimate_table(found: CutEstimates) -> RenderableType:
     parts: list[RenderableType] = [rows(facts)]
     if found.scan is not None:
         parts += [Text("\n The scan that chooses it:"), estimate_table(found.scan)]
+    return Group(*parts)
+
+
+def pruning_estimate_table(
+    facts: Sequence[tuple[str, str]],
+    weights: int,
+    free: int | None,
+    scan: Estimates | None,
+) -> RenderableType:
+    """Return what a pruning would take, as `--dry-run` prints it.
+
+    Args:
+        facts: labels and values.
+        weights: bytes that are written at most.
+        free: bytes that are free there; None where nothing is saved.
+        scan: what one scan that chooses the blocks would take, if there has to be one.
+    """
+    saved = []
+    if free is not None:
+        saved = [
+            ("weights to write", f"at most {megabytes(weights)}"),
+            ("free there", megabytes(free)),
+        ]
+    parts: list[RenderableType] = [rows([*facts, *saved])]
+    if scan is not None:
+        parts += [Text("\n A scan that chooses them:"), estimate_table(scan)]
     return Group(*parts)
 
 
