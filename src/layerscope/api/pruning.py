@@ -29,7 +29,7 @@ from layerscope.api.common import (
     unwatched,
 )
 from layerscope.api.deciding import RunLike, run_of
-from layerscope.config import AnyPath, Count, Flag, Natural, Text, To, checked
+from layerscope.config import AnyPath, Count, Flag, Kind, Natural, Text, To, checked
 from layerscope.data import Texts
 from layerscope.encoding import first_token_for
 from layerscope.errors import InputError
