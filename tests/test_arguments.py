@@ -86,7 +86,7 @@ PARAMETERS = {
     "cut": CUTTING,
     "estimate_cut": CUTTING,
     "doctor": {
-        "model": "model", "data": "data", **READING, **LOADING, "limit": "count",
+        "model": "model", "data": "data", **READING, **LOADING,
         "skip": "known names", "seed": "natural",
     },
     "prune": {
@@ -96,6 +96,9 @@ PARAMETERS = {
         "protect": "one of", "format": "one of", "head": "flag", **READING, **LOADING,
         "pooling": "one of", "special_tokens": "flag", "first_token": "one of",
         "max_length": "count", "batch_tokens": "count", "seed": "natural",
+    },
+    "estimate_prune": {
+        "model": "model", "rule": "one of", "budget": "budget", "watch": "watch",
     },
     "rank": {**RANKING, "by": "one of", "scores": "tables"},
     "estimate_ranking": RANKING,

@@ -225,6 +225,7 @@ def prune(
         return _carried_out(planned, progress)
 
 
+@checked
 def estimate_prune(
     model: Model,
     rule: AnyRule = "angular",

@@ -136,6 +136,13 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def most(limit: int) -> int | None:
+    """Return the limit that `--limit` stands for: 0 is none."""
+    if limit < 0:
+        raise InputError(f"expected a limit of at least 1 text, or 0 for all of them, got {limit}.")
+    return limit or None
+
+
 def check_choice(kind: str, value: str, known: tuple[str, ...]) -> None:
     """Raise an InputError unless an option has one of its values."""
     from layerscope.errors import unknown_name

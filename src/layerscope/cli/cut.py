@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from layerscope.cli.app import Failures, app, calm_libraries, check_choice, open_console, print_json
+from layerscope.cli.app import (
+    Failures,
+    app,
+    calm_libraries,
+    check_choice,
+    most,
+    open_console,
+    print_json,
+)
 from layerscope.cli.options import (
     Column,
     Debug,
@@ -124,7 +132,7 @@ def cut(
         "data": data,
         "column": column,
         "split": split,
-        "limit": limit or None,
+        "limit": most(limit),
         "model_options": ModelOptions.of(
             revision=revision,
             dtype=dtype,

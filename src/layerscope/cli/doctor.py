@@ -11,6 +11,7 @@ from layerscope.cli.app import (
     app,
     calm_libraries,
     listed,
+    most,
     open_console,
     print_json,
 )
@@ -82,7 +83,7 @@ def doctor(
         data,
         column=column,
         split=split,
-        limit=limit or None,
+        limit=most(limit),
         skip=() if skip is None else listed(skip),
         seed=seed,
         model_options=ModelOptions.of(

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from layerscope.cli.app import Failures, app, calm_libraries, check_choice, open_console, print_json
+from layerscope.cli.app import (
+    Failures,
+    app,
+    calm_libraries,
+    check_choice,
+    most,
+    open_console,
+    print_json,
+)
 from layerscope.cli.options import (
     BatchTokens,
     Column,
@@ -143,7 +151,7 @@ def prune(
         "head": head,
         "column": column,
         "split": split,
-        "limit": limit or None,
+        "limit": most(limit),
         "model_options": ModelOptions.of(
             revision=revision,
             dtype=dtype,

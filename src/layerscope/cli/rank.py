@@ -13,6 +13,7 @@ from layerscope.cli.app import (
     app,
     calm_libraries,
     check_choice,
+    most,
     open_console,
     print_json,
 )
@@ -124,7 +125,7 @@ def rank(
         "overwrite": overwrite,
         "column": column,
         "split": split,
-        "limit": limit or None,
+        "limit": most(limit),
         "model_options": ModelOptions.of(
             revision=revision,
             dtype=dtype,

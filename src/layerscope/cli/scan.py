@@ -14,6 +14,7 @@ from layerscope.cli.app import (
     calm_libraries,
     check_choice,
     listed,
+    most,
     open_console,
     plots_asked,
     print_json,
@@ -133,7 +134,7 @@ def scan(
     arguments: dict[str, Any] = {
         "column": column,
         "split": split,
-        "limit": limit or None,
+        "limit": most(limit),
         "model_options": ModelOptions.of(
             revision=revision,
             dtype=dtype,
