@@ -467,7 +467,7 @@ MODEL = [
     (("--dtype", "int8"), "unknown dtype 'int8'"),
 ]
 TOKENS = [
-    (("--pooling", "men"), "unknown bank pooling 'men'"),
+    (("--pooling", "men"), "pooling 'men'; did you mean 'mean'"),
     (("--first-token", "kep"), "unknown first token 'kep'"),
     (("--max-length", "0"), "expected max_length of at least 1"),
 ]
@@ -501,7 +501,7 @@ EARLY = {
         *OUT, *TAKEN, *MODEL, *TOKENS, *TASKS,
         (("--tasks", "STSBenchmrk"), "unknown task 'STSBenchmrk'; did you mean 'STSBenchmark"),
         (("--probe", "linea"), "unknown probe 'linea'; did you mean 'linear'"),
-        (("--bank-poolings", "men"), "unknown bank pooling 'men'"),
+        (("--bank-poolings", "men"), "pooling 'men'; did you mean 'mean'"),
         (("--bank", "file"), "expected a bank of vectors or an empty folder, 'file' holds other"),
         (("--bank", "locked/bank"), "cannot write to 'locked/bank'"),
         (("--bank", "full"), "expected a bank of vectors or an empty folder, 'full' holds other"),
