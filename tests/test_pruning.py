@@ -384,7 +384,9 @@ def test_a_run_serves_in_place_of_a_scan_if_it_is_of_this_model(writer, tmp_path
     with pytest.raises(InputError, match="the run is of another model or dtype"):
         layerscope.prune(tiny_model("gpt2"), "nrs", 1, run=scan, tokenizer=tiny_tokenizer())
     scan.record["model"]["weights_fingerprint"] = "28a10a12fe4cceb0"
-    with pytest.raises(InputError, match=r"was made by an older layerscope .*apart; scan again"):
+    with pytest.raises(
+        InputError, match=r"the run of .* was made by an older .*apart; scan again\."
+    ):
         layerscope.prune(writer, "nrs", 1, run=scan, protect=(0, 0))
 
 

@@ -157,11 +157,6 @@ def probed_state(backbone: Backbone, site: Site) -> Tensor:
     """Return a site's state (token, dim) of the short input; `final_norm` of any layer."""
     block = backbone.blocks[site.layer - 1]
     states = surgery.given_by(backbone, block, surgery.probe(backbone))[0]
-    if states.ndim != 3:
-        raise InputError(
-            f"the blocks of {backbone.info.model_class} give several states for each token (shape "
-            f"{tuple(states.shape)}), so that no model can end at one of them with one state a token."
-        )
     if site.stage == "final_norm" and backbone.final_norm is not None:
         return normed(backbone, states[0])
     return states[0]
