@@ -51,14 +51,12 @@ def refuse_model(backbone: Backbone, settings: CutSettings) -> None:
 
 
 def refuse_no_layer(layer: int) -> None:
-    """Raise an InputError for a number that is a layer of no cut, before a model is loaded."""
+    """Raise an InputError for the layer that no cut can give, before a model is loaded."""
     if layer == 0:
         raise InputError(
             "layer 0 is the embeddings, before any block; a cut keeps at least block 1: expected a layer "
             "from 1 on, got 0."
         )
-    if layer < 0:
-        raise InputError(f"expected a layer from 1 on, the number of a block, got {layer}.")
 
 
 def refuse_layer(backbone: Backbone, layer: int) -> None:
