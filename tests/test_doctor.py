@@ -16,6 +16,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import nn
 
 import layerscope
+from architectures import random_model
 from commands import run
 from layerscope import api, architectures, doctor, extraction
 from layerscope.architectures import Architecture
@@ -83,6 +84,25 @@ def test_a_healthy_model_passes(name):
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_a_healthy_model_that_is_not_in_the_table_passes(name):
     assert failed(planted(healthy(name))) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("esm", "holds in contact_head.regression.weight a part for each block"),
+        ("gpt_neox_japanese", "would then need layers.0.attention.dense_bias"),
+    ],
+)
+def test_blocks_that_cannot_be_taken_out_skip_the_cut(name, reason):
+    found = diagnosis(backbone_of(random_model(name), tiny_tokenizer()), "cut").check("cut")
+    assert found.verdict == "skipped"
+    assert reason in found.said
+
+
+def test_a_norm_that_stands_on_the_embeddings_as_well_is_read_behind_the_last_block():
+    found = diagnosis(backbone_of(random_model("nanochat"), tiny_tokenizer()))
+    assert failed(found) == {}
+    assert "called once, on layer 4" in found.check("final_norm").said
 
 
 def test_it_says_what_padding_does_to_a_model():

@@ -384,7 +384,9 @@ def test_a_run_serves_in_place_of_a_scan_if_it_is_of_this_model(writer, tmp_path
     with pytest.raises(InputError, match="the run is of another model or dtype"):
         layerscope.prune(tiny_model("gpt2"), "nrs", 1, run=scan, tokenizer=tiny_tokenizer())
     scan.record["model"]["weights_fingerprint"] = "28a10a12fe4cceb0"
-    with pytest.raises(InputError, match=r"was made by an older layerscope .*apart; scan again"):
+    with pytest.raises(
+        InputError, match=r"the run of .* was made by an older .*apart; scan again\."
+    ):
         layerscope.prune(writer, "nrs", 1, run=scan, protect=(0, 0))
 
 
@@ -528,8 +530,8 @@ def test_no_length_limit_cuts_the_texts_that_are_compared(limit):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"budget": []}, "expected at least one budget, got none"),
-        ({"protect": (-1, 1)}, "expected protected blocks of at least 0, got -1,1"),
+        ({"budget": []}, "expected at least one of budget, got none"),
+        ({"protect": (-1, 1)}, "expected protect of at least 0, got -1"),
     ],
 )
 def test_what_only_python_can_ask_for_is_refused(writer, options, message):
@@ -552,7 +554,8 @@ def test_another_text_with_the_cache_than_without_it_is_told(writer, tmp_path, m
         prune(out=tmp_path / "out")
     monkeypatch.setattr("layerscope.surgery.find_output", lambda *_: None)
     with pytest.raises(
-        InputError, match="LlamaModel in transformers does not give out its last state"
+        InputError,
+        match="LlamaModel in transformers does not give out the states that were measured",
     ):
         prune(out=tmp_path / "other")
 
