@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.materials import MODELS, SHARED, wikitext
 from benchmarks.tables import markdown
+from layerscope.models import loading as loading_module
 
 TASKS = ("STS17-en-en", "WordNetGlossLexname")
 PARAGRAPHS = 200
@@ -92,7 +93,8 @@ def scores(folder: str, threads: int) -> dict[str, Any]:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from layerscope.evaluation import quiet, resolve
+    from layerscope.evaluation.run import quiet
+    from layerscope.evaluation.tasks import resolve
 
     torch.set_num_threads(threads)
     found = {}
@@ -162,9 +164,8 @@ def section(name: str, threads: int) -> str:
 
 
 def _depth(path: Path) -> dict[str, int]:
-    from layerscope import models
 
-    depth = models.load(path).depth
+    depth = loading_module.load(path).depth
     return {"full": depth, "cut": depth, "prune": depth}
 
 

@@ -15,7 +15,7 @@ import transformers as hf
 
 import layerscope
 from layerscope import api
-from layerscope.data import as_texts
+from layerscope.data.objects import as_texts
 from layerscope.errors import InputError
 from tiny import CONFIGS, GQA, condition, texts, tiny_model, tiny_tokenizer
 
@@ -218,24 +218,24 @@ def test_progress_tells_of_every_stage():
 
 
 def test_measures_are_listed_and_looked_up():
-    assert layerscope.metrics("lidar") in layerscope.metrics()
+    assert layerscope.get_metric("lidar") in layerscope.list_metrics()
     with pytest.raises(InputError, match="unknown measure 'lidr'; did you mean 'lidar'"):
-        layerscope.metrics("lidr")
+        layerscope.get_metric("lidr")
 
 
 @pytest.mark.parametrize(
-    "first", ["import layerscope.metrics.catalogue", "layerscope.metrics()", "layerscope.load"]
+    "first", ["import layerscope.metrics.catalogue", "layerscope.list_metrics()", "layerscope.load"]
 )
 def test_the_function_metrics_and_the_folder_metrics_live_together(first):
     """In a new process: importing a submodule would otherwise replace the function of its name."""
-    then = "from layerscope.metrics import catalogue; print(len(layerscope.metrics()))"
+    then = "from layerscope.metrics import catalogue; print(len(layerscope.list_metrics()))"
     code = f"import layerscope; {first}; {then}"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(found.stdout) == len(layerscope.metrics())
+    assert int(found.stdout) == len(layerscope.list_metrics())
 
 
 @pytest.mark.parametrize("name", ["llama", "stablelm"])
-@pytest.mark.parametrize("call", [layerscope.scan, layerscope.doctor])
+@pytest.mark.parametrize("call", [layerscope.scan, layerscope.diagnosis.examine])
 def test_a_live_model_is_given_back_as_it_was(call, name):
     """As a training run needs it: modes, hooks, config, frozen weights, random states."""
     torch.manual_seed(0)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import layerscope
-from layerscope import api, models
+from layerscope import api
+from layerscope.analysis.config import ScanConfig
 from layerscope.api.common import Result
-from layerscope.cutting import CutSettings
 from layerscope.errors import InputError
-from layerscope.evaluation import EvaluationSettings
-from layerscope.settings import ScanSettings
+from layerscope.evaluation.settings import EvaluateConfig
+from layerscope.export.cut import CutConfig
+from layerscope.models import loading
 from tiny import tiny_model, tiny_tokenizer
 
 VALUES = {
@@ -118,8 +119,8 @@ PARAMETERS = {
     "default_folder": {"model": "text", "data": "text"},
 }  # fmt: skip
 SETTINGS = {
-    "scan": ScanSettings, "estimate_scan": ScanSettings, "evaluate": EvaluationSettings,
-    "estimate_evaluation": EvaluationSettings, "cut": CutSettings, "estimate_cut": CutSettings,
+    "scan": ScanConfig, "estimate_scan": ScanConfig, "evaluate": EvaluateConfig,
+    "estimate_evaluation": EvaluateConfig, "cut": CutConfig, "estimate_cut": CutConfig,
 }  # fmt: skip
 NEEDED = {
     "model": "org/none", "models": "org/none", "out": "out", "folder": "none", "run": "none",
@@ -151,7 +152,7 @@ def untouched(monkeypatch, tmp_path):
         raise AssertionError("a model was loaded")
 
     for function in ("load", "backbone_of"):
-        monkeypatch.setattr(models, function, refuse)
+        monkeypatch.setattr(loading, function, refuse)
     monkeypatch.chdir(tmp_path)
     yield
     assert list(tmp_path.iterdir()) == []

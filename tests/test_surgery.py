@@ -11,10 +11,11 @@ import transformers as hf
 from torch import nn
 
 from layerscope.errors import InputError
-from layerscope.models import Backbone, backbone_of
-from layerscope.states import Site
-from layerscope.surgery import find_output, kept_config, probe, remove_blocks, skipping, smaller
-from layerscope.surgery.blocks import block_path
+from layerscope.export.shorten import find_output, smaller
+from layerscope.models.backbone import Backbone, backbone_of
+from layerscope.models.blocks import block_path, probe, remove_blocks, skipping
+from layerscope.models.configs import kept_config
+from layerscope.states.sites import Site
 from matrix import WORKS
 from tiny import CONFIGS, VISION, condition, tiny_model, tiny_tokenizer, vision_model
 

@@ -33,9 +33,10 @@ from layerscope.cli.options import (
     Threads,
     TrustRemoteCode,
 )
+from layerscope.render import terminal_models
 
 if TYPE_CHECKING:
-    from layerscope.cutting import Cut, CutEstimates
+    from layerscope.export.cut import Cut, CutEstimates
 
 _EXAMPLE = """
 Save the model that ends at the chosen layer; it is loaded again and compared before success is said.
@@ -122,8 +123,8 @@ def cut(
         check_choice("special tokens", special_tokens, ("exclude", "include"))
     calm_libraries(threads)
     from layerscope import api
-    from layerscope.models import ModelOptions
-    from layerscope.progress import bars
+    from layerscope.models.loading import ModelOptions
+    from layerscope.render.progress import bars
 
     arguments: dict[str, Any] = {
         "out": out,
@@ -159,18 +160,15 @@ def cut(
     if as_json:
         print_json(_facts(found))
     elif not quiet:
-        from layerscope import terminal
-
-        open_console().print(terminal.cut_summary(found))
+        open_console().print(terminal_models.cut_summary(found))
 
 
 def _print_estimate(found: CutEstimates, as_json: bool) -> None:
     if as_json:
         print_json(asdict(found))
         return
-    from layerscope import terminal
 
-    open_console().print(terminal.cut_estimate_table(found))
+    open_console().print(terminal_models.cut_estimate_table(found))
 
 
 def _layer(text: str) -> Any:

@@ -6,15 +6,7 @@ from typing import Annotated
 
 import typer
 
-from layerscope.cli.app import (
-    Failures,
-    app,
-    calm_libraries,
-    listed,
-    most,
-    open_console,
-    print_json,
-)
+from layerscope.cli.app import Failures, app, calm_libraries, listed, most, open_console, print_json
 from layerscope.cli.options import (
     Column,
     Debug,
@@ -29,6 +21,7 @@ from layerscope.cli.options import (
     Threads,
     TrustRemoteCode,
 )
+from layerscope.render import terminal_models
 
 _EXAMPLE = """
 Prove that layer k is layer k for this very model, or say where it is not.
@@ -74,9 +67,9 @@ def doctor(
     """Prove that layer k is layer k for this very model, or say where it is not."""
     Failures.debug = debug
     calm_libraries(threads)
-    from layerscope import api, terminal
-    from layerscope.models import ModelOptions
-    from layerscope.progress import bars
+    from layerscope import api
+    from layerscope.models.loading import ModelOptions
+    from layerscope.render.progress import bars
 
     found = api.doctor(
         model,
@@ -98,6 +91,6 @@ def doctor(
     if as_json:
         print_json(found.as_dict())
     elif not quiet:
-        open_console().print(terminal.diagnosis_table(found))
+        open_console().print(terminal_models.diagnosis_table(found))
     if not found.healthy:
         raise SystemExit(1)

@@ -38,9 +38,10 @@ from layerscope.cli.options import (
     Threads,
     TrustRemoteCode,
 )
+from layerscope.render import terminal_tasks
 
 if TYPE_CHECKING:
-    from layerscope.api import Evaluation
+    from layerscope.api.evaluating import Evaluation
 
 _EXAMPLE = """
 Score every layer of a model on tasks of mteb, from one pass over their texts.
@@ -117,9 +118,9 @@ def evaluate(
     check_choice("special tokens", special_tokens, ("exclude", "include"))
     calm_libraries(threads)
     from layerscope import api
-    from layerscope.models import ModelOptions
-    from layerscope.progress import bars
-    from layerscope.settings import parse_layers
+    from layerscope.config import parse_layers
+    from layerscope.models.loading import ModelOptions
+    from layerscope.render.progress import bars
 
     arguments: dict[str, Any] = {
         "task_data": task_data,
@@ -151,9 +152,7 @@ def evaluate(
         if as_json:
             print_json(asdict(estimates))
         else:
-            from layerscope import terminal
-
-            open_console().print(terminal.evaluation_estimate_table(estimates))
+            open_console().print(terminal_tasks.evaluation_estimate_table(estimates))
         return
     folder = out or api.default_folder(model, "tasks")
     Failures.folder = folder
@@ -172,7 +171,6 @@ def _print_evaluation(found: Evaluation, as_json: bool) -> None:
             }
         )
         return
-    from layerscope import terminal
 
-    open_console().print(terminal.evaluation_summary(found.run.table, found.record))
+    open_console().print(terminal_tasks.evaluation_summary(found.run.table, found.record))
     print_page(Path(str(found.folder)) / "page.html")

@@ -10,6 +10,7 @@ import typer
 
 from layerscope.cli.app import Failures, app, open_console, print_json
 from layerscope.cli.options import Debug, Json
+from layerscope.render import terminal as terminal_module
 
 
 @app.command()
@@ -24,15 +25,15 @@ def metrics(
         layerscope metrics curvature
     """
     Failures.debug = debug
-    from layerscope import api, terminal
+    from layerscope import api
 
-    chosen = api.metrics() if name is None else (api.metrics(name),)
+    chosen = api.list_metrics() if name is None else (api.get_metric(name),)
     if as_json:
         print_json([_measure_facts(measure) for measure in chosen])
     elif name is None:
-        open_console().print(terminal.catalogue_table(chosen))
+        open_console().print(terminal_module.catalogue_table(chosen))
     else:
-        open_console().print(terminal.measure_page(chosen[0]))
+        open_console().print(terminal_module.measure_page(chosen[0]))
 
 
 def _measure_facts(measure: Any) -> dict[str, Any]:

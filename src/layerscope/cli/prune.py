@@ -36,9 +36,10 @@ from layerscope.cli.options import (
     Threads,
     TrustRemoteCode,
 )
+from layerscope.render import terminal_models
 
 if TYPE_CHECKING:
-    from layerscope.api import Pruning, PruningEstimates
+    from layerscope.api.pruning import Pruning, PruningEstimates
 
 _EXAMPLE = """
 Drop the blocks that a measured rule finds redundant, beside as many dropped at random.
@@ -132,8 +133,8 @@ def prune(
     check_choice("special tokens", special_tokens, ("exclude", "include"))
     calm_libraries(threads)
     from layerscope import api
-    from layerscope.models import ModelOptions
-    from layerscope.progress import bars
+    from layerscope.models.loading import ModelOptions
+    from layerscope.render.progress import bars
 
     arguments: dict[str, Any] = {
         "data": data,
@@ -180,10 +181,9 @@ def _print_estimate(found: PruningEstimates, as_json: bool) -> None:
     if as_json:
         print_json(asdict(found))
         return
-    from layerscope import terminal
 
     open_console().print(
-        terminal.pruning_estimate_table(
+        terminal_models.pruning_estimate_table(
             [
                 ("blocks", f"{found.of}, of which {len(found.eligible)} may go"),
                 ("to drop", ", ".join(map(str, found.budgets))),
@@ -208,10 +208,9 @@ def _ends(text: str) -> tuple[int, int]:
 
 
 def _print(found: Pruning) -> None:
-    from layerscope import terminal
 
     open_console().print(
-        terminal.pruning_summary(
+        terminal_models.pruning_summary(
             found.rule,
             found.outcomes,
             model=f"{found.model['name']}, {found.model['blocks']} blocks",

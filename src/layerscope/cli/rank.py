@@ -36,6 +36,7 @@ from layerscope.cli.options import (
     Threads,
     TrustRemoteCode,
 )
+from layerscope.render import terminal_models
 
 _EXAMPLE = """
 Order models without labels, by what is measured on the same texts.
@@ -112,9 +113,9 @@ def rank(
     Failures.debug = debug
     check_choice("special tokens", special_tokens, ("exclude", "include"))
     calm_libraries(threads)
-    from layerscope import api, terminal
-    from layerscope.models import ModelOptions
-    from layerscope.progress import bars
+    from layerscope import api
+    from layerscope.models.loading import ModelOptions
+    from layerscope.render.progress import bars
 
     only_runs = all(api.is_run(model) for model in models)
     texts = data if data is not None or only_runs else "sample"
@@ -147,10 +148,10 @@ def rank(
         if as_json:
             print_json({model: each and asdict(each) for model, each in estimates})
         else:
-            open_console().print(terminal.ranking_estimate_table(estimates))
+            open_console().print(terminal_models.ranking_estimate_table(estimates))
         return
     found = api.rank(models, texts, by=by, scores=scores or (), **arguments)
     if as_json:
         print_json({"folder": None if folder is None else str(folder)} | found.as_dict())
     elif not quiet:
-        open_console().print(terminal.ranking_summary(found))
+        open_console().print(terminal_models.ranking_summary(found))

@@ -44,10 +44,11 @@ from layerscope.cli.options import (
     Threads,
     TrustRemoteCode,
 )
+from layerscope.render import terminal as terminal_module
 
 if TYPE_CHECKING:
-    from layerscope.api import Scan
-    from layerscope.estimates import Estimates
+    from layerscope.analysis.run import Estimates
+    from layerscope.api.scanning import Scan
 
 _SCAN_EXAMPLE = """
 Measure every layer of a model on texts, in one pass.
@@ -127,9 +128,9 @@ def scan(
     check_choice("special tokens", special_tokens, ("exclude", "include"))
     calm_libraries(threads)
     from layerscope import api
-    from layerscope.models import ModelOptions
-    from layerscope.progress import bars
-    from layerscope.settings import parse_layers
+    from layerscope.config import parse_layers
+    from layerscope.models.loading import ModelOptions
+    from layerscope.render.progress import bars
 
     arguments: dict[str, Any] = {
         "column": column,
@@ -185,7 +186,6 @@ def _recommendation(found: Scan) -> dict[str, Any]:
 
 
 def _print_scan(found: Scan, as_json: bool) -> None:
-    from layerscope import terminal
 
     if as_json:
         print_json(
@@ -200,7 +200,7 @@ def _print_scan(found: Scan, as_json: bool) -> None:
         return
     run = found.run
     open_console().print(
-        terminal.scan_summary(
+        terminal_module.scan_summary(
             run.table, run.contributions, run.record,
             choices=found.preferences(), advice=found.advice(),
         )
@@ -212,6 +212,5 @@ def _print_estimate(estimates: Estimates, as_json: bool) -> None:
     if as_json:
         print_json(asdict(estimates))
         return
-    from layerscope import terminal
 
-    open_console().print(terminal.estimate_table(estimates))
+    open_console().print(terminal_module.estimate_table(estimates))

@@ -5,17 +5,26 @@ from __future__ import annotations
 import importlib.util
 from typing import Any, Final, Literal
 
-from layerscope.config import Count, Flag, Listed, Natural, Settings, Text
-from layerscope.encoding import TokenPolicy
+from layerscope.config import (
+    Config,
+    Count,
+    FirstToken,
+    Flag,
+    Layers,
+    Listed,
+    Natural,
+    Pooling,
+    Text,
+)
 from layerscope.errors import InputError
-from layerscope.settings import FirstToken, Layers, Pooling
+from layerscope.states.encode import TokenPolicy
 
 Probe = Literal["linear", "attention"]
 PROBES: Final[tuple[Probe, ...]] = ("linear", "attention")
 _EXTRA: Final = {"mteb": "mteb", "sklearn": "scikit-learn"}
 
 
-class EvaluationSettings(Settings):
+class EvaluateConfig(Config):
     """Everything that decides the scores, besides model and tasks."""
 
     layers: Layers | None = None

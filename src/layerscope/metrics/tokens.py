@@ -9,12 +9,7 @@ import torch
 from torch import Tensor
 
 from layerscope.metrics.inputs import Convention, TokenInputs
-from layerscope.metrics.spectrum import (
-    clamped_entropy,
-    eigenvalues,
-    renyi_entropy,
-    smaller_gram,
-)
+from layerscope.metrics.spectrum import clamped_entropy, eigenvalues, renyi_entropy, smaller_gram
 
 
 def reference_pooling_rows(inputs: TokenInputs) -> Tensor:
