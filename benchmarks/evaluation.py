@@ -30,11 +30,11 @@ from benchmarks.memory import texts
 from benchmarks.tables import markdown
 from layerscope.config import FirstToken, Pooling
 from layerscope.evaluation.run import quiet, score_tasks
-from layerscope.evaluation.settings import EvaluateConfig
 from layerscope.evaluation.tasks import TaskPlan, resolve
 from layerscope.models import loading
 from layerscope.models.architectures import ARCHITECTURES
 from layerscope.models.backbone import Backbone
+from layerscope.settings import EvaluateConfig
 from layerscope.states.bank import hash_of
 from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
 from layerscope.states.sites import Site
@@ -131,7 +131,7 @@ def all_layers(
 ) -> tuple[float, dict[Site, float], BankEncoder]:
     """Seconds, scores and encoder of one evaluation of every site, loading the model left out."""
     started = time.process_time()
-    opened = open_bank(bank, backbone, settings.policy)
+    opened = open_bank(bank, backbone, TokenPolicy.of_config(settings))
     source = BankEncoder(backbone, opened, settings.pooling)
     outcome = score_tasks(source, [plan], source.sites, settings)
     if outcome.failed:

@@ -32,12 +32,12 @@ def texts(count: int) -> list[str]:
 
 def child(count: int) -> None:
     """Scan in this process and print what it took, as JSON."""
-    from layerscope.analysis.config import ScanConfig
     from layerscope.analysis.plan import prepare
     from layerscope.analysis.reduce import Reduction
     from layerscope.analysis.run import scan_backbone
     from layerscope.data.objects import as_texts
     from layerscope.metrics.catalogue import CATALOGUE
+    from layerscope.settings import ScanConfig
 
     torch.set_num_threads(1)
     backbone = loading.load(str(minilm()))

@@ -10,7 +10,6 @@ import torch
 
 from benchmarks.materials import MODELS, wikitext
 from benchmarks.tables import markdown
-from layerscope.analysis.config import ScanConfig
 from layerscope.analysis.plan import prepare
 from layerscope.analysis.run import measure, measurement_of, run_pass
 from layerscope.data.objects import as_texts
@@ -18,6 +17,7 @@ from layerscope.data.tokens import pad, padding_id, plan_batches
 from layerscope.models import loading
 from layerscope.models.backbone import Backbone
 from layerscope.models.modes import evaluating
+from layerscope.settings import ScanConfig
 from layerscope.states.store import StateStore
 
 TEXTS = {"MiniLM": {128: 192, 512: 48}, "Gemma 3 270M": {128: 32, 512: 8}}

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from benchmarks.materials import minilm, wikitext
 from benchmarks.tables import markdown
-from layerscope.analysis.config import ScanConfig
 from layerscope.analysis.plan import prepare
 from layerscope.analysis.run import measure, measurement_of, run_pass
 from layerscope.data.objects import as_texts
 from layerscope.data.tokens import TokenizedText
 from layerscope.metrics import catalogue, samples, tokens, views
-from layerscope.metrics.inputs import Convention, SampleInputs, TokenInputs, ViewInputs
+from layerscope.metrics.inputs import SampleInputs, TokenInputs, ViewInputs
 from layerscope.models import loading
 from layerscope.models.backbone import Backbone
+from layerscope.settings import Convention, ScanConfig
 from layerscope.states.store import StateStore
 
 TEXTS, VIEWS = 200, 16

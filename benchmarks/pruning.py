@@ -43,14 +43,13 @@ from layerscope.decisions.prune import (
     rule,
 )
 from layerscope.evaluation.run import quiet
-from layerscope.evaluation.settings import EvaluateConfig
 from layerscope.evaluation.tasks import resolve
 from layerscope.export.trial import PERPLEXITY, Trial, TrialPlan, tried, without
 from layerscope.models import loading
 from layerscope.models.backbone import Backbone
 from layerscope.models.blocks import skipping
-from layerscope.models.loading import ModelOptions
 from layerscope.results.table import load_run
+from layerscope.settings import EvaluateConfig, ModelOptions
 from layerscope.states.encode import sample_ratio
 from layerscope.states.pooling import decided
 

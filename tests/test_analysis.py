@@ -13,7 +13,6 @@ import torch
 from layerscope.analysis import arrays as arrays_module
 from layerscope.analysis import plan
 from layerscope.analysis import run as run_module
-from layerscope.analysis.config import ScanConfig
 from layerscope.analysis.reduce import call
 from layerscope.analysis.run import scan_backbone
 from layerscope.data import misspellings, tokens
@@ -28,6 +27,7 @@ from layerscope.metrics.inputs import SampleInputs, TokenInputs, ViewInputs
 from layerscope.metrics.measure import Measure
 from layerscope.models.backbone import Backbone, backbone_of
 from layerscope.results.table import COLUMNS, CONTRIBUTION_COLUMNS, Run
+from layerscope.settings import ScanConfig
 from layerscope.states.sites import Site
 from tiny import texts, tiny_model, tiny_tokenizer
 

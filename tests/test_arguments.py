@@ -10,12 +10,10 @@ import pytest
 
 import layerscope
 from layerscope import api
-from layerscope.analysis.config import ScanConfig
 from layerscope.api.common import Result
 from layerscope.errors import InputError
-from layerscope.evaluation.settings import EvaluateConfig
-from layerscope.export.cut import CutConfig
 from layerscope.models import loading
+from layerscope.settings import CutConfig, EvaluateConfig, ScanConfig
 from tiny import tiny_model, tiny_tokenizer
 
 VALUES = {

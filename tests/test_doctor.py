@@ -27,7 +27,7 @@ from layerscope.errors import InputError
 from layerscope.models import architectures
 from layerscope.models.architectures import Architecture
 from layerscope.models.backbone import Backbone, backbone_of
-from layerscope.models.loading import ModelOptions
+from layerscope.settings import ModelOptions
 from layerscope.states import extract
 from matrix import WORKS
 from tiny import (

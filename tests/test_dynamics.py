@@ -15,7 +15,6 @@ from rich.console import Console
 from layerscope import api
 from layerscope.analysis import measure as measure_module
 from layerscope.analysis.arrays import scan_arrays
-from layerscope.analysis.config import ScanConfig
 from layerscope.analysis.run import scan_backbone
 from layerscope.data.objects import as_texts
 from layerscope.errors import InputError
@@ -25,6 +24,7 @@ from layerscope.render import charts, plotly
 from layerscope.render import page as page_module
 from layerscope.render import terminal as terminal_module
 from layerscope.results.table import Run
+from layerscope.settings import ScanConfig
 from tiny import texts, tiny_model, tiny_tokenizer
 
 COUNT = 60

@@ -31,12 +31,12 @@ from layerscope.evaluation import run as run_module
 from layerscope.evaluation import tasks as tasks_module
 from layerscope.evaluation.encoder import LayerEncoder, unit
 from layerscope.evaluation.probes import ProbeScore
-from layerscope.evaluation.settings import EvaluateConfig
 from layerscope.evaluation.tables import read_table
 from layerscope.evaluation.tasks import resolve
 from layerscope.models import backbone as backbone_module
 from layerscope.results.folder import RunFolder
 from layerscope.results.table import COLUMNS, load_run
+from layerscope.settings import EvaluateConfig
 from layerscope.states.bank import VectorBank
 from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
 from layerscope.states.sites import Site

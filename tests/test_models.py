@@ -22,8 +22,9 @@ from layerscope.models import fingerprints, loading
 from layerscope.models.architectures import ARCHITECTURES
 from layerscope.models.backbone import backbone_of, non_finite_states
 from layerscope.models.fingerprints import weights_fingerprint
-from layerscope.models.loading import NEEDS_TRUST, ModelOptions, holds_head, load, refuse_unloadable
+from layerscope.models.loading import NEEDS_TRUST, holds_head, load, refuse_unloadable
 from layerscope.models.structure import measured_calls
+from layerscope.settings import ModelOptions
 from layerscope.states.extract import extract, sites_of
 from layerscope.states.sites import Site
 from tiny import (

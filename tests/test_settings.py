@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from layerscope.analysis.config import ScanConfig, parse_conventions
 from layerscope.config import Augmentation, FirstToken, NonFinite, Pooling, parse_layers
 from layerscope.data.misspellings import AugmentationConfig
 from layerscope.data.views import SpanConfig
 from layerscope.errors import InputError
 from layerscope.evaluation.probes import ProbeConfig
-from layerscope.evaluation.settings import EvaluateConfig
-from layerscope.export.cut import CutConfig
-from layerscope.metrics.inputs import Convention
-from layerscope.models.loading import ModelOptions
+from layerscope.settings import (
+    Convention,
+    CutConfig,
+    EvaluateConfig,
+    ModelOptions,
+    ScanConfig,
+    parse_conventions,
+)
 from layerscope.states.encode import TokenPolicy
 
 

@@ -13,7 +13,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layerscope.analysis.config import ScanConfig
     from layerscope.api import (
         Correlations,
         Evaluation,
@@ -35,9 +34,8 @@ if TYPE_CHECKING:
     from layerscope.decisions.select import Selection
     from layerscope.diagnosis.results import Diagnosis
     from layerscope.errors import InputError, LayerscopeError, RunError
-    from layerscope.evaluation.settings import EvaluateConfig
-    from layerscope.export.cut import Cut, CutConfig
-    from layerscope.models.loading import ModelOptions
+    from layerscope.export.cut import Cut
+    from layerscope.settings import CutConfig, EvaluateConfig, ModelOptions, ScanConfig
 
 __version__ = "0.1.0"
 

@@ -139,6 +139,21 @@ class Words:
 
 
 @dataclass(frozen=True)
+class Option:
+    """How the command line says a setting.
+
+    Attributes:
+        name: of the option, where it is not the setting's own.
+        words: what stands there for False and for True.
+        whole: whether the setting itself reads the text, commas included.
+    """
+
+    name: str = ""
+    words: tuple[str, str] | None = None
+    whole: bool = False
+
+
+@dataclass(frozen=True)
 class Kind(Words):
     """A value that is an instance of the annotated classes, whatever is in it."""
 
@@ -362,5 +377,8 @@ def _layer_numbers(given: Any) -> Any:
 
 
 Layers = Annotated[
-    Several[Natural], BeforeValidator(_layer_numbers), Words("numbers like 3, [0, 4] or '0,4-6'")
+    Several[Natural],
+    BeforeValidator(_layer_numbers),
+    Words("numbers like 3, [0, 4] or '0,4-6'"),
+    Option(whole=True),
 ]

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from layerscope.analysis.config import ScanConfig
 from layerscope.analysis.measure import (
     Cell,
     Measurement,
@@ -25,10 +24,10 @@ from layerscope.analysis.reduce import key
 from layerscope.config import shown
 from layerscope.errors import InputError
 from layerscope.metrics import catalogue
-from layerscope.metrics.inputs import Convention
 from layerscope.metrics.measure import Measure
 from layerscope.results.folder import versions
 from layerscope.results.table import Run
+from layerscope.settings import Convention, ScanConfig
 from layerscope.states.extract import Progress, silent
 from layerscope.states.sites import Site
 from layerscope.states.store import StateStore

@@ -18,12 +18,13 @@ from layerscope.analysis.reduce import CROSSED, POOLED, PROMPT, REFERENCE, Colum
 from layerscope.data.files import write_atomically
 from layerscope.data.views import of_spans
 from layerscope.errors import RunError, UndefinedError
-from layerscope.metrics.inputs import Convention, SampleInputs, ViewInputs
+from layerscope.metrics.inputs import SampleInputs, ViewInputs
 from layerscope.metrics.layers import Between, LayerStack
 from layerscope.metrics.measure import Measure
 from layerscope.metrics.similarity import TokenCosines
 from layerscope.results.resampling import bootstrap_limits
 from layerscope.results.table import BLOCK, COLUMNS, CONTRIBUTION_COLUMNS
+from layerscope.settings import Convention
 from layerscope.states.sites import Site
 from layerscope.states.store import Array, StateStore
 

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from layerscope.analysis.config import ScanConfig
 from layerscope.analysis.measure import ViewSet
 from layerscope.analysis.reduce import Column
 from layerscope.config import Augmentation, FirstToken
@@ -20,9 +19,9 @@ from layerscope.data.tokens import TokenizedText, length_limit, tokenize
 from layerscope.data.views import SpanConfig, SpanKind, Style, Views, views_of
 from layerscope.errors import InputError
 from layerscope.metrics import catalogue
-from layerscope.metrics.inputs import Convention
 from layerscope.metrics.measure import Measure
 from layerscope.models.backbone import Backbone
+from layerscope.settings import Convention, ScanConfig
 from layerscope.states.extract import Progress, check_stages, note_on_padding, silent, sites_of
 from layerscope.states.pooling import decided, first_token_ratio
 from layerscope.states.sites import Site

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from layerscope.config import NonFinite, Pooling
 from layerscope.errors import NonFiniteError
-from layerscope.metrics.inputs import Convention, TokenInputs
+from layerscope.metrics.inputs import TokenInputs
 from layerscope.metrics.measure import Measure
 from layerscope.metrics.similarity import token_cosines
 from layerscope.metrics.tokens import reference_pooling_rows
+from layerscope.settings import Convention
 from layerscope.states.pooling import mean, pool
 from layerscope.states.sites import Site, TokenStates
 from layerscope.states.store import Array

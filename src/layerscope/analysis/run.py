@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from layerscope.analysis.config import ScanConfig
 from layerscope.analysis.measure import (
     Cell,
     Measurement,
@@ -31,6 +30,7 @@ from layerscope.errors import NonFiniteError, RunError
 from layerscope.models.backbone import Backbone, non_finite_states
 from layerscope.results.folder import versions
 from layerscope.results.table import Run
+from layerscope.settings import ScanConfig
 from layerscope.states.extract import Progress, batches, extract, silent
 from layerscope.states.sites import Site
 from layerscope.states.store import Array, StateStore

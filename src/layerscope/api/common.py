@@ -24,10 +24,10 @@ from layerscope.models import backbone as backbone_module
 from layerscope.models import loading
 from layerscope.models.backbone import Backbone
 from layerscope.models.fingerprints import OLDER, is_older_fingerprint
-from layerscope.models.loading import ModelOptions
 from layerscope.render import page as page_module
 from layerscope.results.folder import RunFolder
 from layerscope.results.table import Run
+from layerscope.settings import ModelOptions
 from layerscope.states.extract import Progress, silent
 
 _TEXTS: Final = "a file, a datasets id, 'sample' or a list of texts"

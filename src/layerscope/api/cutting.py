@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final, Literal
 
 from torch import nn
 
-from layerscope.analysis.config import ScanConfig
 from layerscope.analysis.plan import prepare, refuse_impossible
 from layerscope.analysis.run import estimate, scan_backbone
 from layerscope.api.common import (
@@ -29,9 +28,7 @@ from layerscope.decisions.rules import DEFAULT_RULE, find
 from layerscope.errors import InputError
 from layerscope.export import formats, onnx, sentence
 from layerscope.export.cut import (
-    POOLING_SETTINGS,
     Cut,
-    CutConfig,
     CutEstimates,
     CutPlan,
     cut_model,
@@ -42,8 +39,8 @@ from layerscope.export.cut import (
     refuse_no_layer,
 )
 from layerscope.models.backbone import Backbone
-from layerscope.models.loading import ModelOptions
 from layerscope.results.table import Run
+from layerscope.settings import POOLING_SETTINGS, CutConfig, ModelOptions, ScanConfig
 from layerscope.states.extract import Progress
 
 # What the default rule reads; any other rule gets a whole scan.

@@ -24,7 +24,7 @@ from layerscope.diagnosis.examine import check_names, examine
 from layerscope.diagnosis.results import Diagnosis
 from layerscope.diagnosis.subject import TEXTS, Origin, of_images, of_texts, takes_images
 from layerscope.errors import InputError
-from layerscope.models.loading import ModelOptions
+from layerscope.settings import ModelOptions
 
 
 @checked

@@ -43,14 +43,14 @@ from layerscope.evaluation.run import (
     quiet,
     score_tasks,
 )
-from layerscope.evaluation.settings import EvaluateConfig, require_extra
+from layerscope.evaluation.settings import require_extra
 from layerscope.evaluation.tasks import TaskPlan, resolve
 from layerscope.models.backbone import Backbone
-from layerscope.models.loading import ModelOptions
 from layerscope.results.folder import RunFolder
 from layerscope.results.table import RECORD_FILE, TASK, Run, load_run
+from layerscope.settings import EvaluateConfig, ModelOptions
 from layerscope.states.bank import refuse_no_bank
-from layerscope.states.encode import BankEncoder, open_bank
+from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
 from layerscope.states.extract import Progress, sites_of
 
 BANK = "bank"
@@ -183,7 +183,7 @@ def _evaluated(
     overwrite: bool,
 ) -> Run:
     started = time.perf_counter()
-    opened = open_bank(folder, backbone, settings.policy)
+    opened = open_bank(folder, backbone, TokenPolicy.of_config(settings))
     decided = settings.changed(
         first_token=opened.policy.first_token, max_length=opened.policy.max_length
     )

@@ -41,14 +41,12 @@ from layerscope.config import (
     checked,
 )
 from layerscope.data import reading
-from layerscope.data import texts as texts_module
 from layerscope.data.texts import Texts
 from layerscope.data.tokens import TokenizedText, length_limit, tokenize
 from layerscope.decisions import prune as prune_module
 from layerscope.decisions.prune import Budget, Measured, Removal, Rule
 from layerscope.errors import InputError
-from layerscope.evaluation.settings import EvaluateConfig
-from layerscope.export import formats, sentence, ship
+from layerscope.export import formats, sentence
 from layerscope.export import prune as export_prune
 from layerscope.export import trial as trial_module
 from layerscope.export.prune import (
@@ -69,8 +67,8 @@ from layerscope.export.ship import Shipped
 from layerscope.export.trial import Cost, Trial, TrialPlan, attempt, costs, writes_text
 from layerscope.models import loading
 from layerscope.models.backbone import Backbone
-from layerscope.models.loading import ModelOptions
 from layerscope.results.table import Run, conform, no_contributions
+from layerscope.settings import DEFAULT_LIMIT, EvaluateConfig, Format, ModelOptions
 from layerscope.states.encode import first_token_for
 from layerscope.states.extract import Progress
 
@@ -177,7 +175,7 @@ def prune(
     head: Flag = True,
     column: Text | None = None,
     split: Text | None = None,
-    limit: Count | None = texts_module.DEFAULT_LIMIT,
+    limit: Count | None = DEFAULT_LIMIT,
     tokenizer: Tokenizer = None,
     model_options: ModelOptions | None = None,
     pooling: Annotated[Pooling | str, To(Pooling)] = Pooling.MEAN,
@@ -639,7 +637,7 @@ def _saving(
     source = None
     if format != "transformers" and not isinstance(model, nn.Module):
         source = sentence.load_source(model, options)
-    chosen: ship.Format = "transformers" if source is None else "sentence-transformers"
+    chosen: Format = "transformers" if source is None else "sentence-transformers"
     if format != "auto":
         chosen = format  # type: ignore[assignment]
     settings = asked.settings

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final
 
 import pandas as pd
 
-from layerscope.analysis.config import ScanConfig
 from layerscope.analysis.plan import refuse_impossible
 from layerscope.analysis.run import Estimates
 from layerscope.api.common import (
@@ -26,7 +25,6 @@ from layerscope.api.common import (
 )
 from layerscope.api.scanning import estimate_scan, scan
 from layerscope.config import AnyPath, Count, Flag, Kind, Listed, Text, To, checked
-from layerscope.data import texts as texts_module
 from layerscope.data.files import (
     LOCK_FILE,
     locked,
@@ -40,13 +38,12 @@ from layerscope.decisions.agreement import Scored, of_frame, read_scores
 from layerscope.decisions.predictors import DEFAULT, check_comparable, needed, predictor
 from layerscope.decisions.rank import Ranking, rank_runs, refuse_lacking
 from layerscope.errors import InputError, unknown_name
-from layerscope.metrics.inputs import Convention
 from layerscope.models import loading as models_module
 from layerscope.models.backbone import Backbone
 from layerscope.models.fingerprints import OLDER, is_older_fingerprint
-from layerscope.models.loading import ModelOptions
 from layerscope.results.folder import RunFolder
 from layerscope.results.table import RECORD_FILE, Run, is_interrupted, load_run
+from layerscope.settings import DEFAULT_LIMIT, Convention, ModelOptions, ScanConfig
 from layerscope.states.extract import Progress
 
 RANKING_FILE: Final = "ranking.json"
@@ -90,7 +87,7 @@ def rank(
     overwrite: Flag = False,
     column: Text | None = None,
     split: Text | None = None,
-    limit: Count | None = texts_module.DEFAULT_LIMIT,
+    limit: Count | None = DEFAULT_LIMIT,
     model_options: ModelOptions | None = None,
     watch: Watch | None = None,
     **settings: Any,
@@ -149,7 +146,7 @@ def estimate_ranking(
     overwrite: Flag = False,
     column: Text | None = None,
     split: Text | None = None,
-    limit: Count | None = texts_module.DEFAULT_LIMIT,
+    limit: Count | None = DEFAULT_LIMIT,
     model_options: ModelOptions | None = None,
     watch: Watch | None = None,
     **settings: Any,

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from layerscope.analysis.arrays import as_vectors, scan_arrays
-from layerscope.analysis.config import ScanConfig
 from layerscope.analysis.plan import Prepared, prepare, refuse_impossible
 from layerscope.analysis.run import Estimates, estimate, scan_backbone
 from layerscope.api.common import (
@@ -33,7 +32,6 @@ from layerscope.api.common import (
 )
 from layerscope.config import AnyPath, Count, Flag, Kind, Text, checked
 from layerscope.data import reading
-from layerscope.data import texts as texts_module
 from layerscope.data.texts import Texts
 from layerscope.decisions import evidence
 from layerscope.decisions import preferences as preferences_module
@@ -42,11 +40,11 @@ from layerscope.errors import InputError
 from layerscope.metrics import catalogue
 from layerscope.metrics.measure import Measure
 from layerscope.models.backbone import Backbone
-from layerscope.models.loading import ModelOptions
 from layerscope.render import charts, matplotlib, plotly
 from layerscope.render import page as page_module
 from layerscope.results.folder import RunFolder, versions
 from layerscope.results.table import Run, load_run
+from layerscope.settings import DEFAULT_LIMIT, ModelOptions, ScanConfig
 from layerscope.states.extract import Progress
 
 Measured = Annotated[
@@ -155,7 +153,7 @@ def scan(
     tokenizer: Tokenizer = None,
     column: Text | None = None,
     split: Text | None = None,
-    limit: Count | None = texts_module.DEFAULT_LIMIT,
+    limit: Count | None = DEFAULT_LIMIT,
     model_options: ModelOptions | None = None,
     watch: Watch | None = None,
     **settings: Any,
@@ -215,7 +213,7 @@ def estimate_scan(
     tokenizer: Tokenizer = None,
     column: Text | None = None,
     split: Text | None = None,
-    limit: Count | None = texts_module.DEFAULT_LIMIT,
+    limit: Count | None = DEFAULT_LIMIT,
     model_options: ModelOptions | None = None,
     watch: Watch | None = None,
     **settings: Any,

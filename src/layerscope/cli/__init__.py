@@ -1,5 +1,6 @@
 """The command line: options in, one public call, what people or machines read out."""
 
+from layerscope.cli import correlate, cut, doctor, evaluate, metrics, prune, rank, scan, select
 from layerscope.cli.app import app, main
 
 __all__ = [

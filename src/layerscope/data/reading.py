@@ -12,8 +12,9 @@ from typing import Final
 from layerscope.data.files import close_names
 from layerscope.data.formats import READERS, Reader, read_plain, refuse_options, shortened
 from layerscope.data.objects import choose_split, read_dataset
-from layerscope.data.texts import DEFAULT_LIMIT, Column, Texts, keep
+from layerscope.data.texts import Column, Texts, keep
 from layerscope.errors import InputError
+from layerscope.settings import DEFAULT_LIMIT
 
 SAMPLE: Final = "sample"
 STANDARD_INPUT: Final = "-"

@@ -13,8 +13,8 @@ import pandas as pd
 
 from layerscope.errors import InputError, unknown_name
 from layerscope.metrics.catalogue import measure
-from layerscope.metrics.inputs import Convention
 from layerscope.results.table import BLOCK, FINAL_NORM, Run
+from layerscope.settings import Convention
 
 RANDOM: Final = "random"
 _LRD: Final = "Jiang, Yang, Tam 2026, abstract: goes with MTEB scores over 31 models"

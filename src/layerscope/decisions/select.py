@@ -13,8 +13,8 @@ from layerscope.decisions.choose import Choice
 from layerscope.decisions.gains import Gain, Scores, gain_of, labeled, scores_of
 from layerscope.decisions.rules import CAUTION, DEFAULT_RULE, FALLBACK_RULE, RULES, Rule, find
 from layerscope.errors import InputError, unknown_name
-from layerscope.metrics.inputs import Convention
 from layerscope.results.table import Run
+from layerscope.settings import Convention
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from layerscope.diagnosis.trace import Gap, Inputs, Trace, trace
 from layerscope.errors import InputError
 from layerscope.models.architectures import ARCHITECTURES
 from layerscope.models.backbone import Backbone
-from layerscope.models.loading import ModelOptions
 from layerscope.models.structure import TOLERANCES
+from layerscope.settings import ModelOptions
 from layerscope.states.extract import extract, sites_of
 from layerscope.states.sites import TokenStates
 

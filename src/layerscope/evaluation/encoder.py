@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from layerscope.evaluation.settings import EvaluateConfig
+from layerscope.settings import EvaluateConfig
 from layerscope.states.bank import hash_of
 from layerscope.states.encode import BankEncoder
 from layerscope.states.sites import Site

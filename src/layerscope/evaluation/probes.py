@@ -22,10 +22,11 @@ from layerscope.data.files import write_json
 from layerscope.data.labels import label_codes
 from layerscope.data.tokens import TokenizedText, length_limit, tokenize
 from layerscope.errors import InputError
-from layerscope.evaluation.settings import PROBES, EvaluateConfig, Probe, require_extra
+from layerscope.evaluation.settings import require_extra
 from layerscope.evaluation.tables import Table
 from layerscope.evaluation.tasks import TaskPlan
 from layerscope.models.backbone import Backbone
+from layerscope.settings import PROBES, EvaluateConfig, Probe
 from layerscope.states.encode import TokenPolicy, refuse_non_finite, sample_ratio
 from layerscope.states.extract import Progress, batches, extract, silent, sites_of
 from layerscope.states.pooling import decided, mean

@@ -23,11 +23,11 @@ from layerscope.data.files import write_json
 from layerscope.data.tokens import tokenize
 from layerscope.errors import LayerscopeError
 from layerscope.evaluation.encoder import LayerEncoder
-from layerscope.evaluation.settings import EvaluateConfig
 from layerscope.evaluation.tasks import TaskPlan
 from layerscope.models.backbone import Backbone
+from layerscope.settings import EvaluateConfig
 from layerscope.states.bank import description, hash_of
-from layerscope.states.encode import BankEncoder, open_bank
+from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
 from layerscope.states.extract import Progress, groups, silent, sites_of
 from layerscope.states.sites import Site
 from layerscope.states.store import Array
@@ -308,7 +308,7 @@ def _missing(
     if bank is None or description(bank) is None:
         return list(texts)
     names = {hash_of(text): text for text in texts}
-    opened = open_bank(bank, backbone, settings.policy)
+    opened = open_bank(bank, backbone, TokenPolicy.of_config(settings))
     return [names[name] for name in opened.bank.missing(names, settings.pooling)]
 
 
@@ -317,7 +317,9 @@ def _timed(backbone: Backbone, texts: Sequence[str], settings: EvaluateConfig) -
     if not texts:
         return 0.0, 0
     with tempfile.TemporaryDirectory() as folder:
-        opened = open_bank(Path(folder) / "bank", backbone, settings.policy)  # which warms up
+        opened = open_bank(
+            Path(folder) / "bank", backbone, TokenPolicy.of_config(settings)
+        )  # which warms up
         tokenized = tokenize(backbone.tokenizer, texts, opened.policy.max_length)
         lengths = [len(text.ids) for text in tokenized]
         planned = groups(backbone, lengths, settings.batch_tokens, tight=True)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final
 
 import torch
-from pydantic import model_validator
 from torch import Tensor
 
 from layerscope.analysis.run import Estimates
-from layerscope.config import Config, Count, FirstToken, Flag, Pooling
+from layerscope.config import FirstToken, Pooling
 from layerscope.data.tokens import TokenizedText, length_limit, tokenize
 from layerscope.errors import InputError
 from layerscope.export import card as card_module
@@ -26,52 +25,9 @@ from layerscope.models import blocks
 from layerscope.models.backbone import Backbone
 from layerscope.models.modes import evaluating
 from layerscope.results.folder import versions
+from layerscope.settings import CutConfig
 from layerscope.states.encode import first_token_for
 from layerscope.states.sites import Site
-
-FinalNorm = Literal["auto", "keep", "drop"]
-POOLING_SETTINGS: Final = ("pooling", "special_tokens", "first_token")
-
-
-class CutConfig(Config):
-    """How a model is cut and saved."""
-
-    format: ship.Format = "sentence-transformers"
-    """Of the saved folder: "sentence-transformers", "transformers" or "onnx"."""
-    kind: Literal["cut", "pointer"] = "cut"
-    """"cut" leaves the blocks behind the layer out; "pointer" keeps all of them and says where the
-    layer is."""
-    final_norm: FinalNorm = "auto"
-    """"drop" gives the layer as it was scanned, the state after block K; "keep" the final norm of it;
-    "auto" is "drop"."""
-    head: Flag = False
-    """Whether the head of the checkpoint is kept (transformers only, with the final norm)."""
-    pooling: Pooling | None = None
-    """Token states -> a vector, for sentence-transformers; None takes the source's modules if it is a
-    sentence-transformers model, else the mean."""
-    special_tokens: Flag | None = None
-    """Whether tokens that the tokenizer adds count; None: they do not, unless the source's modules are
-    taken."""
-    first_token: FirstToken | None = None
-    """Whether position 0 counts; `auto` leaves it out where it is an attention sink."""
-    normalize: Flag = False
-    """Whether vectors are scaled to unit length."""
-    max_length: Count = 512
-    """Most tokens a text may have."""
-
-    @model_validator(mode="after")
-    def _refuse_lone_head(self) -> Self:
-        if self.head and (self.final_norm != "keep" or self.format != "transformers"):
-            raise InputError(
-                "a head reads what the final norm gives; with --head pass --final-norm keep and "
-                "--format transformers."
-            )
-        return self
-
-    @property
-    def asks_for_pooling(self) -> bool:
-        """Whether anything was said about pooling, so that a source's own is not taken."""
-        return any(getattr(self, name) is not None for name in POOLING_SETTINGS)
 
 
 @dataclass(frozen=True)

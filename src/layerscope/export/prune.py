@@ -12,7 +12,6 @@ from typing import Annotated, Any, Final, Literal, Self
 import torch
 from pydantic import BeforeValidator, model_validator
 
-from layerscope.analysis.config import ScanConfig
 from layerscope.config import (
     Config,
     Count,
@@ -43,7 +42,7 @@ from layerscope.decisions.prune import (
 from layerscope.decisions.prune import rule as rule_of
 from layerscope.errors import InputError
 from layerscope.evaluation.run import quiet
-from layerscope.evaluation.settings import EvaluateConfig, require_extra
+from layerscope.evaluation.settings import require_extra
 from layerscope.evaluation.tables import listed_tables
 from layerscope.evaluation.tasks import TaskPlan, resolve
 from layerscope.export import card as card_module
@@ -61,6 +60,7 @@ from layerscope.models.backbone import Backbone
 from layerscope.models.modes import evaluating
 from layerscope.results.folder import versions
 from layerscope.results.table import Run
+from layerscope.settings import EvaluateConfig, Format, ScanConfig
 
 MEAN: Final = "mean of the tasks"
 Change = Callable[[Trial], float]
@@ -201,7 +201,7 @@ class Saving:
         writes: whether it must write text alike with and without its cache.
     """
 
-    format: ship.Format
+    format: Format
     source: Any = None
     pooling: Pooling = Pooling.MEAN
     special_tokens: bool = False

@@ -22,7 +22,8 @@ from layerscope.data.tokens import TokenizedText
 from layerscope.errors import InputError, RunError
 from layerscope.export.shorten import LAST, OutputPath
 from layerscope.models.backbone import Backbone
-from layerscope.models.loading import ModelOptions, sentence_transformers_source
+from layerscope.models.loading import sentence_transformers_source
+from layerscope.settings import ModelOptions
 from layerscope.states.pooling import pool
 from layerscope.states.sites import Site, TokenStates
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -27,8 +27,8 @@ from layerscope.export.sentence import Counting, source_vector, write_sentence_t
 from layerscope.export.shorten import LIMITS, OutputPath, give_raw_last, smaller
 from layerscope.export.verify import ONNX_LIMIT, Request, Verification, compare, read_back
 from layerscope.models.backbone import Backbone
+from layerscope.settings import Format
 
-Format = Literal["sentence-transformers", "transformers", "onnx"]
 FORMATS: Final = ("sentence-transformers", "transformers", "onnx")
 
 

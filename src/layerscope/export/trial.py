@@ -21,12 +21,12 @@ from torch.nn.functional import cross_entropy
 from layerscope.data.tokens import TokenizedText
 from layerscope.errors import NonFiniteError
 from layerscope.evaluation.run import score_tasks
-from layerscope.evaluation.settings import EvaluateConfig
 from layerscope.evaluation.tasks import TaskPlan
 from layerscope.models.backbone import Backbone
 from layerscope.models.blocks import skipping
 from layerscope.models.modes import evaluating
-from layerscope.states.encode import BankEncoder, open_bank
+from layerscope.settings import EvaluateConfig
+from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
 from layerscope.states.extract import batches, extract, sites_of
 from layerscope.states.sites import Site
 
@@ -100,7 +100,7 @@ def _scores(backbone: Backbone, plan: TrialPlan) -> tuple[dict[str, float], dict
     with tempfile.TemporaryDirectory(prefix="layerscope-") as folder:
         source = BankEncoder(
             backbone,
-            open_bank(Path(folder) / "bank", backbone, settings.policy),
+            open_bank(Path(folder) / "bank", backbone, TokenPolicy.of_config(settings)),
             settings.pooling,
             poolings=(settings.pooling,),
             sites=(site,),

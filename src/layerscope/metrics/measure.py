@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from layerscope.metrics.inputs import Convention
+from layerscope.settings import Convention
 
 Level = Literal["prompt", "dataset", "view", "pair"]
 

@@ -12,19 +12,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, cast, get_args
+from typing import Any, Final, cast
 
 import torch
-from pydantic import AfterValidator, BeforeValidator
 from torch import nn
 
-from layerscope.config import Config, Flag, Kind, Text, Words
 from layerscope.errors import InputError
 from layerscope.models.backbone import (
     Backbone,
     _core,
     backbone_of,
 )
+from layerscope.settings import ModelOptions
 
 # What transformers' errors about code that comes with a checkpoint name; they have no type of their own.
 NEEDS_TRUST: Final = "trust_remote_code"
@@ -38,54 +37,6 @@ _VOCABULARY_ENDS: Final = (".model", ".spm", ".tiktoken")
 
 
 _VAGUE_NAMES: Final = {"model", "checkpoint", "main", "out", "hf"}
-
-
-Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
-
-
-DTYPES: Final[tuple[Dtype, ...]] = get_args(Dtype)
-
-
-def _torch_name(given: Any) -> Any:
-    """Return the name of a torch dtype or device."""
-    return (
-        str(given).removeprefix("torch.")
-        if isinstance(given, torch.dtype | torch.device)
-        else given
-    )
-
-
-def _known_device(name: str) -> str:
-    """Refuse what torch has no device for, and `meta`, which holds no numbers."""
-    try:
-        kind = torch.device("cpu" if name == "auto" else name).type
-    except RuntimeError:
-        kind = "meta"
-    if kind == "meta":
-        raise ValueError(name)
-    return name
-
-
-class ModelOptions(Config):
-    """How to load a model."""
-
-    revision: Text | None = None
-    """Branch, tag or commit on the hub."""
-    dtype: Annotated[Dtype, BeforeValidator(_torch_name)] = "auto"
-    """One of `DTYPES`, or torch's; "auto" keeps the checkpoint's own."""
-    device: Annotated[
-        Text,
-        BeforeValidator(_torch_name),
-        AfterValidator(_known_device),
-        Words("a device like auto, cpu, cuda, cuda:1 or mps"),
-    ] = "auto"
-    """"auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps"."""
-    device_map: Annotated[
-        str | dict[str, Any] | None, Kind("a device map of transformers, such as 'auto', or None")
-    ] = None
-    """Passed to transformers ("auto" spreads a large model); replaces `device`."""
-    trust_remote_code: Flag = False
-    """Allow code that comes with the checkpoint to run."""
 
 
 def load(name: str | Path, options: ModelOptions | None = None, *, head: bool = False) -> Backbone:

@@ -7,15 +7,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from torch import Tensor
 
-from layerscope.config import Config, Count, FirstToken, Flag, Pooling
+from layerscope.config import FirstToken, Pooling
 from layerscope.data import reading
 from layerscope.data.tokens import TokenizedText, length_limit, padding_id, tokenize
 from layerscope.models.backbone import Backbone, non_finite_states
+from layerscope.settings import TokenConfig
 from layerscope.states.bank import VectorBank, description, hash_of, key
 from layerscope.states.extract import Progress, batches, extract, note_on_padding, silent, sites_of
 from layerscope.states.pooling import decided, first_token_ratio, pool
@@ -26,15 +27,13 @@ BANK_BUDGET: Final = 20_000_000_000  # bytes; past it only the pooling that is a
 _FLOAT: Final = 4
 
 
-class TokenPolicy(Config):
+class TokenPolicy(TokenConfig):
     """Which tokens of a text count."""
 
-    special_tokens: Flag = False
-    """Whether tokens that the tokenizer adds count."""
-    first_token: FirstToken = FirstToken.AUTO
-    """Whether position 0 counts; `auto` leaves it out where it is an attention sink."""
-    max_length: Count = 512
-    """Most tokens a text may have (fewer if the model takes fewer)."""
+    @classmethod
+    def of_config(cls, config: TokenConfig) -> Self:
+        """Return the policy that a command's config holds."""
+        return cls(**{name: getattr(config, name) for name in cls.model_fields})
 
     def by_rule(self, text: TokenizedText) -> list[bool]:
         """For each token, whether it counts."""
