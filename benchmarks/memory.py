@@ -13,7 +13,6 @@ import torch
 
 from benchmarks.materials import SHARED, minilm
 from benchmarks.tables import markdown
-from layerscope.models import loading
 
 COUNTS = (1000, 8000)
 
@@ -37,6 +36,7 @@ def child(count: int) -> None:
     from layerscope.analysis.run import scan_backbone
     from layerscope.data.objects import as_texts
     from layerscope.metrics.catalogue import CATALOGUE
+    from layerscope.models import loading
     from layerscope.settings import ScanConfig
 
     torch.set_num_threads(1)

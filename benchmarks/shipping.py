@@ -20,7 +20,6 @@ from typing import Any
 
 from benchmarks.materials import MODELS, SHARED, wikitext
 from benchmarks.tables import markdown
-from layerscope.models import loading as loading_module
 
 TASKS = ("STS17-en-en", "WordNetGlossLexname")
 PARAGRAPHS = 200
@@ -164,6 +163,7 @@ def section(name: str, threads: int) -> str:
 
 
 def _depth(path: Path) -> dict[str, int]:
+    from layerscope.models import loading as loading_module
 
     depth = loading_module.load(path).depth
     return {"full": depth, "cut": depth, "prune": depth}

@@ -20,7 +20,6 @@ from layerscope.cli.app import (
     records,
 )
 from layerscope.cli.options import Debug, Json, Png, Svg
-from layerscope.render import terminal_tasks
 
 if TYPE_CHECKING:
     from layerscope.api.correlating import Correlations
@@ -131,6 +130,7 @@ def _write(found: Correlations, path: Path, *, said: bool) -> None:
 
 
 def _print(found: Correlations, as_json: bool) -> None:
+    from layerscope.render import terminal_tasks
 
     if not as_json:
         open_console().print(terminal_tasks.correlation_table(found.findings))

@@ -25,7 +25,6 @@ from layerscope.cli.options import (
     Threads,
     with_settings,
 )
-from layerscope.render import terminal_models
 from layerscope.settings import CutConfig, ModelOptions, ReadingConfig
 
 if TYPE_CHECKING:
@@ -98,6 +97,8 @@ def cut(
     if as_json:
         print_json(_facts(found))
     elif not quiet:
+        from layerscope.render import terminal_models
+
         open_console().print(terminal_models.cut_summary(found))
 
 
@@ -105,6 +106,7 @@ def _print_estimate(found: CutEstimates, as_json: bool) -> None:
     if as_json:
         print_json(asdict(found))
         return
+    from layerscope.render import terminal_models
 
     open_console().print(terminal_models.cut_estimate_table(found))
 

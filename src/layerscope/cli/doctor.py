@@ -16,7 +16,6 @@ from layerscope.cli.options import (
     Threads,
     with_settings,
 )
-from layerscope.render import terminal_models
 from layerscope.settings import FewTextsConfig, ModelOptions
 
 _EXAMPLE = """
@@ -58,6 +57,7 @@ def doctor(
     Failures.debug = debug
     calm_libraries(threads)
     from layerscope import api
+    from layerscope.render import terminal_models
     from layerscope.render.progress import bars
 
     found = api.doctor(

@@ -27,7 +27,6 @@ from layerscope.cli.options import (
     Threads,
     with_settings,
 )
-from layerscope.render import terminal_tasks
 from layerscope.settings import EvaluateConfig, ModelOptions
 
 if TYPE_CHECKING:
@@ -100,6 +99,8 @@ def evaluate(
         if as_json:
             print_json(asdict(estimates))
         else:
+            from layerscope.render import terminal_tasks
+
             open_console().print(terminal_tasks.evaluation_estimate_table(estimates))
         return
     folder = out or api.default_folder(model, "tasks")
@@ -119,6 +120,7 @@ def _print_evaluation(found: Evaluation, as_json: bool) -> None:
             }
         )
         return
+    from layerscope.render import terminal_tasks
 
     open_console().print(terminal_tasks.evaluation_summary(found.run.table, found.record))
     print_page(Path(str(found.folder)) / "page.html")

@@ -10,7 +10,6 @@ import typer
 
 from layerscope.cli.app import Failures, app, open_console, print_json
 from layerscope.cli.options import Debug, Json
-from layerscope.render import terminal as terminal_module
 
 
 @app.command()
@@ -26,6 +25,7 @@ def metrics(
     """
     Failures.debug = debug
     from layerscope import api
+    from layerscope.render import terminal as terminal_module
 
     chosen = api.list_metrics() if name is None else (api.get_metric(name),)
     if as_json:

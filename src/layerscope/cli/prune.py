@@ -25,7 +25,6 @@ from layerscope.cli.options import (
     Threads,
     with_settings,
 )
-from layerscope.render import terminal_models
 from layerscope.settings import ModelOptions, PruneConfig, ReadingConfig
 
 if TYPE_CHECKING:
@@ -129,6 +128,7 @@ def _print_estimate(found: PruningEstimates, as_json: bool) -> None:
     if as_json:
         print_json(asdict(found))
         return
+    from layerscope.render import terminal_models
 
     open_console().print(
         terminal_models.pruning_estimate_table(
@@ -147,6 +147,7 @@ def _print_estimate(found: PruningEstimates, as_json: bool) -> None:
 
 
 def _print(found: Pruning) -> None:
+    from layerscope.render import terminal_models
 
     open_console().print(
         terminal_models.pruning_summary(

@@ -24,7 +24,6 @@ from layerscope.cli.options import (
     Threads,
     with_settings,
 )
-from layerscope.render import terminal_models
 from layerscope.settings import ModelOptions, RankConfig, ReadingConfig
 
 _EXAMPLE = """
@@ -92,6 +91,7 @@ def rank(
     Failures.debug = debug
     calm_libraries(threads)
     from layerscope import api
+    from layerscope.render import terminal_models
     from layerscope.render.progress import bars
 
     only_runs = all(api.is_run(model) for model in models)

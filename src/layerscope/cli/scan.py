@@ -30,7 +30,6 @@ from layerscope.cli.options import (
     Threads,
     with_settings,
 )
-from layerscope.render import terminal as terminal_module
 from layerscope.settings import ModelOptions, ReadingConfig, ScanConfig
 
 if TYPE_CHECKING:
@@ -111,6 +110,7 @@ def _recommendation(found: Scan) -> dict[str, Any]:
 
 
 def _print_scan(found: Scan, as_json: bool) -> None:
+    from layerscope.render import terminal as terminal_module
 
     if as_json:
         print_json(
@@ -137,5 +137,6 @@ def _print_estimate(estimates: Estimates, as_json: bool) -> None:
     if as_json:
         print_json(asdict(estimates))
         return
+    from layerscope.render import terminal as terminal_module
 
     open_console().print(terminal_module.estimate_table(estimates))

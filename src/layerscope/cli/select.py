@@ -9,8 +9,6 @@ import typer
 
 from layerscope.cli.app import Failures, app, listed, open_console, plots_asked, print_json
 from layerscope.cli.options import Debug, Json, Png, Svg
-from layerscope.render import charts, matplotlib
-from layerscope.render import terminal as terminal_module
 
 if TYPE_CHECKING:
     from layerscope.decisions.select import Selection
@@ -55,6 +53,8 @@ def select(
     """Say which layer to use, without labels."""
     Failures.debug = debug
     from layerscope import api
+    from layerscope.render import charts, matplotlib
+    from layerscope.render import terminal as terminal_module
 
     pictures = plots_asked(png, svg)
     given = api.run_of(run)
