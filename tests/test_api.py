@@ -235,7 +235,7 @@ def test_the_function_metrics_and_the_folder_metrics_live_together(first):
 
 
 @pytest.mark.parametrize("name", ["llama", "stablelm"])
-@pytest.mark.parametrize("call", [layerscope.scan, layerscope.diagnosis.examine])
+@pytest.mark.parametrize("call", [layerscope.scan, layerscope.doctor])
 def test_a_live_model_is_given_back_as_it_was(call, name):
     """As a training run needs it: modes, hooks, config, frozen weights, random states."""
     torch.manual_seed(0)

@@ -140,6 +140,7 @@ OPTIONS = {
     "--device-map": (("--device-map", "cpu"), lambda s: s.record["model"]["device"] == "cpu"),
     "--revision": (("--revision", "v2"), lambda s: s.record["model"]["revision"] == "v2"),
     "--threads": (("--threads", 2), lambda s: s.record["threads"] == 2),
+    "--resamples": (("--resamples", 50), lambda s: s.record["settings"]["resamples"] == 50),
     "--png": (("--png", "a.png"), lambda _: Path("a.png").read_bytes().startswith(b"\x89PNG")),
     "--svg": (("--svg", "a.svg"), lambda _: "<svg" in Path("a.svg").read_text()),
     "--overwrite": (("--overwrite",), lambda s: s.folder.is_dir()),

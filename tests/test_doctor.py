@@ -583,7 +583,7 @@ def test_the_page_lists_every_check():
 
 
 def test_the_names_lead_to_the_function():
-    assert layerscope.diagnosis.examine is api.doctor is doctor
+    assert layerscope.doctor is api.doctor is doctor
 
 
 # --- real ones ------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def few(tables) -> list[str]:
 
 @pytest.fixture
 def page():
-    """PruneConfig for by tests of the page: the others leave it out, it takes longer than they do."""
+    """PruneRequest for by tests of the page: the others leave it out, it takes longer than they do."""
 
 
 @pytest.fixture(autouse=True)

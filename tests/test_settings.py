@@ -192,7 +192,7 @@ def test_a_wrong_type_is_one_sentence_that_names_the_setting(given, message):
 
 
 def test_settings_are_values():
-    settings = ScanConfig(("lidar",), views=np.int64(4))  # positional as for a dataclass
+    settings = ScanConfig(metrics=("lidar",), views=np.int64(4))
     assert settings.metrics == ("lidar",)
     assert settings == ScanConfig(metrics=["lidar"], views=4)
     assert hash(settings) == hash(ScanConfig(metrics="lidar", views=4))

@@ -42,18 +42,18 @@ __version__ = "0.1.0"
 _HOMES = {
     "Correlations": "api",
     "Cut": "export.cut",
-    "CutConfig": "export.cut",
+    "CutConfig": "settings",
     "Diagnosis": "diagnosis.results",
-    "EvaluateConfig": "evaluation.settings",
+    "EvaluateConfig": "settings",
     "Evaluation": "api",
     "InputError": "errors",
     "LayerscopeError": "errors",
-    "ModelOptions": "models.loading",
+    "ModelOptions": "settings",
     "Pruning": "api",
     "Ranking": "decisions.rank",
     "RunError": "errors",
     "Scan": "api",
-    "ScanConfig": "analysis.config",
+    "ScanConfig": "settings",
     "Selection": "decisions.select",
     "correlate": "api",
     "cut": "api",
@@ -109,7 +109,7 @@ def __getattr__(name: str) -> Any:
 
 _ROOMS = (
     "analysis", "config", "data", "decisions", "diagnosis", "errors", "evaluation", "export", "metrics",
-    "models", "render", "results", "states",
+    "models", "render", "results", "settings", "states",
 )  # fmt: skip
 
 

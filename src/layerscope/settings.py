@@ -299,12 +299,23 @@ class CutConfig(LengthConfig):
 
 
 def _two_numbers(given: Any) -> Any:
-    parts = given.split(",") if isinstance(given, str) else given
+    parts = [part.strip() for part in given.split(",")] if isinstance(given, str) else []
     return (
-        [int(p) if isinstance(p, str) and p.strip().isdigit() else p for p in parts]
-        if (isinstance(parts, list | tuple))
-        else parts
+        [int(part) for part in parts] if len(parts) == 2 and all(map(str.isdigit, parts)) else given
     )
+
+
+Protected = Annotated[
+    tuple[int, int],
+    To(
+        Annotated[
+            Pair[Natural],
+            BeforeValidator(_two_numbers),
+            Words("two whole numbers of at least 0 like 1,1, at the start and end"),
+        ]
+    ),
+    Option(whole=True),
+]
 
 
 class PruneConfig(VectorConfig):
@@ -314,12 +325,7 @@ class PruneConfig(VectorConfig):
     """Random subsets to try beside the chosen one; all if there are no more."""
     scheme: Scheme = "one-shot"
     """one-shot, or greedy: measure again after each block."""
-    protect: Annotated[
-        Pair[Natural],
-        BeforeValidator(_two_numbers),
-        Words("two whole numbers like 1,1"),
-        Option(whole=True),
-    ] = (1, 1)
+    protect: Protected = (1, 1)
     """Blocks that stay at the start and at the end."""
     format: PrunedFormat = "auto"
     """Format of the saved folder: auto (the source's), transformers or sentence-transformers."""

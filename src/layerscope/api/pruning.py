@@ -52,8 +52,7 @@ from layerscope.export import trial as trial_module
 from layerscope.export.prune import (
     Budgets,
     Outcome,
-    Protected,
-    PruneConfig,
+    PruneRequest,
     Saving,
     evidence_of,
     fitting,
@@ -68,7 +67,7 @@ from layerscope.export.trial import Cost, Trial, TrialPlan, attempt, costs, writ
 from layerscope.models import loading
 from layerscope.models.backbone import Backbone
 from layerscope.results.table import Run, conform, no_contributions
-from layerscope.settings import DEFAULT_LIMIT, EvaluateConfig, Format, ModelOptions
+from layerscope.settings import DEFAULT_LIMIT, EvaluateConfig, Format, ModelOptions, Protected
 from layerscope.states.encode import first_token_for
 from layerscope.states.extract import Progress
 
@@ -315,7 +314,7 @@ class _Planned:
     """
 
     backbone: Backbone
-    asked: PruneConfig
+    asked: PruneRequest
     eligible: tuple[int, ...]
     budgets: tuple[Budget, ...]
     texts: Texts
@@ -355,7 +354,7 @@ def _planned(
 ) -> _Planned:
     """Decide what a pruning and its dry run decide alike: they differ only in what they do then."""
     held_out = None if perplexity is None else texts_of(perplexity, None, None, None, 0).texts
-    asked = PruneConfig(
+    asked = PruneRequest(
         rule=named_rule(rule), budgets=listed_budgets(budget), protect=protect, scheme=scheme,
         draws=draws, plans=tasks_of(evaluate, task_data, tables),
         held_out=None if held_out is None else tuple(held_out),
@@ -491,7 +490,7 @@ def _loaded(
 
 def _removals(
     backbone: Backbone,
-    asked: PruneConfig,
+    asked: PruneRequest,
     eligible: Sequence[int],
     budgets: Sequence[Budget],
     run: Run | None,
@@ -525,7 +524,7 @@ def _first(removal: Removal, count: int) -> Removal:
 # --- what that changes -----------------------------------------------------------------------------
 
 
-def _with_first_token(backbone: Backbone, asked: PruneConfig) -> PruneConfig:
+def _with_first_token(backbone: Backbone, asked: PruneRequest) -> PruneRequest:
     """Decide on the full model what no subset shall decide anew."""
     settings = asked.settings
     limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
@@ -534,14 +533,14 @@ def _with_first_token(backbone: Backbone, asked: PruneConfig) -> PruneConfig:
 
 
 def _tokens(
-    backbone: Backbone, asked: PruneConfig, texts: Sequence[str]
+    backbone: Backbone, asked: PruneRequest, texts: Sequence[str]
 ) -> tuple[TokenizedText, ...]:
     return tuple(tokenize(backbone.tokenizer, texts, asked.settings.max_length))
 
 
 def _tried(
     backbone: Backbone,
-    asked: PruneConfig,
+    asked: PruneRequest,
     eligible: Sequence[int],
     outcomes: Sequence[Outcome],
     texts: Texts,
@@ -579,7 +578,7 @@ def _tried(
 
 
 def _held_out(
-    backbone: Backbone, asked: PruneConfig, texts: Texts
+    backbone: Backbone, asked: PruneRequest, texts: Texts
 ) -> tuple[Sequence[str], tuple[str, ...]]:
     """Return the texts of the perplexity, and what to say of them."""
     causal = writes_text(backbone)
@@ -628,7 +627,7 @@ def _failures(full: Trial, outcomes: Sequence[Outcome]) -> list[str]:
 
 def _saving(
     model: str | Path | nn.Module,
-    asked: PruneConfig,
+    asked: PruneRequest,
     format: str,  # noqa: A002
     options: ModelOptions | None,
     *,

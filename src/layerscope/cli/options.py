@@ -49,7 +49,7 @@ def with_settings(**configs: type[Config]) -> Callable[[Callable[..., None]], Ca
         for owner, config in configs.items():
             for name, field in config.model_fields.items():
                 owners[name] = owner
-                parameters.append(_parameter(name, field))
+                parameters.append(_parameter(name, field, owner.replace("_", " ").capitalize()))
 
         @wraps(command)
         def call(**given: Any) -> None:
@@ -66,7 +66,7 @@ def with_settings(**configs: type[Config]) -> Callable[[Callable[..., None]], Ca
     return decorate
 
 
-def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+def _parameter(name: str, field: FieldInfo, group: str) -> inspect.Parameter:
     annotation = field.rebuild_annotation()
     option = _option(annotation)
     flag = option.name or f"--{name.replace('_', '-')}"
@@ -75,7 +75,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     shown: Any = None
     if kind is bool and not option.words:
         names = (f"{flag}/--no-{flag.removeprefix('--')}",) if default else (flag,)
-        return _typed(name, bool, default, names, field.description)
+        return _typed(name, bool, default, names, field.description, group)
     if kind is bool and option.words and default is not None:
         shown = option.words[default]
     elif name == "limit":
@@ -86,19 +86,19 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         shown = ""
     scalar = kind if kind in (int, float) else str
     if shown is None:
-        return _typed(name, scalar | None, None, (flag,), field.description)
-    return _typed(name, scalar, shown, (flag,), field.description)
+        return _typed(name, scalar | None, None, (flag,), field.description, group)
+    return _typed(name, scalar, shown, (flag,), field.description, group)
 
 
 def _typed(
-    name: str, kind: Any, default: Any, flags: tuple[str, ...], description: str | None
+    name: str, kind: Any, default: Any, flags: tuple[str, ...], description: str | None, group: str
 ) -> inspect.Parameter:
     help_text = " ".join((description or "").split())
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=default,
-        annotation=Annotated[kind, typer.Option(*flags, help=help_text)],
+        annotation=Annotated[kind, typer.Option(*flags, help=help_text, rich_help_panel=group)],
     )
 
 
@@ -109,7 +109,7 @@ def _value(name: str, field: FieldInfo, given: Any) -> Any:
     if name == "limit":
         return most(given)
     if given is None:
-        return None
+        return field.default
     if option.words:
         check_choice(name.replace("_", " "), given, option.words)
         return bool(option.words.index(given))

@@ -18,12 +18,10 @@ from layerscope.config import (
     Kind,
     Listed,
     Natural,
-    Pair,
     Pooling,
     Several,
     Text,
     To,
-    Words,
     scalar,
 )
 from layerscope.data.texts import Texts
@@ -60,7 +58,7 @@ from layerscope.models.backbone import Backbone
 from layerscope.models.modes import evaluating
 from layerscope.results.folder import versions
 from layerscope.results.table import Run
-from layerscope.settings import EvaluateConfig, Format, ScanConfig
+from layerscope.settings import EvaluateConfig, Format, Protected, ScanConfig
 
 MEAN: Final = "mean of the tasks"
 Change = Callable[[Trial], float]
@@ -453,13 +451,9 @@ Budgets = Annotated[
     float | str | Iterable[float | str],
     To(Several[Annotated[float | int | str, BeforeValidator(scalar), Kind(_BUDGET)]]),
 ]
-Protected = Annotated[
-    tuple[int, int],
-    To(Annotated[Pair[Natural], Words("two whole numbers of at least 0, at the start and end")]),
-]
 
 
-class PruneConfig(Config):
+class PruneRequest(Config):
     """What was asked for, checked before a model is loaded.
 
     Raises:
@@ -545,7 +539,7 @@ def tasks_of(
 
 
 def fitting(
-    backbone: Backbone, asked: PruneConfig, *, saved: bool
+    backbone: Backbone, asked: PruneRequest, *, saved: bool
 ) -> tuple[tuple[int, ...], tuple[Budget, ...]]:
     """Return the blocks that may go and the budgets in blocks.
 
@@ -579,7 +573,7 @@ def _refuse_needed(backbone: Backbone, eligible: Sequence[int]) -> None:
         blocks.refuse_skipping(backbone, kept)
 
 
-def notes_of(asked: PruneConfig, budgets: Sequence[Budget], run: Run | None) -> list[str]:
+def notes_of(asked: PruneRequest, budgets: Sequence[Budget], run: Run | None) -> list[str]:
     """Return what there is to know of how the blocks were chosen."""
     notes = [
         f"budgets {', '.join(each.asked)} all remove {each} blocks."
@@ -597,7 +591,7 @@ def notes_of(asked: PruneConfig, budgets: Sequence[Budget], run: Run | None) -> 
 
 def record_of(
     backbone: Backbone,
-    asked: PruneConfig,
+    asked: PruneRequest,
     eligible: Sequence[int],
     outcomes: Sequence[Outcome],
     full: Trial | None,
@@ -649,7 +643,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def evidence_of(asked: PruneConfig, outcome: Outcome, record: dict[str, Any]) -> list[str]:
+def evidence_of(asked: PruneRequest, outcome: Outcome, record: dict[str, Any]) -> list[str]:
     """Return the sentences of the model card on why these blocks, and what it cost."""
     rule, data = asked.rule, record["data"]
     on = f", measured on {data.get('texts')} texts of {data.get('name')}" if data else ""
