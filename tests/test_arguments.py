@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 import layerscope
 from layerscope import api
@@ -14,7 +15,7 @@ from layerscope.api.common import Result
 from layerscope.errors import InputError
 from layerscope.models import loading
 from layerscope.settings import CutConfig, EvaluateConfig, ScanConfig
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model, tiny_tokenizer, vision_model
 
 VALUES = {
     "None": None,
@@ -263,6 +264,13 @@ def test_a_tokenizer_beside_the_name_of_a_model_is_refused(untouched, function):
     assert_refused(partial(getattr(api, function), **given), said)
 
 
+@pytest.mark.parametrize("function", ["scan", "estimate_scan"])
+def test_texts_for_a_model_of_images_are_refused(function):
+    given = others(function) | {"model": vision_model("vit")}
+    said = "the model reads images and has no tokenizer, so texts cannot be measured"
+    assert_refused(partial(getattr(api, function), **given), said)
+
+
 def test_what_is_no_tokenizer_is_refused(untouched):
     given = {"model": tiny_model("llama"), "data": TEXTS}
     for wrong_one in (5, "bert-base-uncased", tiny_tokenizer().backend_tokenizer):
@@ -312,6 +320,8 @@ SAID = "expected arrays of finite numbers, got 1 NaN or infinite of 96; leave ou
         (with_value(np.nan), {}, SAID),
         (with_value(np.inf), {}, SAID),
         (RANDOM.astype(int), {}, "expected floating-point vectors (layer, sample, dim)"),
+        (torch.tensor(RANDOM).to_sparse(), {},
+         "expected a dense tensor, got torch.sparse_coo; pass its to_dense()."),
         (RANDOM.astype(object), {}, "expected arrays of floating-point numbers, got object."),
         (RANDOM.astype(complex), {}, "expected arrays of floating-point numbers, got complex128."),
         (RANDOM > 0, {}, "expected arrays of floating-point numbers, got bool."),

@@ -71,7 +71,7 @@ GOLDEN = ["middle la yerg serve bett3r", "middoe laymer s serve better"]
 
 def test_views_do_not_depend_on_the_process():
     code = (
-        "from layerscope.augmentation import AugmentationConfig as S, views;"
+        "from layerscope.data.misspellings import AugmentationConfig as S, views;"
         f"print([v.text for v in views({SENTENCE!r}, 4, settings=S(), seed=7)])"
     )
     expected = str([view.text for view in views(SENTENCE, 4, settings=DEFAULT, seed=7)])

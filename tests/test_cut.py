@@ -374,7 +374,7 @@ def test_the_last_layer_that_is_only_given_normed_is_refused(name, tmp_path):
     [
         (0, "layer 0 is the embeddings"),
         (5, r"expected a layer from 1 to 4 \(the last block of"),
-        (-1, "the number of a block, got -1"),
+        (-1, "expected layer to be a whole number of at least 1 or 'auto', got -1"),
     ],
 )
 def test_a_layer_out_of_range_is_refused(layer, said, tmp_path):
@@ -630,8 +630,8 @@ def test_a_dry_run_sees_the_place_as_the_cut_does(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx, "_NEEDED", ("a_library_of_nobody",))
     refused_alike("needs an extra", InputError, model, 2, out=out, format="onnx")
     with monkeypatch.context() as patched:
-        patched.setattr(formats.os, "access", lambda *_: False)
-        refused_alike("permission denied", InputError, model, 2, out=out, format="transformers")
+        patched.setattr("os.access", lambda *_: False)
+        refused_alike("Permission denied", InputError, model, 2, out=out, format="transformers")
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(formats.shutil, "disk_usage", lambda _: usage)
     refused_alike("nothing was written", RunError, model, 2, out=out, format="transformers")

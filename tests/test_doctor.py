@@ -16,6 +16,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import nn
 
 import layerscope
+from architectures import random_model
 from commands import run
 from layerscope import api
 from layerscope.api.diagnosing import doctor
@@ -89,6 +90,25 @@ def test_a_healthy_model_passes(name):
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_a_healthy_model_that_is_not_in_the_table_passes(name):
     assert failed(planted(healthy(name))) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("esm", "holds in contact_head.regression.weight a part for each block"),
+        ("gpt_neox_japanese", "would then need layers.0.attention.dense_bias"),
+    ],
+)
+def test_blocks_that_cannot_be_taken_out_skip_the_cut(name, reason):
+    found = diagnosis(backbone_of(random_model(name), tiny_tokenizer()), "cut").check("cut")
+    assert found.verdict == "skipped"
+    assert reason in found.said
+
+
+def test_a_norm_that_stands_on_the_embeddings_as_well_is_read_behind_the_last_block():
+    found = diagnosis(backbone_of(random_model("nanochat"), tiny_tokenizer()))
+    assert failed(found) == {}
+    assert "called once, on layer 4" in found.check("final_norm").said
 
 
 def test_it_says_what_padding_does_to_a_model():
@@ -238,7 +258,7 @@ def test_a_hook_on_a_submodule(monkeypatch):
     model = copy.deepcopy(tiny_model("llama"))
     model.parts = nn.ModuleList(block.mlp for block in model.layers)
     rows = dict(architectures.ARCHITECTURES) | {"llama": Architecture("parts", "norm")}
-    monkeypatch.setattr("layerscope.models.loading.ARCHITECTURES", rows)
+    monkeypatch.setattr("layerscope.models.backbone.ARCHITECTURES", rows)
     found = failed(planted(backbone_of(model, tiny_tokenizer())))
     assert "what leaves block 1 is not what enters block 2 (3 of 3 links broken)" in found["blocks"]
     assert "hidden_states" in found
@@ -532,7 +552,7 @@ def test_the_command_fits_80_columns_and_exits_0(command, tiny_folder, text_file
 
 def test_a_failed_check_exits_1_and_says_what_to_do(command, tiny_folder, text_file, monkeypatch):
     rows = dict(architectures.ARCHITECTURES) | {"llama": Architecture("layers")}
-    monkeypatch.setattr("layerscope.models.loading.ARCHITECTURES", rows)
+    monkeypatch.setattr("layerscope.models.backbone.ARCHITECTURES", rows)
     finished = command(tiny_folder("llama"), "--data", text_file)
     out = " ".join(finished.out.split())
     assert finished.code == 1

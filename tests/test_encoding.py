@@ -236,9 +236,10 @@ FILLING = """
 import sys, time
 from pathlib import Path
 import numpy as np, torch
-from layerscope import bank, models
-from layerscope.encoding import BankEncoder, TokenPolicy, open_bank
-from layerscope.settings import Pooling
+from layerscope.models import loading
+from layerscope.states import bank
+from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
+from layerscope.config import Pooling
 from tiny import texts
 torch.set_num_threads(1)
 pause, shards, folder, model, out = float(sys.argv[1]), int(sys.argv[2]), *map(Path, sys.argv[3:])
@@ -248,7 +249,7 @@ def slowly(self):
     flush(self)
     if next(left, None) is None: time.sleep(pause)
 bank.VectorBank.flush = slowly
-backbone = models.load(model)
+backbone = loading.load(model)
 opened = open_bank(folder, backbone, TokenPolicy())
 encoder = BankEncoder(backbone, opened, Pooling.MEAN, batch_tokens=60)
 found = {str(site): encoder.vectors(site, texts(12)) for site in encoder.sites}

@@ -569,7 +569,8 @@ def test_a_run_of_an_older_layerscope_is_refused_with_the_reason(tiny_folder, fe
     record["model"]["weights_fingerprint"] = "28a10a12fe4cceb0"
     (scan_copy / "run.json").write_text(json.dumps(record))
     with pytest.raises(
-        InputError, match=r"made by an older layerscope that could not tell fine-tuned copies apart"
+        InputError,
+        match=r"holds a run made by an older layerscope .*apart; scan again into another --out folder",
     ):
         api.evaluate(tiny_folder("llama"), few, out=scan_copy)
 

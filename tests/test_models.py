@@ -15,6 +15,7 @@ import torch
 import transformers as hf
 from torch import nn
 
+from architectures import random_model
 from layerscope import api
 from layerscope.data.tokens import TokenizedText, pad
 from layerscope.errors import InputError, RunError
@@ -35,6 +36,7 @@ from tiny import (
     texts,
     tiny_model,
     tiny_tokenizer,
+    unusual_model,
     with_column_changed,
 )
 
@@ -549,6 +551,40 @@ def test_a_model_that_does_not_run_on_text_is_refused():
     )  # fmt: skip
     with pytest.raises(InputError, match="does not run on a short text input"):
         backbone_of(hf.BeitModel(config), None)
+
+
+def test_blocks_that_hand_on_several_states_for_each_token_are_refused():
+    said = r"Gemma3nTextModel hands its blocks \(4, 1, 40, 32\) for 1 texts of 40 tokens"
+    with pytest.raises(InputError, match=said + ", not a state for each token"):
+        backbone_of(random_model("gemma3n_text"), None)
+
+
+def test_a_model_whose_output_joins_several_streams_is_refused():
+    said = "ReformerModel gives out states of 64 dimensions where its blocks hand on 32"
+    with pytest.raises(InputError, match=said):
+        backbone_of(random_model("reformer"), None)
+
+
+def test_a_final_norm_behind_the_end_of_the_librarys_list_is_found():
+    model = random_model("clip_text_model")
+    found = backbone_of(model, None)
+    assert found.final_norm is model.final_layer_norm
+    ids = torch.tensor([IDS])
+    with torch.no_grad():
+        output = model(input_ids=ids, output_hidden_states=True)
+    read = states(found)
+    torch.testing.assert_close(read[Site(4)], output.hidden_states[-1][0])
+    torch.testing.assert_close(read[Site(4, "final_norm")], output.last_hidden_state[0])
+
+
+def test_an_encoder_whose_class_is_no_pair_any_more_loads(tmp_path):
+    """T5Gemma's, as a cut saves it: its config says that there is no decoder."""
+    encoder = unusual_model("t5gemma").config
+    encoder.is_encoder_decoder = False
+    torch.manual_seed(0)
+    model = hf.T5GemmaEncoderModel(encoder).eval()
+    save_tiny(model, tmp_path)
+    assert same(states(load(tmp_path)), states(backbone_of(model, None)))
 
 
 def test_a_layout_that_its_architecture_does_not_have_is_refused():

@@ -389,7 +389,9 @@ def test_a_run_serves_in_place_of_a_scan_if_it_is_of_this_model(writer, tmp_path
     with pytest.raises(InputError, match="the run is of another model or dtype"):
         layerscope.prune(tiny_model("gpt2"), "nrs", 1, run=scan, tokenizer=tiny_tokenizer())
     scan.record["model"]["weights_fingerprint"] = "28a10a12fe4cceb0"
-    with pytest.raises(InputError, match=r"was made by an older layerscope .*apart; scan again"):
+    with pytest.raises(
+        InputError, match=r"the run of .* was made by an older .*apart; scan again\."
+    ):
         layerscope.prune(writer, "nrs", 1, run=scan, protect=(0, 0))
 
 
@@ -438,7 +440,7 @@ def test_json_holds_the_blocks(writer, monkeypatch, capsys, text_file):
         (["--rule", "gmfi"], "unknown rule 'gmfi'; did you mean 'gfmi'"),
         (
             ["--protect", "1"],
-        (["--protect", "1"], "expected protect to be two whole numbers of at least 0 like 1,1"),
+            (["--protect", "1"], "expected protect to be two whole numbers of at least 0 like 1,1"),
         ),
         (["--protect", "2,2"], "leaves none of the model's 4 to remove"),
         (["--scheme", "gready"], "unknown scheme 'gready'"),
@@ -536,8 +538,8 @@ def test_no_length_limit_cuts_the_texts_that_are_compared(limit):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"budget": []}, "expected at least one budget, got none"),
-        ({"protect": (-1, 1)}, "expected protected blocks of at least 0, got -1,1"),
+        ({"budget": []}, "expected at least one of budget, got none"),
+        ({"protect": (-1, 1)}, "expected protect of at least 0, got -1"),
     ],
 )
 def test_what_only_python_can_ask_for_is_refused(writer, options, message):
@@ -560,7 +562,8 @@ def test_another_text_with_the_cache_than_without_it_is_told(writer, tmp_path, m
         prune(out=tmp_path / "out")
     monkeypatch.setattr("layerscope.export.shorten.find_output", lambda *_: None)
     with pytest.raises(
-        InputError, match="LlamaModel in transformers does not give out its last state"
+        InputError,
+        match="LlamaModel in transformers does not give out the states that were measured",
     ):
         prune(out=tmp_path / "other")
 

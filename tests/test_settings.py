@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from layerscope.analysis.plan import check_measures
 from layerscope.config import Augmentation, FirstToken, NonFinite, Pooling, parse_layers
 from layerscope.data.misspellings import AugmentationConfig
 from layerscope.data.views import SpanConfig
@@ -64,12 +65,10 @@ def test_the_record_is_plain_json():
         ({"augmentation": ()}, "at least one of augmentation"),
         ({"span_words": 0}, "expected span_words of at least 1"),
         ({"draws": 0}, "expected draws of at least 1"),
-        ({"metrics": ("lidr",)}, "unknown measure 'lidr'; did you mean 'lidar'"),
         ({"metrics": ()}, "at least one of metrics"),
         ({"layers": ()}, "at least one of layers"),
         ({"stages": ()}, "at least one of stages"),
         ({"conventions": ()}, "at least one of conventions"),
-        ({"metrics": ("effective_rank",), "conventions": ("reference",)}, "nothing is left to"),
         (
             {"special_tokens": "exclude"},
             "expected special_tokens to be True or False, got 'exclude'",
@@ -191,6 +190,18 @@ def test_a_wrong_type_is_one_sentence_that_names_the_setting(given, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"metrics": ("lidr",)}, "unknown measure 'lidr'; did you mean 'lidar'"),
+        ({"metrics": ("effective_rank",), "conventions": ("reference",)}, "nothing is left to"),
+    ],
+)
+def test_measures_that_cannot_be_made_are_refused_before_a_pass(given, message):
+    with pytest.raises(InputError, match=message):
+        check_measures(ScanConfig(**given))
+
+
 def test_settings_are_values():
     settings = ScanConfig(metrics=("lidar",), views=np.int64(4))
     assert settings.metrics == ("lidar",)
@@ -199,8 +210,8 @@ def test_settings_are_values():
     assert settings.changed(views=0) == ScanConfig(metrics="lidar", views=0)
     with pytest.raises(InputError, match="expected views to be a whole number"):
         settings.changed(views=2.5)
-    with pytest.raises(InputError, match="expected metrics once, got it twice"):
-        ScanConfig(("lidar",), metrics=("lidar",))
+    with pytest.raises(InputError, match="expected max_length once, got it twice"):
+        ScanConfig(512, max_length=512)
     with pytest.raises(InputError, match="expected at most 3 settings, got 4"):
         TokenPolicy(False, "keep", 9, 1)
     with pytest.raises(ValueError, match="frozen"):

@@ -106,7 +106,7 @@ def test_a_draw_does_not_depend_on_how_many_there_are(kind):
 
 def test_spans_do_not_depend_on_the_process():
     code = (
-        "from layerscope.augmentation import SpanConfig as S, spans;"
+        "from layerscope.data.views import SpanConfig as S, spans;"
         f"print(spans({SENTENCE!r}, settings=S(words=5), seed=7))"
     )
     expected = str(spans(SENTENCE, settings=SpanConfig(words=5), seed=7))

@@ -10,12 +10,12 @@ import torch
 import transformers as hf
 from torch import nn
 
+from architectures import random_model
 from layerscope.errors import InputError
 from layerscope.export.shorten import find_output, smaller
 from layerscope.models.backbone import Backbone, backbone_of
 from layerscope.models.blocks import block_path, probe, remove_blocks, skipping
-from layerscope.models.configs import kept_config
-from layerscope.states.sites import Site
+from layerscope.models.configs import kept_config, read_again
 from matrix import WORKS
 from tiny import CONFIGS, VISION, condition, tiny_model, tiny_tokenizer, vision_model
 
@@ -114,7 +114,7 @@ def test_a_live_model_is_given_back_as_it_was(name):
     model = copy.deepcopy(tiny_model(name)).train()
     found = backbone_of(model, tiny_tokenizer(), name=name)
     before = condition(model)
-    find_output(found, [0, 1], Site(2))
+    find_output(found, smaller(found, [0, 1]), torch.zeros(6, 32))
     assert condition(model) == before
     try:
         with skipping(found, {2, 3}) as shorter:
@@ -270,6 +270,70 @@ def test_lists_indexes_and_counts_of_a_config_follow_the_kept_blocks():
     assert small.hybrid_override_pattern == "*-"
     assert config.num_hidden_layers == 4
     assert len(config.layer_types) == 4
+
+
+class Whole(hf.LlamaModel):
+    """An architecture that is built with all of its blocks only."""
+
+    def __init__(self, config):
+        if config.num_hidden_layers < 4:
+            raise ValueError("needs 4 layers.")
+        super().__init__(config)
+
+
+class Busy(hf.LlamaModel):
+    """One that is built with fewer blocks, but then does not run."""
+
+    def forward(self, *args, **named):
+        if len(self.layers) < 4:
+            raise ValueError("needs 4 layers.")
+        return super().forward(*args, **named)
+
+
+def made_of(kind: type[nn.Module]) -> Backbone:
+    return backbone_of(kind(CONFIGS["llama"]()).eval(), tiny_tokenizer(), name="mine")
+
+
+def test_a_smaller_model_that_cannot_be_built_is_refused():
+    said = r"cannot do without block 2: what stays cannot be built \(needs 4 layers\)"
+    with pytest.raises(InputError, match=said), skipping(made_of(Whole), {2}):
+        pass
+
+
+def test_a_smaller_model_that_cannot_run_is_refused():
+    said = r"transformers cannot run Busy with 2 of its 4 blocks \(needs 4 layers\)"
+    with pytest.raises(InputError, match=said):
+        smaller(made_of(Busy), [0, 1])
+
+
+def test_a_weight_that_no_smaller_model_has_is_refused():
+    found = backbone("llama")
+    found.model.extra = nn.Linear(2, 2)
+    said = "the blocks of llama that stay do not make up a LlamaModel: extra.bias fits nowhere"
+    with pytest.raises(InputError, match=said):
+        smaller(found, range(4))
+
+
+def test_a_config_that_cannot_be_read_again_is_refused(monkeypatch):
+    def refuse(*_):
+        raise ValueError("no such entry.")
+
+    monkeypatch.setattr(hf.LlamaConfig, "from_dict", refuse)
+    said = r"the config of a smaller llama cannot be read again \(no such entry\)"
+    with pytest.raises(InputError, match=said):
+        read_again(CONFIGS["llama"]())
+
+
+def test_a_model_that_gives_out_a_tuple_is_not_saved():
+    model = random_model("dpr")
+    assert type(model).__name__ == "DPRQuestionEncoder"
+    with pytest.raises(InputError, match="DPREncoder in transformers gives out a tuple without"):
+        smaller(backbone_of(model, tiny_tokenizer()), [0, 1])
+
+
+def test_a_number_of_the_config_that_restores_a_constant_stays_a_whole_one():
+    small = smaller(backbone_of(random_model("nllb-moe"), tiny_tokenizer()), [0, 1])
+    assert type(small.config.expert_capacity) is int
 
 
 def test_a_computed_pattern_is_refused():

@@ -54,8 +54,8 @@ def test_a_limit_that_special_tokens_fill_is_refused(limit):
         tokenize(tiny_tokenizer(), ["river stone"], limit)
 
 
-def test_texts_without_a_tokenizer():
-    with pytest.raises(InputError, match="pass tokenizer="):
+def test_texts_for_a_model_without_a_tokenizer():
+    with pytest.raises(InputError, match="reads images and has no tokenizer"):
         tokenize(None, ["river"], 9)
 
 

@@ -130,6 +130,10 @@ def test_random_subspaces_follow_the_law():
     ]
     assert np.mean(cosines) == pytest.approx(24**2 / 60, rel=0.02)
     assert subspaces.random_distance(40, 60) == subspaces.random_distance(20, 60)
+    for k in (0, 60):
+        said = f"all subspaces of dimension {k} in 60 dimensions are equal"
+        with pytest.raises(UndefinedError, match=said):
+            subspaces.random_distance(k, 60)
 
 
 def test_independent_subspaces_turn_by_a_right_angle_and_noise_by_more():

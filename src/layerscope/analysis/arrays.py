@@ -19,11 +19,10 @@ from layerscope.analysis.measure import (
     refuse_nothing_measured,
     run_frames,
 )
-from layerscope.analysis.plan import conventions_of
+from layerscope.analysis.plan import check_measures, conventions_of
 from layerscope.analysis.reduce import key
 from layerscope.config import shown
 from layerscope.errors import InputError
-from layerscope.metrics import catalogue
 from layerscope.metrics.measure import Measure
 from layerscope.results.folder import versions
 from layerscope.results.table import Run
@@ -183,7 +182,7 @@ def _refuse_lone_layer(settings: ScanConfig, measures: Sequence[Measure], layers
 
 
 def _array_measures(settings: ScanConfig, level: str) -> tuple[Measure, ...]:
-    chosen = catalogue.select(settings.metrics)
+    chosen = check_measures(settings)
     allowed = ("dataset", "pair") if level == "dataset" else (level,)
     fitting = tuple(
         measure for measure in chosen if measure.level in allowed and not measure.crosses_blocks

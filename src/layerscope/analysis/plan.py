@@ -157,8 +157,27 @@ def prepare(
     )
 
 
-def _chosen_measures(settings: ScanConfig) -> tuple[Measure, ...]:
+def check_measures(settings: ScanConfig) -> tuple[Measure, ...]:
+    """Return the measures that a scan asks for.
+
+    Raises:
+        InputError: a name nobody knows, or none that exists in the conventions asked for.
+    """
     chosen = catalogue.select(settings.metrics)
+    if settings.metrics is None or any(
+        not measure.conventions or set(measure.conventions) & set(settings.conventions)
+        for measure in chosen
+    ):
+        return chosen
+    names = ", ".join(measure.name for measure in chosen)
+    raise InputError(
+        f"nothing is left to measure: {names} in the convention {', '.join(settings.conventions)} "
+        "does not exist; see layerscope metrics."
+    )
+
+
+def _chosen_measures(settings: ScanConfig) -> tuple[Measure, ...]:
+    chosen = check_measures(settings)
     if settings.views:
         return chosen
     views_needed = [measure.name for measure in chosen if measure.level == "view"]

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from layerscope.analysis.arrays import as_vectors, scan_arrays
-from layerscope.analysis.plan import Prepared, prepare, refuse_impossible
+from layerscope.analysis.plan import Prepared, check_measures, prepare, refuse_impossible
 from layerscope.analysis.run import Estimates, estimate, scan_backbone
 from layerscope.api.common import (
     Data,
@@ -183,6 +183,7 @@ def scan(
         RunError: the model or the disk failed.
     """
     chosen = ScanConfig(**settings)
+    check_measures(chosen)
     refuse_tokenizer(model, tokenizer)
     place = RunFolder(Path(out), overwrite) if out is not None else None
     with place.claimed() if place else nullcontext():
@@ -220,6 +221,7 @@ def estimate_scan(
 ) -> Estimates:
     """Return what a scan would take in time, memory and disk, from one batch of it."""
     chosen = ScanConfig(**settings)
+    check_measures(chosen)
     refuse_tokenizer(model, tokenizer)
     with (watch or unwatched)() as progress:
         texts = texts_of(data, column, split, limit, chosen.seed)

@@ -86,10 +86,13 @@ def tokenize(tokenizer: Any, texts: Sequence[str], limit: int) -> list[Tokenized
     """Tokenize texts as the model expects them, cut to `limit` tokens.
 
     Raises:
-        InputError: the tokenizer is missing, or its own tokens fill the limit.
+        InputError: there is none, since the model reads images; or its own tokens fill the limit.
     """
     if tokenizer is None:
-        raise InputError("texts were given but no tokenizer; pass tokenizer= with a loaded model.")
+        raise InputError(
+            "the model reads images and has no tokenizer, so texts cannot be measured; only doctor, and "
+            "cut at a layer that is named, take it."
+        )
     added = tokenizer.num_special_tokens_to_add()
     if limit <= added:  # some tokenizers would then not cut at all
         raise InputError(

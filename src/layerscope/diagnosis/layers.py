@@ -246,8 +246,17 @@ def cut(subject: Subject) -> Finding:
         refuse_surgery(backbone)
     except InputError as refusal:
         return skipped(str(refusal))
-    layers = cut_layers(backbone.depth)
-    found = worst(Gap(_cut_gap(subject, layer), layer) for layer in layers)
+    gaps: list[Gap] = []
+    refusals: list[str] = []
+    for layer in cut_layers(backbone.depth):
+        try:
+            gaps.append(Gap(_cut_gap(subject, layer), layer))
+        except InputError as refusal:
+            refusals.append(str(refusal))
+    if not gaps:
+        return skipped(refusals[0])
+    found = worst(gaps)
+    layers = [each.place for each in gaps]
     through = "" if backbone.final_norm is None else "the final norm of "
     said = (
         f"cut at {', '.join(map(str, layers))}, its output is {through}that layer: "

@@ -35,7 +35,7 @@ class Trace:
 
     Attributes:
         blocks: every call of a block, in the order in which the model made them.
-        norms: every call of the final norm.
+        norms: every call of the final norm from block 1 on (NanoChat norms its embeddings with it).
         listed: the library's own `hidden_states`, empty if it gives none.
         last: the library's `last_hidden_state`.
     """
@@ -81,6 +81,7 @@ def trace(backbone: Backbone, inputs: Inputs) -> Trace:
             blocks.over(block)
         if backbone.final_norm is not None:
             norms.over(backbone.final_norm)
+            norms.start_at(backbone.blocks[0])
         output = run(backbone.model, inputs, listed=True)
     finally:
         blocks.end()
@@ -119,6 +120,10 @@ class _Watch:
             module.register_forward_pre_hook(self._enter, with_kwargs=True),
             module.register_forward_hook(self._leave),
         ]
+
+    def start_at(self, module: nn.Module) -> None:
+        """Forget the calls that were made before a module is called."""
+        self._handles.append(module.register_forward_pre_hook(lambda *_: self.calls.clear()))
 
     def end(self) -> None:
         for handle in self._handles:

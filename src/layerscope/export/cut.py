@@ -127,14 +127,12 @@ def refuse_model(backbone: Backbone, settings: CutConfig) -> None:
 
 
 def refuse_no_layer(layer: int) -> None:
-    """Raise an InputError for a number that is a layer of no cut, before a model is loaded."""
+    """Raise an InputError for the layer that no cut can give, before a model is loaded."""
     if layer == 0:
         raise InputError(
             "layer 0 is the embeddings, before any block; a cut keeps at least block 1: expected a layer "
             "from 1 on, got 0."
         )
-    if layer < 0:
-        raise InputError(f"expected a layer from 1 on, the number of a block, got {layer}.")
 
 
 def refuse_layer(backbone: Backbone, layer: int) -> None:
@@ -233,11 +231,6 @@ def probed_state(backbone: Backbone, site: Site) -> Tensor:
     """Return a site's state (token, dim) of the short input; `final_norm` of any layer."""
     block = backbone.blocks[site.layer - 1]
     states = blocks.given_by(backbone, block, blocks.probe(backbone))[0]
-    if states.ndim != 3:
-        raise InputError(
-            f"the blocks of {backbone.info.model_class} give several states for each token (shape "
-            f"{tuple(states.shape)}), so that no model can end at one of them with one state a token."
-        )
     if site.stage == "final_norm" and backbone.final_norm is not None:
         return normed(backbone, states[0])
     return states[0]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -75,15 +74,6 @@ def refuse_folder(out: Path, *, overwrite: bool, sources: Iterable[Any] = ()) ->
         raise InputError(
             f"{str(out)!r} already holds a model that layerscope saved; pass --overwrite to replace it, "
             "or choose another --out folder."
-        )
-
-
-def _refuse_unwritable(out: Path) -> None:
-    """Refuse where the folder, or the first of its parents that is there, cannot be written to."""
-    parent = next(place for place in out.absolute().parents if place.is_dir())
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(
-            f"cannot write to {str(parent)!r} (permission denied); choose another --out folder."
         )
 
 

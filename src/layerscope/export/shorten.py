@@ -134,7 +134,11 @@ def core_of(model: Any) -> Any:
 
 
 def stock_output(model: Any, inputs: dict[str, Tensor]) -> Any:
-    """Run a saved model as anybody would, and return what it gives."""
+    """Run a saved model as anybody would, and return what it gives.
+
+    Raises:
+        InputError: it does not give its states by name.
+    """
     device = next(model.parameters()).device
     for module in model.modules():
         for name, buffer in module._buffers.items():
@@ -142,7 +146,13 @@ def stock_output(model: Any, inputs: dict[str, Tensor]) -> Any:
                 module._buffers[name] = buffer.to(device)
     core = core_of(model)
     with evaluating(model):
-        return core(**inputs, output_hidden_states=True)
+        output = core(**inputs, output_hidden_states=True)
+    if not hasattr(output, "last_hidden_state"):
+        raise InputError(
+            f"{type(core).__name__} in transformers gives out a {type(output).__name__} without a "
+            "last_hidden_state, in which no layer could be found again; it cannot be saved."
+        )
+    return output
 
 
 def _settle_cache(backbone: Backbone, model: Any, kept: Sequence[int]) -> None:
@@ -154,6 +164,8 @@ def _settle_cache(backbone: Backbone, model: Any, kept: Sequence[int]) -> None:
     inputs = probe(backbone)
     try:
         stock_output(model, inputs)
+    except InputError:
+        raise
     except Exception:  # whatever the model's own code raises
         configs = {id(each): each for each in (model.config, core_of(model).config)}
         for config in configs.values():
@@ -178,19 +190,26 @@ def _parts(backbone: Backbone, *, head: bool) -> tuple[Any, Any, dict[str, Tenso
     if encoder is not None and not head:
         state = {f"encoder.{name}": weight for name, weight in core.state_dict().items()}
         return encoder, core if type(whole.config) is type(core.config) else whole, state
-    alone = core is getattr(whole, "base_model", None) or core is whole or _is_stock(core)
+    base = core is getattr(whole, "base_model", None) and _is_exported(core)  # DPR's is not
+    alone = base or core is whole or _is_stock(core)
     source = core if alone and not head else whole
     return type(source), source, source.state_dict()
 
 
 def _is_stock(core: Any) -> bool:
     """Whether transformers loads this module by itself, from its own config."""
-    import transformers
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
     kinds: Any = MODEL_MAPPING.get(type(core.config), None)
     listed = kinds if isinstance(kinds, tuple) else (kinds,)
-    return type(core) in listed and hasattr(transformers, type(core).__name__)
+    return type(core) in listed and _is_exported(core)
+
+
+def _is_exported(core: Any) -> bool:
+    """Whether transformers finds the class of a module again by the name in a saved config."""
+    import transformers
+
+    return hasattr(transformers, type(core).__name__)
 
 
 def refuse_decoder(backbone: Backbone, kind: str) -> None:

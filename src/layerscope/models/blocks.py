@@ -93,7 +93,10 @@ def carried_entries(backbone: Backbone, kept: Sequence[int]) -> dict[str, float]
         return {}
     ratio = _common_ratio(differing)
     for name, value in _scalable(config) if ratio is not None else ():
-        entries = {name: value * float(ratio or 1)}
+        scaled = value * float(ratio or 1)
+        if type(value) is int and not math.isclose(scaled, round(scaled), rel_tol=1e-9):
+            continue
+        entries = {name: round(scaled) if type(value) is int else scaled}
         if not _still_differing(backbone, kept, config, entries):
             return entries
     worst = differing[0]

@@ -105,7 +105,7 @@ def _without_weights(
     """
     if source.gguf_file:
         return None
-    kind = _class_with_head(source, options) if head else _auto("AutoModel")
+    kind = _class_to_load(source, options, head=head)
 
     def load_it() -> tuple[nn.Module, dict[str, Any]] | None:
         try:
@@ -222,7 +222,7 @@ def _load_model(source: _Source, options: ModelOptions, *, head: bool) -> nn.Mod
         arguments["gguf_file"] = source.gguf_file
     if options.device_map:
         arguments["device_map"] = options.device_map
-    kind = _class_with_head(source, options) if head else _auto("AutoModel")
+    kind = _class_to_load(source, options, head=head)
     model, report = _explained(
         source,
         lambda: kind.from_pretrained(source.path, **arguments),
@@ -239,6 +239,15 @@ def _auto(name: str) -> Any:
     import transformers
 
     return getattr(transformers, name, None)
+
+
+def _class_to_load(source: _Source, options: ModelOptions, *, head: bool) -> Any:
+    """Return the class to load; an encoder that was saved by itself (T5Gemma's) has one of its own."""
+    if source.gguf_file and not head:
+        return _auto("AutoModel")
+    named = _class_with_head(source, options)
+    alone = getattr(named, "__name__", "").endswith("EncoderModel")
+    return named if head or alone else _auto("AutoModel")
 
 
 def _class_with_head(source: _Source, options: ModelOptions) -> Any:

@@ -37,7 +37,7 @@ def infer_architecture(core: nn.Module) -> Architecture:
     path = longest_block_list(core)
     blocks = tuple(core.get_submodule(path).children())
     trial = _Trial(core, blocks)
-    reported, seen = _states_both_ways(trial)
+    reported, last, seen = _states_both_ways(trial)
     hooked = [seen[id(block)][1] for block in blocks if id(block) in seen]
     refusal = InputError(
         f"{type(core).__name__} is not in layerscope's table of architectures, and the outputs of its "
@@ -49,18 +49,25 @@ def infer_architecture(core: nn.Module) -> Architecture:
     shifted = zip(reported[: len(blocks) - 1], hooked[:-1], strict=True)
     if not (_all_equal(inner) or _all_equal(shifted)):
         raise refusal
+    if last.shape[-1] != hooked[-1].shape[-1]:  # Reformer's two streams
+        raise InputError(
+            f"{trial.name} gives out states of {last.shape[-1]} dimensions where its blocks hand on "
+            f"{hooked[-1].shape[-1]}, so that its output is no layer's state; its layers cannot be read."
+        )
+    raw = _equal(reported[-1], hooked[-1])
+    given = last if raw else reported[-1]  # CLIP's list ends before its norm
     norm = None
-    if not _equal(reported[-1], hooked[-1]):
-        norm = _module_between(core, hooked[-1], reported[-1], seen)
-        if norm is None:
+    if not _equal(given, hooked[-1]):
+        norm = _module_between(core, hooked[-1], given, seen)
+        if norm is None and not raw:
             raise refusal
     return measured_calls(core, blocks, Architecture(path, norm))
 
 
 def _states_both_ways(
     trial: _Trial,
-) -> tuple[list[Tensor], dict[int, tuple[Tensor, Tensor]]]:
-    """Run a short input: the states the model reports; what entered and left blocks and other modules."""
+) -> tuple[list[Tensor], Tensor, dict[int, tuple[Tensor, Tensor]]]:
+    """Run a short input: the states the model reports, its output, what entered and left its modules."""
     seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -83,7 +90,11 @@ def _states_both_ways(
         for handle in handles:
             handle.remove()
     reported = getattr(output, "hidden_states", None) or ()
-    return [state.float() for state in reported if isinstance(state, Tensor)], seen
+    return (
+        [state.float() for state in reported if isinstance(state, Tensor)],
+        output[0].float(),
+        seen,
+    )
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
