@@ -226,8 +226,10 @@ def test_measures_are_listed_and_looked_up():
 
 def test_the_rooms_of_the_package_are_reached_after_a_plain_import():
     """In a new process: `layerscope.metrics` is the folder of the measures."""
-    code = "import layerscope; print(layerscope.metrics.__name__, layerscope.errors.InputError.__name__);"
-    code += "import layerscope.metrics.spectrum; print(layerscope.metrics.spectrum.renyi_entropy.__name__)"
+    code = (
+        "import layerscope as l; print(l.metrics.__name__, l.errors.InputError.__name__);"
+        "import layerscope.metrics.spectrum; print(l.metrics.spectrum.renyi_entropy.__name__)"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["layerscope.metrics", "InputError", "renyi_entropy"]
 

@@ -14,7 +14,7 @@ from layerscope import api
 from layerscope.api.common import Result
 from layerscope.errors import InputError
 from layerscope.models import loading
-from layerscope.settings import CutConfig, EvaluateConfig, ScanConfig
+from layerscope.settings import CutConfig, EvaluateConfig, PruneConfig, ScanConfig
 from tiny import tiny_model, tiny_tokenizer, vision_model
 
 VALUES = {
@@ -92,10 +92,7 @@ PARAMETERS = {
     "prune": {
         "model": "model", "rule": "one of", "budget": "budget", "data": "data", "run": "run or none",
         "out": "path or none", "overwrite": "flag", "evaluate": "names", "task_data": "path or none",
-        "tables": "tables", "perplexity": "texts or none", "draws": "count", "scheme": "one of",
-        "protect": "one of", "format": "one of", "head": "flag", **READING, **LOADING,
-        "pooling": "one of", "special_tokens": "flag", "first_token": "one of",
-        "max_length": "count", "batch_tokens": "count", "seed": "natural",
+        "tables": "tables", "perplexity": "texts or none", **READING, **LOADING,
     },
     "estimate_prune": {
         "model": "model", "rule": "one of", "budget": "budget", "watch": "watch",
@@ -121,6 +118,7 @@ PARAMETERS = {
 SETTINGS = {
     "scan": ScanConfig, "estimate_scan": ScanConfig, "evaluate": EvaluateConfig,
     "estimate_evaluation": EvaluateConfig, "cut": CutConfig, "estimate_cut": CutConfig,
+    "prune": PruneConfig,
 }  # fmt: skip
 NEEDED = {
     "model": "org/none", "models": "org/none", "out": "out", "folder": "none", "run": "none",

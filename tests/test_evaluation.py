@@ -109,7 +109,7 @@ def few(tables) -> list[str]:
 
 @pytest.fixture
 def page():
-    """PruneRequest for by tests of the page: the others leave it out, it takes longer than they do."""
+    """Asked for by tests of the page: the others leave it out, it takes longer than they do."""
 
 
 @pytest.fixture(autouse=True)
@@ -350,8 +350,9 @@ def test_an_interrupted_sweep_goes_on_and_gives_the_same_table(
 
 KILLED = """
 import time
-from layerscope import bank, cli
-from layerscope.evaluation import runner
+from layerscope import cli
+from layerscope.states import bank
+from layerscope.evaluation import run as runner
 bank.VectorBank.BUDGET = 0
 flush, keep = bank.VectorBank.flush, runner._keep
 def slowly(function):

@@ -19,7 +19,8 @@ from architectures import random_model
 from layerscope import api
 from layerscope.data.tokens import TokenizedText, pad
 from layerscope.errors import InputError, RunError
-from layerscope.models import fingerprints, loading
+from layerscope.models import backbone as backbone_module
+from layerscope.models import fingerprints
 from layerscope.models.architectures import ARCHITECTURES
 from layerscope.models.backbone import backbone_of, non_finite_states
 from layerscope.models.fingerprints import weights_fingerprint
@@ -270,7 +271,7 @@ WEIGHT_DTYPES = [
 @pytest.mark.parametrize("kind", ["parameter", "buffer"])
 def test_one_bit_anywhere_changes_the_fingerprint(monkeypatch, dtype, kind):
     """Also where rows divide by 64, and in a tensor that is hashed in several pieces."""
-    monkeypatch.setattr(loading, "_CHUNK", 1000)
+    monkeypatch.setattr(fingerprints, "_CHUNK", 1000)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randint(0, 100, (64, 128), generator=generator).to(dtype)
     module = torch.nn.Module()
@@ -328,7 +329,7 @@ def test_tied_weights_are_read_once_and_count_like_equal_ones(monkeypatch):
     tied, equal = module_of(a=weight, b=weight), module_of(a=weight, b=weight.clone())
     read = []
     digest = fingerprints._digest
-    monkeypatch.setattr(loading, "_digest", lambda tensor: read.append(1) or digest(tensor))
+    monkeypatch.setattr(fingerprints, "_digest", lambda tensor: read.append(1) or digest(tensor))
     assert weights_fingerprint(tied) == weights_fingerprint(equal)
     assert len(read) == 1 + 2
 
@@ -352,7 +353,7 @@ def test_a_loaded_model_is_hashed_once(tiny_folder, text_file, tmp_path, monkeyp
     hashed = []
     real = fingerprints.weights_fingerprint
     monkeypatch.setattr(
-        loading, "weights_fingerprint", lambda model: hashed.append(1) or real(model)
+        backbone_module, "weights_fingerprint", lambda model: hashed.append(1) or real(model)
     )
     api.scan(tiny_folder("bert"), text_file, out=tmp_path / "run", views=0, metrics=("curvature",))
     assert len(hashed) == 1

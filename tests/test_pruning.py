@@ -438,10 +438,7 @@ def test_json_holds_the_blocks(writer, monkeypatch, capsys, text_file):
         (["--budget", "0"], "expected a budget as a part of the blocks above 0 and below 1"),
         (["--budget", "3"], "removes 3 of 4 blocks, but only 2 are not protected"),
         (["--rule", "gmfi"], "unknown rule 'gmfi'; did you mean 'gfmi'"),
-        (
-            ["--protect", "1"],
-            (["--protect", "1"], "expected protect to be two whole numbers of at least 0 like 1,1"),
-        ),
+        (["--protect", "1"], "expected protect to be two whole numbers of at least 0 like 1,1"),
         (["--protect", "2,2"], "leaves none of the model's 4 to remove"),
         (["--scheme", "gready"], "unknown scheme 'gready'"),
         (["--rule", "angular-contiguous", "--scheme", "greedy"], "chooses all blocks at once"),

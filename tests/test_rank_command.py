@@ -177,7 +177,7 @@ def test_known_scores_stand_beside(command):
 
 
 def test_a_killed_ranking_goes_on(command, monkeypatch, passes):
-    scan = scanning.scan
+    scan = ranking_module.scan
 
     def killed(model, *arguments, **options):
         if len(passes) == 1:

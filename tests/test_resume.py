@@ -26,15 +26,17 @@ from tiny import save_tiny, texts, tiny_model, with_column_changed
 # can be aimed at a moment.
 WRAPPER = """
 import time
-from layerscope import store, measuring, cli
+from layerscope import cli
+from layerscope.analysis import measure
+from layerscope.states import store
 store.StateStore.BUDGET = 0
-flush, write = store.StateStore.flush, measuring.write_atomically
+flush, write = store.StateStore.flush, measure.write_atomically
 store.StateStore.__init__.__defaults__ = (None, 0)
 def slow_flush(self):
     flush(self); time.sleep({pause})
 def slow_write(path, content):
     write(path, content); time.sleep({pause})
-store.StateStore.flush, measuring.write_atomically = slow_flush, slow_write
+store.StateStore.flush, measure.write_atomically = slow_flush, slow_write
 cli.main()
 """
 

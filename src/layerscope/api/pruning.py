@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import pandas as pd
 from torch import nn
@@ -34,10 +34,7 @@ from layerscope.config import (
     FirstToken,
     Flag,
     Kind,
-    Natural,
-    Pooling,
     Text,
-    To,
     checked,
 )
 from layerscope.data import reading
@@ -67,7 +64,14 @@ from layerscope.export.trial import Cost, Trial, TrialPlan, attempt, costs, writ
 from layerscope.models import loading
 from layerscope.models.backbone import Backbone
 from layerscope.results.table import Run, conform, no_contributions
-from layerscope.settings import DEFAULT_LIMIT, EvaluateConfig, Format, ModelOptions, Protected
+from layerscope.settings import (
+    DEFAULT_LIMIT,
+    EvaluateConfig,
+    Format,
+    ModelOptions,
+    PruneConfig,
+    VectorConfig,
+)
 from layerscope.states.encode import first_token_for
 from layerscope.states.extract import Progress
 
@@ -167,23 +171,13 @@ def prune(
     task_data: AnyPath | None = None,
     tables: Tables = (),
     perplexity: Data | None = None,
-    draws: Count = prune_module.DRAWS,
-    scheme: Literal["one-shot", "greedy"] = "one-shot",
-    protect: Protected = (1, 1),
-    format: Literal["auto", "transformers", "sentence-transformers"] = "auto",  # noqa: A002
-    head: Flag = True,
     column: Text | None = None,
     split: Text | None = None,
     limit: Count | None = DEFAULT_LIMIT,
     tokenizer: Tokenizer = None,
     model_options: ModelOptions | None = None,
-    pooling: Annotated[Pooling | str, To(Pooling)] = Pooling.MEAN,
-    special_tokens: Flag = False,
-    first_token: Annotated[FirstToken | str, To(FirstToken)] = FirstToken.AUTO,
-    max_length: Count = 512,
-    batch_tokens: Count = 4096,
-    seed: Natural = 0,
     watch: Watch | None = None,
+    **settings: Any,
 ) -> Pruning:
     """Drop the blocks of a model that a rule finds redundant, and say what that costs.
 
@@ -204,41 +198,30 @@ def prune(
         tables: labelled files or tables in Python besides.
         perplexity: held-out texts for a causal model; by default, where tasks are scored, texts of the
             built-in sample that were not measured.
-        draws: random subsets of as many blocks, under the same protection, or all if there are no more.
-        scheme: "one-shot" scores the blocks of the full model; "greedy" measures again after each one.
-        protect: blocks at the start and at the end that stay.
-        format: of the saved folder; "auto" is that of the source.
-        head: whether to load and keep the checkpoint's head.
         column: of a table of texts.
         split: of a datasets id.
         limit: most texts to measure on; None uses all.
         tokenizer: of a loaded model, which needs it; a model given by name has its own.
         model_options: how to load the model: revision, dtype, device.
-        pooling: how a text's token states become one vector.
-        special_tokens: whether tokens that the tokenizer adds count.
-        first_token: whether position 0 counts; "auto" leaves it out where it is an attention sink.
-        max_length: most tokens a text may have.
-        batch_tokens: padded tokens in one forward pass.
-        seed: of the random rule, the subsets and the measures.
         watch: opens a progress callback; None shows nothing.
+        settings: any field of `PruneConfig`.
 
     Raises:
         InputError: it cannot be done; nothing was written.
         MismatchError: the saved model gives something else; it is kept as `OUT.unverified`.
         RunError: the model or the disk failed.
     """
+    chosen = PruneConfig(**settings)
     refuse_tokenizer(model, tokenizer)
     place = None if out is None else Path(out)
-    _check_saving(place, format, (model, run), overwrite=overwrite)
+    _check_saving(place, chosen.format, (model, run), overwrite=overwrite)
     alone = nullcontext() if place is None else formats.claimed(place)
     with alone, (watch or unwatched)() as progress:
         planned = _planned(
-            progress, model=model, rule=rule, budget=budget, data=data, run=run, out=out,
+            progress, chosen, model=model, rule=rule, budget=budget, data=data, run=run, out=out,
             overwrite=overwrite, evaluate=evaluate, task_data=task_data, tables=tables,
-            perplexity=perplexity, draws=draws, scheme=scheme, protect=protect, format=format,
-            head=head, column=column, split=split, limit=limit, tokenizer=tokenizer,
-            model_options=model_options, pooling=pooling, special_tokens=special_tokens,
-            first_token=first_token, max_length=max_length, batch_tokens=batch_tokens, seed=seed,
+            perplexity=perplexity, column=column, split=split, limit=limit, tokenizer=tokenizer,
+            model_options=model_options,
         )  # fmt: skip
         return _carried_out(planned, progress)
 
@@ -259,7 +242,7 @@ def estimate_prune(
         rule: as of `prune`.
         budget: as of `prune`.
         watch: opens a progress callback; None shows nothing.
-        options: any other argument of `prune`.
+        options: any other argument or setting of `prune`.
 
     Raises:
         InputError, RunError: what `prune` raises before it measures.
@@ -267,13 +250,14 @@ def estimate_prune(
     asked = inspect.signature(prune).bind(model, rule, budget, **options)
     asked.apply_defaults()
     arguments = {name: value for name, value in asked.arguments.items() if name != "watch"}
+    chosen = PruneConfig(**arguments.pop("settings", {}))
     place = arguments["out"]
     _check_saving(
-        None if place is None else Path(place), arguments["format"], (model, arguments["run"]),
+        None if place is None else Path(place), chosen.format, (model, arguments["run"]),
         overwrite=arguments["overwrite"],
     )  # fmt: skip
     with (watch or unwatched)() as progress:
-        planned = _planned(progress, **arguments)
+        planned = _planned(progress, chosen, **arguments)
         backbone, most = planned.backbone, max(each.count for each in planned.budgets)
         scan = None
         if planned.removals is None:
@@ -327,6 +311,7 @@ class _Planned:
 
 def _planned(
     progress: Progress,
+    chosen: PruneConfig,
     *,
     model: str | Path | nn.Module,
     rule: str | Rule,
@@ -339,43 +324,38 @@ def _planned(
     task_data: str | Path | None,
     tables: Any,
     perplexity: Any,
-    draws: int,
-    scheme: Literal["one-shot", "greedy"],
-    protect: tuple[int, int],
-    format: str,  # noqa: A002
-    head: bool,
     column: str | None,
     split: str | None,
     limit: int | None,
     tokenizer: Any,
     model_options: ModelOptions | None,
-    seed: int,
-    **settings: Any,
 ) -> _Planned:
     """Decide what a pruning and its dry run decide alike: they differ only in what they do then."""
     held_out = None if perplexity is None else texts_of(perplexity, None, None, None, 0).texts
     asked = PruneRequest(
-        rule=named_rule(rule), budgets=listed_budgets(budget), protect=protect, scheme=scheme,
-        draws=draws, plans=tasks_of(evaluate, task_data, tables),
+        rule=named_rule(rule), budgets=listed_budgets(budget), protect=chosen.protect,
+        scheme=chosen.scheme, draws=chosen.draws, plans=tasks_of(evaluate, task_data, tables),
         held_out=None if held_out is None else tuple(held_out),
-        settings=EvaluateConfig.of(**settings, seed=seed),
-        seed=seed,
+        settings=EvaluateConfig.of(
+            **{name: getattr(chosen, name) for name in (*VectorConfig.model_fields, "seed")}
+        ),
+        seed=chosen.seed,
     )  # fmt: skip
     place = None if out is None else Path(out)
     given = None if run is None else run_of(run)
-    texts = texts_of(data, column, split, limit, seed)
+    texts = texts_of(data, column, split, limit, chosen.seed)
     if given is not None:
         prune_module.refuse_lacking(asked.rule, given)
     elif asked.rule.reads:
         refuse_impossible(asked.scan, texts)
-    backbone, said = _loaded(model, tokenizer, model_options, progress, head=head)
+    backbone, said = _loaded(model, tokenizer, model_options, progress, head=chosen.head)
     if given is not None:
         refuse_other_model(given, backbone)
     eligible, budgets = fitting(backbone, asked, saved=place is not None)
     _held_out(backbone, asked, texts)
     how = None
     if place is not None:
-        how = _saving(model, asked, format, model_options, overwrite=overwrite)
+        how = _saving(model, asked, chosen.format, model_options, overwrite=overwrite)
         export_prune.refuse_unsavable(backbone, how, eligible)
         formats.refuse_full_disk(place, formats.bytes_of(backbone.whole))
     asked = _with_first_token(backbone, asked)
