@@ -1,9 +1,9 @@
 """Result tables of every command on four models, recorded before a change and compared after it.
 
-`python -m benchmarks.golden record FOLDER` writes them, and `... compare BEFORE AFTER` prints what
-differs by more than 1e-9 and exits with 1 if anything does. One thread, fixed seeds, the built-in sample: on one
-machine two recordings of the same code are equal. `benchmarks/results/golden` was recorded before the
-rooms were made, on an x86-64 machine without a GPU.
+`python -m benchmarks.golden record FOLDER` writes them; `python -m benchmarks.golden compare BEFORE
+AFTER` prints what differs by more than 1e-9 and exits with 1 if anything does. One thread, fixed
+seeds, the built-in sample: on one machine two recordings of the same code are equal.
+`benchmarks/results/golden` was recorded before the rooms were made, on an x86-64 machine without a GPU.
 """
 
 from __future__ import annotations
