@@ -25,6 +25,7 @@ from layerscope.models import loading
 from layerscope.models.backbone import Backbone
 from layerscope.models.fingerprints import OLDER, is_older_fingerprint
 from layerscope.render import page as page_module
+from layerscope.results.display import Displayed
 from layerscope.results.folder import RunFolder
 from layerscope.results.table import Run
 from layerscope.settings import ModelOptions
@@ -77,8 +78,8 @@ Watch = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, eq=False, repr=False)
+class Result(Displayed):
     """A run and where it is saved.
 
     Attributes:
@@ -93,6 +94,14 @@ class Result:
     def record(self) -> dict[str, Any]:
         """How it was made: model, settings, versions, times, and what is undefined or failed and why."""
         return self.run.record
+
+    def summary(self) -> str:
+        """Return what was measured, where it is saved and how large the table is."""
+        model, data = (self.record.get(part) or {} for part in ("model", "data"))
+        name = model.get("name") or "arrays"
+        texts = f" on {data['texts']:,} texts of {data.get('name', '?')}" if "texts" in data else ""
+        place = f", saved in {self.folder}" if self.folder else ""
+        return f"{name}{texts}: {len(self.run.table):,} rows{place}"
 
     def table(self) -> pd.DataFrame:
         """Return the long table: a row for each number, layer by layer."""

@@ -14,14 +14,15 @@ from layerscope.decisions import correlate as correlate_module
 from layerscope.decisions.curves import Findings
 from layerscope.errors import unknown_name
 from layerscope.render import correlation_charts, correlation_page
+from layerscope.results.display import Displayed
 
 Kind = Literal["matrix", "scatter"]
 PlotKind = Annotated[Kind, To(Text)]
 KINDS: tuple[Kind, ...] = ("matrix", "scatter")
 
 
-@dataclass(frozen=True)
-class Correlations:
+@dataclass(frozen=True, eq=False, repr=False)
+class Correlations(Displayed):
     """How measures go with task scores over the layers.
 
     Attributes:
@@ -35,6 +36,14 @@ class Correlations:
     def notes(self) -> tuple[str, ...]:
         """What must be known to read the numbers right."""
         return self.findings.notes
+
+    def summary(self) -> str:
+        """Return how much was compared, and which measure goes closest with the scores."""
+        measures = len(self.findings.summaries)
+        first = f", the closest first: {self.findings.summaries[0].measure}" if measures else ""
+        return (
+            f"{measures} measures against {len(self.findings.associations)} curves of scores{first}"
+        )
 
     def table(self) -> pd.DataFrame:
         """Return a row a measure, the closest first (columns: `correlation.Summary`)."""

@@ -63,6 +63,7 @@ from layerscope.export.ship import Shipped
 from layerscope.export.trial import Cost, Trial, TrialPlan, attempt, costs, writes_text
 from layerscope.models import loading
 from layerscope.models.backbone import Backbone
+from layerscope.results.display import Displayed
 from layerscope.results.table import Run, conform, no_contributions
 from layerscope.settings import (
     DEFAULT_LIMIT,
@@ -80,8 +81,8 @@ HELD_OUT: Final = 16  # texts of the perplexity, unless the caller gives them
 AnyRule = Annotated[str | Rule, Kind("the name of a rule or a Rule")]
 
 
-@dataclass(frozen=True)
-class Pruning:
+@dataclass(frozen=True, eq=False, repr=False)
+class Pruning(Displayed):
     """What came of a pruning.
 
     Attributes:
@@ -116,6 +117,13 @@ class Pruning:
     def removed(self) -> tuple[int, ...]:
         """The blocks that go by the first budget, ascending."""
         return self.outcomes[0].removed
+
+    def summary(self) -> str:
+        """Return which blocks go by each budget."""
+        gone = "; ".join(
+            f"{each.budget}: blocks {', '.join(map(str, each.removed))}" for each in self.outcomes
+        )
+        return f"{self.model.get('name', 'the model')} by the rule {self.rule.name!r}: {gone}"
 
     def table(self) -> pd.DataFrame:
         """Return a row for each budget and test: full, pruned, change in percent, random subsets."""

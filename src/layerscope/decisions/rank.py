@@ -33,6 +33,7 @@ from layerscope.decisions.predictors import (
     predictor,
 )
 from layerscope.errors import InputError
+from layerscope.results.display import Displayed
 from layerscope.results.resampling import resampled_means
 from layerscope.results.table import Run
 
@@ -171,8 +172,8 @@ def _reach(value: Value) -> float | None:
     return max(value.high - value.value, value.value - value.low)
 
 
-@dataclass(frozen=True, eq=False)
-class Ranking:
+@dataclass(frozen=True, eq=False, repr=False)
+class Ranking(Displayed):
     """What `rank` found.
 
     Attributes:
@@ -213,6 +214,10 @@ class Ranking:
     def agreement(self, name: str) -> Agreement | None:
         """Return how well one predictor agrees with scores; None if that is not known."""
         return next((each for each in self.agreements if each.predictor == name), None)
+
+    def summary(self) -> str:
+        """Return which model comes first, and how sure that is."""
+        return self.sentence
 
     def table(self) -> pd.DataFrame:
         """Return a row for each predictor and model, in the order of each (columns: `Place`)."""

@@ -13,12 +13,13 @@ from layerscope.decisions.choose import Choice
 from layerscope.decisions.gains import Gain, Scores, gain_of, labeled, scores_of
 from layerscope.decisions.rules import CAUTION, DEFAULT_RULE, FALLBACK_RULE, RULES, Rule, find
 from layerscope.errors import InputError, unknown_name
+from layerscope.results.display import Displayed
 from layerscope.results.table import Run
 from layerscope.settings import Convention
 
 
-@dataclass(frozen=True)
-class Selection:
+@dataclass(frozen=True, eq=False, repr=False)
+class Selection(Displayed):
     """What `select` found.
 
     Attributes:
@@ -59,6 +60,10 @@ class Selection:
     def gain(self, rule: str) -> Gain | None:
         """Return what one rule gained; None if it was not scored."""
         return next((gain for gain in self.gains if gain.rule == rule), None)
+
+    def summary(self) -> str:
+        """Return the choice in words."""
+        return self.sentence
 
     def table(self) -> pd.DataFrame:
         """Return a row for each rule, model and set of texts; scores where there are any."""

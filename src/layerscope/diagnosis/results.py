@@ -7,6 +7,10 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+import pandas as pd
+
+from layerscope.results.display import Displayed
+
 
 class Verdict(StrEnum):
     """How a check came out."""
@@ -87,8 +91,8 @@ class LayerFacts:
     weights: int | None
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, eq=False, repr=False)
+class Diagnosis(Displayed):
     """All checks of one model.
 
     Attributes:
@@ -106,6 +110,17 @@ class Diagnosis:
     checks: tuple[Check, ...]
     layers: tuple[LayerFacts, ...]
     seconds: float
+
+    def summary(self) -> str:
+        """Return how many checks passed, failed and were skipped."""
+        counts = ", ".join(f"{len(self.of(each))} {each.value}" for each in Verdict)
+        return f"{self.model.get('name', 'the model')}: {counts}"
+
+    def table(self) -> pd.DataFrame:
+        """Return a row for each check: name, verdict, what it found."""
+        return pd.DataFrame(
+            [{"check": c.name, "verdict": c.verdict.value, "found": c.said} for c in self.checks]
+        )
 
     @property
     def healthy(self) -> bool:

@@ -65,7 +65,7 @@ CONTRIBUTION_COLUMNS: Final = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """What a scan found.
 
@@ -78,6 +78,12 @@ class Run:
     table: pd.DataFrame
     contributions: pd.DataFrame
     record: dict[str, Any]
+
+    def __repr__(self) -> str:
+        """Return what the run is of, on one line."""
+        model, data = (self.record.get(part, {}) for part in ("model", "data"))
+        texts = f"{data.get('texts', '?')} texts of {data.get('name', '?')}"
+        return f"<Run of {model.get('name', 'unnamed')} on {texts}: {len(self.table):,} rows>"
 
 
 def conform(frame: pd.DataFrame) -> pd.DataFrame:
