@@ -39,12 +39,12 @@ from torch import Tensor, nn
 
 import layerscope
 from benchmarks.tables import markdown
-from layerscope.architectures import ARCHITECTURES as TABLE
+from layerscope.analysis.reduce import POOLED, key
 from layerscope.errors import InputError, LayerscopeError
-from layerscope.reduction import POOLED, key
-from layerscope.states import Site
-from layerscope.store import StateStore
-from layerscope.surgery import reload, verifying
+from layerscope.export import reload, verify
+from layerscope.models.architectures import ARCHITECTURES as TABLE
+from layerscope.states.sites import Site
+from layerscope.states.store import StateStore
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -374,7 +374,7 @@ def quiet() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     here = mock.patch.object(
-        verifying, "_run", lambda request, answer: reload.main(str(request), str(answer))
+        verify, "_run", lambda request, answer: reload.main(str(request), str(answer))
     )
     with warnings.catch_warnings(), here:
         warnings.simplefilter("ignore")

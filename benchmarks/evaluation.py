@@ -28,14 +28,16 @@ from torch import nn
 from benchmarks.materials import MODELS, SHARED
 from benchmarks.memory import texts
 from benchmarks.tables import markdown
-from layerscope import models
-from layerscope.architectures import ARCHITECTURES
-from layerscope.bank import hash_of
-from layerscope.encoding import BankEncoder, TokenPolicy, open_bank
-from layerscope.evaluation import EvaluationSettings, TaskPlan, quiet, resolve, score_tasks
-from layerscope.models import Backbone
-from layerscope.settings import FirstToken, Pooling
-from layerscope.states import Site
+from layerscope.config import FirstToken, Pooling
+from layerscope.evaluation.run import quiet, score_tasks
+from layerscope.evaluation.tasks import TaskPlan, resolve
+from layerscope.models import loading
+from layerscope.models.architectures import ARCHITECTURES
+from layerscope.models.backbone import Backbone
+from layerscope.settings import EvaluateConfig
+from layerscope.states.bank import hash_of
+from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
+from layerscope.states.sites import Site
 
 TASKS = {
     "MiniLM": ("STSBenchmark", "Banking77Classification"),
@@ -45,7 +47,7 @@ LIMITS = {"MiniLM": (3.0, 1.5), "Gemma 3 270M": (8.0, 1.5)}
 DATA = SHARED / "data"
 TEXTS = 10_000
 # What sentence-transformers does by default: every token of a text counts in the mean.
-PLAIN = EvaluationSettings(special_tokens=True, first_token=FirstToken.KEEP)
+PLAIN = EvaluateConfig(special_tokens=True, first_token=FirstToken.KEEP)
 
 
 def plan_of(task: str, rows: int | None) -> TaskPlan:
@@ -125,11 +127,11 @@ def plain_run(model: PlainModel, plan: TaskPlan, site: Site) -> tuple[float, flo
 
 
 def all_layers(
-    backbone: Backbone, plan: TaskPlan, settings: EvaluationSettings, bank: Path
+    backbone: Backbone, plan: TaskPlan, settings: EvaluateConfig, bank: Path
 ) -> tuple[float, dict[Site, float], BankEncoder]:
     """Seconds, scores and encoder of one evaluation of every site, loading the model left out."""
     started = time.process_time()
-    opened = open_bank(bank, backbone, settings.policy)
+    opened = open_bank(bank, backbone, TokenPolicy.of_config(settings))
     source = BankEncoder(backbone, opened, settings.pooling)
     outcome = score_tasks(source, [plan], source.sites, settings)
     if outcome.failed:
@@ -143,7 +145,7 @@ def compare(name: str, task: str, rows: int | None, layers: Sequence[int] | None
     path = MODELS[name]()
     if path is None:
         return {"model": name, "task": task, "texts": "model not installed"}
-    backbone = models.load(path)
+    backbone = loading.load(path)
     plan = plan_of(task, rows)
     with tempfile.TemporaryDirectory() as folder:
         model = PlainModel(backbone, Path(folder) / "plain")
@@ -184,7 +186,7 @@ def compare(name: str, task: str, rows: int | None, layers: Sequence[int] | None
 def child(name: str, count: int) -> None:
     """Encode so many texts in this process, read one layer back, and print what that took."""
     torch.set_num_threads(1)
-    backbone = models.load(MODELS[name]())
+    backbone = loading.load(MODELS[name]())
     given = texts(count)
     with tempfile.TemporaryDirectory() as folder:
         opened = open_bank(Path(folder), backbone, TokenPolicy())

@@ -31,16 +31,16 @@ def texts(count: int) -> list[str]:
 
 def child(count: int) -> None:
     """Scan in this process and print what it took, as JSON."""
-    from layerscope import models
-    from layerscope.analysis import scan_backbone
-    from layerscope.data import as_texts
+    from layerscope.analysis.plan import prepare
+    from layerscope.analysis.reduce import Reduction
+    from layerscope.analysis.run import scan_backbone
+    from layerscope.data.objects import as_texts
     from layerscope.metrics.catalogue import CATALOGUE
-    from layerscope.preparation import prepare
-    from layerscope.reduction import Reduction
-    from layerscope.settings import ScanSettings
+    from layerscope.models import loading
+    from layerscope.settings import ScanConfig
 
     torch.set_num_threads(1)
-    backbone = models.load(str(minilm()))
+    backbone = loading.load(str(minilm()))
     alive, most, largest = 0, 0, 0
     original = Reduction.__call__
 
@@ -59,7 +59,7 @@ def child(count: int) -> None:
     given = as_texts(texts(count), limit=None)
     # Measures of several layers hold all layers at once: benchmarks/dynamics.py has their peak.
     alone = tuple(measure.name for measure in CATALOGUE if measure.level in ("prompt", "dataset"))
-    settings = ScanSettings(views=0, metrics=alone)
+    settings = ScanConfig(views=0, metrics=alone)
     prepare(backbone, as_texts(texts(64)), settings)  # what loads lazily is loaded now
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     run = scan_backbone(backbone, given, settings)

@@ -10,14 +10,15 @@ import torch
 
 from benchmarks.materials import MODELS, wikitext
 from benchmarks.tables import markdown
-from layerscope import models
-from layerscope.analysis import measure, measurement_of, run_pass
-from layerscope.data import as_texts
-from layerscope.models import Backbone, evaluating
-from layerscope.preparation import prepare
-from layerscope.settings import ScanSettings
-from layerscope.store import StateStore
-from layerscope.tokenization import pad, padding_id, plan_batches
+from layerscope.analysis.plan import prepare
+from layerscope.analysis.run import measure, measurement_of, run_pass
+from layerscope.data.objects import as_texts
+from layerscope.data.tokens import pad, padding_id, plan_batches
+from layerscope.models import loading
+from layerscope.models.backbone import Backbone
+from layerscope.models.modes import evaluating
+from layerscope.settings import ScanConfig
+from layerscope.states.store import StateStore
 
 TEXTS = {"MiniLM": {128: 192, 512: 48}, "Gemma 3 270M": {128: 32, 512: 8}}
 ROUNDS = 3
@@ -81,7 +82,7 @@ def scan_seconds(backbone: Backbone, prepared: Any) -> tuple[float, float]:
 def run(case: Case, backbone: Backbone, texts: Any) -> dict[str, Any]:
     """Alternate bare and measured runs and compare the best of each."""
     torch.set_num_threads(case.threads)
-    settings = ScanSettings(
+    settings = ScanConfig(
         views=0, conventions=case.conventions, max_length=case.tokens, special_tokens=True
     )
     prepared = prepare(backbone, texts, settings)
@@ -116,7 +117,7 @@ def main(names: tuple[str, ...] = tuple(TEXTS), threads: tuple[int, ...] = (1, 2
         if path is None:
             rows.append({"model": name, "ratio": "not installed"})
             continue
-        backbone = models.load(path)
+        backbone = loading.load(path)
         for tokens, count in TEXTS[name].items():
             texts = texts_of(backbone, tokens, count)
             for number in threads:

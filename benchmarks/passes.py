@@ -16,16 +16,16 @@ from torch import Tensor
 
 from benchmarks.materials import minilm, wikitext
 from benchmarks.tables import markdown
-from layerscope import models
-from layerscope.analysis import measure, measurement_of, run_pass
-from layerscope.data import as_texts
+from layerscope.analysis.plan import prepare
+from layerscope.analysis.run import measure, measurement_of, run_pass
+from layerscope.data.objects import as_texts
+from layerscope.data.tokens import TokenizedText
 from layerscope.metrics import catalogue, samples, tokens, views
-from layerscope.metrics.inputs import Convention, SampleInputs, TokenInputs, ViewInputs
-from layerscope.models import Backbone
-from layerscope.preparation import prepare
-from layerscope.settings import ScanSettings
-from layerscope.store import StateStore
-from layerscope.tokenization import TokenizedText
+from layerscope.metrics.inputs import SampleInputs, TokenInputs, ViewInputs
+from layerscope.models import loading
+from layerscope.models.backbone import Backbone
+from layerscope.settings import Convention, ScanConfig
+from layerscope.states.store import StateStore
 
 TEXTS, VIEWS = 200, 16
 PAPER = Convention.PAPER
@@ -135,9 +135,9 @@ def main(threads: Sequence[int] = (1, 2)) -> str:
     path = minilm()
     if path is None:
         return "MiniLM is not installed."
-    backbone = models.load(path)
+    backbone = loading.load(path)
     seven = tuple(m.name for m in catalogue.CATALOGUE if m.paper_seven)
-    settings = ScanSettings(
+    settings = ScanConfig(
         metrics=seven, conventions=("paper",), views=VIEWS, augmentation=("default",)
     )
     prepared = prepare(backbone, as_texts(wikitext()[:TEXTS]), settings)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.tables import markdown
-from layerscope.metrics.inputs import Convention, TokenInputs
+from layerscope.metrics.inputs import TokenInputs
 from layerscope.metrics.spectrum import gram_eigenvalues, renyi_entropy, smaller_gram
+from layerscope.settings import Convention
 
 PRECISIONS = {
     "float32 / float32": (torch.float32, torch.float32),

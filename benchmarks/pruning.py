@@ -27,12 +27,9 @@ import torch
 import layerscope
 from benchmarks.materials import MODELS, SHARED
 from benchmarks.tables import markdown
-from layerscope import models
-from layerscope.encoding import sample_ratio
-from layerscope.evaluation import EvaluationSettings, quiet, resolve
-from layerscope.files import write_json
-from layerscope.models import Backbone, ModelOptions
-from layerscope.pruning import (
+from layerscope.data.files import write_json
+from layerscope.data.tokens import tokenize
+from layerscope.decisions.prune import (
     RULES,
     Against,
     Budget,
@@ -45,11 +42,16 @@ from layerscope.pruning import (
     random_subsets,
     rule,
 )
-from layerscope.pruning.trial import PERPLEXITY, Trial, TrialPlan, tried, without
-from layerscope.sinks import decided
-from layerscope.surgery import skipping
-from layerscope.table import load_run
-from layerscope.tokenization import tokenize
+from layerscope.evaluation.run import quiet
+from layerscope.evaluation.tasks import resolve
+from layerscope.export.trial import PERPLEXITY, Trial, TrialPlan, tried, without
+from layerscope.models import loading
+from layerscope.models.backbone import Backbone
+from layerscope.models.blocks import skipping
+from layerscope.results.table import load_run
+from layerscope.settings import EvaluateConfig, ModelOptions
+from layerscope.states.encode import sample_ratio
+from layerscope.states.pooling import decided
 
 DATA = SHARED / "data"
 RUNS = Path(os.environ.get("LAYERSCOPE_RUNS", "runs"))
@@ -112,12 +114,12 @@ def tests_for(name: str, backbone: Backbone) -> TrialPlan:
         plans = (*resolve(folders, task_data=DATA),) if folders else ()
         parts = [part_of(task) for task in PARTS if task not in whole]
         plans += resolve(parts, task_data=TRIALS / "data")
-    first = decided(EvaluationSettings().first_token, sample_ratio(backbone, 512))
+    first = decided(EvaluateConfig().first_token, sample_ratio(backbone, 512))
     texts: Sequence[str] = ()
     if name != "MiniLM":  # an encoder predicts no next token
         paragraphs = pd.read_parquet(DATA / "WikiText-2" / "valid.parquet")["text"]
         texts = ["\n\n".join(paragraphs[start : start + 9]) for start in PERPLEXITY_STARTS]
-    settings = EvaluationSettings(first_token=first)
+    settings = EvaluateConfig(first_token=first)
     return TrialPlan(plans, settings, tuple(tokenize(backbone.tokenizer, texts, 512)))
 
 
@@ -214,7 +216,7 @@ def fill(name: str, most: int | None = None, check: bool = False) -> None:
     path = MODELS[name]()
     if path is None:
         raise SystemExit(f"{name} is not installed.")
-    backbone = models.load(path, ModelOptions(dtype=DTYPES[name]), head=name != "MiniLM")
+    backbone = loading.load(path, ModelOptions(dtype=DTYPES[name]), head=name != "MiniLM")
     tests = tests_for(name, backbone)
     prefix = Prefix(backbone)
     with prefix.recording() as full:

@@ -15,8 +15,10 @@ from scipy.stats import kendalltau
 import layerscope
 from benchmarks import materials, rules
 from benchmarks.tables import markdown
-from layerscope.ranking import PREDICTORS, TRIVIAL, Agreement, Correlation, Place, Ranking
-from layerscope.table import load_run
+from layerscope.decisions.agreement import Agreement, Correlation
+from layerscope.decisions.predictors import PREDICTORS, TRIVIAL
+from layerscope.decisions.rank import Place, Ranking
+from layerscope.results.table import load_run
 
 RUNS = Path(os.environ.get("LAYERSCOPE_RANKED", "runs/rank"))
 MPNET = Path(os.environ.get("LAYERSCOPE_MPNET", "models/all-mpnet-base-v2"))

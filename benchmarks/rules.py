@@ -13,11 +13,10 @@ from pathlib import Path
 import layerscope
 from benchmarks import materials
 from benchmarks.tables import markdown
-from layerscope import gains, rules
-from layerscope.gains import Gain, Unit
-from layerscope.rules import Rule
-from layerscope.selection import middle_layer, two_thirds_layer
-from layerscope.table import Run, load_run
+from layerscope.decisions import gains, rules
+from layerscope.decisions.gains import Gain, Unit
+from layerscope.decisions.rules import Rule, middle_layer, two_thirds_layer
+from layerscope.results.table import Run, load_run
 
 RUNS = Path(os.environ.get("LAYERSCOPE_RUNS", "runs/rules"))
 DATA = materials.SHARED / "data"

@@ -92,7 +92,8 @@ def scores(folder: str, threads: int) -> dict[str, Any]:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from layerscope.evaluation import quiet, resolve
+    from layerscope.evaluation.run import quiet
+    from layerscope.evaluation.tasks import resolve
 
     torch.set_num_threads(threads)
     found = {}
@@ -162,9 +163,9 @@ def section(name: str, threads: int) -> str:
 
 
 def _depth(path: Path) -> dict[str, int]:
-    from layerscope import models
+    from layerscope.models import loading as loading_module
 
-    depth = models.load(path).depth
+    depth = loading_module.load(path).depth
     return {"full": depth, "cut": depth, "prune": depth}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from layerscope.table import COLUMNS
+from layerscope.results.table import COLUMNS
 
 # measure: level, then by convention (layer 0, middle, layer L, spread between texts)
 CURVES = {

@@ -10,27 +10,25 @@ import pandas as pd
 import pytest
 import torch
 
-from layerscope import analysis, preparation
-from layerscope import arrays as arrays_module
-from layerscope.analysis import scan_backbone
-from layerscope.augmentation import (
-    AugmentationSettings,
-    SpanSettings,
-    View,
-    making,
-    spans,
-    views,
-)
-from layerscope.data import as_texts
+from layerscope.analysis import arrays as arrays_module
+from layerscope.analysis import plan
+from layerscope.analysis import run as run_module
+from layerscope.analysis.reduce import call
+from layerscope.analysis.run import scan_backbone
+from layerscope.data import misspellings, tokens
+from layerscope.data import views as data_views
+from layerscope.data.misspellings import AugmentationConfig, View, views
+from layerscope.data.objects import as_texts
+from layerscope.data.views import SpanConfig, spans
 from layerscope.errors import InputError, NonFiniteError, RunError, UndefinedError
-from layerscope.metrics import views as metric_views
-from layerscope.metrics.catalogue import CATALOGUE, Measure
+from layerscope.metrics import views as views_module
+from layerscope.metrics.catalogue import CATALOGUE
 from layerscope.metrics.inputs import SampleInputs, TokenInputs, ViewInputs
-from layerscope.models import Backbone, backbone_of
-from layerscope.reduction import call
-from layerscope.settings import ScanSettings
-from layerscope.states import Site
-from layerscope.table import COLUMNS, CONTRIBUTION_COLUMNS, Run
+from layerscope.metrics.measure import Measure
+from layerscope.models.backbone import Backbone, backbone_of
+from layerscope.results.table import COLUMNS, CONTRIBUTION_COLUMNS, Run
+from layerscope.settings import ScanConfig
+from layerscope.states.sites import Site
 from tiny import texts, tiny_model, tiny_tokenizer
 
 COUNT = 10
@@ -46,7 +44,7 @@ def tiny_backbone(name: str) -> Backbone:
 
 def scan(backbone: Backbone, given: list[str] | None = None, **options) -> Run:
     quick = {"first_token": "keep", "resamples": 200, "augmentation": ("default",)}
-    settings = ScanSettings(**quick | options)
+    settings = ScanConfig(**quick | options)
     return scan_backbone(backbone, as_texts(given or texts(COUNT)), settings)
 
 
@@ -93,7 +91,7 @@ def twin(name: str, given: list[str], count: int) -> pd.Series:
     augmented = [
         [
             library_states(name, view.text)
-            for view in views(text, count, settings=AugmentationSettings(), seed=0)
+            for view in views(text, count, settings=AugmentationConfig(), seed=0)
         ]
         for text in given
     ]
@@ -208,10 +206,10 @@ def test_two_views_are_the_first_two_of_more():
 def test_the_edit_distance_of_every_texts_views_is_recorded(llama_run):
     record = llama_run.record
     given, count = texts(COUNT), record["settings"]["views"]
-    label = AugmentationSettings().label
+    label = AugmentationConfig().label
     distances = record["edit_distance_by_text"][label]
     for place, text in enumerate(given):
-        made = views(text, count, settings=AugmentationSettings(), seed=0)
+        made = views(text, count, settings=AugmentationConfig(), seed=0)
         expected = sum(view.relative_distance for view in made) / count
         assert distances[str(place)] == pytest.approx(expected, abs=1e-4)
     mean = record["augmentation"][label]["mean_edit_distance"]
@@ -220,13 +218,13 @@ def test_the_edit_distance_of_every_texts_views_is_recorded(llama_run):
 
 def test_every_model_gets_the_same_augmented_strings(monkeypatch):
     seen: list[list[str]] = []
-    original = preparation.tokenize
+    original = tokens.tokenize
 
     def listening(tokenizer, given, limit):
         seen.append(list(given))
         return original(tokenizer, given, limit)
 
-    monkeypatch.setattr(preparation, "tokenize", listening)
+    monkeypatch.setattr(plan, "tokenize", listening)
     for name in ("bert", "llama"):
         scan(tiny_backbone(name), layers=(0,))
     assert seen[0] == seen[2] == texts(COUNT)
@@ -259,7 +257,7 @@ def tiny_sample(monkeypatch) -> tuple[str, ...]:
     corpus = as_texts(
         [text for text in texts(99, seed=3) if len(text.split()) >= 12], name="sample"
     )
-    monkeypatch.setattr(preparation, "read_texts", lambda *_args, **_options: corpus)
+    monkeypatch.setattr(plan, "read_texts", lambda *_args, **_options: corpus)
     return corpus.texts
 
 
@@ -283,7 +281,7 @@ def test_every_view_measure_is_made_for_every_kind_of_views(spans_run):
 
 @pytest.mark.parametrize("kind", ["crops", "halves", "cloze"])
 def test_measures_on_spans_equal_their_slow_twin(spans_run, kind):
-    style = SpanSettings(kind, 4)
+    style = SpanConfig(kind, 4)
     made = [spans(text, settings=style, seed=0) for text in LONG]
     states = [[library_states("bert", part) for part in pair] for pair in made]
     found = on(spans_run, style.label)
@@ -297,7 +295,7 @@ def test_measures_on_spans_equal_their_slow_twin(spans_run, kind):
                     key = (site.layer, site.stage, measure.name, str(convention))
                     assert found[key] == pytest.approx(expected, rel=2e-5, abs=1e-7), key
         retrieval = found[site.layer, site.stage, "retrieval", ""]
-        assert retrieval == pytest.approx(metric_views.retrieval(inputs).value, abs=1e-9)
+        assert retrieval == pytest.approx(views_module.retrieval(inputs).value, abs=1e-9)
 
 
 def test_more_kinds_of_views_change_none_of_the_others(spans_run):
@@ -354,7 +352,7 @@ def test_spans_of_short_texts_are_those_of_the_sample_and_say_so(tiny_sample):
 
 def test_a_few_long_texts_among_many_are_enough(monkeypatch, tiny_sample):
     few = [*SHORT, *LONG[:3]]
-    monkeypatch.setattr(preparation, "ENOUGH", 3)
+    monkeypatch.setattr(plan, "ENOUGH", 3)
     run = scan(tiny_backbone("bert"), few, augmentation=("crops",), span_words=6)
     rows = run.table[run.table["perturbation"] == "crops of 6 words"]
     assert set(rows["n"].dropna()) == {3}
@@ -667,7 +665,7 @@ def test_what_an_error_is_decides_what_is_said_and_not_its_words(raised, kind, s
         raise raised
         yield
 
-    monkeypatch.setattr(analysis, "extract", failing)
+    monkeypatch.setattr(run_module, "extract", failing)
     with pytest.raises(kind, match=said) as caught:
         scan(tiny_backbone("bert"), GIVEN)
     assert type(caught.value) is kind
@@ -679,7 +677,7 @@ def test_non_finite_states_of_views_alone_are_seen_too():
 
 
 def test_a_view_without_a_token_that_counts_leaves_its_text_out_of_the_view_measures(monkeypatch):
-    original = making.views
+    original = misspellings.views
 
     def emptied(text, count, **options):
         made = list(original(text, count, **options))
@@ -687,7 +685,7 @@ def test_a_view_without_a_token_that_counts_leaves_its_text_out_of_the_view_meas
             made[0] = View(**{**made[0].__dict__, "text": " "})
         return made
 
-    monkeypatch.setattr(making, "views", emptied)
+    monkeypatch.setattr(data_views, "views", emptied)
     run = scan(tiny_backbone("bert"), GIVEN)
     table = run.table.set_index(KEYS)
     assert table.loc[(2, "block", "infonce", "paper"), "n"] == 4
@@ -705,7 +703,7 @@ def arrays(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("make", [np.asarray, torch.as_tensor])
 def test_plain_arrays_are_measured_layer_by_layer(make):
     vectors = arrays(3, 20, 8)
-    run = arrays_module.scan_arrays(torch.as_tensor(make(vectors)), ScanSettings())
+    run = arrays_module.scan_arrays(torch.as_tensor(make(vectors)), ScanConfig())
     assert set(run.table["level"]) == {"dataset", "pair"}
     assert sorted(set(run.table["depth"])) == [0, 0.5, 1]
     for measure in CATALOGUE:
@@ -716,7 +714,7 @@ def test_plain_arrays_are_measured_layer_by_layer(make):
 
 
 def test_arrays_of_views_give_the_view_measures():
-    run = arrays_module.scan_arrays(torch.as_tensor(arrays(2, 10, 4, 8)), ScanSettings())
+    run = arrays_module.scan_arrays(torch.as_tensor(arrays(2, 10, 4, 8)), ScanConfig())
     assert set(run.table["level"]) == {"view"}
     assert set(run.table["convention"]) == {"paper", "normalized", ""}
     assert set(run.table["n"].dropna()) == {10}
@@ -725,7 +723,7 @@ def test_arrays_of_views_give_the_view_measures():
 def test_what_few_texts_do_to_limits_stands_in_the_record_once():
     vectors = np.random.default_rng(0).normal(size=(3, 10, 4))
     run = arrays_module.scan_arrays(
-        torch.from_numpy(vectors), ScanSettings(metrics=("effective_rank",))
+        torch.from_numpy(vectors), ScanConfig(metrics=("effective_rank",))
     )
     (note,) = (note for note in run.record["notes"] if "too narrow" in note)
     assert "10 texts in 4 dimensions" in note
@@ -742,15 +740,15 @@ def test_what_few_texts_do_to_limits_stands_in_the_record_once():
 )
 def test_arrays_that_cannot_be_measured_are_refused(shape, options, message):
     with pytest.raises(InputError, match=message):
-        arrays_module.scan_arrays(torch.as_tensor(arrays(*shape)), ScanSettings(**options))
+        arrays_module.scan_arrays(torch.as_tensor(arrays(*shape)), ScanConfig(**options))
 
 
 def test_arrays_with_nan_or_without_any_spread_are_refused():
     vectors = torch.as_tensor(arrays(3, 5, 4))
     with pytest.raises(InputError, match="finite numbers, got 10 NaN or infinite of 60"):
-        arrays_module.scan_arrays(vectors.where(vectors < 1, torch.nan), ScanSettings())
+        arrays_module.scan_arrays(vectors.where(vectors < 1, torch.nan), ScanConfig())
     with pytest.raises(RunError, match="no measure has a value at any layer: all"):
-        arrays_module.scan_arrays(torch.zeros(2, 5, 4), ScanSettings(metrics=("rankme",)))
-    only = ScanSettings(metrics=("dataset_entropy",), conventions=("reference",))
+        arrays_module.scan_arrays(torch.zeros(2, 5, 4), ScanConfig(metrics=("rankme",)))
+    only = ScanConfig(metrics=("dataset_entropy",), conventions=("reference",))
     with pytest.raises(InputError, match="arrays have no convention 'reference'"):
         arrays_module.scan_arrays(vectors, only)

@@ -15,7 +15,7 @@ import transformers as hf
 
 import layerscope
 from layerscope import api
-from layerscope.data import as_texts
+from layerscope.data.objects import as_texts
 from layerscope.errors import InputError
 from tiny import CONFIGS, GQA, condition, texts, tiny_model, tiny_tokenizer
 
@@ -27,6 +27,7 @@ def scan() -> layerscope.Scan:
 
 def test_public_names_are_what_is_said():
     assert set(dir(layerscope)) == set(layerscope.__all__)
+    assert not any(name in layerscope.__all__ for name in ("metrics", "api"))
     assert all(hasattr(layerscope, name) for name in layerscope.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'scna'"):
         _ = layerscope.scna
@@ -218,20 +219,19 @@ def test_progress_tells_of_every_stage():
 
 
 def test_measures_are_listed_and_looked_up():
-    assert layerscope.metrics("lidar") in layerscope.metrics()
+    assert layerscope.get_metric("lidar") in layerscope.list_metrics()
     with pytest.raises(InputError, match="unknown measure 'lidr'; did you mean 'lidar'"):
-        layerscope.metrics("lidr")
+        layerscope.get_metric("lidr")
 
 
-@pytest.mark.parametrize(
-    "first", ["import layerscope.metrics.catalogue", "layerscope.metrics()", "layerscope.load"]
-)
-def test_the_function_metrics_and_the_folder_metrics_live_together(first):
-    """In a new process: importing a submodule would otherwise replace the function of its name."""
-    then = "from layerscope.metrics import catalogue; print(len(layerscope.metrics()))"
-    code = f"import layerscope; {first}; {then}"
+def test_the_rooms_of_the_package_are_reached_after_a_plain_import():
+    """In a new process: `layerscope.metrics` is the folder of the measures."""
+    code = (
+        "import layerscope as l; print(l.metrics.__name__, l.errors.InputError.__name__);"
+        "import layerscope.metrics.spectrum; print(l.metrics.spectrum.renyi_entropy.__name__)"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(found.stdout) == len(layerscope.metrics())
+    assert found.stdout.split() == ["layerscope.metrics", "InputError", "renyi_entropy"]
 
 
 @pytest.mark.parametrize("name", ["llama", "stablelm"])

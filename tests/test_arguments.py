@@ -10,12 +10,11 @@ import pytest
 import torch
 
 import layerscope
-from layerscope import api, models
+from layerscope import api
 from layerscope.api.common import Result
-from layerscope.cutting import CutSettings
 from layerscope.errors import InputError
-from layerscope.evaluation import EvaluationSettings
-from layerscope.settings import ScanSettings
+from layerscope.models import loading
+from layerscope.settings import CutConfig, EvaluateConfig, PruneConfig, ScanConfig
 from tiny import tiny_model, tiny_tokenizer, vision_model
 
 VALUES = {
@@ -93,10 +92,7 @@ PARAMETERS = {
     "prune": {
         "model": "model", "rule": "one of", "budget": "budget", "data": "data", "run": "run or none",
         "out": "path or none", "overwrite": "flag", "evaluate": "names", "task_data": "path or none",
-        "tables": "tables", "perplexity": "texts or none", "draws": "count", "scheme": "one of",
-        "protect": "one of", "format": "one of", "head": "flag", **READING, **LOADING,
-        "pooling": "one of", "special_tokens": "flag", "first_token": "one of",
-        "max_length": "count", "batch_tokens": "count", "seed": "natural",
+        "tables": "tables", "perplexity": "texts or none", **READING, **LOADING,
     },
     "estimate_prune": {
         "model": "model", "rule": "one of", "budget": "budget", "watch": "watch",
@@ -113,14 +109,16 @@ PARAMETERS = {
         "convention": "one of or none", "seed": "natural", "resamples": "count",
     },
     "load": {"folder": "path"},
-    "metrics": {"name": "one of or none"},
+    "get_metric": {"name": "one of"},
+    "list_metrics": {},
     "run_of": {"given": "run"},
     "is_run": {"given": "path"},
     "default_folder": {"model": "text", "data": "text"},
 }  # fmt: skip
 SETTINGS = {
-    "scan": ScanSettings, "estimate_scan": ScanSettings, "evaluate": EvaluationSettings,
-    "estimate_evaluation": EvaluationSettings, "cut": CutSettings, "estimate_cut": CutSettings,
+    "scan": ScanConfig, "estimate_scan": ScanConfig, "evaluate": EvaluateConfig,
+    "estimate_evaluation": EvaluateConfig, "cut": CutConfig, "estimate_cut": CutConfig,
+    "prune": PruneConfig,
 }  # fmt: skip
 NEEDED = {
     "model": "org/none", "models": "org/none", "out": "out", "folder": "none", "run": "none",
@@ -152,7 +150,7 @@ def untouched(monkeypatch, tmp_path):
         raise AssertionError("a model was loaded")
 
     for function in ("load", "backbone_of"):
-        monkeypatch.setattr(models, function, refuse)
+        monkeypatch.setattr(loading, function, refuse)
     monkeypatch.chdir(tmp_path)
     yield
     assert list(tmp_path.iterdir()) == []

@@ -13,14 +13,24 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from layerscope.augmentation import AugmentationSettings, Edit, View, mean_edit_distance, views
-from layerscope.augmentation.characters import _KEYS, _edit, _mistype, _Pieces, _split_words
-from layerscope.augmentation.draws import Draws
-from layerscope.data import read_texts
+from layerscope.data.misspellings import (
+    _KEYS,
+    AugmentationConfig,
+    Draws,
+    Edit,
+    View,
+    _edit,
+    _mistype,
+    _Pieces,
+    _split_words,
+    mean_edit_distance,
+    views,
+)
+from layerscope.data.reading import read_texts
 from layerscope.errors import InputError
 
-DEFAULT = AugmentationSettings()
-AUTHORS = AugmentationSettings.authors()
+DEFAULT = AugmentationConfig()
+AUTHORS = AugmentationConfig.authors()
 SENTENCE = "The hidden states of middle layers often serve better than those of the last one."
 PROSE = " ".join(read_texts("sample").texts).split()
 
@@ -29,7 +39,7 @@ def prose(words: int) -> str:
     return " ".join(itertools.islice(itertools.cycle(PROSE), words))
 
 
-def strength(text: str, settings: AugmentationSettings) -> float:
+def strength(text: str, settings: AugmentationConfig) -> float:
     return mean_edit_distance(views(text, 8, settings=settings, seed=0))
 
 
@@ -61,7 +71,7 @@ GOLDEN = ["middle la yerg serve bett3r", "middoe laymer s serve better"]
 
 def test_views_do_not_depend_on_the_process():
     code = (
-        "from layerscope.augmentation import AugmentationSettings as S, views;"
+        "from layerscope.data.misspellings import AugmentationConfig as S, views;"
         f"print([v.text for v in views({SENTENCE!r}, 4, settings=S(), seed=7)])"
     )
     expected = str([view.text for view in views(SENTENCE, 4, settings=DEFAULT, seed=7)])
@@ -116,7 +126,7 @@ def test_a_text_without_words_has_no_view(text):
 
 
 def test_more_views_than_a_text_allows_are_refused_with_how_many_there_are():
-    only = AugmentationSettings(edits=(Edit.SUBSTITUTE,))
+    only = AugmentationConfig(edits=(Edit.SUBSTITUTE,))
     with pytest.raises(InputError, match=r"expected 40 distinct views of the text 'q', 3\d could"):
         views("q", 40, settings=only, seed=0)
     with pytest.raises(InputError, match=r"'q!{39}\.\.\.', 3\d could be made; leave the text out"):
@@ -148,33 +158,33 @@ def test_short_words_are_left_alone():
     text = "to be or not to be is the way of it all, sometimes"
     for view in views(text, 20, settings=DEFAULT, seed=0):
         assert view.text.startswith("to be or not to be is the way of it all, ")
-    loose = AugmentationSettings(shortest_word=1)
+    loose = AugmentationConfig(shortest_word=1)
     made = views(text, 20, settings=loose, seed=0)
     assert not all(view.text.startswith("to be or not to be") for view in made)
 
 
 def test_more_strength_changes_more():
-    weak, middle, strong = (strength(SENTENCE, AugmentationSettings(p)) for p in (0.1, 0.3, 0.8))
+    weak, middle, strong = (strength(SENTENCE, AugmentationConfig(p)) for p in (0.1, 0.3, 0.8))
     assert weak < middle < strong
 
 
 def test_settings_are_checked():
     for bad in (0, 1.1, -1, float("nan")):
         with pytest.raises(InputError, match="expected strength above 0 and at most 1"):
-            AugmentationSettings(strength=bad)
+            AugmentationConfig(strength=bad)
     with pytest.raises(InputError, match="expected cap of at least 1, got 0."):
-        AugmentationSettings(cap=0)
+        AugmentationConfig(cap=0)
     with pytest.raises(InputError, match="expected shortest_word of at least 1, got 0."):
-        AugmentationSettings(shortest_word=0)
+        AugmentationConfig(shortest_word=0)
     with pytest.raises(InputError, match="expected at least one of edits, got none."):
-        AugmentationSettings(edits=())
+        AugmentationConfig(edits=())
     with pytest.raises(InputError, match="at least 1 view and a seed from 0 on, 0 and -1 came"):
         views("text", 0, settings=DEFAULT, seed=-1)
 
 
 def test_labels_tell_settings_apart():
     made = [
-        AugmentationSettings(*arguments)
+        AugmentationConfig(*arguments)
         for arguments in itertools.product((0.1, 0.3), (None, 10), (1, 4), (tuple(Edit), ("swap",)))
     ]
     assert len({settings.label for settings in made}) == len(made)
@@ -182,7 +192,7 @@ def test_labels_tell_settings_apart():
 
 
 def test_edits_may_be_given_by_name():
-    assert AugmentationSettings(edits=("substitute",), cap=10) == AUTHORS
+    assert AugmentationConfig(edits=("substitute",), cap=10) == AUTHORS
 
 
 # What stays
@@ -202,7 +212,7 @@ def test_white_space_and_punctuation_survive(text):
     def skeleton(text: str) -> str:
         return "".join(c for c in text if c in "\t\n\u00a0,.\uff0c。、،")
 
-    for view in views(text, 8, settings=AugmentationSettings(edits=(Edit.SUBSTITUTE,)), seed=0):
+    for view in views(text, 8, settings=AugmentationConfig(edits=(Edit.SUBSTITUTE,)), seed=0):
         assert skeleton(view.text) == skeleton(text)
         view.text.encode()
 
@@ -248,7 +258,7 @@ def test_splitting_adds_spaces_inside_words_only(words):
     ("kind", "lengths"), [("insert", {12}), ("delete", {8}), ("swap", {10}), ("substitute", {10})]
 )
 def test_each_edit_does_what_its_name_says(kind, lengths):
-    settings = AugmentationSettings(strength=0.2, edits=(Edit(kind),))
+    settings = AugmentationConfig(strength=0.2, edits=(Edit(kind),))
     made = {_edit("abcdefghij", settings, draws(attempt), "") for attempt in range(200)}
     assert {len(word) for word in made} == lengths
     assert "abcdefghij" not in made
@@ -264,7 +274,7 @@ def test_each_edit_does_what_its_name_says(kind, lengths):
 
 
 def test_all_kinds_of_edits_are_drawn():
-    one = AugmentationSettings(strength=0.1)
+    one = AugmentationConfig(strength=0.1)
     lengths = Counter(len(_edit("abcdefghij", one, draws(k), "")) for k in range(400))
     assert set(lengths) == {9, 10, 11}
     assert lengths[10] == pytest.approx(200, abs=50)
@@ -273,7 +283,7 @@ def test_all_kinds_of_edits_are_drawn():
 @pytest.mark.parametrize("word", ["a", "aa", "aaaa", "字", "字字"])
 @pytest.mark.parametrize("kind", list(Edit))
 def test_an_edit_always_changes_a_word_and_never_empties_it(word, kind):
-    settings = AugmentationSettings(edits=(kind,))
+    settings = AugmentationConfig(edits=(kind,))
     for attempt in range(30):
         edited = _edit(word, settings, draws(attempt), "字" if word > "z" else "")
         assert edited
@@ -281,7 +291,7 @@ def test_an_edit_always_changes_a_word_and_never_empties_it(word, kind):
 
 
 def test_substitution_keeps_case_and_reaches_every_other_letter():
-    settings = AugmentationSettings(strength=1, edits=(Edit.SUBSTITUTE,))
+    settings = AugmentationConfig(strength=1, edits=(Edit.SUBSTITUTE,))
     made = {_edit("E", settings, draws(attempt), "") for attempt in range(500)}
     assert made == set("ABCDFGHIJKLMNOPQRSTUVWXYZ")
 
@@ -298,7 +308,7 @@ def test_the_keyboard_is_symmetric_and_complete():
 
 def test_a_mistyped_character_lies_beside_the_right_one():
     for attempt in range(50):
-        typed = _mistype("Layer-42é", AugmentationSettings(), draws(attempt))
+        typed = _mistype("Layer-42é", AugmentationConfig(), draws(attempt))
         pairs = [(a, b) for a, b in zip("Layer-42é", typed, strict=True) if a != b]
         assert len(pairs) == 2
         assert all(b in _KEYS[a] for a, b in pairs)

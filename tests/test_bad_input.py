@@ -19,9 +19,13 @@ import torch
 
 from commands import Finished, run
 from fake_runs import fake_run
-from layerscope import api, correlation, files, models, store
-from layerscope.runfolder import RunFolder
-from layerscope.table import Run, save_run
+from layerscope import api
+from layerscope.data import files
+from layerscope.decisions import correlate as correlate_module
+from layerscope.models import loading
+from layerscope.results.folder import RunFolder
+from layerscope.results.table import Run, save_run
+from layerscope.states import store
 from tiny import save_tiny, tiny_model
 
 INPUT, FAILURE, INTERRUPT = 2, 1, 130
@@ -513,7 +517,7 @@ EARLY = {
         (("--rule", "nrs", "--run", "run"), "the rule 'nrs' reads nrs_k10, which the run lacks; scan"),
         (("--budget", "lots"), "lots"),
         (("--scheme", "gready"), "unknown scheme 'gready'"),
-        (("--protect", "1"), "expected --protect as two numbers"),
+        (("--protect", "1"), "expected protect to be two whole numbers"),
         (("--format", "gguf"), "unknown format 'gguf'"),
         (("--evaluate", "STSBenchmrk"), "unknown task 'STSBenchmrk'"),
         (("--perplexity", "none.txt"), "there is no file 'none.txt'"),
@@ -559,7 +563,7 @@ def no_model(monkeypatch):
     def loaded(*_args, **_kwargs):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(models, "_load_model", loaded)
+    monkeypatch.setattr(loading, "_load_model", loaded)
 
 
 @pytest.fixture
@@ -647,6 +651,6 @@ def test_the_coefficient_of_a_plot_is_checked_before_the_draws(command, tmp_path
         raise AssertionError("the draws were made")
 
     save_run(Run(*fake_run()), tmp_path / "run")
-    monkeypatch.setattr(correlation, "correlate", drawn)
+    monkeypatch.setattr(correlate_module, "correlate", drawn)
     finished = command("correlate", "run", "--statistic", "r")
     assert_one_sentence(finished, INPUT, "unknown coefficient 'r'")

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from layerscope import bank as bank_module
-from layerscope.bank import VectorBank, hash_of, key
+from layerscope.config import Pooling
+from layerscope.data import files
 from layerscope.errors import InputError, RunError
-from layerscope.settings import Pooling
-from layerscope.states import Site
+from layerscope.states import bank as bank_module
+from layerscope.states.bank import VectorBank, hash_of, key
+from layerscope.states.sites import Site
 
 IDENTITY = {"weights_fingerprint": "abc", "first_token": "keep", "max_length": 96}
 SITES = (Site(0), Site(1), Site(1, "final_norm"))
@@ -148,13 +149,13 @@ def test_a_bank_of_an_older_layerscope_is_refused_with_the_reason(filled):
 def test_a_bank_that_another_process_makes_at_the_same_moment_is_not_taken_over(
     tmp_path, monkeypatch
 ):
-    locked = bank_module.locked
+    locked = files.locked
 
     @contextmanager
     def just_after_another(path, *arguments, **options):
         with locked(path, *arguments, **options):
             monkeypatch.setattr(bank_module, "locked", locked)
-            bank_module.write_json(
+            files.write_json(
                 path.parent / bank_module.BANK_FILE,
                 {"schema_version": 1, "identity": IDENTITY | {"max_length": 8}, "facts": {}},
             )

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from commands import run
-from layerscope import api, cli, selection
-from layerscope.augmentation import AugmentationSettings
-from layerscope.cli import app
+from layerscope import api, cli
+from layerscope.cli.app import app
+from layerscope.data.misspellings import AugmentationConfig
+from layerscope.decisions import evidence, preferences
 from layerscope.metrics.catalogue import CATALOGUE
-from layerscope.selection import evidence
 from tiny import save_tiny, texts, tiny_model
 
 COMMANDS = tuple(name for name in cli.__all__ if name not in ("app", "main"))
@@ -95,7 +95,7 @@ def settings(scan: api.Scan) -> dict:
 
 
 CROPS = ("--views", 2, "--augmentation", "crops", "--metrics", "retrieval")
-_CAPPED = AugmentationSettings.authors().label
+_CAPPED = AugmentationConfig.authors().label
 OPTIONS = {
     "--limit": (("--limit", 7), lambda s: s.record["data"]["texts"] == 7),
     "--views": (
@@ -140,6 +140,7 @@ OPTIONS = {
     "--device-map": (("--device-map", "cpu"), lambda s: s.record["model"]["device"] == "cpu"),
     "--revision": (("--revision", "v2"), lambda s: s.record["model"]["revision"] == "v2"),
     "--threads": (("--threads", 2), lambda s: s.record["threads"] == 2),
+    "--resamples": (("--resamples", 50), lambda s: s.record["settings"]["resamples"] == 50),
     "--png": (("--png", "a.png"), lambda _: Path("a.png").read_bytes().startswith(b"\x89PNG")),
     "--svg": (("--svg", "a.svg"), lambda _: "<svg" in Path("a.svg").read_text()),
     "--overwrite": (("--overwrite",), lambda s: s.folder.is_dir()),
@@ -329,8 +330,8 @@ def test_preferences_and_the_choice_are_made_once_a_command(monkeypatch, capsys,
 
         monkeypatch.setattr(where, name, call)
 
-    counted(selection, "preferences")
-    counted(selection, "evidences")
+    counted(preferences, "preferences")
+    counted(evidence, "evidences")
     counted(evidence, "resampled_means")
     monkeypatch.chdir(tmp_path)
     save_tiny(tiny_model("bert"), Path("model"))

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from layerscope import correlation, dependence
-from layerscope.correlation import correlate
+from layerscope.decisions import curves as curves_module
+from layerscope.decisions import dependence
+from layerscope.decisions.correlate import correlate
 from layerscope.errors import InputError
-from layerscope.longtable import read_long
-from layerscope.table import conform
+from layerscope.results.foreign import read_long
+from layerscope.results.table import conform
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "published" / "pythia-410m.parquet"
 RISING = (1.0, 2.0, 4.0, 3.0, 6.0, 5.0, 8.0, 7.0)
@@ -195,7 +196,7 @@ def test_conventions_and_kinds_of_views_are_measures_of_their_own():
         measured("rankme", noise(4), convention=""),
     ]
     findings = correlate(tables, measures=["dime", "rankme"], resamples=50)
-    names = correlation.labels(sorted(summary.measure for summary in findings.summaries))
+    names = curves_module.labels(sorted(summary.measure for summary in findings.summaries))
     assert list(names.values()) == [
         "dime (normalized)", "dime (paper), characters", "dime (paper), crops", "rankme",
     ]  # fmt: skip
@@ -345,7 +346,7 @@ def test_the_larger_p_is_corrected_over_all_measures():
 def test_the_matrix_has_a_median_over_models_in_each_cell():
     findings = correlate(grid(models=3, tasks=2), resamples=50)
     units = findings.units()
-    for statistic in correlation.STATISTICS:
+    for statistic in curves_module.STATISTICS:
         matrix = findings.matrix(statistic)
         own = units.query("metric == 'dime' and task == 'Task1'")
         assert matrix.loc["dime (paper)", "Task1"] == pytest.approx(own[statistic].median())

@@ -19,10 +19,10 @@ from torch import nn
 
 import layerscope
 from commands import run
-from layerscope import surgery
 from layerscope.api import cutting
 from layerscope.errors import InputError, RunError
-from layerscope.surgery import MismatchError, onnx, reload, saving, verifying
+from layerscope.export import formats, onnx, reload, shorten, verify
+from layerscope.export.formats import MismatchError
 from matrix import WORKS
 from tiny import (
     CONFIGS,
@@ -45,7 +45,7 @@ TEXTS = texts(4)
 def here(monkeypatch):
     """Read back in this process: the same program, without seconds of imports for each model."""
     monkeypatch.setattr(
-        verifying, "_run", lambda request, answer: reload.main(str(request), str(answer))
+        verify, "_run", lambda request, answer: reload.main(str(request), str(answer))
     )
 
 
@@ -84,7 +84,7 @@ def test_every_architecture_is_cut_for_sentence_transformers(name, tmp_path, her
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "modernbert", "mamba"])
 def test_the_final_norm_is_kept_on_request(name, tmp_path, here):
     found = cut(name, tmp_path / "out", format="transformers", final_norm="keep")
-    assert found.output == surgery.LAST
+    assert found.output == shorten.LAST
     assert found.blocks == 2
     assert found.stage == "final_norm"
 
@@ -460,7 +460,7 @@ def test_a_disk_that_fills_leaves_nothing_half_written(error, tmp_path, monkeypa
 
 def test_a_full_disk_is_seen_before_anything_is_written(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(saving.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(formats.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(RunError, match="nothing was written"):
         cut("bert", tmp_path / "out", format="transformers")
     assert not list(tmp_path.iterdir())
@@ -470,7 +470,7 @@ def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(verifying, "_run", interrupt)
+    monkeypatch.setattr(verify, "_run", interrupt)
     with pytest.raises(KeyboardInterrupt):
         cut("bert", tmp_path / "out", format="transformers")
     assert not list(tmp_path.iterdir())
@@ -502,7 +502,7 @@ def test_a_spoiled_checkpoint_is_told_and_kept_to_look_at(change, said, tmp_path
         spoil(Path(json.loads(request.read_text())["folder"]), change)
         reload.main(str(request), str(answer))
 
-    monkeypatch.setattr(verifying, "_run", run_spoiled)
+    monkeypatch.setattr(verify, "_run", run_spoiled)
     with pytest.raises(MismatchError, match=said) as failed:
         cut("llama", tmp_path / "out", format="transformers")
     assert failed.value.exit_code == 1
@@ -518,7 +518,7 @@ def test_what_stands_where_a_failure_is_kept_stays(tmp_path, monkeypatch):
         )
         reload.main(str(request), str(answer))
 
-    monkeypatch.setattr(verifying, "_run", run_spoiled)
+    monkeypatch.setattr(verify, "_run", run_spoiled)
     (tmp_path / "out.unverified").mkdir()
     (tmp_path / "out.unverified" / "thesis.tex").write_text("dear")
     with pytest.raises(MismatchError, match=r"out\.unverified1"):
@@ -531,8 +531,8 @@ def test_beside_an_attention_sink_the_other_tokens_still_count():
     states[0] *= 1e5
     wrong = states.clone()
     wrong[3] *= 1.01
-    assert float(verifying.distances(wrong, states).max()) > 5e-3
-    assert float(verifying.distances(states, states).max()) == 0
+    assert float(verify.distances(wrong, states).max()) > 5e-3
+    assert float(verify.distances(states, states).max()) == 0
 
 
 def test_another_tokenizer_is_told(tmp_path, monkeypatch):
@@ -540,7 +540,7 @@ def test_another_tokenizer_is_told(tmp_path, monkeypatch):
         bare_tokenizer().save_pretrained(json.loads(request.read_text())["folder"])
         reload.main(str(request), str(answer))
 
-    monkeypatch.setattr(verifying, "_run", run_other)
+    monkeypatch.setattr(verify, "_run", run_other)
     with pytest.raises(MismatchError, match="reads text 1 in other tokens"):
         cut("llama", tmp_path / "out", format="transformers")
 
@@ -551,11 +551,11 @@ def test_a_process_that_is_stopped_or_killed_is_told(tmp_path, monkeypatch):
     def slow(*_args, timeout, **_options):
         raise subprocess.TimeoutExpired("reload", timeout)
 
-    monkeypatch.setattr(verifying.subprocess, "run", slow)
+    monkeypatch.setattr(verify.subprocess, "run", slow)
     with pytest.raises(RunError, match=r"took over \d+ minutes and was stopped; nothing was kept"):
         cut("bert", tmp_path / "out", format="transformers")
     gone = subprocess.CompletedProcess([], -9, "", "")
-    monkeypatch.setattr(verifying.subprocess, "run", lambda *_args, **_options: gone)
+    monkeypatch.setattr(verify.subprocess, "run", lambda *_args, **_options: gone)
     with pytest.raises(RunError, match=r"saved model was killed \(signal 9\), most likely"):
         cut("bert", tmp_path / "out", format="transformers")
     assert not list(tmp_path.iterdir())
@@ -633,7 +633,7 @@ def test_a_dry_run_sees_the_place_as_the_cut_does(tmp_path, monkeypatch):
         patched.setattr("os.access", lambda *_: False)
         refused_alike("Permission denied", InputError, model, 2, out=out, format="transformers")
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(saving.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(formats.shutil, "disk_usage", lambda _: usage)
     refused_alike("nothing was written", RunError, model, 2, out=out, format="transformers")
     assert not list(tmp_path.iterdir())
 
@@ -767,8 +767,8 @@ def test_a_model_is_loaded_once(format, tmp_path, monkeypatch):  # noqa: A002
         return load(cls, name, *arguments, **options)
 
     monkeypatch.setattr(hf.PreTrainedModel, "from_pretrained", classmethod(count))
-    monkeypatch.setattr(verifying, "compare", lambda *_, **__: pytest.fail("not reached"))
-    monkeypatch.setattr(verifying, "_run", lambda *_: (_ for _ in ()).throw(KeyError("checked")))
+    monkeypatch.setattr(verify, "compare", lambda *_, **__: pytest.fail("not reached"))
+    monkeypatch.setattr(verify, "_run", lambda *_: (_ for _ in ()).throw(KeyError("checked")))
     with pytest.raises(RunError, match="checked"):
         layerscope.cut(source, out=tmp_path / "out", data=texts(24), format=format)
     assert loads == [str(source)]

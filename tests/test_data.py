@@ -16,7 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerscope.data import Texts, as_texts, read_texts
+from layerscope.data.objects import as_texts
+from layerscope.data.reading import read_texts
+from layerscope.data.texts import Texts
 from layerscope.errors import InputError
 
 PARQUET = Path(__file__).parents[2] / "shared" / "data" / "WikiText-2"

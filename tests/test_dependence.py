@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from layerscope import dependence
-from layerscope.dependence import Unit
+from layerscope.decisions import dependence
+from layerscope.decisions.dependence import Unit
 from layerscope.errors import InputError, UndefinedError
 
 

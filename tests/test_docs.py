@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from layerscope.metrics.catalogue import CATALOGUE, INVARIANCES, Measure
+from layerscope.metrics.catalogue import CATALOGUE
+from layerscope.metrics.measure import INVARIANCES, Measure
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "measures.md"

@@ -18,12 +18,18 @@ from torch import nn
 import layerscope
 from architectures import random_model
 from commands import run
-from layerscope import api, architectures, doctor, extraction
-from layerscope.architectures import Architecture
-from layerscope.doctor import EXAMINATIONS, Diagnosis, Origin, Verdict, examine, of_texts
-from layerscope.doctor.shortened import cut_layers
+from layerscope import api
+from layerscope.api.diagnosing import doctor
+from layerscope.diagnosis.examine import EXAMINATIONS, examine
+from layerscope.diagnosis.layers import cut_layers
+from layerscope.diagnosis.results import Diagnosis, Verdict
+from layerscope.diagnosis.subject import Origin, of_texts
 from layerscope.errors import InputError
-from layerscope.models import Backbone, ModelOptions, backbone_of
+from layerscope.models import architectures
+from layerscope.models.architectures import Architecture
+from layerscope.models.backbone import Backbone, backbone_of
+from layerscope.settings import ModelOptions
+from layerscope.states import extract
 from matrix import WORKS
 from tiny import (
     CONFIGS,
@@ -252,7 +258,7 @@ def test_a_hook_on_a_submodule(monkeypatch):
     model = copy.deepcopy(tiny_model("llama"))
     model.parts = nn.ModuleList(block.mlp for block in model.layers)
     rows = dict(architectures.ARCHITECTURES) | {"llama": Architecture("parts", "norm")}
-    monkeypatch.setattr("layerscope.models.ARCHITECTURES", rows)
+    monkeypatch.setattr("layerscope.models.backbone.ARCHITECTURES", rows)
     found = failed(planted(backbone_of(model, tiny_tokenizer())))
     assert "what leaves block 1 is not what enters block 2 (3 of 3 links broken)" in found["blocks"]
     assert "hidden_states" in found
@@ -318,9 +324,9 @@ def test_a_model_that_mixes_the_rows_of_a_batch():
 
 def test_an_extraction_that_reads_what_enters(monkeypatch):
     def entering(site, receive):
-        return lambda _m, args, kwargs, _out: receive(site(), extraction._hidden(args, kwargs))
+        return lambda _m, args, kwargs, _out: receive(site(), extract._hidden(args, kwargs))
 
-    monkeypatch.setattr(extraction, "_block_hook", entering)
+    monkeypatch.setattr(extract, "_block_hook", entering)
     found = failed(planted(healthy()))
     assert "extraction" in found
     assert not {"blocks", "hidden_states", "embeddings", "final_norm"} & set(found)
@@ -546,7 +552,7 @@ def test_the_command_fits_80_columns_and_exits_0(command, tiny_folder, text_file
 
 def test_a_failed_check_exits_1_and_says_what_to_do(command, tiny_folder, text_file, monkeypatch):
     rows = dict(architectures.ARCHITECTURES) | {"llama": Architecture("layers")}
-    monkeypatch.setattr("layerscope.models.ARCHITECTURES", rows)
+    monkeypatch.setattr("layerscope.models.backbone.ARCHITECTURES", rows)
     finished = command(tiny_folder("llama"), "--data", text_file)
     out = " ".join(finished.out.split())
     assert finished.code == 1

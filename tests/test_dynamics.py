@@ -12,15 +12,19 @@ import pytest
 import torch
 from rich.console import Console
 
-from layerscope import api, dynamics, plots, report, terminal
-from layerscope.analysis import scan_backbone
-from layerscope.arrays import scan_arrays
-from layerscope.data import as_texts
+from layerscope import api
+from layerscope.analysis import measure as measure_module
+from layerscope.analysis.arrays import scan_arrays
+from layerscope.analysis.run import scan_backbone
+from layerscope.data.objects import as_texts
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE
-from layerscope.models import Backbone, backbone_of
-from layerscope.settings import ScanSettings
-from layerscope.table import Run
+from layerscope.models.backbone import Backbone, backbone_of
+from layerscope.render import charts, plotly
+from layerscope.render import page as page_module
+from layerscope.render import terminal as terminal_module
+from layerscope.results.table import Run
+from layerscope.settings import ScanConfig
 from tiny import texts, tiny_model, tiny_tokenizer
 
 COUNT = 60
@@ -34,7 +38,7 @@ def tiny_backbone(name: str) -> Backbone:
 
 
 def scan(name: str, count: int = COUNT, **options) -> Run:
-    settings = ScanSettings(**{"first_token": "keep", "resamples": 50, "views": 0} | options)
+    settings = ScanConfig(**{"first_token": "keep", "resamples": 50, "views": 0} | options)
     return scan_backbone(tiny_backbone(name), as_texts(texts(count)), settings)
 
 
@@ -253,11 +257,11 @@ def test_a_variant_is_a_name_too():
 
 
 def test_a_finished_family_is_read_back(tmp_path, monkeypatch):
-    settings = ScanSettings(first_token="keep", resamples=50, views=0)
+    settings = ScanConfig(first_token="keep", resamples=50, views=0)
     given = as_texts(texts(20))
     first = scan_backbone(tiny_backbone("bert"), given, settings, folder=tmp_path)
     assert (tmp_path / "measured-dynamics.safetensors").is_file()
-    monkeypatch.setattr(dynamics, "LayerStack", None)  # nothing is computed again
+    monkeypatch.setattr(measure_module, "LayerStack", None)  # nothing is computed again
     again = scan_backbone(tiny_backbone("bert"), given, settings, folder=tmp_path)
     pd.testing.assert_frame_equal(first.table, again.table, check_exact=True)
     pd.testing.assert_frame_equal(first.contributions, again.contributions, check_exact=True)
@@ -267,12 +271,12 @@ def test_a_finished_family_is_read_back(tmp_path, monkeypatch):
 
 def test_arrays_have_dynamics_but_no_tokens():
     vectors = torch.randn(3, 40, 50, generator=torch.Generator().manual_seed(0))
-    run = scan_arrays(vectors, ScanSettings())
+    run = scan_arrays(vectors, ScanConfig())
     assert set(at(run, "frenet_speed_k32")) == {(1, 0), (2, 1)}
     assert "block_influence" not in set(run.table["metric"])
     with pytest.raises(InputError, match="do not allow block_influence"):
-        scan_arrays(vectors, ScanSettings(metrics=("block_influence",)))
-    assert "pair" not in set(scan_arrays(vectors[:1], ScanSettings()).table["level"])
+        scan_arrays(vectors, ScanConfig(metrics=("block_influence",)))
+    assert "pair" not in set(scan_arrays(vectors[:1], ScanConfig()).table["level"])
 
 
 def test_selection_and_summary_take_no_part_of_them(bert_run):
@@ -286,7 +290,7 @@ def test_selection_and_summary_take_no_part_of_them(bert_run):
 
 def printed(run: Run, width: int = 80) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(terminal.scan_summary(run.table, run.contributions, run.record))
+    console.print(terminal_module.scan_summary(run.table, run.contributions, run.record))
     return console.export_text()
 
 
@@ -325,15 +329,15 @@ def test_the_page_has_curves_scores_and_heatmaps(bert_run):
 def test_two_runs_on_one_page_have_curves_by_model_and_heatmaps_each(bert_run):
     other = scan("gpt2", 30)
     runs = [(run.table, run.contributions, run.record) for run in (bert_run, other)]
-    page = report.page(runs)
+    page = page_module.page(runs)
     assert 'id="heat-0-0"' in page
     assert 'id="heat-1-0"' in page
 
 
 def test_curves_of_a_run_have_their_noise_floor_and_null(bert_run):
-    figure = plots.describe(bert_run.table)
+    figure = charts.describe(bert_run.table)
     panels = {panel.metric: panel for panel in figure.panels if panel.between}
-    assert set(panels) == {r.name for r in PAIRS if r.place in plots.CURVES} - {
+    assert set(panels) == {r.name for r in PAIRS if r.place in charts.CURVES} - {
         name for name in panels if not at(bert_run, name)
     }
     speed = panels["frenet_speed_k32"]
@@ -341,11 +345,11 @@ def test_curves_of_a_run_have_their_noise_floor_and_null(bert_run):
     assert [point.layer for point in speed.lines[0].points] == [1, 2, 3, 4]
     null = at(bert_run, "frenet_speed_k32_null")[1, 0]
     assert [level.value for level in speed.levels] == [null]
-    assert plots.to_plotly(figure)
+    assert plotly.to_plotly(figure)
 
 
 def test_heatmaps_are_symmetric_with_an_empty_diagonal(bert_run):
-    found = {heat.metric: heat for heat in plots.heatmaps(bert_run.table)}
+    found = {heat.metric: heat for heat in charts.heatmaps(bert_run.table)}
     assert set(found) == {record.name for record in PAIRS if record.place == "matrix"}
     values = np.array(found["cka_matrix"].values, dtype=float)
     np.testing.assert_array_equal(values, values.T)

@@ -12,22 +12,25 @@ import numpy as np
 import pytest
 import torch
 
-from layerscope import encoding, models
-from layerscope.bank import PLANS, VectorBank, hash_of
-from layerscope.encoding import BankEncoder, TokenPolicy, open_bank
+from layerscope.config import FirstToken, Pooling
+from layerscope.data import tokens as tokens_module
+from layerscope.data.tokens import pad, tokenize
 from layerscope.errors import InputError, RunError
-from layerscope.extraction import extract, sites_of
-from layerscope.pooling import pool
-from layerscope.settings import FirstToken, Pooling
-from layerscope.states import Site
-from layerscope.tokenization import pad, tokenize
+from layerscope.models import backbone as backbone_module
+from layerscope.models import loading
+from layerscope.states import encode
+from layerscope.states.bank import PLANS, VectorBank, hash_of
+from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
+from layerscope.states.extract import extract, sites_of
+from layerscope.states.pooling import pool
+from layerscope.states.sites import Site
 from tiny import texts, tiny_model, tiny_tokenizer
 
 TEXTS = texts(12)
 
 
 def backbone_of(name="llama"):
-    return models.backbone_of(tiny_model(name), tiny_tokenizer(), name=name)
+    return backbone_module.backbone_of(tiny_model(name), tiny_tokenizer(), name=name)
 
 
 def encoder_at(folder, name="llama", *, policy=None, **options):
@@ -112,7 +115,7 @@ def test_only_the_poolings_asked_for_are_kept(tmp_path):
 
 
 def test_a_bank_that_would_grow_too_big_keeps_one_pooling_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(encoding, "BANK_BUDGET", 1000)
+    monkeypatch.setattr(encode, "BANK_BUDGET", 1000)
     encoder = encoder_at(tmp_path)
     encoder.vectors(Site(0), TEXTS)
     assert len(encoder.bank.missing([hash_of(TEXTS[0])], Pooling.MAX)) == 1
@@ -123,7 +126,7 @@ def test_a_bank_that_would_grow_too_big_keeps_one_pooling_and_says_so(tmp_path, 
 
 def test_the_first_token_is_decided_once_a_model_and_stays_decided(tmp_path, monkeypatch):
     ratios = iter([50.0])
-    monkeypatch.setattr(encoding, "first_token_ratio", lambda *_: next(ratios))
+    monkeypatch.setattr(encode, "first_token_ratio", lambda *_: next(ratios))
     first = open_bank(tmp_path / "bank", backbone_of(), TokenPolicy())
     assert first.policy.first_token is FirstToken.DROP
     again = open_bank(tmp_path / "bank", backbone_of(), TokenPolicy())
@@ -136,7 +139,7 @@ def test_the_first_token_is_decided_once_a_model_and_stays_decided(tmp_path, mon
 
 def test_the_first_token_is_measured_only_if_that_decides(tmp_path, monkeypatch):
     measured = []
-    monkeypatch.setattr(encoding, "first_token_ratio", lambda *_: measured.append(1) or 2.0)
+    monkeypatch.setattr(encode, "first_token_ratio", lambda *_: measured.append(1) or 2.0)
     kept = open_bank(tmp_path, backbone_of(), TokenPolicy(first_token="keep"))
     assert (measured, kept.first_token_ratio) == ([], None)
     for _ in range(2):
@@ -147,7 +150,7 @@ def test_the_first_token_is_measured_only_if_that_decides(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("ratio", [None, 9.9])
 def test_a_first_token_that_is_no_sink_counts(tmp_path, monkeypatch, ratio):
-    monkeypatch.setattr(encoding, "first_token_ratio", lambda *_: ratio)
+    monkeypatch.setattr(encode, "first_token_ratio", lambda *_: ratio)
     assert open_bank(tmp_path, backbone_of(), TokenPolicy()).policy.first_token is FirstToken.KEEP
 
 
@@ -177,8 +180,8 @@ def test_a_text_of_which_nothing_counts_is_counted_whole(tmp_path, pooling):
 
 def test_a_text_of_no_token_at_all_still_has_a_vector(tmp_path, monkeypatch):
     encoder = encoder_at(tmp_path)
-    nothing = encoding.TokenizedText((), (), truncated=False)
-    monkeypatch.setattr(encoding, "tokenize", lambda *_: [nothing])
+    nothing = tokens_module.TokenizedText((), (), truncated=False)
+    monkeypatch.setattr(encode, "tokenize", lambda *_: [nothing])
     assert np.isfinite(encoder.vectors(Site(3), [""])).all()
 
 
@@ -233,9 +236,10 @@ FILLING = """
 import sys, time
 from pathlib import Path
 import numpy as np, torch
-from layerscope import bank, models
-from layerscope.encoding import BankEncoder, TokenPolicy, open_bank
-from layerscope.settings import Pooling
+from layerscope.models import loading
+from layerscope.states import bank
+from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
+from layerscope.config import Pooling
 from tiny import texts
 torch.set_num_threads(1)
 pause, shards, folder, model, out = float(sys.argv[1]), int(sys.argv[2]), *map(Path, sys.argv[3:])
@@ -245,7 +249,7 @@ def slowly(self):
     flush(self)
     if next(left, None) is None: time.sleep(pause)
 bank.VectorBank.flush = slowly
-backbone = models.load(model)
+backbone = loading.load(model)
 opened = open_bank(folder, backbone, TokenPolicy())
 encoder = BankEncoder(backbone, opened, Pooling.MEAN, batch_tokens=60)
 found = {str(site): encoder.vectors(site, texts(12)) for site in encoder.sites}
@@ -300,7 +304,7 @@ def assert_same_vectors(one, other):
 def test_processes_that_share_a_bank_give_what_one_process_gives(
     tmp_path, tiny_folder, filling, killed
 ):
-    backbone = models.load(tiny_folder("llama"))
+    backbone = loading.load(tiny_folder("llama"))
     opened = open_bank(tmp_path / "alone", backbone, TokenPolicy())
     alone = BankEncoder(backbone, opened, Pooling.MEAN, batch_tokens=60)
     whole = {str(site): alone.vectors(site, TEXTS) for site in alone.sites}
@@ -338,9 +342,9 @@ def test_a_bank_that_may_only_be_read_serves_what_it_holds(tmp_path, monkeypatch
     def refuse(*_args, **_kwargs):
         raise InputError("cannot write")
 
-    monkeypatch.setattr("layerscope.bank.locked", refuse)
-    monkeypatch.setattr("layerscope.bank.write_json", refuse)
-    monkeypatch.setattr(encoding, "first_token_ratio", lambda *_: 3.0)
+    monkeypatch.setattr("layerscope.states.bank.locked", refuse)
+    monkeypatch.setattr("layerscope.states.bank.write_json", refuse)
+    monkeypatch.setattr(encode, "first_token_ratio", lambda *_: 3.0)
     for policy in (TokenPolicy(), TokenPolicy(first_token="keep")):
         again = encoder_at(tmp_path, policy=policy)
         np.testing.assert_array_equal(again.vectors(Site(1), TEXTS), expected)

@@ -21,19 +21,25 @@ import pytest
 from filelock import FileLock
 
 from commands import run
-from layerscope import api, models
+from layerscope import api
 from layerscope.api.evaluating import Evaluation
-from layerscope.bank import VectorBank
-from layerscope.encoding import BankEncoder, TokenPolicy, open_bank
+from layerscope.config import Pooling
 from layerscope.errors import InputError, RunError
-from layerscope.evaluation import EvaluationSettings, probing, resolve, runner
-from layerscope.evaluation.encoders import LayerEncoder, unit
+from layerscope.evaluation import encoder as encoder_module
+from layerscope.evaluation import probes as probes_module
+from layerscope.evaluation import run as run_module
+from layerscope.evaluation import tasks as tasks_module
+from layerscope.evaluation.encoder import LayerEncoder, unit
 from layerscope.evaluation.probes import ProbeScore
 from layerscope.evaluation.tables import read_table
-from layerscope.runfolder import RunFolder
-from layerscope.settings import Pooling
-from layerscope.states import Site
-from layerscope.table import COLUMNS, load_run
+from layerscope.evaluation.tasks import resolve
+from layerscope.models import backbone as backbone_module
+from layerscope.results.folder import RunFolder
+from layerscope.results.table import COLUMNS, load_run
+from layerscope.settings import EvaluateConfig
+from layerscope.states.bank import VectorBank
+from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
+from layerscope.states.sites import Site
 from tiny import WORDS, save_tiny, tiny_model, tiny_tokenizer, with_column_changed
 
 pytest.importorskip("mteb")
@@ -276,9 +282,9 @@ def test_a_prompt_is_part_of_the_text(few, tmp_path):
 
 
 def test_a_prompt_for_queries_is_theirs_alone(tables, tmp_path):
-    backbone = models.backbone_of(tiny_model("llama"), tiny_tokenizer())
+    backbone = backbone_module.backbone_of(tiny_model("llama"), tiny_tokenizer())
     source = BankEncoder(backbone, open_bank(tmp_path, backbone, TokenPolicy()), Pooling.MEAN)
-    settings = EvaluationSettings(prompt="river ", query_prompt="ocean ")
+    settings = EvaluateConfig(prompt="river ", query_prompt="ocean ")
     encoder = LayerEncoder(source, Site(2), settings)
     batches = [{"text": ["stone", "light"]}]
     document = encoder.encode(batches, prompt_type="document")
@@ -294,10 +300,12 @@ def test_vectors_at_unit_length():
 
 
 def test_no_two_layers_have_the_same_name_for_mteb(tmp_path):
-    backbone = models.backbone_of(tiny_model("llama"), tiny_tokenizer(), name="some/odd model")
+    backbone = backbone_module.backbone_of(
+        tiny_model("llama"), tiny_tokenizer(), name="some/odd model"
+    )
     source = BankEncoder(backbone, open_bank(tmp_path, backbone, TokenPolicy()), Pooling.MEAN)
     metas = [
-        LayerEncoder(source, site, EvaluationSettings(normalize=normalize)).mteb_model_meta
+        LayerEncoder(source, site, EvaluateConfig(normalize=normalize)).mteb_model_meta
         for site in source.sites
         for normalize in (False, True)
     ]
@@ -320,7 +328,7 @@ def test_an_interrupted_sweep_goes_on_and_gives_the_same_table(
 ):
     out = tmp_path / "run"
     left = iter(range(scores))
-    keep = runner._keep
+    keep = run_module._keep
 
     def interrupted(*arguments):
         if next(left, None) is None:
@@ -328,7 +336,7 @@ def test_an_interrupted_sweep_goes_on_and_gives_the_same_table(
         keep(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "_keep", interrupted)
+        patch.setattr(run_module, "_keep", interrupted)
         with pytest.raises(KeyboardInterrupt):
             evaluated(few, out=out)
     assert len(list((out / "parts").glob("score-*"))) == scores
@@ -342,8 +350,9 @@ def test_an_interrupted_sweep_goes_on_and_gives_the_same_table(
 
 KILLED = """
 import time
-from layerscope import bank, cli
-from layerscope.evaluation import runner
+from layerscope import cli
+from layerscope.states import bank
+from layerscope.evaluation import run as runner
 bank.VectorBank.BUDGET = 0
 flush, keep = bank.VectorBank.flush, runner._keep
 def slowly(function):
@@ -381,7 +390,7 @@ def test_a_killed_sweep_goes_on(tiny_folder, few, tmp_path):
 def test_unfinished_work_of_other_settings_is_refused(few, tmp_path, monkeypatch):
     out = tmp_path / "run"
     calls = iter(range(3))
-    keep = runner._keep
+    keep = run_module._keep
     with monkeypatch.context() as patch:
 
         def stop(*arguments):
@@ -389,7 +398,7 @@ def test_unfinished_work_of_other_settings_is_refused(few, tmp_path, monkeypatch
                 raise KeyboardInterrupt
             keep(*arguments)
 
-        patch.setattr(runner, "_keep", stop)
+        patch.setattr(run_module, "_keep", stop)
         with pytest.raises(KeyboardInterrupt):
             evaluated(few, out=out)
     with pytest.raises(
@@ -403,9 +412,11 @@ def test_scores_that_are_there_are_not_made_again(few, tmp_path, monkeypatch):
     out = tmp_path / "run"
     evaluated(few[:1], out=out, layers=[0, 1])
     scored = []
-    score = runner._score
+    score = run_module._score
     monkeypatch.setattr(
-        runner, "_score", lambda *given: scored.append((given[1].name, given[2])) or score(*given)
+        run_module,
+        "_score",
+        lambda *given: scored.append((given[1].name, given[2])) or score(*given),
     )
     both = evaluated(few, out=out, layers=[0, 1, 2])
     assert scored == [("pairs", Site(2)), *(("likeness", Site(layer)) for layer in range(3))]
@@ -587,7 +598,7 @@ def test_a_folder_with_other_files_is_refused(few, tmp_path):
 
 def failing(monkeypatch, name: str, error: Exception, at: int = 0):
     """Make scoring a task fail at some layer."""
-    build = runner.TaskPlan.__getattribute__
+    build = tasks_module.TaskPlan.__getattribute__
 
     def patched(plan, attribute):
         value = build(plan, attribute)
@@ -608,7 +619,7 @@ def failing(monkeypatch, name: str, error: Exception, at: int = 0):
 
         return broken
 
-    monkeypatch.setattr(runner.TaskPlan, "__getattribute__", patched)
+    monkeypatch.setattr(tasks_module.TaskPlan, "__getattribute__", patched)
 
 
 def test_a_task_that_fails_is_recorded_and_the_others_go_on(few, tmp_path, monkeypatch):
@@ -650,12 +661,12 @@ def test_a_model_that_fails_stops_the_sweep(few, monkeypatch, tmp_path):
 
 
 def test_a_score_that_is_no_number_fails_its_task(few, monkeypatch):
-    score = runner.LayerEncoder.encode
+    score = encoder_module.LayerEncoder.encode
 
     def constant(encoder, *given, **named):
         return np.ones_like(score(encoder, *given, **named))
 
-    monkeypatch.setattr(runner.LayerEncoder, "encode", constant)
+    monkeypatch.setattr(encoder_module.LayerEncoder, "encode", constant)
     found = evaluated(few)
     [failed] = found.record["failed_tasks"]
     assert failed == {
@@ -735,11 +746,11 @@ def test_probes_of_one_task_are_not_those_of_another_on_the_same_data(
         share = 0.1 * len(trained)
         return [ProbeScore(0, "block", "linear", share, 0.0, 1.0, 30, 0.5)]
 
-    monkeypatch.setattr(probing, "probe", probe)
-    backbone = models.backbone_of(tiny_model("llama"), tiny_tokenizer())
-    settings = EvaluationSettings(probes=("linear",))
+    monkeypatch.setattr(probes_module, "probe", probe)
+    backbone = backbone_module.backbone_of(tiny_model("llama"), tiny_tokenizer())
+    settings = EvaluateConfig(probes=("linear",))
     for plan, accuracy in ((first, 0.1), (second, 0.2), (first, 0.1)):
-        found = probing.run_probes(
+        found = probes_module.run_probes(
             backbone, [plan], [Site(0)], settings, TokenPolicy(), parts=tmp_path
         )
         assert found[plan.name].scores[0].accuracy == pytest.approx(accuracy)

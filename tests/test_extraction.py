@@ -11,12 +11,12 @@ import pytest
 import torch
 import transformers as hf
 
-from layerscope.architectures import Tap
+from layerscope.data.tokens import TokenBatch, TokenizedText, pad, padding_id, plan_batches
 from layerscope.errors import RunError
-from layerscope.extraction import extract, sites_of
-from layerscope.models import Backbone, backbone_of
-from layerscope.states import Site, TokenStates
-from layerscope.tokenization import TokenBatch, TokenizedText, pad, padding_id, plan_batches
+from layerscope.models.architectures import Tap
+from layerscope.models.backbone import Backbone, backbone_of
+from layerscope.states.extract import extract, sites_of
+from layerscope.states.sites import Site, TokenStates
 from tiny import CONFIGS, VOCABULARY, condition, tiny_model
 
 LENGTHS = (7, 12, 3, 12, 9, 20, 5, 16)

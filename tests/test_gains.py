@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from layerscope import gains, rules, selection
-from layerscope.decision import decide
+from layerscope.decisions import choose, evidence, gains, rules
+from layerscope.decisions.gains import Interval, Unit, gain_of, labeled, scores_of, summarize
+from layerscope.decisions.rules import Rule
+from layerscope.decisions.select import decide
 from layerscope.errors import InputError
-from layerscope.gains import Interval, Unit, gain_of, labeled, scores_of, summarize
-from layerscope.longtable import from_long, read_long
-from layerscope.rules import Rule
+from layerscope.results.foreign import from_long, read_long
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "published" / "pythia-410m.parquet"
 
@@ -44,7 +44,7 @@ def frame(tasks=TASKS, normed=NORMED, measure=MEASURE, model="m"):
 
 def gain(rule, table=None, tasks=None, **options):
     run = from_long(frame() if table is None else table)
-    choices, _ = selection.choose_all(selection.evidences(run)[0], (rule,))
+    choices, _ = choose.choose_all(evidence.evidences(run)[0], (rule,))
     return gain_of(rule.name, choices, scores_of(run, tasks), **options)
 
 

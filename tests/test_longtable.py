@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from layerscope.errors import InputError
-from layerscope.longtable import from_long, read_long
-from layerscope.table import COLUMNS, CONTRIBUTION_COLUMNS
+from layerscope.results.foreign import from_long, read_long
+from layerscope.results.table import COLUMNS, CONTRIBUTION_COLUMNS
 
 
 def long(**more):

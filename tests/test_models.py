@@ -16,23 +16,19 @@ import transformers as hf
 from torch import nn
 
 from architectures import random_model
-from layerscope import api, models
-from layerscope.architectures import ARCHITECTURES
+from layerscope import api
+from layerscope.data.tokens import TokenizedText, pad
 from layerscope.errors import InputError, RunError
-from layerscope.extraction import extract, sites_of
-from layerscope.models import (
-    NEEDS_TRUST,
-    ModelOptions,
-    backbone_of,
-    holds_head,
-    load,
-    measured_calls,
-    non_finite_states,
-    refuse_unloadable,
-    weights_fingerprint,
-)
-from layerscope.states import Site
-from layerscope.tokenization import TokenizedText, pad
+from layerscope.models import backbone as backbone_module
+from layerscope.models import fingerprints
+from layerscope.models.architectures import ARCHITECTURES
+from layerscope.models.backbone import backbone_of, non_finite_states
+from layerscope.models.fingerprints import weights_fingerprint
+from layerscope.models.loading import NEEDS_TRUST, holds_head, load, refuse_unloadable
+from layerscope.models.structure import measured_calls
+from layerscope.settings import ModelOptions
+from layerscope.states.extract import extract, sites_of
+from layerscope.states.sites import Site
 from tiny import (
     COMMON,
     CONFIGS,
@@ -275,7 +271,7 @@ WEIGHT_DTYPES = [
 @pytest.mark.parametrize("kind", ["parameter", "buffer"])
 def test_one_bit_anywhere_changes_the_fingerprint(monkeypatch, dtype, kind):
     """Also where rows divide by 64, and in a tensor that is hashed in several pieces."""
-    monkeypatch.setattr(models, "_CHUNK", 1000)
+    monkeypatch.setattr(fingerprints, "_CHUNK", 1000)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randint(0, 100, (64, 128), generator=generator).to(dtype)
     module = torch.nn.Module()
@@ -332,8 +328,8 @@ def test_tied_weights_are_read_once_and_count_like_equal_ones(monkeypatch):
     weight = torch.rand(16, 16)
     tied, equal = module_of(a=weight, b=weight), module_of(a=weight, b=weight.clone())
     read = []
-    digest = models._digest
-    monkeypatch.setattr(models, "_digest", lambda tensor: read.append(1) or digest(tensor))
+    digest = fingerprints._digest
+    monkeypatch.setattr(fingerprints, "_digest", lambda tensor: read.append(1) or digest(tensor))
     assert weights_fingerprint(tied) == weights_fingerprint(equal)
     assert len(read) == 1 + 2
 
@@ -355,9 +351,9 @@ def test_weights_that_are_nowhere_have_no_fingerprint():
 
 def test_a_loaded_model_is_hashed_once(tiny_folder, text_file, tmp_path, monkeypatch):
     hashed = []
-    real = models.weights_fingerprint
+    real = fingerprints.weights_fingerprint
     monkeypatch.setattr(
-        models, "weights_fingerprint", lambda model: hashed.append(1) or real(model)
+        backbone_module, "weights_fingerprint", lambda model: hashed.append(1) or real(model)
     )
     api.scan(tiny_folder("bert"), text_file, out=tmp_path / "run", views=0, metrics=("curvature",))
     assert len(hashed) == 1

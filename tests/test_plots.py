@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 
 from fake_runs import fake_run
-from layerscope import plots, selection
+from layerscope.decisions import evidence, preferences, rules
 from layerscope.errors import InputError
-from layerscope.plots import description, interactive
+from layerscope.render import charts, matplotlib, plotly
 
 
 def chosen(**options):
     table, contributions, _ = fake_run(**options)
-    return table, selection.preferences(table, contributions)
+    return table, preferences.preferences(table, contributions)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def run():
 
 @pytest.fixture(scope="module")
 def figure(run):
-    return plots.describe(*run)
+    return charts.describe(*run)
 
 
 def lines_of(figure, metric):
@@ -39,7 +39,7 @@ def test_every_measure_and_convention_is_described_once(run, figure):
 
 def test_a_line_holds_the_tables_numbers(run, figure):
     table, choices = run
-    rows = selection.of_measure(table, "lidar", "normalized")
+    rows = evidence.of_measure(table, "lidar", "normalized")
     line = lines_of(figure, "lidar")["normalized"]
     np.testing.assert_array_equal([point.value for point in line.points], rows["value"])
     np.testing.assert_array_equal([point.low for point in line.points], rows["low"])
@@ -62,7 +62,7 @@ def test_conventions_share_an_axis_only_where_neither_is_squeezed(figure):
     shared = [{line.convention for line in p.lines} for p in figure.panels if p.metric == "infonce"]
     assert shared == [{"normalized", "paper"}, {"reference"}]
     for panel in figure.panels:
-        low, high = description._union(panel.lines)
+        low, high = charts._union(panel.lines)
         for line in panel.lines[1:]:
             bottom, top = line.extent
             assert high - low <= 2.5 * (top - bottom) * 1.0001
@@ -81,29 +81,29 @@ def test_a_convention_looks_the_same_in_every_panel(figure):
 
 
 def test_the_middle_is_marked_where_selection_says(figure):
-    assert figure.middle == selection.middle_layer(7) == 3
+    assert figure.middle == rules.middle_layer(7) == 3
 
 
 def test_a_point_in_words():
-    point = plots.Point(3, 0.5, 2.39812, 2.3, 2.5, 1000)
+    point = charts.Point(3, 0.5, 2.39812, 2.3, 2.5, 1000)
     assert point.words == "2.398 [2.3, 2.5], 1,000 texts"
-    assert plots.Point(3, 0.5, 2.0, None, None, None).words == "2"
+    assert charts.Point(3, 0.5, 2.0, None, None, None).words == "2"
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 6, 7, 12, 30, 80])
 def test_ticks_are_few_and_hold_both_ends(figure, blocks):
-    sized = plots.Figure("", figure.panels, blocks, False)
-    values, labels = plots.ticks(sized)
+    sized = charts.Figure("", figure.panels, blocks, False)
+    values, labels = charts.ticks(sized)
     assert (values[0], values[-1]) == (0, blocks)
     assert len(values) == len(labels) == len(set(values)) <= 9
-    low, high = plots.x_range(sized)
+    low, high = charts.x_range(sized)
     assert low < values[0]
     assert high > values[-1]
 
 
 def test_runs_are_compared_by_depth_in_one_panel_a_convention(run):
     other = chosen(blocks=12, model="other/model", seed=2)
-    figure = plots.compare([run, other])
+    figure = charts.compare([run, other])
     assert figure.by_depth
     assert figure.middle == 0.5
     for panel in figure.panels:
@@ -116,44 +116,44 @@ def test_runs_are_compared_by_depth_in_one_panel_a_convention(run):
 def test_runs_of_one_model_are_told_apart(run):
     table, _ = run
     step = table.assign(revision="step1000")
-    assert plots.run_names([table, step]) == [
+    assert charts.run_names([table, step]) == [
         "example/decoder-30m main",
         "example/decoder-30m step1000",
     ]
-    assert plots.run_names([table, table])[1].endswith("letters.txt (2)")
+    assert charts.run_names([table, table])[1].endswith("letters.txt (2)")
 
 
 def test_ten_models_still_look_different(run):
     table, _ = run
     runs = [(table.assign(model=f"model {index}"), ()) for index in range(10)]
-    lines = plots.compare(runs).panels[0].lines
+    lines = charts.compare(runs).panels[0].lines
     assert len({(line.color, line.dash) for line in lines}) == 10
 
 
 def test_a_table_without_known_measures_is_refused(run):
     table, _ = run
     with pytest.raises(InputError, match="expected a table with measures of the catalogue"):
-        plots.describe(table.assign(metric="mteb/STS/cosine"))
+        charts.describe(table.assign(metric="mteb/STS/cosine"))
 
 
 def test_a_level_far_from_the_curves_is_told_not_drawn(figure):
     panel = figure.panels[0]
-    low, high = description._union(panel.lines)
-    assert panel.is_near(plots.Level((low + high) / 2, "near"))
-    assert not panel.is_near(plots.Level(high + 3 * (high - low), "far"))
+    low, high = charts._union(panel.lines)
+    assert panel.is_near(charts.Level((low + high) / 2, "near"))
+    assert not panel.is_near(charts.Level(high + 3 * (high - low), "far"))
 
 
 def test_bands_break_where_a_layer_is_missing(figure):
     points = lines_of(figure, "lidar")["normalized"].points
     line = lines_of(figure, "lidar")["normalized"]
     broken = replace(line, points=points[:3] + points[4:])
-    bands = interactive._plotly_bands(figure, broken)
+    bands = plotly._plotly_bands(figure, broken)
     assert [len(band["x"]) for band in bands] == [6, 8]
     assert bands[0]["y"] == [p.high for p in points[:3]] + [p.low for p in reversed(points[:3])]
 
 
 def test_plotly_draws_every_line(figure):
-    drawing = plots.to_plotly(figure)
+    drawing = plotly.to_plotly(figure)
     drawn = [trace for trace in drawing.data if trace.mode == "lines+markers"]
     assert len(drawn) == sum(len(panel.lines) for panel in figure.panels)
     assert [trace.name for trace in drawing.data if trace.showlegend].count("normalized") == 1
@@ -162,15 +162,15 @@ def test_plotly_draws_every_line(figure):
 @pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
 def test_images_are_written(run, figure, tmp_path, ending):
     pytest.importorskip("matplotlib", reason="the extra 'plots' is not installed")
-    few = plots.Figure(figure.title, figure.panels[:2], figure.blocks, figure.by_depth)
-    plots.save(few, tmp_path / f"page{ending}")
+    few = charts.Figure(figure.title, figure.panels[:2], figure.blocks, figure.by_depth)
+    matplotlib.save(few, tmp_path / f"page{ending}")
     starts = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
     assert (tmp_path / f"page{ending}").read_bytes().startswith(starts[ending])
 
 
 def test_matplotlib_draws_every_panel(figure):
     pytest.importorskip("matplotlib", reason="the extra 'plots' is not installed")
-    canvas = plots.to_matplotlib(figure)
+    canvas = matplotlib.to_matplotlib(figure)
     titles = [axes.get_title(loc="left") for axes in canvas.axes]
     assert titles[: len(figure.panels)] == [panel.title for panel in figure.panels]
 
@@ -179,13 +179,13 @@ def test_another_ending_is_refused(figure, tmp_path):
     with pytest.raises(
         InputError, match=r"expected a file ending in \.png, \.svg, \.pdf, got 'a\.gif'"
     ):
-        plots.save(figure, tmp_path / "a.gif")
+        matplotlib.save(figure, tmp_path / "a.gif")
 
 
 def test_without_matplotlib_the_error_says_what_to_install(figure, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(InputError, match=r"pip install 'layerscope\[plots\]'"):
-        plots.to_matplotlib(figure)
+        matplotlib.to_matplotlib(figure)
 
 
 # --- several kinds of views -----------------------------------------------------------------------
@@ -202,15 +202,15 @@ def test_every_kind_of_views_has_panels_of_its_own(run):
         if choice.metric in ("infonce", "lidar")
     ]
     both = pd.concat([table, views], ignore_index=True)
-    figure = plots.describe(both, [*choices, *preferred])
+    figure = charts.describe(both, [*choices, *preferred])
     own = [panel for panel in figure.panels if not panel.on_spans]
-    assert tuple(own) == plots.describe(table, choices).panels
+    assert tuple(own) == charts.describe(table, choices).panels
     spans = [panel for panel in figure.panels if panel.on_spans]
     assert {panel.views for panel in spans} == {crops}
     titles = [panel.title for panel in spans]
     assert titles[0].startswith("InfoNCE on crops of 20 words")
     assert {panel.preferred for panel in spans if panel.lines[0].convention == "normalized"} == {1}
-    expected = selection.of_measure(both, "lidar", "normalized", perturbation=crops)["value"]
+    expected = evidence.of_measure(both, "lidar", "normalized", perturbation=crops)["value"]
     (line,) = [
         line
         for panel in spans
@@ -218,7 +218,7 @@ def test_every_kind_of_views_has_panels_of_its_own(run):
         if (panel.metric, line.convention) == ("lidar", "normalized")
     ]
     assert [point.value for point in line.points] == expected.tolist()
-    compared = plots.compare([(both, [*choices, *preferred]), (table, choices)])
+    compared = charts.compare([(both, [*choices, *preferred]), (table, choices)])
     on_crops = [panel for panel in compared.panels if panel.on_spans]
     assert on_crops
     assert all(len(panel.lines) == 1 for panel in on_crops), "one of the two runs has crops"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from layerscope.pooling import pool
-from layerscope.settings import Pooling
-from layerscope.states import Site, TokenStates
+from layerscope.config import Pooling
+from layerscope.states.pooling import pool
+from layerscope.states.sites import Site, TokenStates
 
 
 def tokens(side: str) -> TokenStates:

@@ -10,24 +10,22 @@ import pandas as pd
 import pytest
 import torch
 
-from layerscope.encoding import TokenPolicy
 from layerscope.errors import InputError, RunError
 from layerscope.evaluation.probes import (
     Labelled,
-    ProbeSettings,
+    ProbeConfig,
+    attention_predictions,
     labelled,
+    linear_predictions,
     probe,
+    wilson_limits,
 )
 from layerscope.evaluation.tables import Table, read_table
 from layerscope.evaluation.tasks import plan_table
-from layerscope.evaluation.training import (
-    attention_predictions,
-    linear_predictions,
-    wilson_limits,
-)
-from layerscope.extraction import sites_of
-from layerscope.models import backbone_of
-from layerscope.states import Site
+from layerscope.models.backbone import backbone_of
+from layerscope.states.encode import TokenPolicy
+from layerscope.states.extract import sites_of
+from layerscope.states.sites import Site
 from tiny import WORDS, tiny_model, tiny_tokenizer
 
 pytest.importorskip("sklearn")
@@ -35,7 +33,7 @@ pytest.importorskip("mteb")
 
 CLASSES = 4
 TRAIN, TEST = 300, 150
-QUICK = ProbeSettings(train_texts=120, test_texts=60)
+QUICK = ProbeConfig(train_texts=120, test_texts=60)
 
 
 # --- planted in tokens -------------------------------------------------------------------------
@@ -188,7 +186,7 @@ def test_one_pass_serves_all_layers(data):
     model.register_forward_pre_hook(
         lambda _module, _args, kwargs: read.append(len(kwargs["input_ids"])), with_kwargs=True
     )
-    settings = ProbeSettings(
+    settings = ProbeConfig(
         kinds=("linear",), batch_tokens=200, policy=TokenPolicy(first_token="keep")
     )
     probe(backbone, data, settings)
@@ -197,7 +195,7 @@ def test_one_pass_serves_all_layers(data):
 
 
 def test_batches_and_layers_asked_for_change_no_number(scores, data):
-    settings = ProbeSettings(batch_tokens=100)
+    settings = ProbeConfig(batch_tokens=100)
     alone = probe(tiny("llama"), data, settings, sites=[Site(3)])
     together = [score for score in scores if score.layer == 3]
     for one, other in zip(alone, together, strict=True):
@@ -208,7 +206,7 @@ def test_states_past_the_range_of_float16_are_kept(data):
     model = copy.deepcopy(tiny_model("llama"))
     with torch.no_grad():
         model.embed_tokens.weight.mul_(1e7)
-    settings = ProbeSettings(kinds=("attention",))
+    settings = ProbeConfig(kinds=("attention",))
     (score,) = probe(backbone_of(model, tiny_tokenizer()), data, settings, sites=[Site(0)])
     assert score.accuracy > 0.9
 
@@ -239,14 +237,14 @@ def table(tmp_path) -> Table:
 
 
 def test_a_table_and_its_task_give_the_same_texts(tmp_path):
-    settings = ProbeSettings(train_texts=20, test_texts=10)
+    settings = ProbeConfig(train_texts=20, test_texts=10)
     found, planned = (
         labelled(source, settings) for source in (table(tmp_path), plan_table(table(tmp_path)))
     )
     assert found.train == planned.train
     assert (found.test_labels == planned.test_labels).all()
     assert (len(found.train), len(found.test)) == (20, 10)
-    other = labelled(table(tmp_path), ProbeSettings(train_texts=20, test_texts=10, seed=1))
+    other = labelled(table(tmp_path), ProbeConfig(train_texts=20, test_texts=10, seed=1))
     assert other.train != found.train
 
 
@@ -256,7 +254,7 @@ def test_what_has_no_classes_is_refused(tmp_path):
     with pytest.raises(InputError, match="pairs is a STS; name a Classification"):
         labelled(pairs, QUICK)
     with pytest.raises(InputError, match="fewer than 2 classes"):
-        labelled(table(tmp_path), ProbeSettings(train_texts=1))
+        labelled(table(tmp_path), ProbeConfig(train_texts=1))
     alone = replace(plan_table(table(tmp_path)), split="train")
     with pytest.raises(InputError, match="has one split for training and testing; probes need two"):
         labelled(alone, QUICK)
@@ -273,4 +271,4 @@ def test_what_has_no_classes_is_refused(tmp_path):
 )
 def test_settings_that_make_no_sense_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        ProbeSettings(**options)
+        ProbeConfig(**options)

@@ -20,16 +20,21 @@ from safetensors.torch import save_file
 
 import layerscope
 from commands import run
-from layerscope import models, pruning
-from layerscope.api import evaluate
-from layerscope.api import pruning as api_pruning
+from layerscope.api import pruning as pruning_module
+from layerscope.api.evaluating import evaluate
+from layerscope.data.tokens import tokenize
+from layerscope.decisions import prune as prune_module
+from layerscope.decisions.prune import Measured
 from layerscope.errors import InputError
-from layerscope.pruning import Measured, Trial
-from layerscope.pruning.recording import notes_of
-from layerscope.pruning.trial import perplexity
-from layerscope.surgery import MismatchError, reload, remove_blocks, verifying
-from layerscope.table import Run, conform, no_contributions
-from layerscope.tokenization import tokenize
+from layerscope.export import prune as export_prune
+from layerscope.export import reload, verify
+from layerscope.export.formats import MismatchError
+from layerscope.export.prune import notes_of
+from layerscope.export.trial import Trial, perplexity
+from layerscope.models import backbone as backbone_module
+from layerscope.models import loading, modes
+from layerscope.models.blocks import remove_blocks
+from layerscope.results.table import Run, conform, no_contributions
 from tiny import CONFIGS, save_tiny, texts, tiny_model, tiny_tokenizer, unusual_model
 
 # --- rules on a table whose orders can be read off -------------------------------------------------
@@ -50,12 +55,12 @@ def made(*rows: dict, undefined: tuple = ()) -> Measured:
 
 
 def test_a_rule_says_whether_it_is_our_reading_and_not_its_name():
-    ours = {rule.name for rule in pruning.RULES if rule.own_reading}
+    ours = {rule.name for rule in prune_module.RULES if rule.own_reading}
     assert ours == {
         "frenet", "nrs", "gfmi-gain", "gfmi-signed-gain", "gfmi-level-low", "gfmi-level-high",
     }  # fmt: skip
     for own, name in ((True, "cka"), (False, "nrs-of-another")):
-        rule = replace(pruning.rule("cka"), name=name, own_reading=own)
+        rule = replace(prune_module.rule("cka"), name=name, own_reading=own)
         asked = SimpleNamespace(rule=rule, scheme="one-shot")
         said = any("our reading of Jiang" in note for note in notes_of(asked, (), None))
         assert said is own
@@ -115,25 +120,25 @@ def measured() -> Measured:
     ],
 )
 def test_the_lowest_score_goes_first(measured, name, order):
-    rule = pruning.rule(name)
+    rule = prune_module.rule(name)
     assert rule.choose(measured, BLOCKS, 3, 0).blocks == order
     assert rule.choose(measured, BLOCKS, 1, 0).blocks == order[:1]
 
 
 def test_gfmi_of_the_last_layer_with_itself_is_one(measured):
-    scores = pruning.rule("gfmi-gain").choose(measured, (1, 2, 3, 4, 5), 1, 0).scores
+    scores = prune_module.rule("gfmi-gain").choose(measured, (1, 2, 3, 4, 5), 1, 0).scores
     assert scores[5] == pytest.approx(1 - 0.52)
     assert scores[1] == pytest.approx(0.3)
 
 
 def test_a_span_goes_together(measured):
-    found = pruning.rule("angular-contiguous").choose(measured, BLOCKS, 2, 0)
+    found = prune_module.rule("angular-contiguous").choose(measured, BLOCKS, 2, 0)
     assert found.blocks == (2, 3)  # from layer 1 to 3, the least of the two spans
     assert found.scores == pytest.approx({2: 0.21, 3: 0.22})
 
 
 def test_the_random_rule_follows_its_seed(measured):
-    rule = pruning.rule("random")
+    rule = prune_module.rule("random")
     eligible = tuple(range(2, 12))
     assert rule.choose(measured, eligible, 4, 1) == rule.choose(measured, eligible, 4, 1)
     assert len({rule.choose(measured, eligible, 4, seed).blocks for seed in range(9)}) > 5
@@ -142,28 +147,28 @@ def test_the_random_rule_follows_its_seed(measured):
 
 def test_names_nobody_knows_are_refused():
     with pytest.raises(InputError, match="unknown rule 'frennet'; did you mean 'frenet'"):
-        pruning.rule("frennet")
+        prune_module.rule("frennet")
     with pytest.raises(InputError, match="cka_matrix has no value at single layers"):
-        pruning.rule("cka_matrix")
+        prune_module.rule("cka_matrix")
     with pytest.raises(InputError, match="unknown convention of curvature 'papr'"):
-        pruning.rule("curvature:papr")
+        prune_module.rule("curvature:papr")
     with pytest.raises(InputError, match="unknown convention of two_nn 'paper'"):
-        pruning.rule("two_nn:paper")
+        prune_module.rule("two_nn:paper")
 
 
 def test_a_rule_without_a_value_says_why(measured):
     with pytest.raises(InputError, match="reads two_nn, which the run lacks; scan again"):
-        pruning.rule("two_nn").choose(measured, BLOCKS, 1, 0)
+        prune_module.rule("two_nn").choose(measured, BLOCKS, 1, 0)
     why = {"metric": "nrs_k10", "layer": 3, "reason": "All vectors are equal."}
     holed = made(*(row("nrs_k10", b, 0.5, b - 1) for b in (1, 2, 4, 5)), undefined=(why,))
     with pytest.raises(InputError, match="no score for block 3: All vectors are equal; choose"):
-        pruning.rule("nrs").choose(holed, BLOCKS, 1, 0)
+        prune_module.rule("nrs").choose(holed, BLOCKS, 1, 0)
 
 
 def test_a_run_of_several_data_sets_is_refused(measured):
     more = made(row("nrs_k10", 1, 0.5, 0), row("nrs_k10", 1, 0.5, 0, data="other"))
     with pytest.raises(InputError, match="one set of texts to prune by, the run holds 2: d, other"):
-        pruning.measured_by(more.run, 5)
+        prune_module.measured_by(more.run, 5)
 
 
 def test_greedy_measures_what_is_left_and_keeps_the_first_names():
@@ -176,8 +181,8 @@ def test_greedy_measures_what_is_left_and_keeps_the_first_names():
         steps = (row("block_influence", b, v, b - 1) for b, v in enumerate(values, start=1))
         return Measured(made(*steps).run, 5 - len(removed))
 
-    rule = pruning.rule("block-influence")
-    found = pruning.one_by_one(rule, rescored, BLOCKS, 3, 0)
+    rule = prune_module.rule("block-influence")
+    found = prune_module.one_by_one(rule, rescored, BLOCKS, 3, 0)
     assert found.blocks == (2, 3, 4)
     assert asked == [(), (2,), (2, 3)]
     assert found.scores == {2: 0.1, 3: 0.1, 4: 0.1}
@@ -193,13 +198,13 @@ LADDER = (0.05, 0.10, 0.15, 0.20)
     [(6, [1]), (12, [1, 2]), (24, [1, 2, 4, 5]), (32, [2, 3, 5, 6]), (30, [2, 3, 5, 6])],
 )
 def test_counts_of_the_ladder_equal_ones_merged(blocks, counts):
-    found = pruning.budgets(LADDER, blocks)
+    found = prune_module.budgets(LADDER, blocks)
     assert [budget.count for budget in found] == counts
     assert [name for budget in found for name in budget.asked] == list(map(str, LADDER))
 
 
 def test_budgets_are_parts_percents_or_numbers():
-    assert [str(b) for b in pruning.budgets(["10%", "0.1", 2, "0.07"], 50)] == [
+    assert [str(b) for b in prune_module.budgets(["10%", "0.1", 2, "0.07"], 50)] == [
         "5/50",
         "2/50",
         "4/50",
@@ -209,17 +214,17 @@ def test_budgets_are_parts_percents_or_numbers():
 @pytest.mark.parametrize("budget", ["0", 0, -1, "1.5", "100%", "half", "0%", "nan", "", 2.5])
 def test_what_is_no_budget_is_refused(budget):
     with pytest.raises(InputError, match="expected a budget as a part of the blocks"):
-        pruning.parsed_budget(budget)
+        prune_module.parsed_budget(budget)
 
 
 def test_protected_blocks_stay():
-    assert pruning.eligible_blocks(6) == (2, 3, 4, 5)
-    assert pruning.eligible_blocks(3, (0, 0)) == (1, 2, 3)
+    assert prune_module.eligible_blocks(6) == (2, 3, 4, 5)
+    assert prune_module.eligible_blocks(3, (0, 0)) == (1, 2, 3)
     with pytest.raises(InputError, match="leaves none of the model's 2 to remove"):
-        pruning.eligible_blocks(2)
-    [budget] = pruning.budgets(["5"], 6)
+        prune_module.eligible_blocks(2)
+    [budget] = prune_module.budgets(["5"], 6)
     with pytest.raises(InputError, match="removes 5 of 6 blocks, but only 4 are not protected"):
-        pruning.refuse_too_many(budget, (2, 3, 4, 5))
+        prune_module.refuse_too_many(budget, (2, 3, 4, 5))
 
 
 # --- the random baseline -----------------------------------------------------------------------------
@@ -227,31 +232,31 @@ def test_protected_blocks_stay():
 
 def test_additive_losses():
     losses = dict(enumerate((5, 1, 2, 9, 3), start=1))
-    subsets = pruning.random_subsets(list(losses), 2, draws=20)
+    subsets = prune_module.random_subsets(list(losses), 2, draws=20)
     assert subsets.exhaustive
     assert subsets.total == 10
     others = [sum(losses[block] for block in subset) for subset in subsets.subsets]
-    found = pruning.against(losses[2] + losses[3], others, exhaustive=True, lower=True)
+    found = prune_module.against(losses[2] + losses[3], others, exhaustive=True, lower=True)
     assert (found.mean, found.p, found.beats_random) == (8.0, 1 / 10, True)
 
 
 def test_drawn_subsets_count_themselves_in():
-    found = pruning.against(0.5, [0.1, 0.5, 0.7, 0.2], exhaustive=False)
+    found = prune_module.against(0.5, [0.1, 0.5, 0.7, 0.2], exhaustive=False)
     assert found.p == 3 / 5
     assert (found.mean, found.beats_random) == (pytest.approx(0.375), True)
-    best = pruning.against(1.0, [0.0] * 20, exhaustive=False)
+    best = prune_module.against(1.0, [0.0] * 20, exhaustive=False)
     assert best.p == 1 / 21
 
 
 def test_subsets_are_different_and_uniform():
-    subsets = pruning.random_subsets(range(2, 12), 3, draws=20, seed=4)
+    subsets = prune_module.random_subsets(range(2, 12), 3, draws=20, seed=4)
     assert len(set(subsets.subsets)) == 20
     assert (subsets.total, subsets.exhaustive) == (120, False)
     counts = pd.Series(
         [
             block
             for seed in range(50)
-            for subset in pruning.random_subsets(range(2, 12), 3, seed=seed).subsets
+            for subset in prune_module.random_subsets(range(2, 12), 3, seed=seed).subsets
             for block in subset
         ]
     ).value_counts()
@@ -265,7 +270,7 @@ def trial(removed: tuple[int, ...], perplexity: float | None = None, **scores: f
 def test_changes_are_in_percent_and_paired():
     full, pruned = trial((), 10.0, a=0.5, b=0.8), trial((2,), 12.0, a=0.4, b=0.88)
     others = [trial((3,), 11.0, a=0.45, b=0.8), trial((4,), 20.0, b=0.4)]
-    found = {c.name: c for c in pruning.comparisons(full, pruned, others, exhaustive=True)}
+    found = {c.name: c for c in export_prune.comparisons(full, pruned, others, exhaustive=True)}
     assert found["a"].change == pytest.approx(-20)
     assert found["b"].change == pytest.approx(10)
     assert found["mean of the tasks"].change == pytest.approx(-5)
@@ -320,7 +325,7 @@ def test_budgets_that_mean_the_same_are_one_and_that_is_said(compared):
 
 def test_scores_are_those_of_evaluate(compared, writer, likeness):
     """The full model's, and those of a model whose blocks are gone for good."""
-    backbone = models.load(writer)
+    backbone = loading.load(writer)
     for outcome, removed in ((compared.full, ()), (compared.outcomes[1].trial, (2, 3))):
         shorter = remove_blocks(backbone, removed) if removed else backbone
         found = evaluate(
@@ -331,7 +336,7 @@ def test_scores_are_those_of_evaluate(compared, writer, likeness):
 
 
 def test_perplexity_is_that_of_the_library(writer):
-    backbone = models.load(writer, head=True)
+    backbone = loading.load(writer, head=True)
     given = tokenize(backbone.tokenizer, texts(4, seed=3), 64)
     losses = []
     for text in given:
@@ -408,8 +413,8 @@ def test_saved_and_read_back_from_the_command_line(writer, likeness, tmp_path, m
     assert str(outcome["removed"][0]) in (out / "README.md").read_text()
     saved = hf.AutoModelForCausalLM.from_pretrained(out)
     assert saved.config.num_hidden_layers == 3
-    with models.evaluating(saved):
-        shorter = remove_blocks(models.load(writer, head=True), outcome["removed"])
+    with modes.evaluating(saved):
+        shorter = remove_blocks(loading.load(writer, head=True), outcome["removed"])
         ids = torch.arange(1, 9)[None]
         assert torch.equal(saved(input_ids=ids).logits, shorter.whole(input_ids=ids).logits)
     again = run(monkeypatch, capsys, "prune", writer, "--budget", 1, "--out", out)
@@ -433,7 +438,7 @@ def test_json_holds_the_blocks(writer, monkeypatch, capsys, text_file):
         (["--budget", "0"], "expected a budget as a part of the blocks above 0 and below 1"),
         (["--budget", "3"], "removes 3 of 4 blocks, but only 2 are not protected"),
         (["--rule", "gmfi"], "unknown rule 'gmfi'; did you mean 'gfmi'"),
-        (["--protect", "1"], "expected --protect as two numbers like 1,1, got '1'"),
+        (["--protect", "1"], "expected protect to be two whole numbers of at least 0 like 1,1"),
         (["--protect", "2,2"], "leaves none of the model's 4 to remove"),
         (["--scheme", "gready"], "unknown scheme 'gready'"),
         (["--rule", "angular-contiguous", "--scheme", "greedy"], "chooses all blocks at once"),
@@ -490,7 +495,7 @@ def test_a_model_is_loaded_once(tmp_path, monkeypatch, lacks_its_head):
     config = json.loads((folder / "config.json").read_text())
     config["architectures"] = ["BertForMaskedLM"]
     (folder / "config.json").write_text(json.dumps(config))
-    loads, told, real = [], [], models.load
+    loads, told, real = [], [], loading.load
 
     def load(name, *arguments, **options):
         loads.append((name, options.get("head", False), len(told)))
@@ -500,7 +505,7 @@ def test_a_model_is_loaded_once(tmp_path, monkeypatch, lacks_its_head):
     def watch():
         yield lambda *step: told.append(step)
 
-    monkeypatch.setattr(models, "load", load)
+    monkeypatch.setattr(loading, "load", load)
     layerscope.prune(folder, "angular", 1, data=texts(30), out=tmp_path / "out", watch=watch)
     assert [(name, head) for name, head, _ in loads] == [(folder, not lacks_its_head)]
     assert told[0] == ("loading the model", 0, 1)
@@ -520,9 +525,9 @@ def test_a_head_that_is_not_there_is_left_out_and_that_is_said(tmp_path):
 @pytest.mark.parametrize("limit", [10, 64])
 def test_no_length_limit_cuts_the_texts_that_are_compared(limit):
     """A source's own limit may differ from ours."""
-    backbone = models.backbone_of(tiny_model("bert"), tiny_tokenizer())
-    how = pruning.Saving("transformers", max_length=limit)
-    _, found = pruning.texts_to_compare(backbone, how, [" ".join(texts(40)), *texts(3)])
+    backbone = backbone_module.backbone_of(tiny_model("bert"), tiny_tokenizer())
+    how = export_prune.Saving("transformers", max_length=limit)
+    _, found = export_prune.texts_to_compare(backbone, how, [" ".join(texts(40)), *texts(3)])
     assert len(found) >= 2
     assert not any(tokens.truncated for _, tokens in found)
 
@@ -548,11 +553,11 @@ def test_another_text_with_the_cache_than_without_it_is_told(writer, tmp_path, m
         facts["generated"][1] = "something else"
         save_file(arrays, answer, metadata={"facts": json.dumps(facts)})
 
-    monkeypatch.setattr(verifying, "_run", other_text)
+    monkeypatch.setattr(verify, "_run", other_text)
     prune = partial(layerscope.prune, writer, "deepest-first", 1, data=texts(10))
     with pytest.raises(MismatchError, match="writes other text with its cache than without it"):
         prune(out=tmp_path / "out")
-    monkeypatch.setattr("layerscope.surgery.find_output", lambda *_: None)
+    monkeypatch.setattr("layerscope.export.shorten.find_output", lambda *_: None)
     with pytest.raises(
         InputError,
         match="LlamaModel in transformers does not give out the states that were measured",
@@ -583,7 +588,7 @@ def pruned(name: str, tmp_path: Path, **options):
 def here(monkeypatch):
     """Read back in this process."""
     monkeypatch.setattr(
-        verifying, "_run", lambda request, answer: reload.main(str(request), str(answer))
+        verify, "_run", lambda request, answer: reload.main(str(request), str(answer))
     )
 
 
@@ -611,7 +616,7 @@ def test_unusual_models_are_pruned_with_all_that_they_are(name, reader, tmp_path
     ],
 )
 def test_blocks_that_depend_on_their_number_stay(name, said, tmp_path, monkeypatch):
-    monkeypatch.setattr(api_pruning, "_removals", lambda *_: pytest.fail("it was measured"))
+    monkeypatch.setattr(pruning_module, "_removals", lambda *_: pytest.fail("it was measured"))
     with pytest.raises(InputError, match=said):
         pruned(name, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
@@ -620,7 +625,7 @@ def test_blocks_that_depend_on_their_number_stay(name, said, tmp_path, monkeypat
 def test_perplexity_of_a_model_that_writes_nothing_is_refused_before_it_is_measured(
     monkeypatch,
 ):
-    monkeypatch.setattr(api_pruning, "_removals", lambda *_: pytest.fail("it was measured"))
+    monkeypatch.setattr(pruning_module, "_removals", lambda *_: pytest.fail("it was measured"))
     with pytest.raises(InputError, match="predicts no next token"):
         layerscope.prune(
             tiny_model("bert"), "random", 1, data=texts(4), tokenizer=tiny_tokenizer(),
@@ -657,8 +662,8 @@ def test_a_source_that_writes_otherwise_with_its_cache_is_no_reason(tmp_path, he
     ],
 )
 def test_a_dry_run_refuses_what_the_pruning_refuses(name, options, said, tmp_path, monkeypatch):
-    monkeypatch.setattr(api_pruning, "scan_backbone", lambda *_, **__: pytest.fail("scanned"))
-    monkeypatch.setattr(api_pruning, "estimate", lambda *_: pytest.fail("a batch was timed"))
+    monkeypatch.setattr(pruning_module, "scan_backbone", lambda *_, **__: pytest.fail("scanned"))
+    monkeypatch.setattr(pruning_module, "estimate", lambda *_: pytest.fail("a batch was timed"))
     asked = {"rule": "angular", "budget": 1, "out": tmp_path / "out"} | options
     rule, budget = asked.pop("rule"), asked.pop("budget")
     messages = []

@@ -17,11 +17,14 @@ from safetensors.torch import load_file, save_file
 
 import layerscope
 from commands import run
-from layerscope import api, models
-from layerscope.api import ranking as making
+from layerscope import api
+from layerscope.api import ranking as ranking_module
+from layerscope.api import scanning
 from layerscope.cli.app import INTERRUPTED
+from layerscope.decisions import rank as rank_module
 from layerscope.errors import InputError
-from layerscope.table import RECORD_FILE, load_run, save_run
+from layerscope.models import loading
+from layerscope.results.table import RECORD_FILE, load_run, save_run
 from tiny import COMMON, CONFIGS, save_tiny, texts, with_column_changed
 
 TEXTS = 80  # a half has more texts than subspaces have dimensions
@@ -63,8 +66,8 @@ def passes(monkeypatch):
         seen.append(model.info.name)
         return real(model, *arguments, **options)
 
-    real = making.scan
-    monkeypatch.setattr(making, "scan", scan)
+    real = scanning.scan
+    monkeypatch.setattr(ranking_module, "scan", scan)
     return seen
 
 
@@ -80,8 +83,8 @@ def loads(monkeypatch):
         alive.append(weakref.ref(found.model))
         return found
 
-    real = models.load
-    monkeypatch.setattr(models, "load", load)
+    real = loading.load
+    monkeypatch.setattr(loading, "load", load)
     return seen
 
 
@@ -174,7 +177,7 @@ def test_known_scores_stand_beside(command):
 
 
 def test_a_killed_ranking_goes_on(command, monkeypatch, passes):
-    scan = making.scan
+    scan = ranking_module.scan
 
     def killed(model, *arguments, **options):
         if len(passes) == 1:
@@ -182,7 +185,7 @@ def test_a_killed_ranking_goes_on(command, monkeypatch, passes):
         return scan(model, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(making, "scan", killed)
+        patch.setattr(ranking_module, "scan", killed)
         stopped = command(*MODELS, "--data", "texts.txt", "--out", "new")
     assert stopped.code == INTERRUPTED
     assert "what was finished is kept in new" in stopped.err
@@ -266,10 +269,10 @@ def test_a_scan_of_another_model_of_that_name_is_not_used(command, passes, place
     assert refused.err.count("\n") == 1
     assert command(*again, "--overwrite").code == 0
     assert passes == ["wide", "narrow"]
-    models = [
+    loading = [
         load_run(folder).record["model"] for folder in (place / "done/wide", Path("new/wide"))
     ]
-    assert models[0]["weights_fingerprint"] != models[1]["weights_fingerprint"]
+    assert loading[0]["weights_fingerprint"] != loading[1]["weights_fingerprint"]
     assert command(*again, "--overwrite").code == 0
     assert passes == ["wide", "narrow"]  # both fit now
 
@@ -439,8 +442,8 @@ def test_models_of_one_name_get_folders_of_their_own(place, tmp_path):
     config = MODELS["wide"]()
     torch.manual_seed(7)
     save_tiny(hf.AutoModel.from_config(config).eval(), tmp_path / "two" / "checkpoint-5")
-    models = [tmp_path / parent / "checkpoint-5" for parent in ("one", "two")]
-    found = api.rank(models, place / "texts.txt", out=tmp_path / "out")
+    loading = [tmp_path / parent / "checkpoint-5" for parent in ("one", "two")]
+    found = api.rank(loading, place / "texts.txt", out=tmp_path / "out")
     assert {model.name for model in found.models} == {"one/checkpoint-5", "two/checkpoint-5"}
     assert len(list((tmp_path / "out").glob("*/run.json"))) == 2
 
@@ -463,8 +466,8 @@ def test_options_reach_the_ranking(command, monkeypatch, options, expected):
         seen.update(arguments, by=by)
         return real(runs, by, **arguments)
 
-    real = making.rank_runs
-    monkeypatch.setattr(making, "rank_runs", spy)
+    real = rank_module.rank_runs
+    monkeypatch.setattr(ranking_module, "rank_runs", spy)
     assert command("done/narrow", "done/wide", *options).code == 0
     assert seen.items() >= expected.items()
 
@@ -491,7 +494,7 @@ def test_options_reach_the_scans(command, monkeypatch, options, expected):
         raise RuntimeError("seen")
 
     seen = {}
-    monkeypatch.setattr(making, "scan", spy)
+    monkeypatch.setattr(ranking_module, "scan", spy)
     assert command("wide", "--data", "texts.txt", *options).code == 1
     assert seen.items() >= expected.items()
 

@@ -9,20 +9,21 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from layerscope import dependence, ranking, statistics
-from layerscope.errors import InputError
-from layerscope.ranking import agreement, ordering
-from layerscope.ranking.agreement import (
+from layerscope.decisions import agreement, dependence, predictors
+from layerscope.decisions import rank as rank_module
+from layerscope.decisions.agreement import (
     agreement_of,
+    of_frame,
     permutation_p,
     top_recall,
     top_regret,
     top_weights,
 )
-from layerscope.ranking.reading import Value
-from layerscope.ranking.scores import of_frame
-from layerscope.table import COLUMNS, CONTRIBUTION_COLUMNS, Run
-from layerscope.terminal import ranking_summary
+from layerscope.decisions.predictors import Value
+from layerscope.errors import InputError
+from layerscope.render.terminal_models import ranking_summary
+from layerscope.results import resampling
+from layerscope.results.table import COLUMNS, CONTRIBUTION_COLUMNS, Run
 
 TEXTS = 60
 FACTS = {"blocks": 4, "dim": 48, "parameters": 10**6, "architecture": "bert", "revision": ""}
@@ -94,7 +95,7 @@ def made_run(
 
 
 def rank(*runs, **options):
-    return ranking.rank_runs([(run.record["model"]["name"], run) for run in runs], **options)
+    return rank_module.rank_runs([(run.record["model"]["name"], run) for run in runs], **options)
 
 
 def scored(count, *, seed=0, **facts):
@@ -228,7 +229,7 @@ def test_models_stand_in_the_direction_of_the_predictor():
     assert [model.name for model in found.models] == ["b", "c", "a"]
     assert found.first == "b"
     assert [place.model for place in found.orders["rankme"]] == ["a", "c", "b"]
-    least = next(each for each in ranking.PREDICTORS if each.name == "dataset_entropy")
+    least = next(each for each in predictors.PREDICTORS if each.name == "dataset_entropy")
     assert least.direction == "least"
     deep = [made_run("deep", blocks=9), made_run("flat", blocks=3)]
     assert rank(*deep, by="depth").first == "deep"
@@ -248,7 +249,7 @@ def test_smaller_subspaces_are_told_by_the_record_and_not_by_its_words():
     runs = [made_run("a"), made_run("b"), made_run("c")]
     lowered = runs[1].record["subspace_dimensions"] = {"frenet_displacement_sample_k32": 29}
     runs[2].record["notes"] = ["prose that says Frenet: k is 7, the least rank of a layer"]
-    assert lowered.keys() <= set(ranking.needed())
+    assert lowered.keys() <= set(predictors.needed())
     said = [note for note in rank(*runs).notes if "dimensions only" in note]
     assert said == ["b: d_0L is of 29 dimensions only, the least rank of a layer"]
 
@@ -286,7 +287,7 @@ def test_without_limits_nobody_knows_how_sure_an_order_is():
 
 def test_a_bound_that_cuts_one_limit_does_not_shrink_the_other():
     one, other = Value(0.99, 0.9, 1.0), Value(0.95, 0.94, 0.96)
-    assert ordering.told_apart([one, other])[0, 1] is False
+    assert rank_module.told_apart([one, other])[0, 1] is False
 
 
 def test_the_paired_answer_is_that_of_differences_text_by_text():
@@ -294,9 +295,9 @@ def test_the_paired_answer_is_that_of_differences_text_by_text():
     own = generator.normal(size=(4, TEXTS)) + generator.normal(size=TEXTS)
     own += np.linspace(0, 0.6, 4)[:, None]
     values = [Value(float(n.mean()), contributions=pd.Series(n)) for n in own]
-    found = ordering.told_apart(values, seed=3)
+    found = rank_module.told_apart(values, seed=3)
     for i in range(4):
-        within = statistics.within_noise(own, i, seed=3)
+        within = resampling.within_noise(own, i, seed=3)
         assert [found.get((i, j), False) for j in range(4)] == (~within).tolist()
 
 
@@ -304,12 +305,12 @@ def test_only_texts_that_all_models_have_are_compared():
     numbers = np.random.default_rng(0).normal(size=TEXTS)
     whole = Value(0.0, contributions=pd.Series(numbers))
     cut = Value(0.0, contributions=pd.Series(numbers[:-5] + 0.01))
-    assert ordering.told_apart([whole, cut])[0, 1] is True  # 0.01 apart at every text
+    assert rank_module.told_apart([whole, cut])[0, 1] is True  # 0.01 apart at every text
 
 
 def test_one_model_is_nothing_to_rank(monkeypatch):
     monkeypatch.setattr(
-        ordering, "resampled_means", None
+        rank_module, "resampled_means", None
     )  # nothing is resampled to tell it from itself
     found = rank(made_run("a", noise=np.zeros(TEXTS)))
     assert "there is nothing to rank it against" in found.sentence
@@ -342,7 +343,7 @@ def test_models_of_one_name_are_told_apart_by_more():
     runs = [made_run("m", revision="step1"), made_run("m", 0.5, revision="step2")]
     assert {model.name for model in rank(*runs).models} == {"m @ step1", "m @ step2"}
     runs = [made_run("m"), made_run("m", weights_fingerprint="other")]
-    found = ranking.rank_runs([("runs/a/m", runs[0]), ("runs/b/m", runs[1])])
+    found = rank_module.rank_runs([("runs/a/m", runs[0]), ("runs/b/m", runs[1])])
     assert {model.name for model in found.models} == {"a/m", "b/m"}
 
 
@@ -421,7 +422,7 @@ def test_with_few_models_there_is_no_correlation_and_a_sentence_why():
 def test_every_predictor_is_held_against_scores_with_the_trivial_ones_and_chance():
     found = rank(*scored(7), draws=200)
     names = [each.predictor for each in found.agreements]
-    assert names == [each.name for each in ranking.ALL] + ["random"]
+    assert names == [each.name for each in predictors.ALL] + ["random"]
     means = found.scores.means
     values = [found.place(name, "d_0L").value for name in found.scores.models]
     d = found.agreement("d_0L")

@@ -14,25 +14,29 @@ import pandas as pd
 import pytest
 import torch
 
-from layerscope import analysis, api
+from layerscope import api
+from layerscope.analysis import run as run_module
 from layerscope.errors import InputError
-from layerscope.runfolder import RunFolder
-from layerscope.store import StateStore
+from layerscope.results.folder import RunFolder
+from layerscope.states import extract
+from layerscope.states.store import StateStore
 from tiny import save_tiny, texts, tiny_model, with_column_changed
 
 # The command as it is, but with shards of one batch each and a pause after each step, so that a kill
 # can be aimed at a moment.
 WRAPPER = """
 import time
-from layerscope import store, measuring, cli
+from layerscope import cli
+from layerscope.analysis import measure
+from layerscope.states import store
 store.StateStore.BUDGET = 0
-flush, write = store.StateStore.flush, measuring.write_atomically
+flush, write = store.StateStore.flush, measure.write_atomically
 store.StateStore.__init__.__defaults__ = (None, 0)
 def slow_flush(self):
     flush(self); time.sleep({pause})
 def slow_write(path, content):
     write(path, content); time.sleep({pause})
-store.StateStore.flush, measuring.write_atomically = slow_flush, slow_write
+store.StateStore.flush, measure.write_atomically = slow_flush, slow_write
 cli.main()
 """
 
@@ -158,14 +162,14 @@ def test_a_second_process_is_refused_and_spoils_nothing(tiny_folder, text_file, 
 def listen_to_batches(monkeypatch) -> list[int]:
     """The items of every batch that the pass runs."""
     ran: list[int] = []
-    original = analysis.batches
+    original = extract.batches
 
     def listening(*arguments, **options):
         for batch in original(*arguments, **options):
             ran.extend(batch.items)
             yield batch
 
-    monkeypatch.setattr(analysis, "batches", listening)
+    monkeypatch.setattr(run_module, "batches", listening)
     return ran
 
 
@@ -191,7 +195,7 @@ def test_a_kill_while_the_run_is_written_leaves_no_half_run(
         raise SystemExit(9)
 
     with monkeypatch.context() as patch:
-        patch.setattr("layerscope.table.write_json", killed)
+        patch.setattr("layerscope.results.table.write_json", killed)
         with pytest.raises(SystemExit):
             scan_in_process(tiny_folder, text_file, out)
     assert (out / "results.parquet").exists()
@@ -270,7 +274,7 @@ def half_done(tiny_folder, text_file, out: Path, monkeypatch, **options) -> None
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(analysis, "measure", failed)
+        patch.setattr(run_module, "measure", failed)
         with pytest.raises(KeyboardInterrupt):
             scan_in_process(tiny_folder, text_file, out, **options)
 
@@ -340,7 +344,7 @@ def test_a_plan_without_any_finished_work_stands_in_nobodys_way(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(analysis, "run_pass", failed)
+        patch.setattr(run_module, "run_pass", failed)
         with pytest.raises(KeyboardInterrupt):
             scan_in_process(tiny_folder, text_file, out, views=0)
     scan_in_process(tiny_folder, text_file, out, views=0, seed=4, metrics=("curvature",))

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from layerscope import rules
+from layerscope.decisions import rules
+from layerscope.decisions.rules import RULES, Curves, Need, Rule, least, most
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE
-from layerscope.rules import RULES, Curves, Need, Rule, least, most
 
 NAN = np.nan
 

@@ -7,10 +7,11 @@ import json
 import pytest
 
 from fake_runs import fake_run
-from layerscope import runfolder
+from layerscope.data import files
 from layerscope.errors import InputError
-from layerscope.runfolder import RunFolder
-from layerscope.table import Run, load_run
+from layerscope.results import folder as folder_module
+from layerscope.results.folder import RunFolder
+from layerscope.results.table import Run, load_run
 
 
 def work(folder: RunFolder) -> None:
@@ -63,13 +64,13 @@ def test_a_lock_that_a_killed_process_left_is_no_other_file(tmp_path):
 
 def test_a_folder_that_finishes_between_looking_and_locking_is_refused(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path / "run")
-    locked = runfolder.locked
+    locked = files.locked
 
     def late(*arguments):
         RunFolder(tmp_path / "run").finish(small_run(), "<html>")
         return locked(*arguments)
 
-    monkeypatch.setattr(runfolder, "locked", late)
+    monkeypatch.setattr(folder_module, "locked", late)
     with pytest.raises(InputError, match="already holds a finished run"), folder.claimed():
         pass
 
@@ -154,7 +155,7 @@ def test_a_record_never_stands_beside_another_runs_table(tmp_path, monkeypatch):
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr("layerscope.table.write_json", killed)
+        patch.setattr("layerscope.results.table.write_json", killed)
         with pytest.raises(SystemExit):
             folder.finish(small_run(generation=2), "<html>")
     with pytest.raises(InputError, match="this one was interrupted before it was finished"):
@@ -168,6 +169,6 @@ def test_a_folder_that_may_not_be_read_is_one_sentence(tmp_path, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(runfolder.Path, "read_text", refuse)
+    monkeypatch.setattr(folder_module.Path, "read_text", refuse)
     with pytest.raises(InputError, match="Permission denied"):
         folder.open_parts({})

@@ -10,11 +10,13 @@ import pytest
 import layerscope
 from commands import run
 from fake_runs import fake_run
-from layerscope import api, plots, rules
-from layerscope.api import Scan
+from layerscope import api
+from layerscope.api.scanning import Scan
+from layerscope.decisions import rules
 from layerscope.errors import InputError
-from layerscope.longtable import from_long
-from layerscope.table import Run, save_run
+from layerscope.render import charts, matplotlib
+from layerscope.results.foreign import from_long
+from layerscope.results.table import Run, save_run
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "published" / "pythia-410m.parquet"
 TASKS = {"STS17": [0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.7, 0.6], "Banking77": [0.3] * 4 + [0.5] * 4}
@@ -91,7 +93,7 @@ def test_what_is_missing_is_counted_and_named_on_request(command):
 def test_a_terminal_without_utf8_gets_ascii(command, monkeypatch):
     from rich.console import Console
 
-    from layerscope.terminal import selection_summary
+    from layerscope.render.terminal import selection_summary
 
     found = api.select("scored")
     console = Console(width=80, force_terminal=False, legacy_windows=False)
@@ -178,19 +180,19 @@ def test_a_frame_has_no_stability_and_a_scan_has():
 
 def test_the_scores_are_drawn_over_depth_with_the_choice(tmp_path):
     found = api.select(scored_run())
-    figure = plots.chosen_scores([found])
+    figure = charts.chosen_scores([found])
     [panel] = figure.panels
     scores = found.scores[0]
     expected = 100 * scores.values.mean(axis=0)
     assert [point.value for point in panel.lines[0].points] == pytest.approx(list(expected))
     assert panel.preferred == found.layer
-    plots.save(figure, tmp_path / "scores.svg")
+    matplotlib.save(figure, tmp_path / "scores.svg")
     assert "<svg" in (tmp_path / "scores.svg").read_text()
 
 
 def test_without_scores_there_is_nothing_to_draw():
     with pytest.raises(InputError, match="expected task scores at every layer to draw"):
-        plots.chosen_scores([api.select(Run(*fake_run(texts=60)))])
+        charts.chosen_scores([api.select(Run(*fake_run(texts=60)))])
 
 
 def test_the_command_draws_too(command):

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 
 from fake_runs import fake_run
-from layerscope import rules, selection
+from layerscope.decisions import choose, evidence, preferences, rules
+from layerscope.decisions.rules import Rule
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE
-from layerscope.rules import Rule
-from layerscope.table import Run
+from layerscope.results.table import Run
 
 BY_NAME = {measure.name: measure for measure in CATALOGUE}
 
@@ -54,7 +54,7 @@ NOTHING = contributions_of([])
 
 
 def only(table, contributions=NOTHING, direction="least"):
-    (choice,) = selection.preferences(
+    (choice,) = preferences.preferences(
         table, contributions, measures=(measure("prompt_entropy", direction),)
     )
     return choice
@@ -106,13 +106,13 @@ def test_last_is_the_final_norm_where_there_is_one():
 
 def test_number_of_blocks_is_known_where_the_pass_stopped_early():
     stopped = table_of([1.0, 2.0, 3.0], blocks=8)
-    assert selection.number_of_blocks(stopped) == 8
+    assert evidence.number_of_blocks(stopped) == 8
     assert only(stopped).last_value is None
-    assert selection.number_of_blocks(table_of([1.0], blocks=4)) == 0
+    assert evidence.number_of_blocks(table_of([1.0], blocks=4)) == 0
     with pytest.raises(
         InputError, match="expected a results table with layers, got one without rows"
     ):
-        selection.number_of_blocks(stopped.iloc[:0])
+        evidence.number_of_blocks(stopped.iloc[:0])
 
 
 def test_two_runs_in_one_table_are_refused():
@@ -149,7 +149,7 @@ def test_agreement_is_the_same_layer_or_shared_noise():
             within_noise=near,
         )
 
-    found = selection.agreement(
+    found = preferences.agreement(
         [
             choice("a", "paper", 1, (1,)),
             choice("a", "normalized", 1, (1, 2)),
@@ -172,7 +172,7 @@ def test_agreement_is_the_same_layer_or_shared_noise():
 def votes(*choices):
     seven = [item for item in CATALOGUE if item.paper_seven]
     template = only(table_of([1.0, 0.5]))
-    return selection.recommendation(
+    return preferences.recommendation(
         [
             replace(
                 template,
@@ -204,7 +204,7 @@ def test_only_the_normalized_convention_of_the_seven_votes():
     assert (found.layer, found.voters, found.paper_layer) == (2, 1, 6)
     assert "(paper convention) the same vote picks layer 6" in found.sentence
     other = replace(only(table_of([1.0, 0.5])), metric="mteb/STS/cosine")
-    assert selection.recommendation([other]).layer is None
+    assert preferences.recommendation([other]).layer is None
 
 
 def test_the_sentence_says_that_it_is_a_hint_and_why():
@@ -214,27 +214,27 @@ def test_the_sentence_says_that_it_is_a_hint_and_why():
 
 
 def test_without_votes_there_is_no_layer():
-    found = selection.recommendation([])
+    found = preferences.recommendation([])
     assert (found.layer, found.votes) == (None, ())
     assert found.sentence.startswith("No layer is recommended: none of the paper's measures")
 
 
 def test_a_whole_run():
     table, contributions, _ = fake_run()
-    choices = selection.preferences(table, contributions)
+    choices = preferences.preferences(table, contributions)
     by_key = {(choice.metric, choice.convention): choice for choice in choices}
     curvature = by_key["curvature", "normalized"]
     assert 0 not in curvature.within_noise
     assert curvature.last_stage == "final_norm"
     assert ("dime", "paper") not in by_key
-    assert selection.recommendation(choices).layer in range(8)
+    assert preferences.recommendation(choices).layer in range(8)
 
 
 @pytest.mark.parametrize(
     ("layer", "stage", "name"), [(3, "block", "3"), (7, "final_norm", "final_norm")]
 )
 def test_layer_names(layer, stage, name):
-    assert selection.layer_name(layer, stage) == name
+    assert evidence.layer_name(layer, stage) == name
 
 
 # --- several kinds of views -----------------------------------------------------------------------
@@ -248,7 +248,7 @@ def on_views(values, perturbation, convention="normalized"):
 
 def test_a_measure_of_several_kinds_of_views_prefers_a_layer_on_each():
     table = pd.concat([on_views([1.0, 0.5, 0.9], COPIES), on_views([3.0, 2.0, 1.0], CROPS)])
-    assert selection.perturbations(table, "infonce", "normalized") == (COPIES, CROPS)
+    assert evidence.perturbations(table, "infonce", "normalized") == (COPIES, CROPS)
     contributions = pd.concat(
         [
             contributions_of([[1, 1.1], [0.5, 0.5], [0.9, 0.9]], "infonce"),
@@ -259,14 +259,14 @@ def test_a_measure_of_several_kinds_of_views_prefers_a_layer_on_each():
         ]
     )
     contributions.loc[contributions["perturbation"] == "none", "perturbation"] = COPIES
-    one, other = selection.preferences(
+    one, other = preferences.preferences(
         table, contributions, measures=(measure("infonce", "least"),)
     )
     assert (one.perturbation, one.layer, one.value) == (COPIES, 1, 0.5)
     assert (other.perturbation, other.layer, other.within_noise) == (CROPS, 2, (1, 2))
-    explicit = selection.of_measure(table, "infonce", "normalized", perturbation=CROPS)
+    explicit = evidence.of_measure(table, "infonce", "normalized", perturbation=CROPS)
     assert explicit["value"].tolist() == [3.0, 2.0, 1.0]
-    assert selection.of_measure(table, "infonce", "normalized")["value"].tolist() == [1.0, 0.5, 0.9]
+    assert evidence.of_measure(table, "infonce", "normalized")["value"].tolist() == [1.0, 0.5, 0.9]
 
 
 def test_conventions_agree_or_not_on_each_kind_of_views():
@@ -276,8 +276,8 @@ def test_conventions_agree_or_not_on_each_kind_of_views():
         on_views([1.0, 0.5, 0.9], CROPS),
         on_views([1.0, 0.5, 0.2], CROPS, "paper"),
     ]
-    choices = selection.preferences(pd.concat(tables), NOTHING, measures=(BY_NAME["infonce"],))
-    found = {item.perturbation: item.same for item in selection.agreement(choices)}
+    choices = preferences.preferences(pd.concat(tables), NOTHING, measures=(BY_NAME["infonce"],))
+    found = {item.perturbation: item.same for item in preferences.agreement(choices)}
     assert found == {COPIES: True, CROPS: False}
 
 
@@ -287,12 +287,12 @@ def test_the_papers_vote_takes_its_own_views():
         on_views([1.0, 0.5, 0.1], COPIES),
         on_views([0.1, 0.5, 0.9], CAPPED),
     ]
-    choices = selection.preferences(pd.concat(tables), NOTHING, measures=(BY_NAME["infonce"],))
-    advice = selection.recommendation(choices)
+    choices = preferences.preferences(pd.concat(tables), NOTHING, measures=(BY_NAME["infonce"],))
+    advice = preferences.recommendation(choices)
     assert (advice.layer, advice.voters) == (2, 1)
     assert advice.votes[0].metrics == ("infonce",)
     spans = [choice for choice in choices if choice.perturbation == CROPS]
-    assert selection.recommendation(spans).layer is None
+    assert preferences.recommendation(spans).layer is None
 
 
 # --- choices by rules ------------------------------------------------------------------------------
@@ -307,9 +307,9 @@ def run_of(table, contributions=NOTHING, record=None):
 def test_a_choice_of_one_measure_is_its_preference():
     table, contributions, record = fake_run()
     run = run_of(table, contributions, record)
-    for preference in selection.preferences(table, contributions):
+    for preference in preferences.preferences(table, contributions):
         rule = rules.find(f"{preference.direction} {preference.metric}")
-        choice = selection.choose(run, rule, convention=preference.convention or None)
+        choice = choose.choose(run, rule, convention=preference.convention or None)
         assert choice.layer == preference.layer
         assert choice.within_noise == preference.within_noise
         assert choice.scores[choice.layer] == pytest.approx(
@@ -320,8 +320,8 @@ def test_a_choice_of_one_measure_is_its_preference():
 @pytest.mark.parametrize("seed", range(4))
 def test_the_rule_of_votes_votes_as_the_recommendation(seed):
     table, contributions, record = fake_run(seed=seed, texts=40)
-    expected = selection.recommendation(selection.preferences(table, contributions))
-    choice = selection.choose(run_of(table, contributions, record), rules.find("vote of the seven"))
+    expected = preferences.recommendation(preferences.preferences(table, contributions))
+    choice = choose.choose(run_of(table, contributions, record), rules.find("vote of the seven"))
     assert choice.layer == expected.layer
     votes = {vote.layer: float(len(vote.metrics)) for vote in expected.votes}
     assert choice.scores == tuple(votes.get(layer, 0.0) for layer in range(8))
@@ -333,42 +333,42 @@ def test_wins_are_the_shares_of_resamples():
     near = [1.0 + own, 1.01 + own + 0.2 * generator.normal(size=400), 5.0 + own]
     values = [float(layer.mean()) for layer in near]
     run = run_of(table_of(values), contributions_of(near))
-    choice = selection.choose(run, RULE)
+    choice = choose.choose(run, RULE)
     assert choice.layer == int(np.argmin(values))
     assert choice.within_noise == (0, 1)
     assert sum(choice.wins) == pytest.approx(1)
     assert choice.wins[2] == 0
     assert 0.5 < choice.won < 1
-    again = selection.choose(run, RULE, seed=1)
+    again = choose.choose(run, RULE, seed=1)
     assert again.wins != choice.wins
     assert again.won == pytest.approx(choice.won, abs=0.1)
 
 
 def test_without_numbers_for_each_text_a_choice_says_that_nobody_knows():
-    choice = selection.choose(run_of(table_of([3.0, 1.0, 2.0])), RULE)
+    choice = choose.choose(run_of(table_of([3.0, 1.0, 2.0])), RULE)
     assert (choice.layer, choice.wins, choice.within_noise) == (1, None, (1,))
-    assert selection.sentence(choice).endswith("nobody knows how sure that is.")
+    assert choose.sentence(choice).endswith("nobody knows how sure that is.")
 
 
 def test_a_choice_tells_whether_conventions_agree():
     raw = table_of([1.0, 2.0, 3.0], convention="paper")
     same = run_of(pd.concat([table_of([1.0, 2.0, 3.0]), raw]))
     flipped = run_of(pd.concat([table_of([3.0, 2.0, 1.0]), raw]))
-    assert selection.choose(same, RULE).agrees is True
-    choice = selection.choose(flipped, RULE)
+    assert choose.choose(same, RULE).agrees is True
+    choice = choose.choose(flipped, RULE)
     assert (choice.layer, choice.convention, choice.agrees) == (2, "normalized", False)
     assert choice.conventions == (("normalized", 2), ("paper", 0))
-    assert selection.sentence(choice).endswith("Another convention takes another layer: 0 (paper).")
-    assert selection.choose(flipped, RULE, convention="paper").layer == 0
-    assert selection.choose(run_of(raw), RULE).convention == "paper"
-    assert selection.choose(run_of(raw), RULE).agrees is None
+    assert choose.sentence(choice).endswith("Another convention takes another layer: 0 (paper).")
+    assert choose.choose(flipped, RULE, convention="paper").layer == 0
+    assert choose.choose(run_of(raw), RULE).convention == "paper"
+    assert choose.choose(run_of(raw), RULE).agrees is None
 
 
 def test_fixed_rules_need_no_measure():
     table = table_of([1.0, 2.0, 3.0, 4.0, 5.0])
     normed = table_of([9.0], stage="final_norm", blocks=4).assign(layer=4, depth=1.0)
     run = run_of(pd.concat([table, normed]))
-    found = {rule.name: selection.choose(run, rule) for rule in rules.BASELINES}
+    found = {rule.name: choose.choose(run, rule) for rule in rules.BASELINES}
     assert {name: choice.layer for name, choice in found.items()} == {
         "last": 4, "middle": 2, "two thirds": 3, "random": None,
     }  # fmt: skip
@@ -400,16 +400,16 @@ def test_fixed_rules_need_no_measure():
 )  # fmt: skip
 def test_what_a_rule_lacks_is_named_with_the_way_to_get_it(rule, record, message):
     with pytest.raises(InputError, match=message):
-        selection.choose(run_of(table_of([1.0, 2.0]), record=record), rule)
+        choose.choose(run_of(table_of([1.0, 2.0]), record=record), rule)
 
 
 def test_a_run_without_measures_says_so():
     table = table_of([0.1, 0.2], metric="mteb/STS17/x").assign(level="task")
-    assert selection.choose(run_of(table), rules.MIDDLE).layer == 0
+    assert choose.choose(run_of(table), rules.MIDDLE).layer == 0
     with pytest.raises(
         InputError, match="this run holds no measures; make them with layerscope scan"
     ):
-        selection.choose(run_of(table), RULE)
+        choose.choose(run_of(table), RULE)
 
 
 def test_a_rule_names_the_views_that_it_means():
@@ -421,22 +421,22 @@ def test_a_rule_names_the_views_that_it_means():
         on("crops of 20 words", [3.0, 2.0, 1.0]),
     )
     both = run_of(pd.concat([crops, spelled]))
-    assert selection.choose(both, rules.least("dime")).layer == 0
-    assert selection.choose(both, rules.least("dime", "crops")).layer == 2
-    assert selection.choose(run_of(crops), rules.least("dime")).layer == 2
+    assert choose.choose(both, rules.least("dime")).layer == 0
+    assert choose.choose(both, rules.least("dime", "crops")).layer == 2
+    assert choose.choose(run_of(crops), rules.least("dime")).layer == 2
     capped = on("characters p=0.3 cap=10", [3.0, 1.0, 2.0])
     twice = run_of(pd.concat([spelled, capped]))
-    assert selection.choose(twice, rules.least("dime", "characters p=0.3 cap=10")).layer == 1
+    assert choose.choose(twice, rules.least("dime", "characters p=0.3 cap=10")).layer == 1
     with pytest.raises(InputError, match="got several: characters p=0.3, characters p=0.3 cap"):
-        selection.choose(twice, rules.least("dime", "characters"))
+        choose.choose(twice, rules.least("dime", "characters"))
     similar = run_of(pd.concat([crops, on("crops by hand", [1.0, 2.0, 3.0])]))
-    assert selection.choose(similar, rules.least("dime", "crops")).layer == 2
+    assert choose.choose(similar, rules.least("dime", "crops")).layer == 2
     with pytest.raises(InputError, match="scan with --augmentation default"):
-        selection.choose(run_of(crops), rules.least("dime", "characters"))
+        choose.choose(run_of(crops), rules.least("dime", "characters"))
     several = run_of(pd.concat([crops, on("halves", [1.0, 2.0, 3.0])]))
     with pytest.raises(InputError, match="expected one kind of views for 'dime', got several"):
-        selection.choose(several, rules.least("dime"))
-    _, lacking = selection.choose_all(selection.evidences(several)[0], rules.RULES)
+        choose.choose(several, rules.least("dime"))
+    _, lacking = choose.choose_all(evidence.evidences(several)[0], rules.RULES)
     assert "got several: crops of 20 words, halves" in lacking["least dime"]
 
 
@@ -444,18 +444,18 @@ def test_a_rule_of_another_shape_is_refused():
     run = run_of(table_of([1.0, 2.0]), contributions_of([[1.0, 1.0], [2.0, 2.0]]))
     bad = Rule(name="bad", description="", function=lambda _curves: np.zeros(3))
     with pytest.raises(InputError, match=r"shape \(2,\) from the rule 'bad'.*got \(3,\)"):
-        selection.choose(run, bad)
+        choose.choose(run, bad)
     flat = replace(RULE, name="flat", function=lambda _curves: np.arange(2))
     with pytest.raises(InputError, match=r"shape \(1000, 2\) from the rule 'flat'.*got \(2,\)"):
-        selection.choose(run, flat)
+        choose.choose(run, flat)
 
 
 def test_a_rule_without_any_score_has_no_layer():
     rule = Rule(name="none", description="", function=lambda c: np.full(c.blocks + 1, np.nan))
-    choice = selection.choose(run_of(table_of([1.0, 2.0, 3.0])), rule)
+    choice = choose.choose(run_of(table_of([1.0, 2.0, 3.0])), rule)
     assert (choice.layer, choice.reason) == (None, "the rule has no score at any layer")
     assert (
-        selection.sentence(choice)
+        choose.sentence(choice)
         == "No layer by the rule 'none': the rule has no score at any layer."
     )
 
@@ -464,23 +464,23 @@ def test_several_sets_of_texts_are_chosen_for_one_by_one():
     one = table_of([1.0, 2.0, 3.0]).assign(data="one")
     two = table_of([3.0, 2.0, 1.0]).assign(data="two")
     run = run_of(pd.concat([one, two]))
-    assert [e.data for e in selection.evidences(run)] == ["one", "two"]
-    assert selection.choose(run, RULE, data="two").layer == 2
+    assert [e.data for e in evidence.evidences(run)] == ["one", "two"]
+    assert choose.choose(run, RULE, data="two").layer == 2
     with pytest.raises(InputError, match="found: .* on one, .* on two"):
-        selection.choose(run, RULE)
+        choose.choose(run, RULE)
     with pytest.raises(
         InputError,
         match="'prompt_entropy' a layer, got several: the table holds more than one run; s",
     ):
-        selection.evidences(run_of(pd.concat([one, one])))
+        evidence.evidences(run_of(pd.concat([one, one])))
     with pytest.raises(InputError, match="got one without rows"):
-        selection.evidences(run_of(one.iloc[:0]))
+        evidence.evidences(run_of(one.iloc[:0]))
 
 
 def test_a_layer_undefined_for_some_resamples_still_has_limits():
     matrix = [[1.0 + text / 9 for text in range(6)], [None] * 5 + [0.5], [2.0] * 6]
     run = run_of(table_of([1.4, 0.5, 2.0]), contributions_of(matrix))
-    choice = selection.choose(run, RULE)
+    choice = choose.choose(run, RULE)
     assert choice.layer == 1
     assert sum(choice.wins) == pytest.approx(1)
 
@@ -495,8 +495,8 @@ def test_a_layer_undefined_for_some_resamples_still_has_limits():
     ],
 )
 def test_the_sentence_of_a_choice(near, words):
-    choice = selection.Choice(
+    choice = choose.Choice(
         "mine", "m", "d", "", 6, 3, "block", (0.0,) * 7, near, (0.125,) * 7, (), False
     )
     expected = f"Layer 3 of 6 by the rule 'mine': it wins in 12 % of resamples, {words}."
-    assert selection.sentence(choice) == expected
+    assert choose.sentence(choice) == expected

@@ -8,48 +8,46 @@ import numpy as np
 import pytest
 import torch
 
-from layerscope.augmentation import AugmentationSettings, SpanSettings
-from layerscope.cutting import CutSettings
-from layerscope.encoding import TokenPolicy
+from layerscope.analysis.plan import check_measures
+from layerscope.config import Augmentation, FirstToken, NonFinite, Pooling, parse_layers
+from layerscope.data.misspellings import AugmentationConfig
+from layerscope.data.views import SpanConfig
 from layerscope.errors import InputError
-from layerscope.evaluation import EvaluationSettings
-from layerscope.evaluation.probes import ProbeSettings
-from layerscope.metrics.inputs import Convention
-from layerscope.models import ModelOptions
+from layerscope.evaluation.probes import ProbeConfig
 from layerscope.settings import (
-    Augmentation,
-    FirstToken,
-    NonFinite,
-    Pooling,
-    ScanSettings,
+    Convention,
+    CutConfig,
+    EvaluateConfig,
+    ModelOptions,
+    ScanConfig,
     parse_conventions,
-    parse_layers,
 )
+from layerscope.states.encode import TokenPolicy
 
 
 def test_plain_strings_become_members():
-    settings = ScanSettings(pooling="max", first_token="drop", non_finite="drop")
+    settings = ScanConfig(pooling="max", first_token="drop", non_finite="drop")
     assert settings.pooling is Pooling.MAX
     assert settings.first_token is FirstToken.DROP
     assert settings.non_finite is NonFinite.DROP
-    assert ScanSettings(conventions=("all",)).conventions == tuple(Convention)
-    assert ScanSettings(conventions=("paper", "paper")).conventions == (Convention.PAPER,)
+    assert ScanConfig(conventions=("all",)).conventions == tuple(Convention)
+    assert ScanConfig(conventions=("paper", "paper")).conventions == (Convention.PAPER,)
 
 
 def test_kinds_of_views_are_named_once_and_in_order():
-    assert ScanSettings().augmentation == ("default", "crops")
-    found = ScanSettings(augmentation=("crops", "authors", "crops"))
+    assert ScanConfig().augmentation == ("default", "crops")
+    found = ScanConfig(augmentation=("crops", "authors", "crops"))
     assert found.augmentation == (Augmentation.CROPS, Augmentation.AUTHORS)
     assert found.as_dict()["augmentation"] == ["crops", "authors"]
 
 
 def test_blocks_are_read_whatever_stages_are_asked_for():
-    assert ScanSettings(stages=("mlp", "attn")).stages == ("block", "mlp", "attn")
-    assert ScanSettings(stages=("attn", "block")).stages == ("block", "attn")
+    assert ScanConfig(stages=("mlp", "attn")).stages == ("block", "mlp", "attn")
+    assert ScanConfig(stages=("attn", "block")).stages == ("block", "attn")
 
 
 def test_the_record_is_plain_json():
-    found = ScanSettings(layers=(1, 2), alpha=float("inf")).as_dict()
+    found = ScanConfig(layers=(1, 2), alpha=float("inf")).as_dict()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["conventions"] == ["paper", "normalized"]
     assert found["alpha"] == "inf"
@@ -67,12 +65,10 @@ def test_the_record_is_plain_json():
         ({"augmentation": ()}, "at least one of augmentation"),
         ({"span_words": 0}, "expected span_words of at least 1"),
         ({"draws": 0}, "expected draws of at least 1"),
-        ({"metrics": ("lidr",)}, "unknown measure 'lidr'; did you mean 'lidar'"),
         ({"metrics": ()}, "at least one of metrics"),
         ({"layers": ()}, "at least one of layers"),
         ({"stages": ()}, "at least one of stages"),
         ({"conventions": ()}, "at least one of conventions"),
-        ({"metrics": ("effective_rank",), "conventions": ("reference",)}, "nothing is left to"),
         (
             {"special_tokens": "exclude"},
             "expected special_tokens to be True or False, got 'exclude'",
@@ -87,7 +83,7 @@ def test_the_record_is_plain_json():
 )
 def test_what_makes_no_sense_is_refused(options, message):
     with pytest.raises(InputError, match=message):
-        ScanSettings(**options)
+        ScanConfig(**options)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +138,7 @@ ONE = np.int64(1)
     ],
 )
 def test_every_form_of_a_value_is_stored_plainly(given, stored):
-    settings = ScanSettings(**given)
+    settings = ScanConfig(**given)
     (name,) = given
     found = getattr(settings, name)
     assert found == stored
@@ -189,21 +185,33 @@ def test_every_form_of_a_value_is_stored_plainly(given, stored):
 )
 def test_a_wrong_type_is_one_sentence_that_names_the_setting(given, message):
     with pytest.raises(InputError) as raised:
-        ScanSettings(**given)
+        ScanConfig(**given)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"metrics": ("lidr",)}, "unknown measure 'lidr'; did you mean 'lidar'"),
+        ({"metrics": ("effective_rank",), "conventions": ("reference",)}, "nothing is left to"),
+    ],
+)
+def test_measures_that_cannot_be_made_are_refused_before_a_pass(given, message):
+    with pytest.raises(InputError, match=message):
+        check_measures(ScanConfig(**given))
+
+
 def test_settings_are_values():
-    settings = ScanSettings(("lidar",), views=np.int64(4))  # positional as for a dataclass
+    settings = ScanConfig(metrics=("lidar",), views=np.int64(4))
     assert settings.metrics == ("lidar",)
-    assert settings == ScanSettings(metrics=["lidar"], views=4)
-    assert hash(settings) == hash(ScanSettings(metrics="lidar", views=4))
-    assert settings.changed(views=0) == ScanSettings(metrics="lidar", views=0)
+    assert settings == ScanConfig(metrics=["lidar"], views=4)
+    assert hash(settings) == hash(ScanConfig(metrics="lidar", views=4))
+    assert settings.changed(views=0) == ScanConfig(metrics="lidar", views=0)
     with pytest.raises(InputError, match="expected views to be a whole number"):
         settings.changed(views=2.5)
-    with pytest.raises(InputError, match="expected metrics once, got it twice"):
-        ScanSettings(("lidar",), metrics=("lidar",))
+    with pytest.raises(InputError, match="expected max_length once, got it twice"):
+        ScanConfig(512, max_length=512)
     with pytest.raises(InputError, match="expected at most 3 settings, got 4"):
         TokenPolicy(False, "keep", 9, 1)
     with pytest.raises(ValueError, match="frozen"):
@@ -211,8 +219,8 @@ def test_settings_are_values():
 
 
 ALL_SETTINGS = [
-    ScanSettings, EvaluationSettings, CutSettings, ProbeSettings, TokenPolicy, ModelOptions,
-    AugmentationSettings, SpanSettings,
+    ScanConfig, EvaluateConfig, CutConfig, ProbeConfig, TokenPolicy, ModelOptions,
+    AugmentationConfig, SpanConfig,
 ]  # fmt: skip
 
 

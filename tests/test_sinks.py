@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from layerscope.models import Backbone, backbone_of
-from layerscope.sinks import SINK_RATIO, first_token_ratio
-from layerscope.tokenization import TokenizedText, tokenize
+from layerscope.data.tokens import TokenizedText, tokenize
+from layerscope.models.backbone import Backbone, backbone_of
+from layerscope.states.pooling import SINK_RATIO, first_token_ratio
 from tiny import texts, tiny_model, tiny_tokenizer
 
 

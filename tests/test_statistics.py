@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from layerscope.errors import InputError
-from layerscope.statistics import bootstrap_limits, within_noise
+from layerscope.results.resampling import bootstrap_limits, within_noise
 
 
 def normal(*shape, seed=0):
@@ -72,7 +72,7 @@ def test_fewer_than_two_texts_have_no_limits():
 def test_blocks_of_weights_change_nothing(monkeypatch):
     values = normal(3, 500)
     whole = bootstrap_limits(values, seed=0)
-    monkeypatch.setattr("layerscope.statistics.BLOCK", 500 * 7)
+    monkeypatch.setattr("layerscope.results.resampling.BLOCK", 500 * 7)
     np.testing.assert_allclose(bootstrap_limits(values, seed=0), whole, rtol=1e-12)
 
 

@@ -7,11 +7,11 @@ import errno
 import numpy as np
 import pytest
 
-from layerscope import files as files_module
-from layerscope import store as store_module
+from layerscope.data import files as files_module
+from layerscope.data.files import write_atomically
 from layerscope.errors import InputError, RunError
-from layerscope.files import write_atomically
-from layerscope.store import StateStore
+from layerscope.states import store as store_module
+from layerscope.states.store import StateStore
 
 
 def add(store: StateStore, items: list[int]) -> None:

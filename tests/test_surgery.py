@@ -12,10 +12,10 @@ from torch import nn
 
 from architectures import random_model
 from layerscope.errors import InputError
-from layerscope.models import Backbone, backbone_of
-from layerscope.surgery import find_output, kept_config, probe, remove_blocks, skipping, smaller
-from layerscope.surgery.blocks import block_path
-from layerscope.surgery.configs import read_again
+from layerscope.export.shorten import find_output, smaller
+from layerscope.models.backbone import Backbone, backbone_of
+from layerscope.models.blocks import block_path, probe, remove_blocks, skipping
+from layerscope.models.configs import kept_config, read_again
 from matrix import WORKS
 from tiny import CONFIGS, VISION, condition, tiny_model, tiny_tokenizer, vision_model
 

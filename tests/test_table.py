@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from fake_runs import fake_run
-from layerscope import api, table
+from layerscope import api
 from layerscope.errors import InputError
-from layerscope.table import COLUMNS, CONTRIBUTION_COLUMNS, Run, conform, load_run, save_run
+from layerscope.results import table
+from layerscope.results.table import COLUMNS, CONTRIBUTION_COLUMNS, Run, conform, load_run, save_run
 
 HISTORIC = Path(__file__).parent / "historic_runs"
 

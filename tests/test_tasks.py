@@ -13,10 +13,9 @@ import pandas as pd
 import pytest
 import torch
 
+from layerscope.data.labels import KINDS
 from layerscope.errors import InputError, RunError
-from layerscope.evaluation.columns import KINDS
-from layerscope.evaluation.reading import split_files
-from layerscope.evaluation.tables import Table, read_table
+from layerscope.evaluation.tables import Table, read_table, split_files
 from layerscope.evaluation.tasks import PAPER32_TASKS, TaskPlan, resolve
 
 mteb = pytest.importorskip("mteb")

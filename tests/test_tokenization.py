@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from layerscope.errors import InputError
-from layerscope.tokenization import (
+from layerscope.data.tokens import (
     TokenizedText,
     length_limit,
     pad,
@@ -16,6 +15,7 @@ from layerscope.tokenization import (
     plan_batches,
     tokenize,
 )
+from layerscope.errors import InputError
 from tiny import tiny_tokenizer
 
 

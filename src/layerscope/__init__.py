@@ -1,7 +1,7 @@
 """layerscope: measure every layer of a Hugging Face model on your own texts, in one pass.
 
 >>> import layerscope
->>> layerscope.metrics("curvature").unit
+>>> layerscope.get_metric("curvature").unit
 'radians'
 
 Nothing heavy is imported until a function that needs it is called.
@@ -10,8 +10,6 @@ Nothing heavy is imported until a function that needs it is called.
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,33 +22,46 @@ if TYPE_CHECKING:
         cut,
         doctor,
         evaluate,
+        get_metric,
+        list_metrics,
         load,
-        metrics,
         prune,
         rank,
         scan,
         select,
     )
+    from layerscope.decisions.rank import Ranking
+    from layerscope.decisions.select import Selection
+    from layerscope.diagnosis.results import Diagnosis
     from layerscope.errors import InputError, LayerscopeError, RunError
-    from layerscope.settings import ScanSettings
+    from layerscope.export.cut import Cut
+    from layerscope.settings import CutConfig, EvaluateConfig, ModelOptions, ScanConfig
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Correlations": "api",
+    "Cut": "export.cut",
+    "CutConfig": "settings",
+    "Diagnosis": "diagnosis.results",
+    "EvaluateConfig": "settings",
     "Evaluation": "api",
     "InputError": "errors",
     "LayerscopeError": "errors",
+    "ModelOptions": "settings",
     "Pruning": "api",
+    "Ranking": "decisions.rank",
     "RunError": "errors",
     "Scan": "api",
-    "ScanSettings": "settings",
+    "ScanConfig": "settings",
+    "Selection": "decisions.select",
     "correlate": "api",
     "cut": "api",
     "doctor": "api",
     "evaluate": "api",
+    "get_metric": "api",
+    "list_metrics": "api",
     "load": "api",
-    "metrics": "api",
     "prune": "api",
     "rank": "api",
     "scan": "api",
@@ -58,20 +69,28 @@ _HOMES = {
 }
 __all__ = [
     "Correlations",
+    "Cut",
+    "CutConfig",
+    "Diagnosis",
+    "EvaluateConfig",
     "Evaluation",
     "InputError",
     "LayerscopeError",
+    "ModelOptions",
     "Pruning",
+    "Ranking",
     "RunError",
     "Scan",
-    "ScanSettings",
+    "ScanConfig",
+    "Selection",
     "__version__",
     "correlate",
     "cut",
     "doctor",
     "evaluate",
+    "get_metric",
+    "list_metrics",
     "load",
-    "metrics",
     "prune",
     "rank",
     "scan",
@@ -80,23 +99,20 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its home the first time that it is asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'layerscope' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"layerscope.{_HOMES[name]}"), name)
+    """Import a public name from its home, or a room of the package, when it is first asked for."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"layerscope.{_HOMES[name]}"), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"layerscope.{name}")
+    raise AttributeError(f"module 'layerscope' has no attribute {name!r}")
+
+
+_ROOMS = (
+    "analysis", "config", "data", "decisions", "diagnosis", "errors", "evaluation", "export", "metrics",
+    "models", "render", "results", "settings", "states",
+)  # fmt: skip
 
 
 def __dir__() -> list[str]:
     """List the public names."""
     return __all__
-
-
-class _Package(ModuleType):
-    """The package, whose `metrics` stays the function when the folder of that name is imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -1,5 +1,5 @@
 """`python -m layerscope` is the command."""
 
-from layerscope.cli import main
+from layerscope.cli.app import main
 
 main()

@@ -1,8 +1,8 @@
-"""The base of all settings, and the check of a function's arguments: one sentence for a mistake.
+"""The base of every config, the types and choices of settings, and the check of arguments.
 
-A setting is declared once: its type, its bounds and a docstring. NumPy scalars become plain Python
-values, lists and arrays become tuples, a single value stands for a tuple of one. Anything else that
-does not fit raises an `InputError` that names the setting, what was expected and what came.
+A setting is told once: its type, its bounds and a docstring. NumPy scalars become plain Python values,
+lists and arrays become tuples, a single value stands for a tuple of one. Anything else that does not fit
+raises an `InputError` that names the setting, what was expected and what came.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -48,7 +49,7 @@ _NAMES: Final[dict[Any, str]] = {
 }  # fmt: skip
 
 
-class Settings(BaseModel):
+class Config(BaseModel):
     """Frozen settings, checked when they are made; positional and keyword arguments as for a dataclass.
 
     Raises:
@@ -91,7 +92,7 @@ class Settings(BaseModel):
 
 
 def _recorded(value: Any) -> Any:
-    if isinstance(value, Settings):
+    if isinstance(value, Config):
         return value.as_dict()
     if isinstance(value, StrEnum):
         return value.value
@@ -135,6 +136,21 @@ class Words:
     """What a value should be, in words, where its type does not say it."""
 
     text: str
+
+
+@dataclass(frozen=True)
+class Option:
+    """How the command line says a setting.
+
+    Attributes:
+        name: of the option, where it is not the setting's own.
+        words: what stands there for False and for True.
+        whole: whether the setting itself reads the text, commas included.
+    """
+
+    name: str = ""
+    words: tuple[str, str] | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -182,8 +198,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     signature = inspect.signature(function)
 
     @functools.cache
-    def arguments() -> type[Settings]:
-        return create_model("Arguments", __base__=Settings, **_fields(function, signature))
+    def arguments() -> type[Config]:
+        return create_model("Arguments", __base__=Config, **_fields(function, signature))
 
     @functools.wraps(function)
     def call(*given: P.args, **named: P.kwargs) -> R:
@@ -211,7 +227,7 @@ def _fields(function: Callable[..., Any], signature: inspect.Signature) -> dict[
 # --- what was expected, and what came ---------------------------------------------------------------
 
 
-def _mistake(kind: type[Settings], error: ValidationError) -> InputError:
+def _mistake(kind: type[Config], error: ValidationError) -> InputError:
     first, *others = error.errors(include_url=False)
     name, value = str(first["loc"][0]), first["input"]
     if first["type"] == "extra_forbidden":
@@ -301,3 +317,68 @@ def shown(value: Any) -> str:
     if not text or "\n" in text:
         return f"{'an' if type(value).__name__[0] in 'AEIOaeio' else 'a'} {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+class Pooling(StrEnum):
+    """How the token states of a text become one vector."""
+
+    MEAN = "mean"
+    LAST = "last"
+    FIRST = "first"
+    WEIGHTED_MEAN = "weighted_mean"
+    MAX = "max"
+
+
+class FirstToken(StrEnum):
+    """What to do with position 0, where many decoders park a huge norm (an attention sink)."""
+
+    AUTO = "auto"
+    KEEP = "keep"
+    DROP = "drop"
+
+
+class Augmentation(StrEnum):
+    """A kind of views of a text; the view measures are made for each kind."""
+
+    DEFAULT = "default"
+    AUTHORS = "authors"
+    CROPS = "crops"
+    HALVES = "halves"
+    CLOZE = "cloze"
+
+
+class NonFinite(StrEnum):
+    """What to do with a text whose states hold NaN or infinity."""
+
+    RAISE = "raise"
+    DROP = "drop"
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Read a list of layers such as `0,4-6`.
+
+    >>> parse_layers("0,4-6")
+    (0, 4, 5, 6)
+
+    Raises:
+        InputError: not such a list.
+    """
+    layers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None or (match[2] and int(match[2]) < int(match[1])):
+            raise InputError(f"expected layers like 0,4-6, got {part.strip()!r} in {text!r}.")
+        layers.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(dict.fromkeys(layers))
+
+
+def _layer_numbers(given: Any) -> Any:
+    return parse_layers(given) if isinstance(given, str) else given
+
+
+Layers = Annotated[
+    Several[Natural],
+    BeforeValidator(_layer_numbers),
+    Words("numbers like 3, [0, 4] or '0,4-6'"),
+    Option(whole=True),
+]

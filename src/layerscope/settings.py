@@ -1,74 +1,58 @@
-"""The settings of a scan: one frozen record, checked once, written into every run's record."""
+"""Every setting, told once: the configs from which options, keyword arguments and `run.json` are made.
+
+Nothing heavy is imported, so that a command's help can be made from them.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args
 
 from annotated_types import Ge
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
-from layerscope.config import Count, Flag, Natural, Number, Settings, Several, Text, To, Words
+from layerscope.config import (
+    Augmentation,
+    Config,
+    Count,
+    FirstToken,
+    Flag,
+    Kind,
+    Layers,
+    Listed,
+    Natural,
+    NonFinite,
+    Number,
+    Option,
+    Pair,
+    Pooling,
+    Several,
+    Text,
+    To,
+    Words,
+)
 from layerscope.errors import InputError, unknown_name
-from layerscope.metrics import catalogue
-from layerscope.metrics.inputs import Convention
 
 T = TypeVar("T")
 
-
-class Pooling(StrEnum):
-    """How the token states of a text become one vector."""
-
-    MEAN = "mean"
-    LAST = "last"
-    FIRST = "first"
-    WEIGHTED_MEAN = "weighted_mean"
-    MAX = "max"
-
-
-class FirstToken(StrEnum):
-    """What to do with position 0, where many decoders park a huge norm (an attention sink)."""
-
-    AUTO = "auto"
-    KEEP = "keep"
-    DROP = "drop"
+DEFAULT_LIMIT: Final = 1000
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+DTYPES: Final[tuple[Dtype, ...]] = get_args(Dtype)
+Probe = Literal["linear", "attention"]
+PROBES: Final[tuple[Probe, ...]] = ("linear", "attention")
+Format = Literal["sentence-transformers", "transformers", "onnx"]
+FinalNorm = Literal["auto", "keep", "drop"]
+Scheme = Literal["one-shot", "greedy"]
+PrunedFormat = Literal["auto", "transformers", "sentence-transformers"]
 
 
-class Augmentation(StrEnum):
-    """A kind of views of a text; the view measures are made for each kind."""
+class Convention(StrEnum):
+    """The preprocessing that is part of a measure's identity."""
 
-    DEFAULT = "default"
-    AUTHORS = "authors"
-    CROPS = "crops"
-    HALVES = "halves"
-    CLOZE = "cloze"
-
-
-class NonFinite(StrEnum):
-    """What to do with a text whose states hold NaN or infinity."""
-
-    RAISE = "raise"
-    DROP = "drop"
-
-
-def parse_layers(text: str) -> tuple[int, ...]:
-    """Read a list of layers such as `0,4-6`.
-
-    >>> parse_layers("0,4-6")
-    (0, 4, 5, 6)
-
-    Raises:
-        InputError: not such a list.
-    """
-    layers: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if match is None or (match[2] and int(match[2]) < int(match[1])):
-            raise InputError(f"expected layers like 0,4-6, got {part.strip()!r} in {text!r}.")
-        layers.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return tuple(dict.fromkeys(layers))
+    PAPER = "paper"
+    NORMALIZED = "normalized"
+    REFERENCE = "reference"
 
 
 def parse_conventions(names: Iterable[str]) -> tuple[Convention, ...]:
@@ -90,10 +74,6 @@ def parse_conventions(names: Iterable[str]) -> tuple[Convention, ...]:
     return tuple(dict.fromkeys(chosen))
 
 
-def _layer_numbers(given: Any) -> Any:
-    return parse_layers(given) if isinstance(given, str) else given
-
-
 def _each_once(values: tuple[T, ...]) -> tuple[T, ...]:
     return tuple(dict.fromkeys(values))
 
@@ -102,70 +82,259 @@ def _with_blocks(stages: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(("block", *stages)))
 
 
-Layers = Annotated[
-    Several[Natural], BeforeValidator(_layer_numbers), Words("numbers like 3, [0, 4] or '0,4-6'")
-]
+def _torch_name(given: Any) -> Any:
+    """Return the name of a torch dtype or device, without importing torch for a name."""
+    if isinstance(given, str) or type(given).__module__ != "torch":
+        return given
+    return str(given).removeprefix("torch.")
+
+
+def _known_device(name: str) -> str:
+    """Refuse what torch has no device for, and `meta`, which holds no numbers."""
+    if name in ("auto", "cpu"):
+        return name
+    import torch
+
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        kind = "meta"
+    if kind == "meta":
+        raise ValueError(name)
+    return name
+
+
 Conventions = Annotated[
     tuple[Convention, ...], To(Annotated[Several[Text], AfterValidator(parse_conventions)])
 ]
+SpecialTokens = Annotated[Flag, Option(words=("exclude", "include"))]
 
 
-class ScanSettings(Settings):
+# --- what several commands share -------------------------------------------------------------------
+
+
+class ReadingConfig(Config):
+    """Which texts are read."""
+
+    column: Text | None = None
+    """Column that holds the texts."""
+    split: Text | None = None
+    """Split of a datasets id or of a dict of splits."""
+    limit: Count | None = DEFAULT_LIMIT
+    """Most texts to use; 0 on the command line, None in Python, uses all."""
+
+
+class ModelOptions(Config):
+    """How a model is loaded."""
+
+    revision: Text | None = None
+    """Branch, tag or commit on the hub."""
+    dtype: Annotated[Dtype, BeforeValidator(_torch_name)] = "auto"
+    """auto (the checkpoint's own), float32, bfloat16, float16 or float64."""
+    device: Annotated[
+        Text,
+        BeforeValidator(_torch_name),
+        AfterValidator(_known_device),
+        Words("a device like auto, cpu, cuda, cuda:1 or mps"),
+    ] = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1 or mps."""
+    device_map: Annotated[
+        str | dict[str, Any] | None, Kind("a device map of transformers, such as 'auto', or None")
+    ] = None
+    """Passed to transformers; auto spreads a large model. Replaces the device."""
+    trust_remote_code: Flag = False
+    """Run code that comes with the checkpoint."""
+
+
+class LengthConfig(Config):
+    """How much of a text is read."""
+
+    max_length: Count = 512
+    """Most tokens a text may have; fewer if the model takes fewer."""
+
+
+class TokenConfig(LengthConfig):
+    """Which tokens of a text count."""
+
+    special_tokens: SpecialTokens = False
+    """Whether tokens that the tokenizer adds count: exclude or include."""
+    first_token: FirstToken = FirstToken.AUTO
+    """Whether position 0 counts: auto (out if it is an attention sink), keep or drop."""
+
+
+class VectorConfig(TokenConfig):
+    """How token states become one vector a text."""
+
+    pooling: Pooling = Pooling.MEAN
+    """mean, last, first, weighted_mean or max."""
+    batch_tokens: Count = 4096
+    """Padded tokens in one forward pass; decides memory and speed, not results."""
+
+
+# --- a config for each command ----------------------------------------------------------------------
+
+
+class ScanConfig(VectorConfig):
     """Everything that decides the numbers of a scan, besides model and texts."""
 
     metrics: Several[Text] | None = None
-    """Names from the catalogue; None for all."""
-    conventions: Conventions = (Convention.PAPER, Convention.NORMALIZED)
-    """Which preprocessings to compute; "all" for every one."""
+    """Measures to compute, by default all; see layerscope metrics."""
+    conventions: Annotated[Conventions, Option("--convention")] = (
+        Convention.PAPER,
+        Convention.NORMALIZED,
+    )
+    """paper, normalized, reference, or all."""
     layers: Layers | None = None
-    """Which layers, as numbers or like "0,4-6"; None for all."""
+    """Layers, like 0,4-6; by default all."""
     stages: Annotated[Several[Text], AfterValidator(_with_blocks)] = ("block",)
-    """Sub-block stages to read besides `block`, which is always among them: what is preferred and
-    drawn are the blocks' outputs."""
+    """Stages besides block, which is always read: attn_norm, attn, attn_residual, mlp_norm, mlp."""
     views: Natural = 2
-    """Misspelled copies of each text; 0 leaves out views of every kind and their measures."""
+    """Misspelled copies of each text; 16 as in the paper; 0 for no views of any kind."""
     augmentation: Annotated[Several[Augmentation], AfterValidator(_each_once)] = (
         Augmentation.DEFAULT,
         Augmentation.CROPS,
     )
-    """Kinds of views: misspelled copies ("default", or "authors" for the strength of the published
-    figures), two "crops" of a text, its "halves", or "cloze", a span and the rest."""
+    """Kinds of views: default or authors (misspelled copies, the latter with the caps of the published
+    figures), crops, halves, cloze (parts of a text)."""
     span_words: Count = 20
-    """Length of a crop or of the span of a cloze."""
+    """Words of a crop, and of a cloze's span."""
     draws: Count = 1
-    """Pairs of crops, or of span and rest, taken from each text."""
+    """Pairs of crops, or clozes, of each text."""
     alpha: Annotated[Number, Ge(0)] = 1.0
     """Order of the matrix-based entropies; infinity is one."""
-    pooling: Pooling = Pooling.MEAN
-    """How a text's token states become one vector."""
-    special_tokens: Flag = False
-    """Whether tokens that the tokenizer adds count."""
-    first_token: FirstToken = FirstToken.AUTO
-    """Whether position 0 counts; `auto` leaves it out where it is an attention sink."""
-    max_length: Count = 512
-    """Most tokens a text may have (fewer if the model takes fewer)."""
-    batch_tokens: Count = 4096
-    """Padded tokens in one forward pass; decides memory and speed, not results."""
     non_finite: NonFinite = NonFinite.RAISE
-    """What to do with a text whose states are not finite."""
+    """raise, or drop texts whose states hold NaN or infinity."""
     seed: Natural = 0
-    """Of the augmentations, the permutations and the bootstrap."""
+    """Seed of views, permutations and bootstrap."""
     resamples: Count = 1000
-    """Of the bootstrap."""
+    """Resamples of the bootstrap."""
 
     @model_validator(mode="after")
-    def _refuse_nothing_to_measure(self) -> Self:
-        """Look at the measures here, before a model is loaded in vain."""
+    def _refuse_one_view(self) -> Self:
         if self.views == 1:
             raise InputError("expected 0 views, or at least 2 to compare with each other, got 1.")
-        chosen = catalogue.select(self.metrics)
-        if self.metrics is None or any(
-            not measure.conventions or set(measure.conventions) & set(self.conventions)
-            for measure in chosen
-        ):
-            return self
-        names = ", ".join(measure.name for measure in chosen)
-        raise InputError(
-            f"nothing is left to measure: {names} in the convention {', '.join(self.conventions)} "
-            "does not exist; see layerscope metrics."
-        )
+        return self
+
+
+class EvaluateConfig(VectorConfig):
+    """Everything that decides the scores, besides model and tasks."""
+
+    layers: Layers | None = None
+    """Layers, like 0,4-6; by default all."""
+    normalize: Flag = False
+    """Scale vectors to unit length before they are scored."""
+    prompt: Text = ""
+    """Put before every text."""
+    query_prompt: Text | None = None
+    """Put before queries in place of the prompt."""
+    bank_poolings: Listed[Pooling] | None = None
+    """Poolings kept in the bank, by default all while it stays below 20 GB."""
+    probes: Annotated[Listed[Probe], Option("--probe")] = ()
+    """Also train probes on token states, on tables with labels: linear, attention."""
+    seed: Natural = 0
+    """Seed of the probes; mteb has its own."""
+
+    def deciding(self) -> dict[str, Any]:
+        """Return, as plain values, what decides a score; scores of other values never mix."""
+        return {
+            "pooling": self.pooling.value,
+            "normalize": self.normalize,
+            "prompt": self.prompt,
+            "query_prompt": self.prompt if self.query_prompt is None else self.query_prompt,
+            "special_tokens": self.special_tokens,
+            "first_token": self.first_token.value,
+            "max_length": self.max_length,
+        }
+
+
+POOLING_SETTINGS: Final = ("pooling", "special_tokens", "first_token")
+
+
+class CutConfig(LengthConfig):
+    """How a model is cut and saved."""
+
+    format: Format = "sentence-transformers"
+    """Format of the saved folder: sentence-transformers, transformers or onnx."""
+    kind: Literal["cut", "pointer"] = "cut"
+    """cut, or pointer: the whole model, and where in it the layer is."""
+    final_norm: FinalNorm = "auto"
+    """drop: the layer as scanned; keep: behind the final norm; auto: drop."""
+    head: Flag = False
+    """Keep the checkpoint's head; needs the format transformers and the final norm."""
+    pooling: Pooling | None = None
+    """mean, last, first, weighted_mean or max; by default the source's own modules, else mean."""
+    special_tokens: SpecialTokens | None = None
+    """exclude or include the tokens that the tokenizer adds; by default as the source's modules do."""
+    first_token: FirstToken | None = None
+    """auto (out if it is an attention sink), keep or drop."""
+    normalize: Flag = False
+    """Scale vectors to unit length."""
+
+    @model_validator(mode="after")
+    def _refuse_lone_head(self) -> Self:
+        if self.head and (self.final_norm != "keep" or self.format != "transformers"):
+            raise InputError(
+                "a head reads what the final norm gives; with --head pass --final-norm keep and "
+                "--format transformers."
+            )
+        return self
+
+    @property
+    def asks_for_pooling(self) -> bool:
+        """Whether anything was said about pooling, so that a source's own is not taken."""
+        return any(getattr(self, name) is not None for name in POOLING_SETTINGS)
+
+
+def _two_numbers(given: Any) -> Any:
+    parts = [part.strip() for part in given.split(",")] if isinstance(given, str) else []
+    return (
+        [int(part) for part in parts] if len(parts) == 2 and all(map(str.isdigit, parts)) else given
+    )
+
+
+Protected = Annotated[
+    tuple[int, int],
+    To(
+        Annotated[
+            Pair[Natural],
+            BeforeValidator(_two_numbers),
+            Words("two whole numbers of at least 0 like 1,1, at the start and end"),
+        ]
+    ),
+    Option(whole=True),
+]
+
+
+class PruneConfig(VectorConfig):
+    """How blocks are chosen, tried and dropped, besides the rule and the budget."""
+
+    draws: Count = 20
+    """Random subsets to try beside the chosen one; all if there are no more."""
+    scheme: Scheme = "one-shot"
+    """one-shot, or greedy: measure again after each block."""
+    protect: Protected = (1, 1)
+    """Blocks that stay at the start and at the end."""
+    format: PrunedFormat = "auto"
+    """Format of the saved folder: auto (the source's), transformers or sentence-transformers."""
+    head: Flag = True
+    """Load and keep the checkpoint's head."""
+    seed: Natural = 0
+    """Seed of the random rule, the subsets and the measures."""
+
+
+class RankConfig(VectorConfig):
+    """How the models of a ranking are scanned."""
+
+    resamples: Count = 1000
+    """Resamples of the texts."""
+    non_finite: NonFinite = NonFinite.RAISE
+    """raise, or drop texts whose states hold NaN or infinity."""
+    seed: Natural = 0
+    """Seed of the texts' choice and of resampling."""
+
+
+class FewTextsConfig(ReadingConfig):
+    """Which texts a diagnosis reads."""
+
+    limit: Count | None = 16
+    """Most texts to read; 0 on the command line, None in Python, uses all."""

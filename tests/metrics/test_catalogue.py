@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from layerscope.errors import InputError
-from layerscope.metrics.catalogue import CATALOGUE, INVARIANCES, Measure, measure, select
+from layerscope.metrics.catalogue import CATALOGUE, measure, select
 from layerscope.metrics.inputs import SampleInputs, TokenInputs, ViewInputs
+from layerscope.metrics.measure import INVARIANCES, Measure
 from layerscope.metrics.spectrum import Estimate
 
 CASES = [

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from layerscope.metrics import samples, views
-from layerscope.metrics.inputs import Convention, SampleInputs, ViewInputs
+from layerscope.metrics.inputs import SampleInputs, ViewInputs
+from layerscope.settings import Convention
 
 PAPER, NORMALIZED, REFERENCE = Convention.PAPER, Convention.NORMALIZED, Convention.REFERENCE
 

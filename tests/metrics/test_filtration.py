@@ -12,11 +12,10 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.metrics import adjusted_mutual_info_score
 
 from layerscope.errors import InputError, UndefinedError
-from layerscope.metrics import filtration as gf
+from layerscope.metrics import filtration as filtration_module
 from layerscope.metrics.filtration import Sign
-from layerscope.metrics.halves import half_sample_error, halvings
 from layerscope.metrics.neighbors import nearest, neighbor_levels, retention, shared_neighbors
-from layerscope.metrics.pairs import Closeness, Pairs
+from layerscope.metrics.pairs import Closeness, Pairs, half_sample_error, halvings
 
 EUCLIDEAN = Closeness.EUCLIDEAN
 PAIRS_OF_FOUR = ["01", "02", "03", "12", "13", "23"]
@@ -34,7 +33,7 @@ def ordered(*edges, levels=(1, 2, 3)):
     """The filtration of 4 samples whose edges enter in the given order."""
     ranks = [edges.index(pair) + 1 for pair in PAIRS_OF_FOUR]
     codes = torch.tensor([sum(rank > level for level in levels) for rank in ranks])
-    return gf.Filtration(
+    return filtration_module.Filtration(
         codes.to(torch.uint8), levels, torch.zeros(len(levels)), 4, Closeness.CENTERED_COSINE
     )
 
@@ -44,8 +43,8 @@ FINAL = ("01", "02", "23", "12", "13", "03")
 
 
 def edge(x, y, kind=Closeness.CENTERED_COSINE, sign=Sign.CLIP, levels=None):
-    parts = [gf.filtration(Pairs(rows), kind, levels) for rows in (x, y)]
-    return gf.gfmi_edge(gf.joint_counts(*parts), sign)
+    parts = [filtration_module.filtration(Pairs(rows), kind, levels) for rows in (x, y)]
+    return filtration_module.gfmi_edge(filtration_module.joint_counts(*parts), sign)
 
 
 def slow_edge(x, y, kind=Closeness.CENTERED_COSINE):
@@ -79,18 +78,20 @@ def slow_edge(x, y, kind=Closeness.CENTERED_COSINE):
 
 
 def test_four_samples_by_hand():
-    joint = gf.joint_counts(ordered(*LAYER), ordered(*FINAL))
+    joint = filtration_module.joint_counts(ordered(*LAYER), ordered(*FINAL))
     information = math.log(1.5) / 6 + math.log(0.75) / 3 + math.log(9 / 8) / 2
     assert information == pytest.approx(0.03057501, abs=1e-8)
-    assert gf.level_scores(joint).tolist() == pytest.approx([1, 0.04803508, 1], abs=1e-8)
-    assert gf.gfmi_edge(joint) == pytest.approx(0.68267836, abs=1e-8)
+    assert filtration_module.level_scores(joint).tolist() == pytest.approx(
+        [1, 0.04803508, 1], abs=1e-8
+    )
+    assert filtration_module.gfmi_edge(joint) == pytest.approx(0.68267836, abs=1e-8)
 
 
 def test_the_complement_shows_the_sign():
     one = ordered(*LAYER, levels=(3,))
     complement = ordered(*reversed(LAYER), levels=(3,))
-    joint = gf.joint_counts(one, complement)
-    found = {sign: gf.gfmi_edge(joint, sign) for sign in Sign}
+    joint = filtration_module.joint_counts(one, complement)
+    found = {sign: filtration_module.gfmi_edge(joint, sign) for sign in Sign}
     assert found == {Sign.CLIP: 0, Sign.SIGNED: pytest.approx(-1), Sign.NONE: pytest.approx(1)}
 
 
@@ -99,8 +100,10 @@ def test_the_complement_shows_the_sign():
 def test_edges_are_those_of_brute_force(kind, budget):
     x = normal(150, 6) + 0.3
     y = x + 0.5 * normal(150, 6, 1)
-    parts = [gf.filtration(Pairs(rows, budget, 3000), kind) for rows in (x, y)]
-    assert gf.gfmi_edge(gf.joint_counts(*parts)) == pytest.approx(slow_edge(x, y, kind), rel=1e-9)
+    parts = [filtration_module.filtration(Pairs(rows, budget, 3000), kind) for rows in (x, y)]
+    assert filtration_module.gfmi_edge(filtration_module.joint_counts(*parts)) == pytest.approx(
+        slow_edge(x, y, kind), rel=1e-9
+    )
 
 
 def test_brute_force_at_two_thousand_samples():
@@ -110,26 +113,26 @@ def test_brute_force_at_two_thousand_samples():
 
 
 def test_levels_are_numbers_of_edges():
-    found = gf.filtration(Pairs(normal(60, 5)))
+    found = filtration_module.filtration(Pairs(normal(60, 5)))
     assert found.levels == (30, 60, 120, 240, 480)
     counts = [int((found.codes <= level).sum()) for level in range(5)]
     assert counts == list(found.levels)
-    assert gf.degree_levels(4) == (2,)
-    assert gf.degree_levels(5) == (3, 5)
+    assert filtration_module.degree_levels(4) == (2,)
+    assert filtration_module.degree_levels(5) == (3, 5)
 
 
 def test_pairs_that_tie_enter_together():
     square = torch.tensor([[0.0, 0], [0, 1], [1, 1], [1, 0]]).double()
-    found = gf.filtration(Pairs(square), EUCLIDEAN, levels=(1, 5))
+    found = filtration_module.filtration(Pairs(square), EUCLIDEAN, levels=(1, 5))
     assert [int((found.codes <= level).sum()) for level in (0, 1)] == [4, 6]
     assert found.thresholds.tolist() == [1, 2]
-    same = gf.joint_counts(found, found)
-    assert gf.level_scores(same).isnan().tolist() == [False, True]
-    assert gf.gfmi_edge(same) == pytest.approx(1)
-    complete = gf.filtration(Pairs(square), EUCLIDEAN, levels=(6,))
-    joint = gf.joint_counts(complete, complete)
+    same = filtration_module.joint_counts(found, found)
+    assert filtration_module.level_scores(same).isnan().tolist() == [False, True]
+    assert filtration_module.gfmi_edge(same) == pytest.approx(1)
+    complete = filtration_module.filtration(Pairs(square), EUCLIDEAN, levels=(6,))
+    joint = filtration_module.joint_counts(complete, complete)
     with pytest.raises(UndefinedError, match="connect all"):
-        gf.gfmi_edge(joint)
+        filtration_module.gfmi_edge(joint)
 
 
 @pytest.mark.parametrize("kind", Closeness)
@@ -137,7 +140,10 @@ def test_lattices_and_duplicates_tie_alike_however_they_are_turned(kind):
     lattice = torch.cartesian_prod(*[torch.arange(1.0, 5)] * 3).double()
     vectors = torch.cat([lattice + torch.tensor([0, 0, 0.25]), lattice[:9]])
     turned = 3 * vectors @ orthogonal(3)
-    one, other = gf.filtration(Pairs(vectors), kind), gf.filtration(Pairs(turned), kind)
+    one, other = (
+        filtration_module.filtration(Pairs(vectors), kind),
+        filtration_module.filtration(Pairs(turned), kind),
+    )
     assert torch.equal(one.codes, other.codes)
 
 
@@ -184,38 +190,45 @@ def test_permuting_samples_in_both_layers_changes_nothing():
 @pytest.mark.parametrize("kind", Closeness)
 def test_constant_layers_and_few_samples_are_refused(kind):
     with pytest.raises(UndefinedError, match="all vectors are equal"):
-        gf.filtration(Pairs(torch.full((20, 3), 0.1)), kind)
+        filtration_module.filtration(Pairs(torch.full((20, 3), 0.1)), kind)
     with pytest.raises(UndefinedError, match="at least 4 samples"):
-        gf.filtration(Pairs(normal(3, 3)), kind)
+        filtration_module.filtration(Pairs(normal(3, 3)), kind)
     assert 0 <= edge(normal(4, 3), normal(4, 3, 1), kind) <= 1
 
 
 def test_what_cannot_be_compared_is_refused():
-    one, other = gf.filtration(Pairs(normal(20, 3))), gf.filtration(Pairs(normal(21, 3)))
+    one, other = (
+        filtration_module.filtration(Pairs(normal(20, 3))),
+        filtration_module.filtration(Pairs(normal(21, 3))),
+    )
     with pytest.raises(InputError, match="20 and 21 samples"):
-        gf.joint_counts(one, other)
+        filtration_module.joint_counts(one, other)
     with pytest.raises(UndefinedError, match="all pairs enter at one level, so there is no order"):
-        gf.gfmi_birth(torch.tensor([[9]]))
+        filtration_module.gfmi_birth(torch.tensor([[9]]))
     with pytest.raises(UndefinedError, match="at every level both graphs connect all samples"):
-        gf.gfmi_edge(torch.tensor([[9]]))
+        filtration_module.gfmi_edge(torch.tensor([[9]]))
     for levels in ((), (3, 2), (0, 4), (7,)):
         with pytest.raises(InputError, match="rising numbers of edges from 1 to 6"):
-            gf.filtration(Pairs(normal(4, 3)), levels=levels)
+            filtration_module.filtration(Pairs(normal(4, 3)), levels=levels)
 
 
 def test_birth_is_the_information_of_the_whole_table():
     x = normal(60, 4)
     y = x + 0.3 * normal(60, 4, 1)
-    parts = [gf.filtration(Pairs(rows)) for rows in (x, y)]
+    parts = [filtration_module.filtration(Pairs(rows)) for rows in (x, y)]
     from sklearn.metrics import normalized_mutual_info_score
 
     expected = normalized_mutual_info_score(parts[0].codes.numpy(), parts[1].codes.numpy())
-    assert gf.gfmi_birth(gf.joint_counts(*parts)) == pytest.approx(expected)
-    assert gf.gfmi_birth(gf.joint_counts(parts[0], parts[0])) == pytest.approx(1)
+    assert filtration_module.gfmi_birth(filtration_module.joint_counts(*parts)) == pytest.approx(
+        expected
+    )
+    assert filtration_module.gfmi_birth(
+        filtration_module.joint_counts(parts[0], parts[0])
+    ) == pytest.approx(1)
     square = torch.zeros(6, 6, dtype=torch.int64)
     square[0, 0] = 6
     with pytest.raises(UndefinedError, match="one level"):
-        gf.gfmi_birth(square)
+        filtration_module.gfmi_birth(square)
 
 
 def slow_knn_information(one, other, n):
@@ -230,7 +243,9 @@ def slow_knn_information(one, other, n):
 
 
 def by_lists(x, y):
-    return gf.gfmi_knn(shared_neighbors(neighbor_levels(Pairs(x)), neighbor_levels(Pairs(y))))
+    return filtration_module.gfmi_knn(
+        shared_neighbors(neighbor_levels(Pairs(x)), neighbor_levels(Pairs(y)))
+    )
 
 
 def test_the_neighbor_form_is_the_information_on_directed_edges():
@@ -244,7 +259,9 @@ def test_the_neighbor_form_is_the_information_on_directed_edges():
             np.put_along_axis(matrix, lists.indices[:, :k].numpy(), True, axis=1)
         expected.append(slow_knn_information(*matrices, 40))
         kept = torch.tensor(retention(one, other, k).value, dtype=torch.float64)
-        assert float(gf.retention_information(kept, k / 39)) == pytest.approx(expected[-1])
+        assert float(filtration_module.retention_information(kept, k / 39)) == pytest.approx(
+            expected[-1]
+        )
     found = by_lists(x, y)
     assert found.value == pytest.approx(np.mean(expected))
     assert float(found.contributions.mean()) == pytest.approx(found.value)
@@ -252,12 +269,12 @@ def test_the_neighbor_form_is_the_information_on_directed_edges():
 
 def test_the_neighbor_form_rises_with_retention_and_is_zero_at_chance():
     shares = torch.linspace(0.1, 1, 50, dtype=torch.float64)
-    found = torch.stack([gf.retention_information(share, 0.1) for share in shares])
+    found = torch.stack([filtration_module.retention_information(share, 0.1) for share in shares])
     assert found[0] == pytest.approx(0, abs=1e-12)
     assert (found.diff() > 0).all()
     assert found[-1] == pytest.approx(1)
     below = torch.tensor(0.02, dtype=torch.float64)
-    signs = [float(gf.retention_information(below, 0.1, sign)) for sign in Sign]
+    signs = [float(filtration_module.retention_information(below, 0.1, sign)) for sign in Sign]
     assert signs[0] == 0
     assert signs[1] == -signs[2] < 0
 
@@ -274,7 +291,7 @@ def test_the_neighbor_form_at_its_ends():
 @pytest.mark.parametrize("budget", [0, 10**9])
 def test_the_tree_is_single_linkage(kind, budget):
     vectors = normal(70, 4)
-    found = gf.spanning_tree(Pairs(vectors, budget, 500), kind)
+    found = filtration_module.spanning_tree(Pairs(vectors, budget, 500), kind)
     rows = (vectors - vectors.mean(0)).numpy()
     if kind is not EUCLIDEAN:
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -283,24 +300,24 @@ def test_the_tree_is_single_linkage(kind, budget):
     assert found.lengths == pytest.approx(lengths, rel=1e-5)
     for count in (10, 50, 65):
         expected = fcluster(merges, 70 - count, "maxclust")
-        mine = gf.components(found, count)
-        assert gf.adjusted_information(mine, expected) == 1
+        mine = filtration_module.components(found, count)
+        assert filtration_module.adjusted_information(mine, expected) == 1
 
 
 def test_the_tree_of_a_lattice_and_of_duplicates_has_no_cycle():
     lattice = torch.cartesian_prod(*[torch.arange(4.0)] * 3).double()
     vectors = torch.cat([lattice, lattice[:9]])
-    found = gf.spanning_tree(Pairs(vectors), EUCLIDEAN)
-    assert len(set(gf.components(found, len(vectors) - 1))) == 1
+    found = filtration_module.spanning_tree(Pairs(vectors), EUCLIDEAN)
+    assert len(set(filtration_module.components(found, len(vectors) - 1))) == 1
     assert found.lengths.tolist() == [0] * 9 + [1] * 63
-    assert len(gf.spanning_tree(Pairs(normal(4, 2)), EUCLIDEAN).edges) == 3
+    assert len(filtration_module.spanning_tree(Pairs(normal(4, 2)), EUCLIDEAN).edges) == 3
 
 
 def test_adjusted_information_by_hand():
     one, other = np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1])
-    expected = gf._expected_information(np.array([2, 2]), np.array([3, 1]), 4)
+    expected = filtration_module._expected_information(np.array([2, 2]), np.array([3, 1]), 4)
     assert expected == pytest.approx(0.21576155, abs=1e-8)
-    assert gf.adjusted_information(one, other) == pytest.approx(0, abs=1e-12)
+    assert filtration_module.adjusted_information(one, other) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -309,15 +326,15 @@ def test_adjusted_information_is_that_of_scikit_learn(seed):
     one = np.minimum(generator.geometric(0.05, 200), 40)
     other = np.where(generator.random(200) < 0.6, one, generator.integers(0, 60, 200))
     expected = adjusted_mutual_info_score(one, other)
-    assert gf.adjusted_information(one, other) == pytest.approx(expected, abs=1e-9)
+    assert filtration_module.adjusted_information(one, other) == pytest.approx(expected, abs=1e-9)
 
 
 def test_adjusted_information_at_its_ends():
     singletons, whole, two = np.arange(9), np.zeros(9, dtype=int), np.arange(9) % 2
-    assert gf.adjusted_information(singletons, singletons) == 1
-    assert gf.adjusted_information(whole, two) == 0
-    assert gf.adjusted_information(singletons, two) == pytest.approx(0, abs=1e-12)
-    assert gf.adjusted_information(two, 5 - two) == 1
+    assert filtration_module.adjusted_information(singletons, singletons) == 1
+    assert filtration_module.adjusted_information(whole, two) == 0
+    assert filtration_module.adjusted_information(singletons, two) == pytest.approx(0, abs=1e-12)
+    assert filtration_module.adjusted_information(two, 5 - two) == 1
 
 
 def slow_component(x, y):
@@ -331,7 +348,7 @@ def slow_component(x, y):
         unit = rows - rows.mean(0)
         unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
         away.append((1 - unit @ unit.T)[upper])
-    for m in gf.degree_levels(n):
+    for m in filtration_module.degree_levels(n):
         parts = []
         for distances in away:
             chosen = np.argsort(distances)[:m]
@@ -345,9 +362,11 @@ def slow_component(x, y):
 
 def component(x, y):
     pairs = Pairs(x), Pairs(y)
-    trees = [gf.spanning_tree(part) for part in pairs]
-    limits = [gf.filtration(part).thresholds for part in pairs]
-    return gf.gfmi_component(*trees, *limits), gf.gfmi_component_counts(*trees)
+    trees = [filtration_module.spanning_tree(part) for part in pairs]
+    limits = [filtration_module.filtration(part).thresholds for part in pairs]
+    return filtration_module.gfmi_component(
+        *trees, *limits
+    ), filtration_module.gfmi_component_counts(*trees)
 
 
 def test_the_component_form_is_that_of_whole_graphs():
@@ -362,29 +381,31 @@ def test_the_component_form_is_that_of_whole_graphs():
 
 
 def test_component_forms_that_have_no_value():
-    tree = gf.spanning_tree(Pairs(normal(20, 3)), EUCLIDEAN)
+    tree = filtration_module.spanning_tree(Pairs(normal(20, 3)), EUCLIDEAN)
     everything = torch.tensor([1e9])
     with pytest.raises(UndefinedError, match="both graphs are connected"):
-        gf.gfmi_component(tree, tree, everything, everything)
+        filtration_module.gfmi_component(tree, tree, everything, everything)
     with pytest.raises(InputError, match="expected trees of the same samples"):
-        gf.gfmi_component_counts(tree, gf.spanning_tree(Pairs(normal(21, 3))))
+        filtration_module.gfmi_component_counts(
+            tree, filtration_module.spanning_tree(Pairs(normal(21, 3)))
+        )
 
 
 def test_subsets_of_the_samples_give_the_value_with_its_error():
     x = normal(400, 8)
     y = x + 0.5 * normal(400, 8, 1)
-    found = gf.subsampled_gfmi(x, y, nodes=200, draws=12)
+    found = filtration_module.subsampled_gfmi(x, y, nodes=200, draws=12)
     whole = edge(x, y)
     assert abs(found.value - whole) < 0.06
     assert 0 < float(found.contributions.std()) < 0.03
-    again = gf.subsampled_gfmi(x, y, nodes=200, draws=12)
+    again = filtration_module.subsampled_gfmi(x, y, nodes=200, draws=12)
     assert torch.equal(found.contributions, again.contributions)
-    other = gf.subsampled_gfmi(x, y, nodes=200, draws=12, seed=1)
+    other = filtration_module.subsampled_gfmi(x, y, nodes=200, draws=12, seed=1)
     assert not torch.equal(found.contributions, other.contributions)
-    everything = gf.subsampled_gfmi(x, y, nodes=400, draws=2)
+    everything = filtration_module.subsampled_gfmi(x, y, nodes=400, draws=2)
     assert everything.contributions.tolist() == pytest.approx([whole] * 2)
     with pytest.raises(InputError, match="expected 4 to 400 nodes, got 401"):
-        gf.subsampled_gfmi(x, y, nodes=401)
+        filtration_module.subsampled_gfmi(x, y, nodes=401)
 
 
 def test_the_error_from_halves_is_that_of_new_samples():
@@ -394,19 +415,23 @@ def test_the_error_from_halves_is_that_of_new_samples():
         y = x + 0.5 * normal(200, 6, 2 * seed + 1)
         values.append(edge(x, y))
         splits = halvings(200)
-        levels = [gf.filtration(Pairs(rows)) for rows in (x, y)]
-        halves = gf.gfmi_edge_halves(gf.half_joint_counts(*levels, splits))
+        levels = [filtration_module.filtration(Pairs(rows)) for rows in (x, y)]
+        halves = filtration_module.gfmi_edge_halves(
+            filtration_module.half_joint_counts(*levels, splits)
+        )
         errors.append(float(half_sample_error(list(halves))))
     assert 0.5 < np.mean(errors) / np.std(values, ddof=1) < 2
-    same = gf.gfmi_edge_halves(gf.half_joint_counts(levels[0], levels[0], splits))
+    same = filtration_module.gfmi_edge_halves(
+        filtration_module.half_joint_counts(levels[0], levels[0], splits)
+    )
     assert same.flatten().tolist() == pytest.approx([1] * 10)
 
 
 def test_pairs_inside_halves_are_counted_as_one_by_one():
     x, y = normal(11, 5), normal(11, 5, 1)
-    one, other = (gf.filtration(Pairs(rows, block=30)) for rows in (x, y))
+    one, other = (filtration_module.filtration(Pairs(rows, block=30)) for rows in (x, y))
     splits = halvings(11, 2)
-    found = gf.half_joint_counts(one, other, splits)
+    found = filtration_module.half_joint_counts(one, other, splits)
     pairs = list(combinations(range(11), 2))
     expected = torch.zeros_like(found)
     for number, split in enumerate(splits):

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from layerscope.metrics import samples, tokens, views
-from layerscope.metrics.inputs import Convention, SampleInputs, TokenInputs, ViewInputs
+from layerscope.metrics.inputs import SampleInputs, TokenInputs, ViewInputs
+from layerscope.settings import Convention
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
 PAPER, NORMALIZED, REFERENCE = Convention.PAPER, Convention.NORMALIZED, Convention.REFERENCE

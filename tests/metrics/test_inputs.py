@@ -4,14 +4,8 @@ import pytest
 import torch
 
 from layerscope.errors import InputError, RunError, UndefinedError
-from layerscope.metrics.inputs import (
-    Convention,
-    SampleInputs,
-    TokenInputs,
-    ViewInputs,
-    centered,
-    unit_rows,
-)
+from layerscope.metrics.inputs import SampleInputs, TokenInputs, ViewInputs, centered, unit_rows
+from layerscope.settings import Convention
 
 
 def states(*shape, dtype=torch.float64):

@@ -9,9 +9,10 @@ import torch
 
 from layerscope.errors import UndefinedError
 from layerscope.metrics import layers, neighbors, similarity, subspaces
-from layerscope.metrics.catalogue import CATALOGUE, INVARIANCES, Measure, measure
+from layerscope.metrics.catalogue import CATALOGUE, measure
 from layerscope.metrics.filtration import filtration, gfmi_edge, joint_counts
 from layerscope.metrics.layers import Between, LayerStack, frenet_displacement_sample
+from layerscope.metrics.measure import INVARIANCES, Measure
 from layerscope.metrics.pairs import Closeness, Pairs
 from layerscope.metrics.similarity import TokenCosines, token_cosines
 

@@ -10,7 +10,7 @@ import torch
 from sklearn.manifold import trustworthiness as sklearn_trustworthiness
 
 from layerscope.errors import InputError, RunError, UndefinedError
-from layerscope.metrics import neighbors as nb
+from layerscope.metrics import neighbors as neighbors_module
 from layerscope.metrics.neighbors import Neighbors, nearest
 from layerscope.metrics.pairs import Closeness, Pairs
 
@@ -106,45 +106,51 @@ def test_distances_of_duplicates_are_zero():
 def test_two_neighbors_that_swap():
     x, y = points(0, 1, 2.1, 3.3), points(0, 2.1, 1, 3.3)
     one, other = lists(x, 3, EUCLIDEAN), lists(y, 3, EUCLIDEAN)
-    assert nb.retention(one, other, 1).value == 0
-    assert nb.corrected_retention(one, other, 1).value == pytest.approx(-1 / 2)
-    assert nb.retention(one, other, 2).value == pytest.approx(3 / 4)
-    assert nb.corrected_retention(one, other, 2).value == pytest.approx(1 / 4)
-    shared = nb.overlap(one, other, 2)
+    assert neighbors_module.retention(one, other, 1).value == 0
+    assert neighbors_module.corrected_retention(one, other, 1).value == pytest.approx(-1 / 2)
+    assert neighbors_module.retention(one, other, 2).value == pytest.approx(3 / 4)
+    assert neighbors_module.corrected_retention(one, other, 2).value == pytest.approx(1 / 4)
+    shared = neighbors_module.overlap(one, other, 2)
     assert float((shared / (4 - shared)).mean()) == pytest.approx(2 / 3)
-    assert nb.retention(one, other, 3).value == 1
+    assert neighbors_module.retention(one, other, 3).value == 1
     with pytest.raises(UndefinedError, match="chance keeps all"):
-        nb.corrected_retention(one, other, 3)
+        neighbors_module.corrected_retention(one, other, 3)
 
 
 def test_contributions_are_the_overlaps_and_the_same_layer_keeps_all():
     one, other = lists(normal(80, 5), 10), lists(normal(80, 5, 1), 10)
-    found = nb.retention(one, other, 10)
+    found = neighbors_module.retention(one, other, 10)
     sets = [
         len(set(a) & set(b)) / 10
         for a, b in zip(one.indices.tolist(), other.indices.tolist(), strict=True)
     ]
     assert found.contributions.tolist() == sets
     assert found.value == pytest.approx(np.mean(sets))
-    assert nb.retention(one, one, 10).value == 1
-    corrected = nb.corrected_retention(one, other, 10)
+    assert neighbors_module.retention(one, one, 10).value == 1
+    corrected = neighbors_module.corrected_retention(one, other, 10)
     assert float(corrected.contributions.mean()) == pytest.approx(corrected.value)
 
 
 def test_unrelated_layers_keep_what_chance_keeps():
     n, k = 400, 10
     counts = torch.cat([
-        nb.overlap(lists(normal(n, 30, 2 * s), k), lists(normal(n, 30, 2 * s + 1), k), k)
+        neighbors_module.overlap(lists(normal(n, 30, 2 * s), k), lists(normal(n, 30, 2 * s + 1), k), k)
         for s in range(5)
     ])  # fmt: skip
-    assert float(counts.mean()) / k == pytest.approx(nb.chance_retention(n, k), rel=0.1)
-    assert float(counts.var()) == pytest.approx(nb.chance_overlap_variance(n, k), rel=0.2)
+    assert float(counts.mean()) / k == pytest.approx(
+        neighbors_module.chance_retention(n, k), rel=0.1
+    )
+    assert float(counts.var()) == pytest.approx(
+        neighbors_module.chance_overlap_variance(n, k), rel=0.2
+    )
 
 
 def test_the_variance_by_chance_is_hypergeometric():
     from scipy.stats import hypergeom
 
-    assert nb.chance_overlap_variance(31, 7) == pytest.approx(hypergeom(30, 7, 7).var())
+    assert neighbors_module.chance_overlap_variance(31, 7) == pytest.approx(
+        hypergeom(30, 7, 7).var()
+    )
 
 
 CHANGES = {
@@ -174,16 +180,16 @@ def test_declared_invariances_of_the_lists(kind, how):
 def test_permuting_samples_in_all_layers_changes_nothing():
     x, y = normal(70, 5), normal(70, 5) + 0.3 * normal(70, 5, 1)
     order = torch.randperm(70, generator=torch.Generator().manual_seed(0))
-    before = nb.retention(lists(x, 5), lists(y, 5), 5)
-    after = nb.retention(lists(x[order], 5), lists(y[order], 5), 5)
+    before = neighbors_module.retention(lists(x, 5), lists(y, 5), 5)
+    after = neighbors_module.retention(lists(x[order], 5), lists(y[order], 5), 5)
     assert torch.equal(before.contributions[order], after.contributions)
-    assert nb.retention(lists(x, 5), lists(y[order], 5), 5).value < before.value / 2
+    assert neighbors_module.retention(lists(x, 5), lists(y[order], 5), 5).value < before.value / 2
 
 
 def test_mutual_neighbors_is_the_table_of_retention():
     three = [lists(normal(50, 4, s), 5) for s in range(3)]
-    table = nb.mutual_neighbors(three, 5)
-    assert table[2, 0] == table[0, 2] == nb.retention(three[0], three[2], 5).value
+    table = neighbors_module.mutual_neighbors(three, 5)
+    assert table[2, 0] == table[0, 2] == neighbors_module.retention(three[0], three[2], 5).value
     assert table.diagonal().tolist() == [1, 1, 1]
 
 
@@ -192,11 +198,11 @@ def test_trustworthiness_is_that_of_scikit_learn(k):
     x, y = normal(60, 6), normal(60, 6) @ torch.diag(torch.tensor([3.0, 2, 1, 0, 0, 0]).double())
     pairs, new = Pairs(x, block=400), Pairs(y)
     known, found = nearest(pairs, k, EUCLIDEAN), nearest(new, k, EUCLIDEAN)
-    estimate = nb.trustworthiness(pairs, known, [found], k)[0]
+    estimate = neighbors_module.trustworthiness(pairs, known, [found], k)[0]
     expected = sklearn_trustworthiness(x.numpy(), y.numpy(), n_neighbors=k)
     assert estimate.value == pytest.approx(expected)
     assert float(estimate.contributions.mean()) == pytest.approx(expected)
-    continuity = nb.trustworthiness(new, found, [known], k)[0].value
+    continuity = neighbors_module.trustworthiness(new, found, [known], k)[0].value
     assert continuity == pytest.approx(sklearn_trustworthiness(y.numpy(), x.numpy(), n_neighbors=k))
 
 
@@ -204,8 +210,8 @@ def test_trustworthiness_needs_few_neighbors():
     pairs = Pairs(normal(10, 3))
     known = nearest(pairs, 5)
     with pytest.raises(UndefinedError, match="trustworthiness needs more than 10 samples for k"):
-        nb.trustworthiness(pairs, known, [known], 5)
-    assert nb.trustworthiness(pairs, known, [known], 4)[0].value == 1
+        neighbors_module.trustworthiness(pairs, known, [known], 5)
+    assert neighbors_module.trustworthiness(pairs, known, [known], 4)[0].value == 1
 
 
 def slow_cknna(x, y, k):
@@ -235,11 +241,13 @@ def test_cknna_is_that_of_whole_matrices():
     x = normal(60, 6)
     y = torch.cat([x[:, :4], normal(60, 5, 1)], 1)
     k = 7
-    found = nb.cknna(x, lists(x, k), y, lists(y, k), k)
+    found = neighbors_module.cknna(x, lists(x, k), y, lists(y, k), k)
     assert found == pytest.approx(slow_cknna(x, y, k))
-    assert nb.cknna(x, lists(x, k), 3 * x @ orthogonal(6), lists(x, k), k) == pytest.approx(1)
+    assert neighbors_module.cknna(
+        x, lists(x, k), 3 * x @ orthogonal(6), lists(x, k), k
+    ) == pytest.approx(1)
     with pytest.raises(UndefinedError, match="at least 4"):
-        nb.cknna(x[:3], lists(x[:3], 1), x[:3], lists(x[:3], 1), 1)
+        neighbors_module.cknna(x[:3], lists(x[:3], 1), x[:3], lists(x[:3], 1), 1)
 
 
 def test_too_few_samples_are_refused():
@@ -247,9 +255,9 @@ def test_too_few_samples_are_refused():
         lists(normal(6, 3), 10)
     short = lists(normal(6, 3), 5)
     with pytest.raises(UndefinedError, match="needs 10 neighbors, the lists hold 5"):
-        nb.retention(short, short, 10)
+        neighbors_module.retention(short, short, 10)
     with pytest.raises(InputError, match="same samples in the same order"):
-        nb.retention(short, lists(normal(7, 3), 5), 5)
+        neighbors_module.retention(short, lists(normal(7, 3), 5), 5)
     assert lists(normal(4, 3), 3).indices.sort(1).values.tolist() == [
         [1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2],
     ]  # fmt: skip
@@ -270,7 +278,7 @@ def test_cknna_needs_an_alignment_of_each_layer_with_itself():
     vectors = torch.cat([torch.ones(8, 3), torch.zeros(1, 3)])
     same = Neighbors(torch.zeros(9, 2, dtype=torch.int64), torch.zeros(9, 2).double(), EUCLIDEAN)
     with pytest.raises(UndefinedError, match="a layer's alignment with itself is not positive"):
-        nb.cknna(0 * vectors, same, 0 * vectors, same, 2)
+        neighbors_module.cknna(0 * vectors, same, 0 * vectors, same, 2)
 
 
 def test_vectors_without_a_direction_are_refused_where_one_is_needed():
@@ -301,8 +309,8 @@ def ladder(n, d, k):
 
 def test_dimension_of_a_ladder_of_distances():
     n, d = 50, 3.0
-    assert nb.two_nn(ladder(n, d, 2)).value == pytest.approx(d * (n - 1) / n)
-    assert nb.levina_bickel(ladder(n, d, 5), 5).value == pytest.approx(4 * d / 10)
+    assert neighbors_module.two_nn(ladder(n, d, 2)).value == pytest.approx(d * (n - 1) / n)
+    assert neighbors_module.levina_bickel(ladder(n, d, 5), 5).value == pytest.approx(4 * d / 10)
 
 
 def cloud(n=1000, d=4, ambient=12, seed=0):
@@ -311,12 +319,18 @@ def cloud(n=1000, d=4, ambient=12, seed=0):
 
 def test_every_estimator_finds_the_dimension_of_a_cloud():
     found = lists(cloud(3000), 64, EUCLIDEAN)
-    for estimate in (nb.two_nn(found), nb.gride(found, 4), nb.levina_bickel(found)):
+    for estimate in (
+        neighbors_module.two_nn(found),
+        neighbors_module.gride(found, 4),
+        neighbors_module.levina_bickel(found),
+    ):
         assert estimate.value == pytest.approx(4, rel=0.1)
         assert float(estimate.contributions.nanmean()) == pytest.approx(estimate.value)
-    assert nb.two_nn_linear(found) == pytest.approx(4, rel=0.1)
-    assert nb.gride(found, 1).value == pytest.approx(nb.two_nn(found).value)
-    error = float(nb.two_nn(found).contributions.std()) / math.sqrt(3000)
+    assert neighbors_module.two_nn_linear(found) == pytest.approx(4, rel=0.1)
+    assert neighbors_module.gride(found, 1).value == pytest.approx(
+        neighbors_module.two_nn(found).value
+    )
+    error = float(neighbors_module.two_nn(found).contributions.std()) / math.sqrt(3000)
     assert error == pytest.approx(4 / math.sqrt(3000), rel=0.15)
 
 
@@ -329,14 +343,14 @@ def test_gride_is_where_its_likelihood_is_largest(near):
         gap = torch.log(torch.expm1(d * logs)).sum() if near > 1 else 0
         return float(499 * math.log(d) + (near - 1) * gap - ((2 * near - 1) * d + 1) * logs.sum())
 
-    best = nb.gride(found, near).value
+    best = neighbors_module.gride(found, near).value
     assert likelihood(best) > max(likelihood(best * 0.999), likelihood(best * 1.001))
 
 
 def test_influences_on_the_dimension_are_those_of_leaving_a_sample_out():
     found = lists(cloud(300), 16, EUCLIDEAN)
-    for measure in (nb.gride, nb.levina_bickel):
-        arguments = {"k": 10} if measure is nb.levina_bickel else {}
+    for measure in (neighbors_module.gride, neighbors_module.levina_bickel):
+        arguments = {"k": 10} if measure is neighbors_module.levina_bickel else {}
         whole = measure(found, **arguments)
         for i in (0, 17):
             keep = torch.arange(300) != i
@@ -350,16 +364,18 @@ def test_dimensions_do_not_change_with_rotation_scale_translation():
     vectors = cloud(300)
     moved = 5 * vectors @ orthogonal(12, 9) + 2
     before, after = lists(vectors, 16, EUCLIDEAN), lists(moved, 16, EUCLIDEAN)
-    for measure in (nb.two_nn, nb.gride):
+    for measure in (neighbors_module.two_nn, neighbors_module.gride):
         assert measure(before).value == pytest.approx(measure(after).value, rel=1e-7)
     bent = lists(vectors**3, 16, EUCLIDEAN)
-    assert nb.two_nn(bent).value != pytest.approx(nb.two_nn(before).value, rel=1e-4)
+    assert neighbors_module.two_nn(bent).value != pytest.approx(
+        neighbors_module.two_nn(before).value, rel=1e-4
+    )
 
 
 def test_duplicates_are_left_out_of_the_dimension():
     vectors = cloud(300)
     vectors[7] = vectors[100]
-    found = nb.two_nn(lists(vectors, 2, EUCLIDEAN))
+    found = neighbors_module.two_nn(lists(vectors, 2, EUCLIDEAN))
     assert found.contributions.isnan().nonzero()[:, 0].tolist() == [7, 100]
     assert float(found.contributions.nanmean()) == pytest.approx(found.value)
 
@@ -367,15 +383,15 @@ def test_duplicates_are_left_out_of_the_dimension():
 def test_a_lattice_has_no_dimension():
     lattice = torch.cartesian_prod(*[torch.arange(8.0)] * 2).double()
     with pytest.raises(UndefinedError, match="lattice-like"):
-        nb.two_nn(lists(lattice, 2, EUCLIDEAN))
+        neighbors_module.two_nn(lists(lattice, 2, EUCLIDEAN))
     corners = lists(torch.eye(8), 5, EUCLIDEAN)
     with pytest.raises(UndefinedError, match="all neighbors are equally far, so distances"):
-        nb.levina_bickel(corners, 5)
+        neighbors_module.levina_bickel(corners, 5)
     with pytest.raises(InputError, match="needs Euclidean"):
-        nb.two_nn(lists(cloud(50), 2))
+        neighbors_module.two_nn(lists(cloud(50), 2))
     same = Neighbors(torch.zeros(5, 2, dtype=torch.int64), torch.zeros(5, 2).double(), EUCLIDEAN)
     with pytest.raises(UndefinedError, match="not duplicates"):
-        nb.two_nn(same)
+        neighbors_module.two_nn(same)
 
 
 @pytest.mark.filterwarnings("ignore:divide by zero")  # its own, at F = 1
@@ -385,12 +401,12 @@ def test_dimensions_are_those_of_scikit_dimension():
     found = lists(vectors, 64, EUCLIDEAN)
     two = found.distances[:, :2].numpy()
     linear = skdim.id.TwoNN(dist=True).fit(two).dimension_
-    assert nb.two_nn_linear(found) == pytest.approx(linear, rel=1e-9)
+    assert neighbors_module.two_nn_linear(found) == pytest.approx(linear, rel=1e-9)
     likely = skdim.id.TwoNN(dist=True, method="mle", discard_fraction=0).fit(two).dimension_
-    assert nb.two_nn(found).value == pytest.approx(likely, rel=1e-9)
+    assert neighbors_module.two_nn(found).value == pytest.approx(likely, rel=1e-9)
     for near in (1, 2, 16):
         theirs = skdim.id.GRIDE(n1=near, n2=2 * near).fit(vectors.numpy()).dimension_
-        mine = nb.gride(found, near).value
+        mine = neighbors_module.gride(found, near).value
         assert mine == pytest.approx(theirs, rel=1e-6)
 
 
@@ -409,21 +425,21 @@ def test_levels_share_what_lists_of_every_size_share(n, block, ties):
     for kind in (Closeness.COSINE, Closeness.EUCLIDEAN):
         if kind is Closeness.COSINE and not all(rows.any(1).all() for rows in layers):
             continue
-        one, other = (nb.neighbor_levels(layer, kind) for layer in pairs)
-        found = nb.shared_neighbors(one, other)
-        sizes = nb.octaves(n)
+        one, other = (neighbors_module.neighbor_levels(layer, kind) for layer in pairs)
+        found = neighbors_module.shared_neighbors(one, other)
+        sizes = neighbors_module.octaves(n)
         assert sizes[-1] <= (n - 1) / 2 < 2 * sizes[-1]
-        lists = [nb.nearest(layer, sizes[-1], kind) for layer in pairs]
-        expected = [nb.overlap(*lists, k).tolist() for k in sizes]
+        lists = [neighbors_module.nearest(layer, sizes[-1], kind) for layer in pairs]
+        expected = [neighbors_module.overlap(*lists, k).tolist() for k in sizes]
         assert found.T.tolist() == expected
 
 
 def test_levels_of_other_samples_or_another_closeness_are_refused():
     rows = torch.randn(9, 3, generator=torch.Generator().manual_seed(0)).double()
-    one = nb.neighbor_levels(Pairs(rows))
+    one = neighbors_module.neighbor_levels(Pairs(rows))
     for other in (
-        nb.neighbor_levels(Pairs(rows[:8])),
-        nb.neighbor_levels(Pairs(rows), Closeness.EUCLIDEAN),
+        neighbors_module.neighbor_levels(Pairs(rows[:8])),
+        neighbors_module.neighbor_levels(Pairs(rows), Closeness.EUCLIDEAN),
     ):
         with pytest.raises(InputError, match="same samples by one closeness, got 9 and"):
-            nb.shared_neighbors(one, other)
+            neighbors_module.shared_neighbors(one, other)

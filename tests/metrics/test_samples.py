@@ -7,7 +7,8 @@ import torch
 
 from layerscope.errors import UndefinedError
 from layerscope.metrics import samples
-from layerscope.metrics.inputs import Convention, SampleInputs
+from layerscope.metrics.inputs import SampleInputs
+from layerscope.settings import Convention
 
 PAPER, NORMALIZED, REFERENCE = Convention.PAPER, Convention.NORMALIZED, Convention.REFERENCE
 

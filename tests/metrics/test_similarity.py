@@ -11,7 +11,7 @@ import torch
 from scipy.spatial import procrustes as scipy_procrustes
 
 from layerscope.errors import InputError, UndefinedError
-from layerscope.metrics import similarity as sim
+from layerscope.metrics import similarity as similarity_module
 from layerscope.metrics.similarity import kernel
 
 
@@ -28,7 +28,7 @@ def orthogonal(d, seed=0):
 
 
 def cka(x, y):
-    return sim.cka(kernel(x), kernel(y))
+    return similarity_module.cka(kernel(x), kernel(y))
 
 
 def slow_hsic(x, y):
@@ -43,17 +43,17 @@ def slow_hsic(x, y):
 
 def test_vectors_on_a_line_by_hand():
     x = column(1, -1, 0, 0)
-    assert sim.biased_cka(x, column(0, 0, 1, -1)) == 0
-    assert sim.biased_cka(x, column(1, -1, 1, -1)) == pytest.approx(0.5)
-    assert sim.procrustes_angle(x, column(1, -1, 1, -1)) == pytest.approx(math.pi / 4)
-    distance = 2 - 2 * math.cos(sim.procrustes_angle(x, column(1, -1, 1, -1)))
+    assert similarity_module.biased_cka(x, column(0, 0, 1, -1)) == 0
+    assert similarity_module.biased_cka(x, column(1, -1, 1, -1)) == pytest.approx(0.5)
+    assert similarity_module.procrustes_angle(x, column(1, -1, 1, -1)) == pytest.approx(math.pi / 4)
+    distance = 2 - 2 * math.cos(similarity_module.procrustes_angle(x, column(1, -1, 1, -1)))
     assert distance == pytest.approx(2 - math.sqrt(2))
 
 
 @pytest.mark.parametrize("n", [4, 5, 7])
 def test_the_criterion_is_the_mean_over_quadruples(n):
     x, y = normal(n, 3), normal(n, 2, 1)
-    found = sim.criteria([kernel(x), kernel(y)])
+    found = similarity_module.criteria([kernel(x), kernel(y)])
     assert float(found.values[0, 1]) == pytest.approx(slow_hsic(x, y))
     assert float(found.values[0, 0]) == pytest.approx(slow_hsic(x, x))
 
@@ -61,21 +61,23 @@ def test_the_criterion_is_the_mean_over_quadruples(n):
 @pytest.mark.parametrize("d", [3, 40])
 def test_leaving_a_sample_out_is_leaving_it_out(d):
     x, y = normal(12, d), normal(12, d, 1) + normal(12, d)
-    without = sim.criteria([kernel(x), kernel(y)]).without
+    without = similarity_module.criteria([kernel(x), kernel(y)]).without
     for i in range(12):
         keep = torch.arange(12) != i
-        fewer = sim.criteria([kernel(x[keep]), kernel(y[keep])]).values
+        fewer = similarity_module.criteria([kernel(x[keep]), kernel(y[keep])]).values
         assert without[..., i].numpy() == pytest.approx(fewer.numpy(), rel=1e-9)
 
 
 @pytest.mark.parametrize(("n", "d"), [(40, 5), (14, 5), (10, 60)])
 def test_features_and_blocks_give_the_same(n, d, monkeypatch):
     layers = [kernel(normal(n, d, seed)) for seed in range(2)]
-    whole = sim.cka_matrix(layers)
+    whole = similarity_module.cka_matrix(layers)
     monkeypatch.setattr(
-        sim, "blocks", lambda columns, rows, entries: [(i, i + 1) for i in range(rows)]
+        similarity_module,
+        "blocks",
+        lambda columns, rows, entries: [(i, i + 1) for i in range(rows)],
     )
-    again = sim.cka_matrix(layers)
+    again = similarity_module.cka_matrix(layers)
     assert torch.allclose(whole.values, again.values)
     assert torch.allclose(whole.contributions, again.contributions)
 
@@ -92,7 +94,7 @@ def test_alignment_with_itself_is_one_and_with_the_unrelated_none():
     x = normal(200, 30)
     assert cka(x, x).value == pytest.approx(1)
     assert abs(np.mean([cka(x, normal(200, 30, s)).value for s in range(1, 9)])) < 0.005
-    assert sim.biased_cka(normal(40, 400), normal(40, 400, 1)) > 0.8
+    assert similarity_module.biased_cka(normal(40, 400), normal(40, 400, 1)) > 0.8
     assert abs(cka(normal(40, 400), normal(40, 400, 1)).value) < 0.1
 
 
@@ -101,7 +103,7 @@ def test_the_biased_form_is_the_published_one():
         x, y = normal(n, d), normal(n, d, 1)
         x, y = x - x.mean(0), y - y.mean(0)
         expected = (x.T @ y).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())
-        assert sim.biased_cka(x + 1, y) == pytest.approx(float(expected))
+        assert similarity_module.biased_cka(x + 1, y) == pytest.approx(float(expected))
 
 
 def test_contributions_have_the_value_as_mean_and_give_its_spread():
@@ -117,7 +119,7 @@ def test_contributions_have_the_value_as_mean_and_give_its_spread():
 
 def test_the_matrix_holds_every_pair_and_marks_constant_layers():
     layers = [normal(30, 4), normal(30, 9, 1), torch.ones(30, 5) * 0.1, normal(30, 4) ** 2]
-    found = sim.cka_matrix([kernel(rows) for rows in layers])
+    found = similarity_module.cka_matrix([kernel(rows) for rows in layers])
     assert float(found.values[0, 3]) == pytest.approx(cka(layers[0], layers[3]).value)
     assert float(found.values[0, 1]) == pytest.approx(cka(layers[0], layers[1]).value)
     assert torch.equal(found.values[2].isnan(), torch.ones(4, dtype=torch.bool))
@@ -125,17 +127,19 @@ def test_the_matrix_holds_every_pair_and_marks_constant_layers():
     with pytest.raises(UndefinedError, match="nothing to align"):
         found.estimate(0, 2)
     with pytest.raises(InputError, match=r"layers hold \[30, 31\] samples; expected one number"):
-        sim.cka_matrix([kernel(normal(30, 2)), kernel(normal(31, 2))])
+        similarity_module.cka_matrix([kernel(normal(30, 2)), kernel(normal(31, 2))])
 
 
 def test_batches_average_to_the_whole():
     x = normal(6000, 8)
     y = x + normal(6000, 8, 1)
     batches = zip(x.split(100), y.split(100), strict=True)
-    assert sim.minibatch_cka(batches) == pytest.approx(cka(x, y).value, abs=0.01)
-    assert sim.minibatch_cka([(x[:50], y[:50])]) == pytest.approx(cka(x[:50], y[:50]).value)
+    assert similarity_module.minibatch_cka(batches) == pytest.approx(cka(x, y).value, abs=0.01)
+    assert similarity_module.minibatch_cka([(x[:50], y[:50])]) == pytest.approx(
+        cka(x[:50], y[:50]).value
+    )
     with pytest.raises(UndefinedError, match="nothing to align"):
-        sim.minibatch_cka([(torch.ones(9, 2), torch.ones(9, 2))])
+        similarity_module.minibatch_cka([(torch.ones(9, 2), torch.ones(9, 2))])
 
 
 CHANGES = {
@@ -146,7 +150,9 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("measure", [lambda x, y: cka(x, y).value, sim.procrustes_angle])
+@pytest.mark.parametrize(
+    "measure", [lambda x, y: cka(x, y).value, similarity_module.procrustes_angle]
+)
 @pytest.mark.parametrize("how", CHANGES)
 def test_declared_invariances_of_whole_layer_measures(measure, how):
     x, y = normal(60, 6), normal(60, 6) + normal(60, 6, 1)
@@ -158,20 +164,26 @@ def test_declared_invariances_of_whole_layer_measures(measure, how):
 def test_procrustes_is_that_of_scipy(n, d):
     x, y = normal(n, d), normal(n, d) + normal(n, d, 1)
     disparity = scipy_procrustes(x.numpy(), y.numpy())[2]  # 1 - |X'Y|_*^2
-    assert math.cos(sim.procrustes_angle(x, y)) == pytest.approx(math.sqrt(1 - disparity))
-    assert sim.procrustes_angle(x, 2 * x @ orthogonal(d) + 1) == pytest.approx(0, abs=1e-6)
-    assert sim.procrustes_angle(x, y[:, :3]) > sim.procrustes_angle(x, y)
+    assert math.cos(similarity_module.procrustes_angle(x, y)) == pytest.approx(
+        math.sqrt(1 - disparity)
+    )
+    assert similarity_module.procrustes_angle(x, 2 * x @ orthogonal(d) + 1) == pytest.approx(
+        0, abs=1e-6
+    )
+    assert similarity_module.procrustes_angle(x, y[:, :3]) > similarity_module.procrustes_angle(
+        x, y
+    )
 
 
 def test_procrustes_needs_something_to_rotate():
     with pytest.raises(UndefinedError, match="nothing to rotate"):
-        sim.procrustes_angle(normal(9, 2), torch.ones(9, 2))
+        similarity_module.procrustes_angle(normal(9, 2), torch.ones(9, 2))
     with pytest.raises(InputError, match="layers hold 9 and 8 samples"):
-        sim.procrustes_angle(normal(9, 2), normal(8, 2))
+        similarity_module.procrustes_angle(normal(9, 2), normal(8, 2))
 
 
 def influence(before, after, mask):
-    return sim.block_influence([sim.token_cosines(before, after, mask)])
+    return similarity_module.block_influence([similarity_module.token_cosines(before, after, mask)])
 
 
 def test_block_influence_by_hand():
@@ -195,10 +207,10 @@ def test_block_influence_skips_padding_and_zero_states_and_adds_over_batches():
     assert whole.value == pytest.approx(1 - float(cosines.mean()), rel=1e-6)
     assert float(whole.contributions.mean()) == pytest.approx(whole.value)
     halves = [
-        sim.token_cosines(before[part], after[part], mask[part])
+        similarity_module.token_cosines(before[part], after[part], mask[part])
         for part in (slice(0, 2), slice(2, 6))
     ]
-    assert sim.block_influence(halves).value == pytest.approx(whole.value)
+    assert similarity_module.block_influence(halves).value == pytest.approx(whole.value)
 
 
 def test_block_influence_invariances():
@@ -224,25 +236,25 @@ def test_block_influence_needs_tokens():
 def test_angular_distance_by_hand():
     one = torch.tensor([[1.0, 0], [0, 3], [0, 0]])
     other = torch.tensor([[0.5, math.sqrt(3) / 2], [math.sqrt(3), 1], [1, 1]])
-    found = sim.angular_distance(one, other)
+    found = similarity_module.angular_distance(one, other)
     assert found.value == pytest.approx(1 / 3, abs=1e-7)
     assert found.contributions.isnan().tolist() == [False, False, True]
-    tiny = sim.angular_distance(
+    tiny = similarity_module.angular_distance(
         column(1).repeat(1, 2), torch.tensor([[1, 1 + 1e-9]], dtype=torch.float64)
     )
     assert tiny.value == pytest.approx(5e-10 / math.pi, rel=1e-5)
     with pytest.raises(UndefinedError, match="nonzero vector in both"):
-        sim.angular_distance(torch.zeros(3, 2), one)
+        similarity_module.angular_distance(torch.zeros(3, 2), one)
     with pytest.raises(InputError, match="one shape"):
-        sim.angular_distance(one, other[:2])
+        similarity_module.angular_distance(one, other[:2])
 
 
 def test_angular_distance_invariances():
     x, y = normal(20, 5), normal(20, 5, 1)
-    value = sim.angular_distance(x, y).value
+    value = similarity_module.angular_distance(x, y).value
     q = orthogonal(5)
     rows = torch.linspace(0.1, 4, 20, dtype=torch.float64)[:, None]
-    assert sim.angular_distance(x @ q, y @ q).value == pytest.approx(value)
-    assert sim.angular_distance(x * rows, y).value == pytest.approx(value)
-    assert sim.angular_distance(x @ q, y).value != pytest.approx(value)
-    assert sim.angular_distance(x + 1, y + 1).value != pytest.approx(value)
+    assert similarity_module.angular_distance(x @ q, y @ q).value == pytest.approx(value)
+    assert similarity_module.angular_distance(x * rows, y).value == pytest.approx(value)
+    assert similarity_module.angular_distance(x @ q, y).value != pytest.approx(value)
+    assert similarity_module.angular_distance(x + 1, y + 1).value != pytest.approx(value)

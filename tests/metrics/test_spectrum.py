@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerscope.errors import InputError, UndefinedError
-from layerscope.metrics import spectrum as sp
+from layerscope.metrics import spectrum as spectrum_module
 
 ORDERS = (0, 0.25, 0.5, 1, 1.5, 2, 3, 10, math.inf)
 
@@ -36,8 +36,8 @@ spectra = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=12).map(lambda v: 
     ],
 )
 def test_entropy_of_the_diagonal_two_one(alpha, entropy):
-    values = sp.eigenvalues(torch.diag(spectrum_of(2, 1)))
-    assert float(sp.renyi_entropy(values, alpha)) == pytest.approx(entropy, abs=1e-12)
+    values = spectrum_module.eigenvalues(torch.diag(spectrum_of(2, 1)))
+    assert float(spectrum_module.renyi_entropy(values, alpha)) == pytest.approx(entropy, abs=1e-12)
 
 
 @pytest.mark.parametrize("alpha", ORDERS)
@@ -51,24 +51,24 @@ def test_entropy_of_the_diagonal_two_one(alpha, entropy):
     ids=["identity", "rank one", "repeated tokens"],
 )
 def test_entropy_of_every_order_where_all_orders_agree(rows, entropy, alpha):
-    found = sp.renyi_entropy(sp.eigenvalues(rows), alpha)
+    found = spectrum_module.renyi_entropy(spectrum_module.eigenvalues(rows), alpha)
     assert float(found) == pytest.approx(entropy, abs=1e-9)
 
 
 def test_entropy_refuses_a_negative_order():
     with pytest.raises(InputError, match="the order of an entropy is a number from 0"):
-        sp.renyi_entropy(spectrum_of(1), -1)
+        spectrum_module.renyi_entropy(spectrum_of(1), -1)
 
 
 @pytest.mark.parametrize("alpha", ORDERS)
 def test_a_zero_spectrum_has_no_entropy(alpha):
-    assert math.isnan(float(sp.renyi_entropy(spectrum_of(0, 0), alpha)))
+    assert math.isnan(float(spectrum_module.renyi_entropy(spectrum_of(0, 0), alpha)))
 
 
 @settings(deadline=None)  # the first call of anything in torch is slow
 @given(spectra)
 def test_entropy_falls_with_its_order_and_stays_in_range(values):
-    found = [float(sp.renyi_entropy(values, alpha)) for alpha in ORDERS]
+    found = [float(spectrum_module.renyi_entropy(values, alpha)) for alpha in ORDERS]
     assert all(later <= earlier + 1e-9 for earlier, later in itertools.pairwise(found))
     assert found[0] <= math.log(len(values)) + 1e-9
     assert found[-1] >= -1e-9
@@ -79,24 +79,29 @@ def test_entropy_falls_with_its_order_and_stays_in_range(values):
 def test_entropy_is_schur_concave(values, mix, alpha):
     """Averaging a spectrum with its own reversal makes it more even, so entropy cannot fall."""
     mixed = (1 - mix) * values + mix * values.flip(0)
-    before, after = sp.renyi_entropy(values, alpha), sp.renyi_entropy(mixed, alpha)
+    before, after = (
+        spectrum_module.renyi_entropy(values, alpha),
+        spectrum_module.renyi_entropy(mixed, alpha),
+    )
     assert float(after) >= float(before) - 1e-9
 
 
 @settings(deadline=None)  # the first call of anything in torch is slow
 @given(spectra)
 def test_the_hill_family_is_one_spectrum_under_many_names(values):
-    infinite = sp.renyi_entropy(values, math.inf).exp()
-    torch.testing.assert_close(sp.stable_rank(values), infinite)
-    torch.testing.assert_close(sp.top_share(values), 1 / infinite)
-    torch.testing.assert_close(sp.participation_ratio(values), sp.renyi_entropy(values, 2).exp())
+    infinite = spectrum_module.renyi_entropy(values, math.inf).exp()
+    torch.testing.assert_close(spectrum_module.stable_rank(values), infinite)
+    torch.testing.assert_close(spectrum_module.top_share(values), 1 / infinite)
+    torch.testing.assert_close(
+        spectrum_module.participation_ratio(values), spectrum_module.renyi_entropy(values, 2).exp()
+    )
 
 
 def test_hill_family_closed_form():
     values = spectrum_of(4, 3, 2, 1)
-    assert float(sp.stable_rank(values)) == pytest.approx(2.5)
-    assert float(sp.top_share(values)) == pytest.approx(0.4)
-    assert float(sp.participation_ratio(values)) == pytest.approx(100 / 30)
+    assert float(spectrum_module.stable_rank(values)) == pytest.approx(2.5)
+    assert float(spectrum_module.top_share(values)) == pytest.approx(0.4)
+    assert float(spectrum_module.participation_ratio(values)) == pytest.approx(100 / 30)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1, 2])
@@ -109,7 +114,7 @@ def test_renyi_entropy_equals_its_definition(alpha):
         if alpha == 1
         else math.log(sum(v**alpha for v in p)) / (1 - alpha)
     )
-    found = float(sp.renyi_entropy(sp.eigenvalues(rows), alpha))
+    found = float(spectrum_module.renyi_entropy(spectrum_module.eigenvalues(rows), alpha))
     assert found == pytest.approx(slow, abs=1e-12)
 
 
@@ -117,57 +122,61 @@ def test_renyi_entropy_equals_its_definition(alpha):
 def test_both_gram_matrices_have_one_spectrum(shape):
     rows = random_rows(2, *shape)
     expected = torch.linalg.svdvals(rows).square()
-    torch.testing.assert_close(sp.eigenvalues(rows), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(spectrum_module.eigenvalues(rows), expected, rtol=1e-12, atol=1e-12)
     for one, values in zip(rows, expected, strict=True):
-        torch.testing.assert_close(sp.spectrum(one).eigenvalues, values, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(
+            spectrum_module.spectrum(one).eigenvalues, values, rtol=1e-10, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("shape", [(3, 7), (7, 3)])
 def test_shares_are_squared_left_singular_vectors(shape):
     rows = random_rows(*shape)
     left = torch.linalg.svd(rows, full_matrices=False).U
-    torch.testing.assert_close(sp.spectrum(rows).shares, left.square(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        spectrum_module.spectrum(rows).shares, left.square(), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_effective_rank_and_rankme_closed_form():
     values = spectrum_of(4, 1)
-    assert float(sp.effective_rank(values)) == pytest.approx(1.8898815748, abs=1e-9)
-    assert float(sp.rankme(values, eps=0)) == pytest.approx(1.8898815748, abs=1e-9)
+    assert float(spectrum_module.effective_rank(values)) == pytest.approx(1.8898815748, abs=1e-9)
+    assert float(spectrum_module.rankme(values, eps=0)) == pytest.approx(1.8898815748, abs=1e-9)
     p = [2 / 3 + 1e-7, 1 / 3 + 1e-7]
     slow = math.exp(-sum(v * math.log(v) for v in p))
-    assert float(sp.rankme(values)) == pytest.approx(slow, abs=1e-12)
+    assert float(spectrum_module.rankme(values)) == pytest.approx(slow, abs=1e-12)
 
 
 @settings(deadline=None)  # the first call of anything in torch is slow
 @given(st.integers(0, 10_000), st.integers(1, 8), st.integers(1, 8))
 def test_the_corrected_bound_holds(seed, n, d):
-    bound = sp.check_effective_rank_bound(random_rows(n, d, seed=seed))
+    bound = spectrum_module.check_effective_rank_bound(random_rows(n, d, seed=seed))
     assert bound.holds
     assert bound.exponential_entropy <= bound.effective_rank * (1 + 1e-9)
 
 
 def test_the_printed_bound_fails():
-    bound = sp.check_effective_rank_bound(torch.diag(spectrum_of(2, 1)))
+    bound = spectrum_module.check_effective_rank_bound(torch.diag(spectrum_of(2, 1)))
     assert bound.effective_rank == pytest.approx(1.8898815748, abs=1e-9)
     assert bound.exponential_entropy == pytest.approx(1.6493848885, abs=1e-9)
     assert bound.effective_rank > bound.exponential_entropy + 0.2  # theorem 1 says at most
 
 
 def test_the_bound_is_an_equality_for_equal_singular_values():
-    bound = sp.check_effective_rank_bound(3 * torch.eye(5, dtype=torch.float64))
+    bound = spectrum_module.check_effective_rank_bound(3 * torch.eye(5, dtype=torch.float64))
     assert bound.exponential_entropy == pytest.approx(bound.effective_rank) == pytest.approx(5)
 
 
 def test_the_bound_needs_a_row():
     with pytest.raises(UndefinedError, match="all rows are zero, so there is no rank"):
-        sp.check_effective_rank_bound(torch.zeros(3, 2))
+        spectrum_module.check_effective_rank_bound(torch.zeros(3, 2))
 
 
 def test_alpha_req_recovers_the_exponent():
     ranks = torch.arange(1, 201, dtype=torch.float64)
     values = ranks.pow(-1.3)
-    assert float(sp.alpha_req(values)) == pytest.approx(1.3, abs=1e-10)
-    assert float(sp.alpha_req(values, weighted=False)) == pytest.approx(1.3, abs=1e-10)
+    assert float(spectrum_module.alpha_req(values)) == pytest.approx(1.3, abs=1e-10)
+    assert float(spectrum_module.alpha_req(values, weighted=False)) == pytest.approx(1.3, abs=1e-10)
 
 
 def test_alpha_req_weights_and_range():
@@ -176,33 +185,37 @@ def test_alpha_req_weights_and_range():
     design = torch.stack([torch.ones_like(ranks), ranks.log()], 1) * ranks.rsqrt()[:, None]
     target = (values[10:].log() * ranks.rsqrt())[:, None]
     slow = -torch.linalg.lstsq(design, target).solution[1]
-    torch.testing.assert_close(sp.alpha_req(values), slow.squeeze(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        spectrum_module.alpha_req(values), slow.squeeze(), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_alpha_req_needs_five_eigenvalues():
-    assert math.isnan(float(sp.alpha_req(torch.ones(14, dtype=torch.float64))))
-    assert not math.isnan(float(sp.alpha_req(torch.ones(15, dtype=torch.float64))))
+    assert math.isnan(float(spectrum_module.alpha_req(torch.ones(14, dtype=torch.float64))))
+    assert not math.isnan(float(spectrum_module.alpha_req(torch.ones(15, dtype=torch.float64))))
 
 
 def test_log_det_entropy_closed_forms():
-    found = sp.log_det_entropy(torch.ones(4, dtype=torch.float64), 4, 4, eps=1)
+    found = spectrum_module.log_det_entropy(torch.ones(4, dtype=torch.float64), 4, 4, eps=1)
     assert float(found) == pytest.approx(2 * math.log(2))
-    found = sp.log_det_entropy(spectrum_of(4, 1), 2, 2, eps=1, scaled=False)
+    found = spectrum_module.log_det_entropy(spectrum_of(4, 1), 2, 2, eps=1, scaled=False)
     assert float(found) == pytest.approx((math.log(5) + math.log(2)) / 2)
 
 
 def test_log_det_entropy_forgets_the_scale_unless_asked():
     values = spectrum_of(4, 1)
-    same, other = (sp.log_det_entropy(factor * values, 5, 2) for factor in (1, 9))
+    same, other = (spectrum_module.log_det_entropy(factor * values, 5, 2) for factor in (1, 9))
     assert float(same) == pytest.approx(float(other))
-    same, other = (sp.log_det_entropy(factor * values, 5, 2, scaled=False) for factor in (1, 9))
+    same, other = (
+        spectrum_module.log_det_entropy(factor * values, 5, 2, scaled=False) for factor in (1, 9)
+    )
     assert float(same) < float(other) - 0.5
 
 
 def test_diff_erank_closed_form():
     """Tokens +-e_i in four dimensions have the full rank 4; one direction has 1."""
     full = torch.tensor([math.log(4)] * 3)
-    assert sp.diff_erank(full, torch.zeros(3)) == pytest.approx(3, rel=1e-6)
+    assert spectrum_module.diff_erank(full, torch.zeros(3)) == pytest.approx(3, rel=1e-6)
 
 
 def test_weighted_and_spectral_estimates_agree():
@@ -211,10 +224,12 @@ def test_weighted_and_spectral_estimates_agree():
 
     def functional(weights):
         values = torch.linalg.eigvalsh((rows.T * weights) @ rows)
-        return sp.renyi_entropy(values)
+        return spectrum_module.renyi_entropy(values)
 
-    by_weights = sp.weighted_estimate(functional, 12, rows)
-    by_shares = sp.spectral_estimate(sp.renyi_entropy, sp.spectrum(rows))
+    by_weights = spectrum_module.weighted_estimate(functional, 12, rows)
+    by_shares = spectrum_module.spectral_estimate(
+        spectrum_module.renyi_entropy, spectrum_module.spectrum(rows)
+    )
     assert by_weights.value == pytest.approx(by_shares.value, abs=1e-12)
     torch.testing.assert_close(
         by_weights.contributions, by_shares.contributions, rtol=1e-9, atol=1e-9
@@ -227,18 +242,24 @@ def test_normalized_spectrum_counts_the_motion_of_the_mean():
     def functional(weights):
         deviations = rows - weights @ rows / weights.sum()
         unit = deviations / deviations.norm(dim=-1, keepdim=True)
-        return sp.effective_rank(torch.linalg.eigvalsh((unit.T * weights) @ unit))
+        return spectrum_module.effective_rank(torch.linalg.eigvalsh((unit.T * weights) @ unit))
 
-    slow = sp.weighted_estimate(functional, 15, rows)
-    fast = sp.spectral_estimate(sp.effective_rank, sp.normalized_spectrum(rows - rows.mean(0)))
+    slow = spectrum_module.weighted_estimate(functional, 15, rows)
+    fast = spectrum_module.spectral_estimate(
+        spectrum_module.effective_rank, spectrum_module.normalized_spectrum(rows - rows.mean(0))
+    )
     assert fast.value == pytest.approx(slow.value, abs=1e-12)
     torch.testing.assert_close(fast.contributions, slow.contributions, rtol=1e-8, atol=1e-8)
 
 
 def test_undefined_spectra_say_why():
     with pytest.raises(UndefinedError, match="all rows are zero or equal"):
-        sp.spectral_estimate(sp.effective_rank, sp.spectrum(torch.zeros(3, 2)))
+        spectrum_module.spectral_estimate(
+            spectrum_module.effective_rank, spectrum_module.spectrum(torch.zeros(3, 2))
+        )
     with pytest.raises(UndefinedError, match="no value on this spectrum"):
-        sp.spectral_estimate(sp.alpha_req, sp.spectrum(random_rows(3, 2)))
+        spectrum_module.spectral_estimate(
+            spectrum_module.alpha_req, spectrum_module.spectrum(random_rows(3, 2))
+        )
     with pytest.raises(UndefinedError, match="all rows are zero or equal"):
-        sp.weighted_estimate(lambda w: w.sum() * math.nan, 3, torch.zeros(1))
+        spectrum_module.weighted_estimate(lambda w: w.sum() * math.nan, 3, torch.zeros(1))

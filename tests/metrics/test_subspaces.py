@@ -11,7 +11,7 @@ import torch
 
 from layerscope.errors import InputError, UndefinedError
 from layerscope.metrics import subspaces
-from layerscope.metrics.halves import half_sample_error, half_sample_limits, halvings
+from layerscope.metrics.pairs import half_sample_error, half_sample_limits, halvings
 from layerscope.metrics.subspaces import Space, frame, frenet, geodesic_distance, trajectory
 
 PI = math.pi

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from layerscope.metrics.inputs import Convention, TokenInputs
+from layerscope.metrics.inputs import TokenInputs
 from layerscope.metrics.tokens import (
     curvature,
     prompt_entropy,
@@ -14,6 +14,7 @@ from layerscope.metrics.tokens import (
     prompt_entropy_per_log_length,
     reference_pooling_rows,
 )
+from layerscope.settings import Convention
 
 PAPER, NORMALIZED, REFERENCE = Convention.PAPER, Convention.NORMALIZED, Convention.REFERENCE
 MEASURES = (

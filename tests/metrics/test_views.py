@@ -8,7 +8,8 @@ import torch
 
 from layerscope.errors import UndefinedError
 from layerscope.metrics import views
-from layerscope.metrics.inputs import Convention, ViewInputs
+from layerscope.metrics.inputs import ViewInputs
+from layerscope.settings import Convention
 
 PAPER, NORMALIZED, REFERENCE = Convention.PAPER, Convention.NORMALIZED, Convention.REFERENCE
 

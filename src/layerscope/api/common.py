@@ -13,18 +13,23 @@ import pandas as pd
 from pydantic import BeforeValidator, PlainValidator
 from torch import nn
 
-from layerscope import data as data_module
-from layerscope import models, report
 from layerscope.config import AnyPath, Flag, Kind, Listed, Text, To, Words, checked
-from layerscope.data import Texts, TextSource
+from layerscope.data import objects, reading
 from layerscope.data.formats import refuse_options
 from layerscope.data.objects import is_table
+from layerscope.data.texts import Texts, TextSource
 from layerscope.errors import InputError
 from layerscope.evaluation.tables import Table, listed_tables
-from layerscope.models import Backbone, ModelOptions
-from layerscope.preparation import Progress, silent
-from layerscope.runfolder import RunFolder
-from layerscope.table import OLDER, Run, is_older_fingerprint
+from layerscope.models import backbone as backbone_module
+from layerscope.models import loading
+from layerscope.models.backbone import Backbone
+from layerscope.models.fingerprints import OLDER, is_older_fingerprint
+from layerscope.render import page as page_module
+from layerscope.results.display import Displayed
+from layerscope.results.folder import RunFolder
+from layerscope.results.table import Run
+from layerscope.settings import ModelOptions
+from layerscope.states.extract import Progress, silent
 
 _TEXTS: Final = "a file, a datasets id, 'sample' or a list of texts"
 
@@ -73,8 +78,8 @@ Watch = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, eq=False, repr=False)
+class Result(Displayed):
     """A run and where it is saved.
 
     Attributes:
@@ -90,13 +95,21 @@ class Result:
         """How it was made: model, settings, versions, times, and what is undefined or failed and why."""
         return self.run.record
 
+    def summary(self) -> str:
+        """Return what was measured, where it is saved and how large the table is."""
+        model, data = (self.record.get(part) or {} for part in ("model", "data"))
+        name = model.get("name") or "arrays"
+        texts = f" on {data['texts']:,} texts of {data.get('name', '?')}" if "texts" in data else ""
+        place = f", saved in {self.folder}" if self.folder else ""
+        return f"{name}{texts}: {len(self.run.table):,} rows{place}"
+
     def table(self) -> pd.DataFrame:
         """Return the long table: a row for each number, layer by layer."""
         return self.run.table.copy()
 
     def page(self) -> str:
         """Return the run as one self-contained HTML page."""
-        return report.page([(self.run.table, self.run.contributions, self.run.record)])
+        return page_module.page([(self.run.table, self.run.contributions, self.run.record)])
 
     @checked
     def save(self, folder: AnyPath, *, overwrite: Flag = False) -> Self:
@@ -130,8 +143,8 @@ def texts_of(
         return data
     if isinstance(data, str | os.PathLike):
         name = data if isinstance(data, str) else Path(data)
-        return data_module.read_texts(name, column=column, split=split, limit=limit, seed=seed)
-    return data_module.as_texts(data, column=column, split=split, limit=limit, seed=seed)
+        return reading.read_texts(name, column=column, split=split, limit=limit, seed=seed)
+    return objects.as_texts(data, column=column, split=split, limit=limit, seed=seed)
 
 
 def refuse_tokenizer(model: Any, tokenizer: Any) -> None:
@@ -161,8 +174,8 @@ def backbone_for(
     if isinstance(model, Backbone):
         return model
     if isinstance(model, str | Path):
-        return models.load(model, options)
-    return models.backbone_of(model, tokenizer)
+        return loading.load(model, options)
+    return backbone_module.backbone_of(model, tokenizer)
 
 
 def loaded(
@@ -178,7 +191,7 @@ def loaded(
         return model
     progress("loading the model", 0, 1)
     if head and isinstance(model, str | Path):
-        backbone = models.load(model, options, head=True)
+        backbone = loading.load(model, options, head=True)
     else:
         backbone = backbone_for(model, tokenizer, options)
     progress("loading the model", 1, 1)

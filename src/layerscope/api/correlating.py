@@ -8,19 +8,21 @@ from typing import Annotated, Any, Literal
 
 import pandas as pd
 
-from layerscope import correlation, correlation_report, plots
 from layerscope.api.deciding import RunLike, run_of
 from layerscope.config import AnyPath, Count, Natural, Several, Strings, Text, To, checked
-from layerscope.correlation import Findings
+from layerscope.decisions import correlate as correlate_module
+from layerscope.decisions.curves import Findings
 from layerscope.errors import unknown_name
+from layerscope.render import correlation_charts, correlation_page
+from layerscope.results.display import Displayed
 
 Kind = Literal["matrix", "scatter"]
 PlotKind = Annotated[Kind, To(Text)]
 KINDS: tuple[Kind, ...] = ("matrix", "scatter")
 
 
-@dataclass(frozen=True)
-class Correlations:
+@dataclass(frozen=True, eq=False, repr=False)
+class Correlations(Displayed):
     """How measures go with task scores over the layers.
 
     Attributes:
@@ -34,6 +36,14 @@ class Correlations:
     def notes(self) -> tuple[str, ...]:
         """What must be known to read the numbers right."""
         return self.findings.notes
+
+    def summary(self) -> str:
+        """Return how much was compared, and which measure goes closest with the scores."""
+        measures = len(self.findings.summaries)
+        first = f", the closest first: {self.findings.summaries[0].measure}" if measures else ""
+        return (
+            f"{measures} measures against {len(self.findings.associations)} curves of scores{first}"
+        )
 
     def table(self) -> pd.DataFrame:
         """Return a row a measure, the closest first (columns: `correlation.Summary`)."""
@@ -62,7 +72,7 @@ class Correlations:
         Raises:
             InputError: the kind or the coefficient is unknown.
         """
-        return plots.correlation_to_plotly(self._drawing(kind, statistic))
+        return correlation_charts.correlation_to_plotly(self._drawing(kind, statistic))
 
     @checked
     def save_plot(self, path: AnyPath, kind: PlotKind = "matrix", statistic: Text = "dcor") -> None:
@@ -71,18 +81,20 @@ class Correlations:
         Raises:
             InputError: the kind, the coefficient or the file's ending is unknown.
         """
-        plots.save_correlation(self._drawing(kind, statistic), path)
+        correlation_charts.save_correlation(self._drawing(kind, statistic), path)
 
     def page(self) -> str:
         """Return all of it as one self-contained HTML page."""
-        return correlation_report.page(self.findings)
+        return correlation_page.page(self.findings)
 
-    def _drawing(self, kind: Kind, statistic: str) -> plots.Matrix | plots.Clouds:
+    def _drawing(
+        self, kind: Kind, statistic: str
+    ) -> correlation_charts.Matrix | correlation_charts.Clouds:
         if kind not in KINDS:
             raise unknown_name("kind of plot", kind, KINDS)
         if kind == "matrix":
-            return plots.matrix(self.findings, statistic)
-        return plots.clouds(self.findings)
+            return correlation_charts.matrix(self.findings, statistic)
+        return correlation_charts.clouds(self.findings)
 
 
 @checked
@@ -101,7 +113,7 @@ def correlate(
 
     Args:
         runs: one or several: folders, what `scan` or `evaluate` returned, or long tables (a frame,
-            or a .parquet or .csv file; see `layerscope.longtable`). Measures and scores of a model
+            or a .parquet or .csv file; see `layerscope.results.foreign`). Measures and scores of a model
             may lie in one run or in several.
         data: the texts whose measures are compared with every task; "own" for those of each task.
             By default the only data set there is, else the tasks' own.
@@ -119,7 +131,7 @@ def correlate(
     """
     given = runs if isinstance(runs, Sequence) and not isinstance(runs, str) else [runs]
     return Correlations(
-        correlation.correlate(
+        correlate_module.correlate(
             [run_of(run).table for run in given],
             data=data,
             scores=_names(scores),

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final, Literal
 
 from torch import nn
 
-from layerscope import surgery
-from layerscope.analysis import scan_backbone
+from layerscope.analysis.plan import prepare, refuse_impossible
+from layerscope.analysis.run import estimate, scan_backbone
 from layerscope.api.common import (
     Data,
     Model,
@@ -23,11 +23,14 @@ from layerscope.api.common import (
 )
 from layerscope.api.deciding import RunLike, run_of, select
 from layerscope.config import AnyPath, Count, Flag, Natural, Text, To, Words, checked
-from layerscope.cutting import (
+from layerscope.data.texts import Texts
+from layerscope.decisions.rules import DEFAULT_RULE, find
+from layerscope.errors import InputError
+from layerscope.export import formats, onnx, sentence
+from layerscope.export.cut import (
     Cut,
     CutEstimates,
     CutPlan,
-    CutSettings,
     cut_model,
     plan_cut,
     possible_layer,
@@ -35,15 +38,10 @@ from layerscope.cutting import (
     refuse_model,
     refuse_no_layer,
 )
-from layerscope.cutting.records import POOLING_SETTINGS
-from layerscope.data import Texts
-from layerscope.errors import InputError
-from layerscope.estimates import estimate
-from layerscope.models import Backbone, ModelOptions
-from layerscope.preparation import Progress, prepare, refuse_impossible
-from layerscope.rules import DEFAULT_RULE, find
-from layerscope.settings import ScanSettings
-from layerscope.table import Run
+from layerscope.models.backbone import Backbone
+from layerscope.results.table import Run
+from layerscope.settings import POOLING_SETTINGS, CutConfig, ModelOptions, ScanConfig
+from layerscope.states.extract import Progress
 
 # What the default rule reads; any other rule gets a whole scan.
 _ENOUGH: Final[dict[str, Any]] = {"metrics": ("retrieval",), "augmentation": ("crops",)}
@@ -89,18 +87,18 @@ def cut(
         model_options: how to load the model: revision, dtype, device.
         overwrite: whether a model that layerscope saved in `out` may be replaced.
         watch: opens a progress callback; None shows nothing.
-        settings: any field of `CutSettings`.
+        settings: any field of `CutConfig`.
 
     Raises:
         InputError: it cannot be done; nothing was written.
         MismatchError: the saved model gives something else; it is kept as `OUT.unverified`.
         RunError: the disk is full, or the scan failed.
     """
-    chosen = CutSettings(**settings)
+    chosen = CutConfig(**settings)
     refuse_tokenizer(model, tokenizer)
     place = Path(out)
     _refuse_place(place, chosen, (model, run), overwrite=overwrite)
-    with surgery.claimed(place), (watch or unwatched)() as progress:
+    with formats.claimed(place), (watch or unwatched)() as progress:
         asked = _asked(
             model, layer, place, run, rule, chosen, progress,
             texts=(data, column, split, limit), tokenizer=tokenizer, options=model_options,
@@ -141,7 +139,7 @@ def estimate_cut(
     Raises:
         InputError, RunError: what `cut` raises before it scans or saves.
     """
-    chosen = CutSettings(**settings)
+    chosen = CutConfig(**settings)
     refuse_tokenizer(model, tokenizer)
     place = Path(out)
     _refuse_place(place, chosen, (model, run), overwrite=overwrite)
@@ -150,13 +148,13 @@ def estimate_cut(
             model, layer, place, run, rule, chosen, progress,
             texts=(data, column, split, limit), tokenizer=tokenizer, options=model_options,
         )  # fmt: skip
-        backbone, free = asked.backbone, surgery.free_bytes(place)
+        backbone, free = asked.backbone, formats.free_bytes(place)
         if asked.planned is not None:
             planned = asked.planned
             return CutEstimates(planned.layer, backbone.depth, planned.weight_bytes, free)
         prepared = prepare(backbone, asked.texts, _scan_settings(asked.settings, rule), progress)
         scan = estimate(backbone, prepared)
-    weights = surgery.bytes_of(backbone.whole if asked.settings.head else backbone.model)
+    weights = formats.bytes_of(backbone.whole if asked.settings.head else backbone.model)
     return CutEstimates(None, backbone.depth, weights, free, scan)
 
 
@@ -175,7 +173,7 @@ class _Asked:
     """
 
     backbone: Backbone
-    settings: CutSettings
+    settings: CutConfig
     texts: Texts
     source: Any
     processor: Any
@@ -189,7 +187,7 @@ def _asked(
     out: Path,
     run: RunLike | None,
     rule: str | None,
-    chosen: CutSettings,
+    chosen: CutConfig,
     progress: Progress,
     *,
     texts: tuple[Any, str | None, str | None, int | None],
@@ -217,7 +215,7 @@ def _asked(
     asked = _Asked(backbone, chosen, read, source, _image_processor(model, backbone))
     if layer == "auto" and given is None:
         possible = _planned(asked, possible_layer(backbone, chosen), chosen)
-        surgery.refuse_full_disk(out, possible.weight_bytes)
+        formats.refuse_full_disk(out, possible.weight_bytes)
         return asked
     if layer == "auto" and given is not None:
         planned, evidence = _chosen(asked, given, rule)
@@ -226,11 +224,11 @@ def _asked(
         evidence = () if given is None else (
             f"Layer {layer} was named by hand.", select(given, rule=rule).sentence,
         )  # fmt: skip
-    surgery.refuse_full_disk(out, planned.weight_bytes)
+    formats.refuse_full_disk(out, planned.weight_bytes)
     return replace(asked, planned=planned, evidence=evidence)
 
 
-def _planned(asked: _Asked, layer: int, settings: CutSettings) -> CutPlan:
+def _planned(asked: _Asked, layer: int, settings: CutConfig) -> CutPlan:
     return plan_cut(
         asked.backbone, layer, settings,
         texts=asked.texts.texts, source=asked.source, processor=asked.processor,
@@ -252,19 +250,19 @@ def _chosen(asked: _Asked, run: Run, rule: str | None) -> tuple[CutPlan, tuple[s
 
 
 def _refuse_place(
-    place: Path, settings: CutSettings, sources: tuple[Any, ...], *, overwrite: bool
+    place: Path, settings: CutConfig, sources: tuple[Any, ...], *, overwrite: bool
 ) -> None:
     """Refuse, before any work, a folder or a format that cannot be written."""
-    surgery.refuse_folder(place, overwrite=overwrite, sources=sources)
+    formats.refuse_folder(place, overwrite=overwrite, sources=sources)
     if settings.format == "sentence-transformers":
-        surgery.require_extra()
+        sentence.require_extra()
     if settings.format == "onnx":
-        surgery.require_onnx()
+        onnx.require_onnx()
 
 
 def _refuse_choice(
     layer: int | Literal["auto"],
-    settings: CutSettings,
+    settings: CutConfig,
     run: Run | None,
     rule: str | None,
     texts: Texts,
@@ -281,7 +279,7 @@ def _refuse_choice(
         refuse_impossible(scan, texts)
 
 
-def _as_scanned(settings: CutSettings, run: Run | None) -> CutSettings:
+def _as_scanned(settings: CutConfig, run: Run | None) -> CutConfig:
     """Return settings whose pooling, where nothing was said of it, is that of the scan."""
     scanned = run.record.get("settings", {}) if run is not None else {}
     unsaid = {
@@ -292,21 +290,21 @@ def _as_scanned(settings: CutSettings, run: Run | None) -> CutSettings:
     return settings.changed(**unsaid)
 
 
-def _scan_settings(settings: CutSettings, rule: str | None) -> ScanSettings:
+def _scan_settings(settings: CutConfig, rule: str | None) -> ScanConfig:
     """Return what scans the vectors that the cut model will give, as far as a rule reads it."""
     asked = _ENOUGH if rule in (None, DEFAULT_RULE) else {}
     said = {name: getattr(settings, name) for name in POOLING_SETTINGS}
     known = {name: value for name, value in said.items() if value is not None}
-    return ScanSettings(**asked, **known, max_length=settings.max_length)
+    return ScanConfig(**asked, **known, max_length=settings.max_length)
 
 
 def _source(
-    model: str | Path | nn.Module, settings: CutSettings, options: ModelOptions | None
+    model: str | Path | nn.Module, settings: CutConfig, options: ModelOptions | None
 ) -> Any:
     """Return the sentence-transformers model that the source is part of, if it is."""
     if settings.format != "sentence-transformers" or isinstance(model, nn.Module):
         return None
-    return surgery.load_source(model, options)
+    return sentence.load_source(model, options)
 
 
 def _image_processor(model: str | Path | nn.Module, backbone: Backbone) -> Any:

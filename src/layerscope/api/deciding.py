@@ -11,10 +11,10 @@ import pandas as pd
 from layerscope.api.evaluating import Evaluation
 from layerscope.api.scanning import Scan
 from layerscope.config import Count, Kind, Listed, Natural, Strings, Text, To, checked
-from layerscope.decision import Selection, decide
-from layerscope.longtable import from_long, read_long
-from layerscope.rules import RULES, Rule
-from layerscope.table import Run, load_run
+from layerscope.decisions.rules import RULES, Rule
+from layerscope.decisions.select import Selection, decide
+from layerscope.results.foreign import from_long, read_long
+from layerscope.results.table import Run, load_run
 
 RunLike = Annotated[
     str | Path | Run | Scan | Evaluation | pd.DataFrame,
@@ -38,8 +38,8 @@ def select(
 
     Args:
         run: a run's folder, a scan, an evaluation, or any long table with our columns or the
-            published ones (a frame, or a .parquet or .csv file; see `layerscope.longtable`).
-        rule: the name of a rule, or a `layerscope.rules.Rule` of your own; by default
+            published ones (a frame, or a .parquet or .csv file; see `layerscope.results.foreign`).
+        rule: the name of a rule, or a `layerscope.decisions.rules.Rule` of your own; by default
             `rules.DEFAULT_RULE`, and where the run lacks its measures, the middle layer.
         rules: the rules to show beside it.
         tasks: the tasks to count gains over, where the run has scores; by default all of mteb's.

@@ -19,19 +19,12 @@ from layerscope.api.common import (
     unwatched,
 )
 from layerscope.config import Count, Natural, Strings, Text, checked
-from layerscope.data import SAMPLE
-from layerscope.doctor import (
-    Diagnosis,
-    Origin,
-    check_names,
-    examine,
-    of_images,
-    of_texts,
-    takes_images,
-)
-from layerscope.doctor.subject import TEXTS
+from layerscope.data.reading import SAMPLE
+from layerscope.diagnosis.examine import check_names, examine
+from layerscope.diagnosis.results import Diagnosis
+from layerscope.diagnosis.subject import TEXTS, Origin, of_images, of_texts, takes_images
 from layerscope.errors import InputError
-from layerscope.models import ModelOptions
+from layerscope.settings import ModelOptions
 
 
 @checked

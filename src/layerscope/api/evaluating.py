@@ -25,35 +25,33 @@ from layerscope.api.common import (
     refuse_tokenizer,
     unwatched,
 )
-from layerscope.bank import refuse_no_bank
 from layerscope.config import AnyPath, Flag, checked
-from layerscope.encoding import BankEncoder, open_bank
+from layerscope.data.files import refuse_unwritable
+from layerscope.decisions.gains import task_name
 from layerscope.errors import RunError
-from layerscope.evaluation import (
-    EvaluationEstimates,
-    EvaluationSettings,
-    Outcome,
-    TaskPlan,
-    estimate_tasks,
-    quiet,
-    require_extra,
-    resolve,
-    score_tasks,
-)
-from layerscope.evaluation.probing import refuse_nothing_to_probe, run_probes
+from layerscope.evaluation.probes import refuse_nothing_to_probe, run_probes
 from layerscope.evaluation.results import (
     evaluation_versions,
     known_scores,
     merged,
     refuse_other_run,
 )
-from layerscope.extraction import sites_of
-from layerscope.files import refuse_unwritable
-from layerscope.gains import task_name
-from layerscope.models import Backbone, ModelOptions
-from layerscope.preparation import Progress
-from layerscope.runfolder import RunFolder
-from layerscope.table import RECORD_FILE, TASK, Run, load_run
+from layerscope.evaluation.run import (
+    EvaluationEstimates,
+    Outcome,
+    estimate_tasks,
+    quiet,
+    score_tasks,
+)
+from layerscope.evaluation.settings import require_extra
+from layerscope.evaluation.tasks import TaskPlan, resolve
+from layerscope.models.backbone import Backbone
+from layerscope.results.folder import RunFolder
+from layerscope.results.table import RECORD_FILE, TASK, Run, load_run
+from layerscope.settings import EvaluateConfig, ModelOptions
+from layerscope.states.bank import refuse_no_bank
+from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
+from layerscope.states.extract import Progress, sites_of
 
 BANK = "bank"
 _MADE_BY: Final = ("layerscope", "torch", "transformers", "mteb", "scikit-learn")
@@ -104,13 +102,13 @@ def evaluate(
         tokenizer: of a loaded model, which needs it; a model given by name has its own.
         model_options: how to load the model: revision, dtype, device.
         watch: opens a progress callback; None shows nothing.
-        settings: any field of `EvaluationSettings`.
+        settings: any field of `EvaluateConfig`.
 
     Raises:
         InputError: something given cannot be used; the message says what and what to do.
         RunError: the model or the disk failed, or no task could be scored.
     """
-    chosen = EvaluationSettings(**settings)
+    chosen = EvaluateConfig(**settings)
     refuse_tokenizer(model, tokenizer)
     require_extra()
     with quiet():
@@ -159,7 +157,7 @@ def estimate_evaluation(
     **settings: Any,
 ) -> EvaluationEstimates:
     """Return what an evaluation would take in time, memory and disk; nothing is written."""
-    chosen = EvaluationSettings(**settings)
+    chosen = EvaluateConfig(**settings)
     refuse_tokenizer(model, tokenizer)
     require_extra()
     with quiet():
@@ -175,7 +173,7 @@ def estimate_evaluation(
 def _evaluated(
     backbone: Backbone,
     plans: Sequence[TaskPlan],
-    settings: EvaluationSettings,
+    settings: EvaluateConfig,
     folder: Path,
     place: RunFolder | None,
     base: Run | None,
@@ -185,7 +183,7 @@ def _evaluated(
     overwrite: bool,
 ) -> Run:
     started = time.perf_counter()
-    opened = open_bank(folder, backbone, settings.policy)
+    opened = open_bank(folder, backbone, TokenPolicy.of_config(settings))
     decided = settings.changed(
         first_token=opened.policy.first_token, max_length=opened.policy.max_length
     )
@@ -244,7 +242,7 @@ def _finished(place: RunFolder | None) -> Run | None:
     return load_run(place.path)
 
 
-def _plan(backbone: Backbone, settings: EvaluationSettings) -> dict[str, Any]:
+def _plan(backbone: Backbone, settings: EvaluateConfig) -> dict[str, Any]:
     found = evaluation_versions()
     made_by = {name: found[name] for name in _MADE_BY}
     return plan_of(backbone, made_by) | settings.deciding()

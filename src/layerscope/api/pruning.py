@@ -7,14 +7,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import pandas as pd
 from torch import nn
 
-from layerscope import data as data_module
-from layerscope import models, pruning, surgery
-from layerscope.analysis import scan_backbone
+from layerscope.analysis.plan import prepare, refuse_impossible
+from layerscope.analysis.run import Estimates, estimate, scan_backbone
 from layerscope.api.common import (
     Data,
     Model,
@@ -29,38 +28,61 @@ from layerscope.api.common import (
     unwatched,
 )
 from layerscope.api.deciding import RunLike, run_of
-from layerscope.config import AnyPath, Count, Flag, Kind, Natural, Text, To, checked
-from layerscope.data import Texts
-from layerscope.encoding import first_token_for
+from layerscope.config import (
+    AnyPath,
+    Count,
+    FirstToken,
+    Flag,
+    Kind,
+    Text,
+    checked,
+)
+from layerscope.data import reading
+from layerscope.data.texts import Texts
+from layerscope.data.tokens import TokenizedText, length_limit, tokenize
+from layerscope.decisions import prune as prune_module
+from layerscope.decisions.prune import Budget, Measured, Removal, Rule
 from layerscope.errors import InputError
-from layerscope.estimates import Estimates, estimate
-from layerscope.evaluation import EvaluationSettings
-from layerscope.models import Backbone, ModelOptions
-from layerscope.preparation import Progress, prepare, refuse_impossible
-from layerscope.pruning import Budget, Measured, Outcome, Removal, Rule, Saving
-from layerscope.pruning.asking import (
-    Asked,
+from layerscope.export import formats, sentence
+from layerscope.export import prune as export_prune
+from layerscope.export import trial as trial_module
+from layerscope.export.prune import (
     Budgets,
-    Protected,
+    Outcome,
+    PruneRequest,
+    Saving,
+    evidence_of,
     fitting,
     listed_budgets,
     named_rule,
+    notes_of,
+    record_of,
     tasks_of,
 )
-from layerscope.pruning.recording import evidence_of, notes_of, record_of
-from layerscope.pruning.trial import Cost, Trial, TrialPlan, attempt, costs, writes_text
-from layerscope.settings import FirstToken, Pooling
-from layerscope.surgery import Shipped
-from layerscope.table import Run, conform, no_contributions
-from layerscope.tokenization import TokenizedText, length_limit, tokenize
+from layerscope.export.ship import Shipped
+from layerscope.export.trial import Cost, Trial, TrialPlan, attempt, costs, writes_text
+from layerscope.models import loading
+from layerscope.models.backbone import Backbone
+from layerscope.results.display import Displayed
+from layerscope.results.table import Run, conform, no_contributions
+from layerscope.settings import (
+    DEFAULT_LIMIT,
+    EvaluateConfig,
+    Format,
+    ModelOptions,
+    PruneConfig,
+    VectorConfig,
+)
+from layerscope.states.encode import first_token_for
+from layerscope.states.extract import Progress
 
 HELD_OUT: Final = 16  # texts of the perplexity, unless the caller gives them
 
 AnyRule = Annotated[str | Rule, Kind("the name of a rule or a Rule")]
 
 
-@dataclass(frozen=True)
-class Pruning:
+@dataclass(frozen=True, eq=False, repr=False)
+class Pruning(Displayed):
     """What came of a pruning.
 
     Attributes:
@@ -95,6 +117,13 @@ class Pruning:
     def removed(self) -> tuple[int, ...]:
         """The blocks that go by the first budget, ascending."""
         return self.outcomes[0].removed
+
+    def summary(self) -> str:
+        """Return which blocks go by each budget."""
+        gone = "; ".join(
+            f"{each.budget}: blocks {', '.join(map(str, each.removed))}" for each in self.outcomes
+        )
+        return f"{self.model.get('name', 'the model')} by the rule {self.rule.name!r}: {gone}"
 
     def table(self) -> pd.DataFrame:
         """Return a row for each budget and test: full, pruned, change in percent, random subsets."""
@@ -150,30 +179,21 @@ def prune(
     task_data: AnyPath | None = None,
     tables: Tables = (),
     perplexity: Data | None = None,
-    draws: Count = pruning.DRAWS,
-    scheme: Literal["one-shot", "greedy"] = "one-shot",
-    protect: Protected = (1, 1),
-    format: Literal["auto", "transformers", "sentence-transformers"] = "auto",  # noqa: A002
-    head: Flag = True,
     column: Text | None = None,
     split: Text | None = None,
-    limit: Count | None = data_module.DEFAULT_LIMIT,
+    limit: Count | None = DEFAULT_LIMIT,
     tokenizer: Tokenizer = None,
     model_options: ModelOptions | None = None,
-    pooling: Annotated[Pooling | str, To(Pooling)] = Pooling.MEAN,
-    special_tokens: Flag = False,
-    first_token: Annotated[FirstToken | str, To(FirstToken)] = FirstToken.AUTO,
-    max_length: Count = 512,
-    batch_tokens: Count = 4096,
-    seed: Natural = 0,
     watch: Watch | None = None,
+    **settings: Any,
 ) -> Pruning:
     """Drop the blocks of a model that a rule finds redundant, and say what that costs.
 
     Args:
         model: a hub id, a local folder, a GGUF file or a loaded transformers model (give `tokenizer`).
-        rule: the name of one of `layerscope.pruning.RULES`, of a measure whose change across a block
-            counts, or a rule of your own. The default is the one that did best where we tried them.
+        rule: the name of one of `layerscope.decisions.prune.RULES`, of a measure whose change
+            across a block counts, or a rule of your own. The default is the one that did best where
+            we tried them.
         budget: a part of the blocks (0.1, "10%") or their number; several compare what they do, and
             those that mean the same number are one.
         data: texts to measure the model on; also what a saved model is compared on.
@@ -186,41 +206,30 @@ def prune(
         tables: labelled files or tables in Python besides.
         perplexity: held-out texts for a causal model; by default, where tasks are scored, texts of the
             built-in sample that were not measured.
-        draws: random subsets of as many blocks, under the same protection, or all if there are no more.
-        scheme: "one-shot" scores the blocks of the full model; "greedy" measures again after each one.
-        protect: blocks at the start and at the end that stay.
-        format: of the saved folder; "auto" is that of the source.
-        head: whether to load and keep the checkpoint's head.
         column: of a table of texts.
         split: of a datasets id.
         limit: most texts to measure on; None uses all.
         tokenizer: of a loaded model, which needs it; a model given by name has its own.
         model_options: how to load the model: revision, dtype, device.
-        pooling: how a text's token states become one vector.
-        special_tokens: whether tokens that the tokenizer adds count.
-        first_token: whether position 0 counts; "auto" leaves it out where it is an attention sink.
-        max_length: most tokens a text may have.
-        batch_tokens: padded tokens in one forward pass.
-        seed: of the random rule, the subsets and the measures.
         watch: opens a progress callback; None shows nothing.
+        settings: any field of `PruneConfig`.
 
     Raises:
         InputError: it cannot be done; nothing was written.
         MismatchError: the saved model gives something else; it is kept as `OUT.unverified`.
         RunError: the model or the disk failed.
     """
+    chosen = PruneConfig(**settings)
     refuse_tokenizer(model, tokenizer)
     place = None if out is None else Path(out)
-    _check_saving(place, format, (model, run), overwrite=overwrite)
-    alone = nullcontext() if place is None else surgery.claimed(place)
+    _check_saving(place, chosen.format, (model, run), overwrite=overwrite)
+    alone = nullcontext() if place is None else formats.claimed(place)
     with alone, (watch or unwatched)() as progress:
         planned = _planned(
-            progress, model=model, rule=rule, budget=budget, data=data, run=run, out=out,
+            progress, chosen, model=model, rule=rule, budget=budget, data=data, run=run, out=out,
             overwrite=overwrite, evaluate=evaluate, task_data=task_data, tables=tables,
-            perplexity=perplexity, draws=draws, scheme=scheme, protect=protect, format=format,
-            head=head, column=column, split=split, limit=limit, tokenizer=tokenizer,
-            model_options=model_options, pooling=pooling, special_tokens=special_tokens,
-            first_token=first_token, max_length=max_length, batch_tokens=batch_tokens, seed=seed,
+            perplexity=perplexity, column=column, split=split, limit=limit, tokenizer=tokenizer,
+            model_options=model_options,
         )  # fmt: skip
         return _carried_out(planned, progress)
 
@@ -241,7 +250,7 @@ def estimate_prune(
         rule: as of `prune`.
         budget: as of `prune`.
         watch: opens a progress callback; None shows nothing.
-        options: any other argument of `prune`.
+        options: any other argument or setting of `prune`.
 
     Raises:
         InputError, RunError: what `prune` raises before it measures.
@@ -249,13 +258,14 @@ def estimate_prune(
     asked = inspect.signature(prune).bind(model, rule, budget, **options)
     asked.apply_defaults()
     arguments = {name: value for name, value in asked.arguments.items() if name != "watch"}
+    chosen = PruneConfig(**arguments.pop("settings", {}))
     place = arguments["out"]
     _check_saving(
-        None if place is None else Path(place), arguments["format"], (model, arguments["run"]),
+        None if place is None else Path(place), chosen.format, (model, arguments["run"]),
         overwrite=arguments["overwrite"],
     )  # fmt: skip
     with (watch or unwatched)() as progress:
-        planned = _planned(progress, **arguments)
+        planned = _planned(progress, chosen, **arguments)
         backbone, most = planned.backbone, max(each.count for each in planned.budgets)
         scan = None
         if planned.removals is None:
@@ -268,8 +278,8 @@ def estimate_prune(
         budgets=tuple(each.count for each in planned.budgets),
         removed=found,
         tried=_to_try(planned),
-        weight_bytes=surgery.bytes_of(backbone.whole),
-        free_bytes=None if planned.place is None else surgery.free_bytes(planned.place),
+        weight_bytes=formats.bytes_of(backbone.whole),
+        free_bytes=None if planned.place is None else formats.free_bytes(planned.place),
         scan=scan,
         scans=most if planned.asked.scheme == "greedy" else 1,
     )
@@ -296,7 +306,7 @@ class _Planned:
     """
 
     backbone: Backbone
-    asked: Asked
+    asked: PruneRequest
     eligible: tuple[int, ...]
     budgets: tuple[Budget, ...]
     texts: Texts
@@ -309,6 +319,7 @@ class _Planned:
 
 def _planned(
     progress: Progress,
+    chosen: PruneConfig,
     *,
     model: str | Path | nn.Module,
     rule: str | Rule,
@@ -321,50 +332,45 @@ def _planned(
     task_data: str | Path | None,
     tables: Any,
     perplexity: Any,
-    draws: int,
-    scheme: Literal["one-shot", "greedy"],
-    protect: tuple[int, int],
-    format: str,  # noqa: A002
-    head: bool,
     column: str | None,
     split: str | None,
     limit: int | None,
     tokenizer: Any,
     model_options: ModelOptions | None,
-    seed: int,
-    **settings: Any,
 ) -> _Planned:
     """Decide what a pruning and its dry run decide alike: they differ only in what they do then."""
     held_out = None if perplexity is None else texts_of(perplexity, None, None, None, 0).texts
-    asked = Asked(
-        rule=named_rule(rule), budgets=listed_budgets(budget), protect=protect, scheme=scheme,
-        draws=draws, plans=tasks_of(evaluate, task_data, tables),
+    asked = PruneRequest(
+        rule=named_rule(rule), budgets=listed_budgets(budget), protect=chosen.protect,
+        scheme=chosen.scheme, draws=chosen.draws, plans=tasks_of(evaluate, task_data, tables),
         held_out=None if held_out is None else tuple(held_out),
-        settings=EvaluationSettings.of(**settings, seed=seed),
-        seed=seed,
+        settings=EvaluateConfig.of(
+            **{name: getattr(chosen, name) for name in (*VectorConfig.model_fields, "seed")}
+        ),
+        seed=chosen.seed,
     )  # fmt: skip
     place = None if out is None else Path(out)
     given = None if run is None else run_of(run)
-    texts = texts_of(data, column, split, limit, seed)
+    texts = texts_of(data, column, split, limit, chosen.seed)
     if given is not None:
-        pruning.refuse_lacking(asked.rule, given)
+        prune_module.refuse_lacking(asked.rule, given)
     elif asked.rule.reads:
         refuse_impossible(asked.scan, texts)
-    backbone, said = _loaded(model, tokenizer, model_options, progress, head=head)
+    backbone, said = _loaded(model, tokenizer, model_options, progress, head=chosen.head)
     if given is not None:
         refuse_other_model(given, backbone)
     eligible, budgets = fitting(backbone, asked, saved=place is not None)
     _held_out(backbone, asked, texts)
     how = None
     if place is not None:
-        how = _saving(model, asked, format, model_options, overwrite=overwrite)
-        pruning.refuse_unsavable(backbone, how, eligible)
-        surgery.refuse_full_disk(place, surgery.bytes_of(backbone.whole))
+        how = _saving(model, asked, chosen.format, model_options, overwrite=overwrite)
+        export_prune.refuse_unsavable(backbone, how, eligible)
+        formats.refuse_full_disk(place, formats.bytes_of(backbone.whole))
     asked = _with_first_token(backbone, asked)
     if how is not None:
         how = replace(how, drop_first=asked.settings.first_token is FirstToken.DROP)
-        pruning.texts_to_compare(backbone, how, texts.texts)
-        how, more = pruning.with_writing(backbone, how, texts.texts)
+        export_prune.texts_to_compare(backbone, how, texts.texts)
+        how, more = export_prune.with_writing(backbone, how, texts.texts)
         said = [*said, *more]
     planned = _Planned(
         backbone, asked, eligible, budgets, texts, given, place, how, None, tuple(said)
@@ -380,7 +386,7 @@ def _with_removals(planned: _Planned, progress: Progress) -> _Planned:
         planned.texts, progress,
     )  # fmt: skip
     if planned.how is not None:
-        pruning.output_of(planned.backbone, sorted(removals[0].blocks), planned.how)
+        export_prune.output_of(planned.backbone, sorted(removals[0].blocks), planned.how)
     return replace(planned, removals=tuple(removals))
 
 
@@ -391,7 +397,7 @@ def _to_try(planned: _Planned) -> int:
     if not asked.plans and not held_out:
         return 0
     drawn = [
-        pruning.random_subsets(planned.eligible, each.count, asked.draws, asked.seed).subsets
+        prune_module.random_subsets(planned.eligible, each.count, asked.draws, asked.seed).subsets
         for each in planned.budgets
     ]
     return 1 + len(planned.budgets) + len({subset for subsets in drawn for subset in subsets})
@@ -403,7 +409,7 @@ def _carried_out(planned: _Planned, progress: Progress) -> Pruning:
         planned = _with_removals(planned, progress)
     backbone, asked, texts = planned.backbone, planned.asked, planned.texts
     place, how, budgets = planned.place, planned.how, planned.budgets
-    kinds = pruning.kinds_of(backbone)
+    kinds = export_prune.kinds_of(backbone)
     outcomes = [
         Outcome(each, removal, tuple(kinds[b - 1] for b in sorted(removal.blocks)))
         for each, removal in zip(budgets, planned.removals or (), strict=True)
@@ -422,11 +428,11 @@ def _carried_out(planned: _Planned, progress: Progress) -> Pruning:
     shipped, usage = None, ""
     if place is not None and how is not None:
         progress("saving and checking", 0, 1)
-        shipped = pruning.save_pruned(
+        shipped = export_prune.save_pruned(
             backbone, outcomes[0].removed, place, how,
             texts=texts.texts, record=record, evidence=evidence_of(asked, outcomes[0], record),
         )  # fmt: skip
-        usage = pruning.usage_of(backbone, how, place)
+        usage = export_prune.usage_of(backbone, how, place)
         progress("saving and checking", 1, 1)
     return Pruning(
         asked.rule, asked.scheme, backbone.info.as_dict(), kinds, planned.eligible,
@@ -443,9 +449,9 @@ def _check_saving(
 ) -> None:
     if place is None:
         return
-    surgery.refuse_folder(place, overwrite=overwrite, sources=sources)
+    formats.refuse_folder(place, overwrite=overwrite, sources=sources)
     if format == "sentence-transformers":
-        surgery.require_extra()
+        sentence.require_extra()
 
 
 def _loaded(
@@ -460,7 +466,7 @@ def _loaded(
     if isinstance(model, nn.Module) or not head:
         return loaded(model, tokenizer, options, progress), []
     progress("loading the model", 0, 1)
-    if models.holds_head(model, options):
+    if loading.holds_head(model, options):
         return loaded(model, tokenizer, options, progress, head=True), []
     # Embedders are often saved under the name of a class with a head.
     said = "the config names a head that the checkpoint does not hold, so it is left out."
@@ -472,7 +478,7 @@ def _loaded(
 
 def _removals(
     backbone: Backbone,
-    asked: Asked,
+    asked: PruneRequest,
     eligible: Sequence[int],
     budgets: Sequence[Budget],
     run: Run | None,
@@ -485,14 +491,14 @@ def _removals(
             empty = Run(conform(nothing), no_contributions(), {})
             return Measured(empty, backbone.depth - len(removed))
         if not removed and run is not None:
-            return pruning.measured_by(run, backbone.depth)
-        with pruning.without(backbone, removed) as shorter:
+            return prune_module.measured_by(run, backbone.depth)
+        with trial_module.without(backbone, removed) as shorter:
             found = scan_backbone(shorter, texts, asked.scan, progress=progress)
-            return pruning.measured_by(found, shorter.depth)
+            return prune_module.measured_by(found, shorter.depth)
 
     if asked.scheme == "greedy":
         most = max(each.count for each in budgets)
-        longest = pruning.one_by_one(asked.rule, measured, eligible, most, asked.seed)
+        longest = prune_module.one_by_one(asked.rule, measured, eligible, most, asked.seed)
         return [_first(longest, each.count) for each in budgets]
     full = measured()
     return [asked.rule.choose(full, eligible, each.count, asked.seed) for each in budgets]
@@ -506,7 +512,7 @@ def _first(removal: Removal, count: int) -> Removal:
 # --- what that changes -----------------------------------------------------------------------------
 
 
-def _with_first_token(backbone: Backbone, asked: Asked) -> Asked:
+def _with_first_token(backbone: Backbone, asked: PruneRequest) -> PruneRequest:
     """Decide on the full model what no subset shall decide anew."""
     settings = asked.settings
     limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
@@ -514,13 +520,15 @@ def _with_first_token(backbone: Backbone, asked: Asked) -> Asked:
     return asked.changed(settings=settings.changed(first_token=first, max_length=limit))
 
 
-def _tokens(backbone: Backbone, asked: Asked, texts: Sequence[str]) -> tuple[TokenizedText, ...]:
+def _tokens(
+    backbone: Backbone, asked: PruneRequest, texts: Sequence[str]
+) -> tuple[TokenizedText, ...]:
     return tuple(tokenize(backbone.tokenizer, texts, asked.settings.max_length))
 
 
 def _tried(
     backbone: Backbone,
-    asked: Asked,
+    asked: PruneRequest,
     eligible: Sequence[int],
     outcomes: Sequence[Outcome],
     texts: Texts,
@@ -532,7 +540,7 @@ def _tried(
     if not plan.plans and not plan.held_out:
         return None, list(outcomes), notes
     drawn = [
-        pruning.random_subsets(eligible, each.budget.count, asked.draws, asked.seed)
+        prune_module.random_subsets(eligible, each.budget.count, asked.draws, asked.seed)
         for each in outcomes
     ]
     wanted: dict[tuple[int, ...], None] = {(): None}
@@ -548,7 +556,7 @@ def _tried(
     for outcome, subsets in zip(outcomes, drawn, strict=True):
         others = tuple(trials[each] for each in subsets.subsets)
         pruned = trials[outcome.removed]
-        compared = pruning.comparisons(full, pruned, others, exhaustive=subsets.exhaustive)
+        compared = export_prune.comparisons(full, pruned, others, exhaustive=subsets.exhaustive)
         found.append(
             replace(
                 outcome, trial=pruned, comparisons=compared, subsets=others, total=subsets.total
@@ -558,7 +566,7 @@ def _tried(
 
 
 def _held_out(
-    backbone: Backbone, asked: Asked, texts: Texts
+    backbone: Backbone, asked: PruneRequest, texts: Texts
 ) -> tuple[Sequence[str], tuple[str, ...]]:
     """Return the texts of the perplexity, and what to say of them."""
     causal = writes_text(backbone)
@@ -572,7 +580,7 @@ def _held_out(
     if not causal or not asked.plans:
         return (), ()
     seen = set(texts.texts)
-    sample = data_module.read_texts(data_module.SAMPLE, limit=None).texts
+    sample = reading.read_texts(reading.SAMPLE, limit=None).texts
     unseen = [text for text in sample if text not in seen]
     note = f"perplexity on {HELD_OUT} texts of the built-in sample"
     if len(unseen) >= HELD_OUT:
@@ -607,7 +615,7 @@ def _failures(full: Trial, outcomes: Sequence[Outcome]) -> list[str]:
 
 def _saving(
     model: str | Path | nn.Module,
-    asked: Asked,
+    asked: PruneRequest,
     format: str,  # noqa: A002
     options: ModelOptions | None,
     *,
@@ -615,8 +623,8 @@ def _saving(
 ) -> Saving:
     source = None
     if format != "transformers" and not isinstance(model, nn.Module):
-        source = surgery.load_source(model, options)
-    chosen: surgery.Format = "transformers" if source is None else "sentence-transformers"
+        source = sentence.load_source(model, options)
+    chosen: Format = "transformers" if source is None else "sentence-transformers"
     if format != "auto":
         chosen = format  # type: ignore[assignment]
     settings = asked.settings

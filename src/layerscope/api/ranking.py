@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final
 
 import pandas as pd
 
-from layerscope import data as data_module
-from layerscope import models as models_module
+from layerscope.analysis.plan import refuse_impossible
+from layerscope.analysis.run import Estimates
 from layerscope.api.common import (
     Data,
     Result,
@@ -25,10 +25,7 @@ from layerscope.api.common import (
 )
 from layerscope.api.scanning import estimate_scan, scan
 from layerscope.config import AnyPath, Count, Flag, Kind, Listed, Text, To, checked
-from layerscope.data import Texts, TextSource
-from layerscope.errors import InputError, unknown_name
-from layerscope.estimates import Estimates
-from layerscope.files import (
+from layerscope.data.files import (
     LOCK_FILE,
     locked,
     refuse_busy,
@@ -36,23 +33,18 @@ from layerscope.files import (
     write_atomically,
     write_json,
 )
-from layerscope.metrics.inputs import Convention
-from layerscope.models import Backbone, ModelOptions
-from layerscope.preparation import Progress, refuse_impossible
-from layerscope.ranking import (
-    DEFAULT,
-    Ranking,
-    check_comparable,
-    needed,
-    predictor,
-    rank_runs,
-    read_scores,
-)
-from layerscope.ranking.results import refuse_lacking
-from layerscope.ranking.scores import Scored, of_frame
-from layerscope.runfolder import RunFolder
-from layerscope.settings import ScanSettings
-from layerscope.table import OLDER, RECORD_FILE, Run, is_interrupted, is_older_fingerprint, load_run
+from layerscope.data.texts import Texts, TextSource
+from layerscope.decisions.agreement import Scored, of_frame, read_scores
+from layerscope.decisions.predictors import DEFAULT, check_comparable, needed, predictor
+from layerscope.decisions.rank import Ranking, rank_runs, refuse_lacking
+from layerscope.errors import InputError, unknown_name
+from layerscope.models import loading as models_module
+from layerscope.models.backbone import Backbone
+from layerscope.models.fingerprints import OLDER, is_older_fingerprint
+from layerscope.results.folder import RunFolder
+from layerscope.results.table import RECORD_FILE, Run, is_interrupted, load_run
+from layerscope.settings import DEFAULT_LIMIT, Convention, ModelOptions, ScanConfig
+from layerscope.states.extract import Progress
 
 RANKING_FILE: Final = "ranking.json"
 TABLE_FILE: Final = "ranking.csv"
@@ -95,7 +87,7 @@ def rank(
     overwrite: Flag = False,
     column: Text | None = None,
     split: Text | None = None,
-    limit: Count | None = data_module.DEFAULT_LIMIT,
+    limit: Count | None = DEFAULT_LIMIT,
     model_options: ModelOptions | None = None,
     watch: Watch | None = None,
     **settings: Any,
@@ -106,7 +98,7 @@ def rank(
         models: hub ids, local folders, GGUF files, and scans of the same texts (folders, or what
             `scan` returned), in any mixture.
         data: the texts, as for `scan`; nothing where all models are scanned already.
-        by: the predictor to order by (`layerscope.ranking.PREDICTORS`, or width, depth, parameters).
+        by: the predictor to order by (`decisions.predictors.PREDICTORS`, or width, depth, parameters).
         scores: known task scores besides those in the scans: tables with the columns model, score and
             perhaps task, or long tables, or run folders.
         out: folder for the ranking and a folder in it for each scan; a finished scan there is used
@@ -117,7 +109,7 @@ def rank(
         limit: most texts to use; None uses all.
         model_options: how to load the models: revision, dtype, device.
         watch: opens a progress callback for the time of each scan; None shows nothing.
-        settings: those fields of `ScanSettings` that are in `SETTINGS`.
+        settings: those fields of `ScanConfig` that are in `SETTINGS`.
 
     Raises:
         InputError: something given cannot be used; the message says what and what to do. Texts,
@@ -154,7 +146,7 @@ def estimate_ranking(
     overwrite: Flag = False,
     column: Text | None = None,
     split: Text | None = None,
-    limit: Count | None = data_module.DEFAULT_LIMIT,
+    limit: Count | None = DEFAULT_LIMIT,
     model_options: ModelOptions | None = None,
     watch: Watch | None = None,
     **settings: Any,
@@ -186,7 +178,7 @@ def _scan_settings(given: dict[str, Any]) -> dict[str, Any]:
         if name not in SETTINGS:
             raise unknown_name("setting of a ranking", name, SETTINGS)
     own: dict[str, Any] = {"metrics": needed(), "conventions": (Convention.NORMALIZED,), "views": 0}
-    chosen = ScanSettings(**own | given)
+    chosen = ScanConfig(**own | given)
     return {name: getattr(chosen, name) for name in (*own, *SETTINGS)}
 
 
@@ -258,7 +250,7 @@ def _plan(
     texts = texts_of(data, column, split, limit, settings["seed"])
     check_comparable(runs, texts.fingerprint)
     if len(runs) < len(given):
-        refuse_impossible(ScanSettings(**settings), texts)
+        refuse_impossible(ScanConfig(**settings), texts)
     names = _folder_names([str(each) for each, run in zip(given, finished, strict=True) if not run])
     planned = []
     for each, run in zip(given, finished, strict=True):
@@ -373,7 +365,7 @@ def _misfit(run: Run, model: str, texts: Texts, settings: dict[str, Any], folder
     """Return why a finished scan cannot serve, "" if it can."""
     if run.record.get("data", {}).get("fingerprint") != texts.fingerprint:
         return "is of other texts"
-    wanted = ScanSettings(**settings).as_dict()
+    wanted = ScanConfig(**settings).as_dict()
     found = run.record.get("settings", {})
     for name in (*SETTINGS, "alpha"):
         decided_by_model = name == "first_token" and wanted[name] == "auto"

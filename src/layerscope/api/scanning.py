@@ -7,16 +7,16 @@ import time
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, overload
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from layerscope import data as data_module
-from layerscope import plots, report, selection
-from layerscope.analysis import scan_backbone
+from layerscope.analysis.arrays import as_vectors, scan_arrays
+from layerscope.analysis.plan import Prepared, check_measures, prepare, refuse_impossible
+from layerscope.analysis.run import Estimates, estimate, scan_backbone
 from layerscope.api.common import (
     Data,
     Model,
@@ -30,20 +30,22 @@ from layerscope.api.common import (
     texts_of,
     unwatched,
 )
-from layerscope.arrays import as_vectors, scan_arrays
 from layerscope.config import AnyPath, Count, Flag, Kind, Text, checked
-from layerscope.data import Texts
-from layerscope.decision import Selection, decide
+from layerscope.data import reading
+from layerscope.data.texts import Texts
+from layerscope.decisions import evidence
+from layerscope.decisions import preferences as preferences_module
+from layerscope.decisions.select import Selection, decide
 from layerscope.errors import InputError
-from layerscope.estimates import Estimates, estimate
 from layerscope.metrics import catalogue
-from layerscope.metrics.catalogue import Measure
-from layerscope.models import Backbone, ModelOptions
-from layerscope.preparation import Prepared, Progress, prepare, refuse_impossible
-from layerscope.provenance import versions
-from layerscope.runfolder import RunFolder
-from layerscope.settings import ScanSettings
-from layerscope.table import Run, load_run
+from layerscope.metrics.measure import Measure
+from layerscope.models.backbone import Backbone
+from layerscope.render import charts, matplotlib, plotly
+from layerscope.render import page as page_module
+from layerscope.results.folder import RunFolder, versions
+from layerscope.results.table import Run, load_run
+from layerscope.settings import DEFAULT_LIMIT, ModelOptions, ScanConfig
+from layerscope.states.extract import Progress
 
 Measured = Annotated[
     str
@@ -78,22 +80,22 @@ class Scan(Result):
     def page(self) -> str:
         """Return the run as one self-contained HTML page."""
         run = (self.run.table, self.run.contributions, self.run.record)
-        return report.page([run], choices=[self.preferences()], advice=[self._advice])
+        return page_module.page([run], choices=[self.preferences()], advice=[self._advice])
 
-    def preferences(self) -> tuple[selection.Preference, ...]:
+    def preferences(self) -> tuple[preferences_module.Preference, ...]:
         """Return the layer that each measure prefers, in each convention, with the baselines."""
         return self._preferences
 
     @cached_property
-    def _preferences(self) -> tuple[selection.Preference, ...]:
+    def _preferences(self) -> tuple[preferences_module.Preference, ...]:
         """Bootstrapped once: the choice of a layer, the plots and the JSON all ask for them."""
         seed = int(self.record.get("settings", {}).get("seed", 0))
-        return selection.preferences(self.run.table, self.run.contributions, seed=seed)
+        return preferences_module.preferences(self.run.table, self.run.contributions, seed=seed)
 
     @cached_property
-    def _evidences(self) -> tuple[selection.Evidence, ...]:
+    def _evidences(self) -> tuple[evidence.Evidence, ...]:
         """What is known of the layers: its texts are resampled once, when a choice first asks."""
-        return selection.evidences(self.run)
+        return evidence.evidences(self.run)
 
     @cached_property
     def _advice(self) -> Selection:
@@ -102,17 +104,17 @@ class Scan(Result):
     @checked
     def plot(self, *metrics: Text) -> Any:
         """Return an interactive plotly figure of some measures, by default all."""
-        return plots.to_plotly(self._figure(metrics))
+        return plotly.to_plotly(self._figure(metrics))
 
     @checked
     def save_plot(self, path: AnyPath, *metrics: Text) -> None:
         """Write the plot to a .png, .svg or .pdf file (needs the extra `plots`)."""
-        plots.save(self._figure(metrics), path)
+        matplotlib.save(self._figure(metrics), path)
 
-    def _figure(self, metrics: tuple[str, ...]) -> plots.Figure:
+    def _figure(self, metrics: tuple[str, ...]) -> charts.Figure:
         chosen = catalogue.select(metrics) if metrics else catalogue.CATALOGUE
         dim = self.record.get("model", {}).get("dim")
-        return plots.describe(self.run.table, self.preferences(), dim=dim, measures=chosen)
+        return charts.describe(self.run.table, self.preferences(), dim=dim, measures=chosen)
 
 
 @checked
@@ -125,18 +127,20 @@ def load(folder: AnyPath) -> Scan:
     return Scan(load_run(folder), Path(folder))
 
 
-@overload
-def metrics() -> tuple[Measure, ...]: ...
-@overload
-def metrics(name: str) -> Measure: ...
 @checked
-def metrics(name: Text | None = None) -> tuple[Measure, ...] | Measure:
-    """Return every measure's facts, or those of one.
+def list_metrics() -> tuple[Measure, ...]:
+    """Return the facts of every measure: formula, range, direction, conventions, reference."""
+    return catalogue.CATALOGUE
+
+
+@checked
+def get_metric(name: Text) -> Measure:
+    """Return the facts of one measure.
 
     Raises:
         InputError: no measure has that name.
     """
-    return catalogue.CATALOGUE if name is None else catalogue.measure(name)
+    return catalogue.measure(name)
 
 
 @checked
@@ -149,7 +153,7 @@ def scan(
     tokenizer: Tokenizer = None,
     column: Text | None = None,
     split: Text | None = None,
-    limit: Count | None = data_module.DEFAULT_LIMIT,
+    limit: Count | None = DEFAULT_LIMIT,
     model_options: ModelOptions | None = None,
     watch: Watch | None = None,
     **settings: Any,
@@ -158,11 +162,11 @@ def scan(
 
     Args:
         model: a hub id, a local folder, a GGUF file, a loaded transformers model (give `tokenizer`),
-            what `layerscope.models.load` returned, or plain arrays of pooled vectors (layer, sample,
+            what `models.loading.load` returned, or plain arrays of pooled vectors (layer, sample,
             dim) or of the pooled vectors of augmented views (layer, sample, view, dim), or a list with
             the array of each layer.
         data: a file, a datasets id, "-" for standard input, "sample", or the texts themselves as a
-            list, an array, a column, a table or a dataset (`layerscope.data.as_texts` lists them);
+            list, an array, a column, a table or a dataset (`data.objects.as_texts` lists them);
             nothing for arrays.
         out: folder for the run; None writes nothing.
         overwrite: whether a run in that folder may be replaced.
@@ -172,13 +176,14 @@ def scan(
         limit: most texts to use; None uses all.
         model_options: how to load the model: revision, dtype, device.
         watch: opens a progress callback for the time of the scan; None shows nothing.
-        settings: any field of `ScanSettings`.
+        settings: any field of `ScanConfig`.
 
     Raises:
         InputError: something given cannot be used; the message says what and what to do.
         RunError: the model or the disk failed.
     """
-    chosen = ScanSettings(**settings)
+    chosen = ScanConfig(**settings)
+    check_measures(chosen)
     refuse_tokenizer(model, tokenizer)
     place = RunFolder(Path(out), overwrite) if out is not None else None
     with place.claimed() if place else nullcontext():
@@ -209,13 +214,14 @@ def estimate_scan(
     tokenizer: Tokenizer = None,
     column: Text | None = None,
     split: Text | None = None,
-    limit: Count | None = data_module.DEFAULT_LIMIT,
+    limit: Count | None = DEFAULT_LIMIT,
     model_options: ModelOptions | None = None,
     watch: Watch | None = None,
     **settings: Any,
 ) -> Estimates:
     """Return what a scan would take in time, memory and disk, from one batch of it."""
-    chosen = ScanSettings(**settings)
+    chosen = ScanConfig(**settings)
+    check_measures(chosen)
     refuse_tokenizer(model, tokenizer)
     with (watch or unwatched)() as progress:
         texts = texts_of(data, column, split, limit, chosen.seed)
@@ -227,7 +233,7 @@ def estimate_scan(
 def _scan_texts(
     model: str | Path | nn.Module | Backbone,
     texts: Texts,
-    settings: ScanSettings,
+    settings: ScanConfig,
     place: RunFolder | None,
     progress: Progress,
     *,
@@ -264,7 +270,7 @@ def default_folder(model: Text, data: Text) -> Path:
     """Return where a scan goes if nobody says: runs/<model>--<data>."""
     names = (
         Path(model).resolve().name if Path(model).exists() else model,
-        "stdin" if data == data_module.STANDARD_INPUT else Path(data).stem,
+        "stdin" if data == reading.STANDARD_INPUT else Path(data).stem,
     )
     return Path(
         "runs", "--".join(re.sub(r"[^\w.-]+", "-", name).strip("-") or "run" for name in names)

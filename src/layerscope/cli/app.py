@@ -163,7 +163,7 @@ def plots_asked(png: Path | None, svg: Path | None) -> tuple[Path, ...]:
 def _check_plot(path: Path, suffix: str) -> None:
     import importlib.util
 
-    from layerscope.files import refuse_unwritable
+    from layerscope.data.files import refuse_unwritable
 
     if path.suffix.lower() != suffix:
         raise InputError(f"expected a file ending in {suffix}, got {str(path)!r}.")

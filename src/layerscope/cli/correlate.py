@@ -19,15 +19,10 @@ from layerscope.cli.app import (
     print_page,
     records,
 )
-from layerscope.cli.options import (
-    Debug,
-    Json,
-    Png,
-    Svg,
-)
+from layerscope.cli.options import Debug, Json, Png, Svg
 
 if TYPE_CHECKING:
-    from layerscope.api import Correlations
+    from layerscope.api.correlating import Correlations
 
 _EXAMPLE = """
 Say which measures go with task scores over the layers, how sure that is, and what drift alone would give.
@@ -88,7 +83,7 @@ def correlate(
     pictures = plots_asked(png, svg)
     _check_page(out, overwrite)
     from layerscope import api
-    from layerscope.correlation import refuse_statistic
+    from layerscope.decisions.curves import refuse_statistic
 
     refuse_statistic(statistic)
     found = api.correlate(
@@ -110,8 +105,8 @@ def correlate(
 
 def _check_page(path: Path | None, overwrite: bool) -> None:
     """Refuse, before any work, a page that could not be written after it."""
+    from layerscope.data.files import refuse_unwritable
     from layerscope.errors import InputError
-    from layerscope.files import refuse_unwritable
 
     if path is None:
         return
@@ -127,7 +122,7 @@ def _check_page(path: Path | None, overwrite: bool) -> None:
 
 
 def _write(found: Correlations, path: Path, *, said: bool) -> None:
-    from layerscope.files import write_atomically
+    from layerscope.data.files import write_atomically
 
     write_atomically(path, found.page().encode())
     if said:
@@ -135,10 +130,10 @@ def _write(found: Correlations, path: Path, *, said: bool) -> None:
 
 
 def _print(found: Correlations, as_json: bool) -> None:
-    from layerscope import terminal
+    from layerscope.render import terminal_tasks
 
     if not as_json:
-        open_console().print(terminal.correlation_table(found.findings))
+        open_console().print(terminal_tasks.correlation_table(found.findings))
         return
     whole: dict[str, Any] = {
         "measures": records(found.table()),

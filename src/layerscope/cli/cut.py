@@ -12,30 +12,23 @@ from layerscope.cli.app import (
     Failures,
     app,
     calm_libraries,
-    check_choice,
-    most,
     open_console,
     print_json,
 )
 from layerscope.cli.options import (
-    Column,
     Debug,
-    Device,
-    DeviceMap,
     DryRun,
-    Dtype,
+    Given,
     Json,
-    MaxLength,
     Model,
     Quiet,
-    Revision,
-    Split,
     Threads,
-    TrustRemoteCode,
+    with_settings,
 )
+from layerscope.settings import CutConfig, ModelOptions, ReadingConfig
 
 if TYPE_CHECKING:
-    from layerscope.cutting import Cut, CutEstimates
+    from layerscope.export.cut import Cut, CutEstimates
 
 _EXAMPLE = """
 Save the model that ends at the chosen layer; it is loaded again and compared before success is said.
@@ -51,6 +44,7 @@ Example:
 
 
 @app.command(help=_EXAMPLE)
+@with_settings(texts=ReadingConfig, settings=CutConfig, model_options=ModelOptions)
 def cut(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
@@ -66,91 +60,35 @@ def cut(
     data: Annotated[
         str, typer.Option(help="Texts to scan where there is no --run, and to compare on.")
     ] = "sample",
-    column: Column = None,
-    split: Split = None,
-    limit: Annotated[int, typer.Option(help="Most texts to scan; 0 uses all.")] = 1000,
-    format: Annotated[  # noqa: A002
-        str, typer.Option(help="sentence-transformers, transformers or onnx.")
-    ] = "sentence-transformers",
-    kind: Annotated[
-        str,
-        typer.Option(help="cut, or pointer: the whole model, and where in it the layer is."),
-    ] = "cut",
-    final_norm: Annotated[
-        str,
-        typer.Option(help="drop: the layer as scanned; keep: behind the final norm; auto: drop."),
-    ] = "auto",
-    head: Annotated[
-        bool, typer.Option("--head", help="Keep the checkpoint's head; needs --final-norm keep.")
-    ] = False,
-    pooling: Annotated[
-        str | None,
-        typer.Option(
-            help="mean, last, first, weighted_mean or max  [default: the source's, else mean]"
-        ),
-    ] = None,
-    special_tokens: Annotated[
-        str | None,
-        typer.Option(
-            help="exclude or include the tokens that the tokenizer adds  [default: exclude]"
-        ),
-    ] = None,
-    first_token: Annotated[
-        str | None, typer.Option(help="auto (out if it is an attention sink), keep or drop.")
-    ] = None,
-    normalize: Annotated[
-        bool, typer.Option("--normalize", help="Scale vectors to unit length.")
-    ] = False,
-    max_length: MaxLength = 512,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model saved by layerscope in --out.")
     ] = False,
-    revision: Revision = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    device_map: DeviceMap = None,
     threads: Threads = None,
-    trust_remote_code: TrustRemoteCode = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    *,
+    texts: Given,
+    settings: Given,
+    model_options: Given,
 ) -> None:
     """Save the model that ends at the chosen layer."""
     Failures.debug = debug
-    if special_tokens is not None:
-        check_choice("special tokens", special_tokens, ("exclude", "include"))
     calm_libraries(threads)
     from layerscope import api
-    from layerscope.models import ModelOptions
-    from layerscope.progress import bars
+    from layerscope.render.progress import bars
 
     arguments: dict[str, Any] = {
         "out": out,
         "run": run,
         "rule": rule,
         "data": data,
-        "column": column,
-        "split": split,
-        "limit": most(limit),
-        "model_options": ModelOptions.of(
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            device_map=device_map,
-            trust_remote_code=trust_remote_code,
-        ),
+        **texts,
+        **settings,
+        "model_options": ModelOptions.of(**model_options),
         "overwrite": overwrite,
         "watch": None if quiet or as_json else bars,
-        "format": format,
-        "kind": kind,
-        "final_norm": final_norm,
-        "head": head,
-        "pooling": pooling,
-        "special_tokens": None if special_tokens is None else special_tokens == "include",
-        "first_token": first_token,
-        "normalize": normalize,
-        "max_length": max_length,
     }
     if dry_run:
         _print_estimate(api.estimate_cut(model, _layer(layer), **arguments), as_json)
@@ -159,18 +97,18 @@ def cut(
     if as_json:
         print_json(_facts(found))
     elif not quiet:
-        from layerscope import terminal
+        from layerscope.render import terminal_models
 
-        open_console().print(terminal.cut_summary(found))
+        open_console().print(terminal_models.cut_summary(found))
 
 
 def _print_estimate(found: CutEstimates, as_json: bool) -> None:
     if as_json:
         print_json(asdict(found))
         return
-    from layerscope import terminal
+    from layerscope.render import terminal_models
 
-    open_console().print(terminal.cut_estimate_table(found))
+    open_console().print(terminal_models.cut_estimate_table(found))
 
 
 def _layer(text: str) -> Any:

@@ -12,35 +12,25 @@ from layerscope.cli.app import (
     Failures,
     app,
     calm_libraries,
-    check_choice,
-    listed,
     open_console,
     print_json,
     print_page,
     records,
 )
 from layerscope.cli.options import (
-    BatchTokens,
     Debug,
-    Device,
-    DeviceMap,
     DryRun,
-    Dtype,
-    FirstToken,
+    Given,
     Json,
-    Layers,
-    MaxLength,
     Model,
-    Pooling,
     Quiet,
-    Revision,
-    SpecialTokens,
     Threads,
-    TrustRemoteCode,
+    with_settings,
 )
+from layerscope.settings import EvaluateConfig, ModelOptions
 
 if TYPE_CHECKING:
-    from layerscope.api import Evaluation
+    from layerscope.api.evaluating import Evaluation
 
 _EXAMPLE = """
 Score every layer of a model on tasks of mteb, from one pass over their texts.
@@ -54,6 +44,7 @@ Example:
 
 
 @app.command(help=_EXAMPLE)
+@with_settings(settings=EvaluateConfig, model_options=ModelOptions)
 def evaluate(
     model: Model,
     tasks: Annotated[
@@ -80,80 +71,37 @@ def evaluate(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace scores in --out.")
     ] = False,
-    layers: Layers = None,
-    pooling: Pooling = "mean",
-    normalize: Annotated[
-        bool, typer.Option("--normalize", help="Scale vectors to unit length first.")
-    ] = False,
-    prompt: Annotated[str, typer.Option(help="Put before every text.")] = "",
-    query_prompt: Annotated[
-        str | None, typer.Option(help="Put before queries instead  [default: --prompt]")
-    ] = None,
-    probe: Annotated[
-        str, typer.Option(help="Also train probes on token states: linear, attention.")
-    ] = "",
-    special_tokens: SpecialTokens = "exclude",
-    first_token: FirstToken = "auto",
-    max_length: MaxLength = 512,
-    batch_tokens: BatchTokens = 4096,
-    bank_poolings: Annotated[
-        str | None,
-        typer.Option(help="Poolings kept in the bank  [default: all, up to 20 GB]"),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the probes; mteb has its own.")] = 0,
-    revision: Revision = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    device_map: DeviceMap = None,
     threads: Threads = None,
-    trust_remote_code: TrustRemoteCode = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    *,
+    settings: Given,
+    model_options: Given,
 ) -> None:
     """Score every layer of a model on tasks of mteb, from one pass over their texts."""
     Failures.debug = debug
-    check_choice("special tokens", special_tokens, ("exclude", "include"))
     calm_libraries(threads)
     from layerscope import api
-    from layerscope.models import ModelOptions
-    from layerscope.progress import bars
-    from layerscope.settings import parse_layers
+    from layerscope.render.progress import bars
 
     arguments: dict[str, Any] = {
+        **settings,
         "task_data": task_data,
         "tables": tuple(table or ()),
         "bank": bank,
-        "model_options": ModelOptions.of(
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            device_map=device_map,
-            trust_remote_code=trust_remote_code,
-        ),
+        "model_options": ModelOptions.of(**model_options),
         "watch": None if quiet or as_json else bars,
-        "layers": None if layers is None else parse_layers(layers),
-        "pooling": pooling,
-        "normalize": normalize,
-        "prompt": prompt,
-        "query_prompt": query_prompt,
-        "probes": listed(probe),
-        "special_tokens": special_tokens == "include",
-        "first_token": first_token,
-        "max_length": max_length,
-        "batch_tokens": batch_tokens,
-        "bank_poolings": None if bank_poolings is None else listed(bank_poolings),
-        "seed": seed,
     }
     if dry_run:
         estimates = api.estimate_evaluation(model, tasks, out=out, **arguments)
         if as_json:
             print_json(asdict(estimates))
         else:
-            from layerscope import terminal
+            from layerscope.render import terminal_tasks
 
-            open_console().print(terminal.evaluation_estimate_table(estimates))
+            open_console().print(terminal_tasks.evaluation_estimate_table(estimates))
         return
     folder = out or api.default_folder(model, "tasks")
     Failures.folder = folder
@@ -172,7 +120,7 @@ def _print_evaluation(found: Evaluation, as_json: bool) -> None:
             }
         )
         return
-    from layerscope import terminal
+    from layerscope.render import terminal_tasks
 
-    open_console().print(terminal.evaluation_summary(found.run.table, found.record))
+    open_console().print(terminal_tasks.evaluation_summary(found.run.table, found.record))
     print_page(Path(str(found.folder)) / "page.html")

@@ -1,49 +1,150 @@
-"""The options that several commands share, each told once."""
+"""The options of commands: those of settings, made from the configs, and the command line's own."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterator
+from enum import Enum
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
+from pydantic.fields import FieldInfo
+
+from layerscope.cli.app import check_choice, listed, most
+from layerscope.config import Config, Option, To
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")]
-
-# --- the model and how it is read ---------------------------------------------------------------
-
 Model = Annotated[
     str, typer.Argument(help="Hub id, local folder, GGUF file or sentence-transformers folder.")
 ]
-Layers = Annotated[str | None, typer.Option(help="Layers, like 0,4-6  [default: all]")]
-Pooling = Annotated[str, typer.Option(help="mean, last, first, weighted_mean or max.")]
-SpecialTokens = Annotated[
-    str, typer.Option(help="exclude or include the tokens that the tokenizer adds.")
-]
-FirstToken = Annotated[
-    str, typer.Option(help="auto (out if it is an attention sink), keep or drop.")
-]
-MaxLength = Annotated[int, typer.Option(help="Most tokens a text may have.")]
-BatchTokens = Annotated[int, typer.Option(help="Padded tokens in one forward pass.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
-Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-DeviceMap = Annotated[
-    str | None, typer.Option(help="Passed to transformers; auto spreads a large model.")
-]
 Threads = Annotated[int | None, typer.Option(help="CPU threads  [default: torch's]")]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-]
-
-# --- texts ----------------------------------------------------------------------------------------
-
-Column = Annotated[str | None, typer.Option(help="Column that holds the texts.")]
-Split = Annotated[str | None, typer.Option(help="Split of a datasets id.")]
-
-# --- pictures -------------------------------------------------------------------------------------
-
 Png = Annotated[Path | None, typer.Option(help="Also draw it to a .png file.")]
 Svg = Annotated[Path | None, typer.Option(help="Also draw it to a .svg file.")]
+
+Given = dict[str, Any]
+"""The values of a config's settings, by name, as a public function takes them."""
+
+
+def with_settings(**configs: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for every setting of some configs.
+
+    Args:
+        configs: parameter of the command -> config; the parameter gets the values of its settings.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(command, include_extras=True)
+        parameters = [
+            parameter.replace(annotation=hints[parameter.name])
+            for parameter in inspect.signature(command).parameters.values()
+            if parameter.name not in configs
+        ]
+        owners: dict[str, str] = {}
+        for owner, config in configs.items():
+            for name, field in config.model_fields.items():
+                owners[name] = owner
+                parameters.append(_parameter(name, field, owner.replace("_", " ").capitalize()))
+
+        @wraps(command)
+        def call(**given: Any) -> None:
+            values: dict[str, Given] = {owner: {} for owner in configs}
+            for name, owner in owners.items():
+                field = configs[owner].model_fields[name]
+                values[owner][name] = _value(name, field, given.pop(name))
+            command(**given, **values)
+
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {each.name: each.annotation for each in parameters}
+        return call
+
+    return decorate
+
+
+def _parameter(name: str, field: FieldInfo, group: str) -> inspect.Parameter:
+    annotation = field.rebuild_annotation()
+    option = _option(annotation)
+    flag = option.name or f"--{name.replace('_', '-')}"
+    kind = _kind(annotation)
+    default = field.default
+    shown: Any = None
+    if kind is bool and not option.words:
+        names = (f"{flag}/--no-{flag.removeprefix('--')}",) if default else (flag,)
+        return _typed(name, bool, default, names, field.description, group)
+    if kind is bool and option.words and default is not None:
+        shown = option.words[default]
+    elif name == "limit":
+        shown = default or 0
+    elif default not in (None, (), ""):
+        shown = _word(default)
+    elif default == "":
+        shown = ""
+    scalar = kind if kind in (int, float) else str
+    if shown is None:
+        return _typed(name, scalar | None, None, (flag,), field.description, group)
+    return _typed(name, scalar, shown, (flag,), field.description, group)
+
+
+def _typed(
+    name: str, kind: Any, default: Any, flags: tuple[str, ...], description: str | None, group: str
+) -> inspect.Parameter:
+    help_text = " ".join((description or "").split())
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, typer.Option(*flags, help=help_text, rich_help_panel=group)],
+    )
+
+
+def _value(name: str, field: FieldInfo, given: Any) -> Any:
+    """Return what a setting's config takes for the text or number that an option was given."""
+    annotation = field.rebuild_annotation()
+    option = _option(annotation)
+    if name == "limit":
+        return most(given)
+    if given is None:
+        return field.default
+    if option.words:
+        check_choice(name.replace("_", " "), given, option.words)
+        return bool(option.words.index(given))
+    if isinstance(given, str) and not option.whole and _kind(annotation) is tuple:
+        return listed(given)
+    return given
+
+
+def _word(value: Any) -> Any:
+    """Return a default as it would be typed."""
+    if isinstance(value, tuple):
+        return ",".join(str(_word(each)) for each in value)
+    return value.value if isinstance(value, Enum) else value
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """Walk through a type: what is annotated, the facts beside it, and the types in it."""
+    yield annotation
+    arguments = get_args(annotation)
+    for part in arguments:
+        yield from _parts(part.kind if isinstance(part, To) else part)
+
+
+def _option(annotation: Any) -> Option:
+    return next((part for part in _parts(annotation) if isinstance(part, Option)), Option())
+
+
+def _kind(annotation: Any) -> type:
+    """Return bool, int, float, tuple or str: what a setting holds, None left aside."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        turned = next((part for part in arguments if isinstance(part, To)), None)
+        return _kind(turned.kind if turned else arguments[0])
+    if origin in (Union, UnionType):
+        return _kind(next(part for part in arguments if part is not NoneType))
+    if origin is tuple:
+        return tuple
+    return annotation if annotation in (bool, int, float) else str

@@ -12,33 +12,23 @@ from layerscope.cli.app import (
     Failures,
     app,
     calm_libraries,
-    check_choice,
-    most,
     open_console,
     print_json,
 )
 from layerscope.cli.options import (
-    BatchTokens,
-    Column,
     Debug,
-    Device,
     DryRun,
-    Dtype,
-    FirstToken,
+    Given,
     Json,
-    MaxLength,
     Model,
-    Pooling,
     Quiet,
-    Revision,
-    SpecialTokens,
-    Split,
     Threads,
-    TrustRemoteCode,
+    with_settings,
 )
+from layerscope.settings import ModelOptions, PruneConfig, ReadingConfig
 
 if TYPE_CHECKING:
-    from layerscope.api import Pruning, PruningEstimates
+    from layerscope.api.pruning import Pruning, PruningEstimates
 
 _EXAMPLE = """
 Drop the blocks that a measured rule finds redundant, beside as many dropped at random.
@@ -58,6 +48,7 @@ Example:
 
 
 @app.command(help=_EXAMPLE)
+@with_settings(texts=ReadingConfig, settings=PruneConfig, model_options=ModelOptions)
 def prune(
     model: Model,
     rule: Annotated[str, typer.Option(help="What says which blocks go.")] = "angular",
@@ -90,52 +81,28 @@ def prune(
             help="Held-out texts for a model that writes text  [default: sample, with --evaluate]"
         ),
     ] = None,
-    draws: Annotated[
-        int, typer.Option(help="Random subsets to try beside it; all if there are no more.")
-    ] = 20,
-    scheme: Annotated[
-        str, typer.Option(help="one-shot, or greedy: measure again after each block.")
-    ] = "one-shot",
-    protect: Annotated[
-        str, typer.Option(help="Blocks that stay at the start and at the end.")
-    ] = "1,1",
-    format: Annotated[  # noqa: A002
-        str, typer.Option(help="auto (the source's), transformers or sentence-transformers.")
-    ] = "auto",
-    head: Annotated[
-        bool, typer.Option("--head/--no-head", help="Keep the checkpoint's head.")
-    ] = True,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model saved by layerscope in --out.")
     ] = False,
-    column: Column = None,
-    split: Split = None,
-    limit: Annotated[int, typer.Option(help="Most texts to measure on; 0 uses all.")] = 1000,
-    pooling: Pooling = "mean",
-    special_tokens: SpecialTokens = "exclude",
-    first_token: FirstToken = "auto",
-    max_length: MaxLength = 512,
-    batch_tokens: BatchTokens = 4096,
-    seed: Annotated[int, typer.Option(help="Seed of the random subsets and of the measures.")] = 0,
-    revision: Revision = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
     threads: Threads = None,
-    trust_remote_code: TrustRemoteCode = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    *,
+    texts: Given,
+    settings: Given,
+    model_options: Given,
 ) -> None:
     """Drop the blocks that a measured rule finds redundant."""
     Failures.debug = debug
-    check_choice("special tokens", special_tokens, ("exclude", "include"))
     calm_libraries(threads)
     from layerscope import api
-    from layerscope.models import ModelOptions
-    from layerscope.progress import bars
+    from layerscope.render.progress import bars
 
     arguments: dict[str, Any] = {
+        **texts,
+        **settings,
         "data": data,
         "run": run,
         "out": out,
@@ -144,26 +111,7 @@ def prune(
         "task_data": task_data,
         "tables": tuple(table or ()),
         "perplexity": perplexity,
-        "draws": draws,
-        "scheme": scheme,
-        "protect": _ends(protect),
-        "format": format,
-        "head": head,
-        "column": column,
-        "split": split,
-        "limit": most(limit),
-        "model_options": ModelOptions.of(
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-        ),
-        "pooling": pooling,
-        "special_tokens": special_tokens == "include",
-        "first_token": first_token,
-        "max_length": max_length,
-        "batch_tokens": batch_tokens,
-        "seed": seed,
+        "model_options": ModelOptions.of(**model_options),
         "watch": None if quiet or as_json else bars,
     }
     if dry_run:
@@ -180,10 +128,10 @@ def _print_estimate(found: PruningEstimates, as_json: bool) -> None:
     if as_json:
         print_json(asdict(found))
         return
-    from layerscope import terminal
+    from layerscope.render import terminal_models
 
     open_console().print(
-        terminal.pruning_estimate_table(
+        terminal_models.pruning_estimate_table(
             [
                 ("blocks", f"{found.of}, of which {len(found.eligible)} may go"),
                 ("to drop", ", ".join(map(str, found.budgets))),
@@ -198,20 +146,11 @@ def _print_estimate(found: PruningEstimates, as_json: bool) -> None:
     )
 
 
-def _ends(text: str) -> tuple[int, int]:
-    from layerscope.errors import InputError
-
-    first, _, last = text.partition(",")
-    if not (first.strip().isdigit() and last.strip().isdigit()):
-        raise InputError(f"expected --protect as two numbers like 1,1, got {text!r}.")
-    return int(first), int(last)
-
-
 def _print(found: Pruning) -> None:
-    from layerscope import terminal
+    from layerscope.render import terminal_models
 
     open_console().print(
-        terminal.pruning_summary(
+        terminal_models.pruning_summary(
             found.rule,
             found.outcomes,
             model=f"{found.model['name']}, {found.model['blocks']} blocks",

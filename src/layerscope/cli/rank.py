@@ -12,30 +12,19 @@ from layerscope.cli.app import (
     Failures,
     app,
     calm_libraries,
-    check_choice,
-    most,
     open_console,
     print_json,
 )
 from layerscope.cli.options import (
-    BatchTokens,
-    Column,
     Debug,
-    Device,
-    DeviceMap,
     DryRun,
-    Dtype,
-    FirstToken,
+    Given,
     Json,
-    MaxLength,
-    Pooling,
     Quiet,
-    Revision,
-    SpecialTokens,
-    Split,
     Threads,
-    TrustRemoteCode,
+    with_settings,
 )
+from layerscope.settings import ModelOptions, RankConfig, ReadingConfig
 
 _EXAMPLE = """
 Order models without labels, by what is measured on the same texts.
@@ -49,6 +38,7 @@ Example:
 
 
 @app.command(help=_EXAMPLE)
+@with_settings(reading=ReadingConfig, settings=RankConfig, model_options=ModelOptions)
 def rank(
     models: Annotated[
         list[str],
@@ -87,70 +77,44 @@ def rank(
         bool,
         typer.Option("--overwrite", help="Replace a ranking in --out, and scans that do not fit."),
     ] = False,
-    column: Column = None,
-    split: Split = None,
-    limit: Annotated[int, typer.Option(help="Most texts to use; 0 uses all.")] = 1000,
-    pooling: Pooling = "mean",
-    special_tokens: SpecialTokens = "exclude",
-    first_token: FirstToken = "auto",
-    max_length: MaxLength = 512,
-    batch_tokens: BatchTokens = 4096,
-    resamples: Annotated[int, typer.Option(help="Resamples of the texts.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the texts' choice and of resampling.")] = 0,
-    revision: Revision = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    device_map: DeviceMap = None,
     threads: Threads = None,
-    trust_remote_code: TrustRemoteCode = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    *,
+    reading: Given,
+    settings: Given,
+    model_options: Given,
 ) -> None:
     """Order models without labels, by what is measured on the same texts."""
     Failures.debug = debug
-    check_choice("special tokens", special_tokens, ("exclude", "include"))
     calm_libraries(threads)
-    from layerscope import api, terminal
-    from layerscope.models import ModelOptions
-    from layerscope.progress import bars
+    from layerscope import api
+    from layerscope.render import terminal_models
+    from layerscope.render.progress import bars
 
     only_runs = all(api.is_run(model) for model in models)
     texts = data if data is not None or only_runs else "sample"
     folder = out if out is not None or texts is None else api.default_folder("rank", texts)
     Failures.folder = folder
     arguments: dict[str, Any] = {
+        **reading,
+        **settings,
         "out": folder,
         "overwrite": overwrite,
-        "column": column,
-        "split": split,
-        "limit": most(limit),
-        "model_options": ModelOptions.of(
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            device_map=device_map,
-            trust_remote_code=trust_remote_code,
-        ),
+        "model_options": ModelOptions.of(**model_options),
         "watch": None if quiet or as_json else bars,
-        "pooling": pooling,
-        "special_tokens": special_tokens == "include",
-        "first_token": first_token,
-        "max_length": max_length,
-        "batch_tokens": batch_tokens,
-        "resamples": resamples,
-        "seed": seed,
     }
     if dry_run:
         estimates = api.estimate_ranking(models, texts, **arguments)
         if as_json:
             print_json({model: each and asdict(each) for model, each in estimates})
         else:
-            open_console().print(terminal.ranking_estimate_table(estimates))
+            open_console().print(terminal_models.ranking_estimate_table(estimates))
         return
     found = api.rank(models, texts, by=by, scores=scores or (), **arguments)
     if as_json:
         print_json({"folder": None if folder is None else str(folder)} | found.as_dict())
     elif not quiet:
-        open_console().print(terminal.ranking_summary(found))
+        open_console().print(terminal_models.ranking_summary(found))

@@ -7,23 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from layerscope.cli.app import (
-    Failures,
-    app,
-    listed,
-    open_console,
-    plots_asked,
-    print_json,
-)
-from layerscope.cli.options import (
-    Debug,
-    Json,
-    Png,
-    Svg,
-)
+from layerscope.cli.app import Failures, app, listed, open_console, plots_asked, print_json
+from layerscope.cli.options import Debug, Json, Png, Svg
 
 if TYPE_CHECKING:
-    from layerscope.decision import Selection
+    from layerscope.decisions.select import Selection
 
 _EXAMPLE = """
 Say which layer to use, without labels: by a rule, with every other rule and the baselines beside it.
@@ -64,7 +52,9 @@ def select(
 ) -> None:
     """Say which layer to use, without labels."""
     Failures.debug = debug
-    from layerscope import api, plots, terminal
+    from layerscope import api
+    from layerscope.render import charts, matplotlib
+    from layerscope.render import terminal as terminal_module
 
     pictures = plots_asked(png, svg)
     given = api.run_of(run)
@@ -77,11 +67,11 @@ def select(
         resamples=resamples,
     )
     for path in pictures:
-        plots.save(plots.chosen_scores([found]), path)
+        matplotlib.save(charts.chosen_scores([found]), path)
     if as_json:
         print_json(_facts(found))
         return
-    open_console().print(terminal.selection_summary(found, given.record, every=every))
+    open_console().print(terminal_module.selection_summary(found, given.record, every=every))
 
 
 def _facts(found: Selection) -> dict[str, Any]:

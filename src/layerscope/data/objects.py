@@ -23,8 +23,9 @@ from layerscope.data.formats import (
     read_rows,
     refuse_options,
 )
-from layerscope.data.texts import DEFAULT_LIMIT, Column, Texts, keep
+from layerscope.data.texts import Column, Texts, keep
 from layerscope.errors import InputError, unknown_name
+from layerscope.settings import DEFAULT_LIMIT
 
 
 def as_texts(

@@ -1,4 +1,4 @@
-"""Which door: a file, standard input, the built-in sample or a datasets id."""
+"""Texts from a file, standard input, the built-in sample, a datasets id or Python objects."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from layerscope.data.files import close_names
 from layerscope.data.formats import READERS, Reader, read_plain, refuse_options, shortened
 from layerscope.data.objects import choose_split, read_dataset
-from layerscope.data.texts import DEFAULT_LIMIT, Column, Texts, keep
+from layerscope.data.texts import Column, Texts, keep
 from layerscope.errors import InputError
-from layerscope.files import close_names
+from layerscope.settings import DEFAULT_LIMIT
 
 SAMPLE: Final = "sample"
 STANDARD_INPUT: Final = "-"
@@ -50,7 +51,7 @@ def read_texts(
     """
     if source == SAMPLE and isinstance(source, str):
         refuse_options(source, column=column, split=split)
-        stream = io.BytesIO(resources.files("layerscope").joinpath("sample.txt").read_bytes())
+        stream = io.BytesIO(resources.files("layerscope.data").joinpath("sample.txt").read_bytes())
         return keep(read_plain(stream, SAMPLE), SAMPLE, limit=limit, seed=seed)
     if source == STANDARD_INPUT and isinstance(source, str):
         refuse_options("standard input", column=column, split=split)

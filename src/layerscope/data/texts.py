@@ -7,11 +7,9 @@ import heapq
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from layerscope.errors import InputError
-
-DEFAULT_LIMIT: Final = 1000
 
 
 @dataclass(frozen=True)

@@ -1,50 +1,173 @@
-"""Probes: a small classifier trained on the token states of each layer, all layers from one pass.
-
-`linear` is a logistic regression on the mean of the tokens that count. `attention` learns one query
-that weighs the tokens before a linear head sees them, so it also finds what a few tokens carry. Both
-see the same texts at every layer, with the same splits and seeds.
-"""
+"""Linear and attention probes trained on the token states of every layer from one pass."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from layerscope.config import Count, Natural, Settings, Several
-from layerscope.encoding import TokenPolicy, refuse_non_finite, sample_ratio
+from layerscope.config import Config, Count, FirstToken, Natural, Several
+from layerscope.data.files import write_json
+from layerscope.data.labels import label_codes
+from layerscope.data.tokens import TokenizedText, length_limit, tokenize
 from layerscope.errors import InputError
-from layerscope.evaluation.columns import label_codes
-from layerscope.evaluation.settings import PROBES, Probe, require_extra
+from layerscope.evaluation.settings import require_extra
 from layerscope.evaluation.tables import Table
 from layerscope.evaluation.tasks import TaskPlan
-from layerscope.evaluation.training import (
-    Codes,
-    Floats,
-    attention_predictions,
-    linear_predictions,
-    wilson_limits,
-)
-from layerscope.extraction import batches, extract, sites_of
-from layerscope.models import Backbone
-from layerscope.pooling import mean
-from layerscope.preparation import Progress, silent
-from layerscope.settings import FirstToken
-from layerscope.sinks import decided
-from layerscope.states import Site, TokenStates
-from layerscope.store import Array, StateStore
-from layerscope.tokenization import (
-    TokenizedText,
-    length_limit,
-    tokenize,
-)
+from layerscope.models.backbone import Backbone
+from layerscope.settings import PROBES, EvaluateConfig, Probe
+from layerscope.states.encode import TokenPolicy, refuse_non_finite, sample_ratio
+from layerscope.states.extract import Progress, batches, extract, silent, sites_of
+from layerscope.states.pooling import decided, mean
+from layerscope.states.sites import Site, TokenStates
+from layerscope.states.store import Array, StateStore
+
+Floats = NDArray[np.float32]
+Codes = NDArray[np.int64]
+
+_EPOCHS: Final = 100
+_PATIENCE: Final = 10  # epochs without a better held-out loss
+_HELD_OUT: Final = 5  # one in so many train texts decides when to stop
+_BATCH: Final = 32  # texts in one step
+_RATE: Final = 1e-2
+_DECAY: Final = 1e-2
+_Z95: Final = 1.959964
 
 
-class ProbeSettings(Settings):
+def linear_predictions(train: Floats, labels: Codes, test: Floats) -> Codes:
+    """Return the classes that a logistic regression on standardized vectors predicts.
+
+    Args:
+        train: (text, dim) vectors.
+        labels: (text,) codes of their classes.
+        test: (text, dim) vectors to classify.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    with warnings.catch_warnings():
+        # Past a thousand steps what still moves is the length of the weights, not the answers.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(train.astype(np.float64), labels)
+    return np.asarray(model.predict(test.astype(np.float64)), np.int64)
+
+
+def attention_predictions(
+    train: Sequence[Tensor], labels: Codes, test: Sequence[Tensor], seed: int
+) -> Codes:
+    """Return the classes that a linear head on attention-pooled tokens predicts.
+
+    With z a token's standardized state, a text's vector is the sum of softmax(q . z / sqrt(dim)) z
+    over its tokens, q learned and first 0 (the mean). Adam with weight decay minimizes the cross
+    entropy; a fifth of the train texts is held out, and the parameters of its least loss are kept.
+
+    Args:
+        train: for each text its states (token, dim) float32.
+        labels: (text,) codes of their classes.
+        test: for each text to classify its states.
+        seed: of what is held out, of the start and of the order of texts.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(train), generator=generator).tolist()
+    held, kept = order[: len(train) // _HELD_OUT], order[len(train) // _HELD_OUT :]
+    targets = torch.from_numpy(labels)
+    model = _AttentionProbe([train[item] for item in kept], int(labels.max()) + 1, generator)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY)
+    best, waited, state = math.inf, 0, model.state_dict()
+    for _ in range(_EPOCHS):
+        shuffled = torch.randperm(len(kept), generator=generator).tolist()
+        for start in range(0, len(kept), _BATCH):
+            items = [kept[place] for place in shuffled[start : start + _BATCH]]
+            loss = _loss(model, train, targets, items)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        with torch.no_grad():
+            judged = float(_loss(model, train, targets, held or kept))
+        waited += 1
+        if judged < best:
+            best, waited = judged, 0
+            state = {name: value.clone() for name, value in model.state_dict().items()}
+        if waited == _PATIENCE:
+            break
+    model.load_state_dict(state)
+    with torch.no_grad():
+        logits = [model(test[start : start + _BATCH]) for start in range(0, len(test), _BATCH)]
+    return np.asarray(torch.cat(logits).argmax(dim=1).numpy(), np.int64)
+
+
+def _loss(
+    model: _AttentionProbe, texts: Sequence[Tensor], targets: Tensor, items: Sequence[int]
+) -> Tensor:
+    logits = model([texts[item] for item in items])
+    return torch.nn.functional.cross_entropy(logits, targets[items])
+
+
+class _AttentionProbe(torch.nn.Module):
+    """One learned query over standardized tokens, then a linear head.
+
+    The standardization is folded into the query and the head's input, so that the states themselves
+    are only ever multiplied, never copied.
+    """
+
+    center: Tensor
+    spread: Tensor
+
+    def __init__(self, texts: Sequence[Tensor], classes: int, generator: torch.Generator) -> None:
+        super().__init__()
+        tokens = sum(len(text) for text in texts)
+        center = torch.stack([text.double().sum(dim=0) for text in texts]).sum(dim=0) / tokens
+        squares = [(text.double() - center).square().sum(dim=0) for text in texts]
+        spread = (torch.stack(squares).sum(dim=0) / tokens).sqrt()
+        # What never varies says nothing: it stays 0 after centering.
+        spread = torch.where(spread > 0, spread, 1.0)
+        self.register_buffer("center", center.float())
+        self.register_buffer("spread", spread.float())
+        dim = len(center)
+        self.query = torch.nn.Parameter(torch.zeros(dim))
+        weight = torch.randn(classes, dim, generator=generator) * 0.01
+        self.weight = torch.nn.Parameter(weight)
+        self.bias = torch.nn.Parameter(torch.zeros(classes))
+
+    def forward(self, texts: Sequence[Tensor]) -> Tensor:
+        """Return the logits (text, class) of texts given as states (token, dim)."""
+        states = pad_sequence(list(texts), batch_first=True)
+        lengths = torch.tensor([len(text) for text in texts])
+        padding = torch.arange(states.shape[1]) >= lengths[:, None]
+        scores = states @ (self.query / self.spread) / math.sqrt(len(self.query))
+        weights = scores.masked_fill(padding, -torch.inf).softmax(dim=1)
+        pooled = ((weights[:, None] @ states)[:, 0] - self.center) / self.spread
+        return pooled @ self.weight.T + self.bias
+
+
+def wilson_limits(right: int, total: int) -> tuple[float, float]:
+    """Return the 95 % limits of a share by Wilson's score interval (Wilson 1927).
+
+    >>> [round(limit, 3) for limit in wilson_limits(90, 100)]
+    [0.826, 0.945]
+    """
+    share, square = right / total, _Z95**2 / total
+    middle = (share + square / 2) / (1 + square)
+    half = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
+    # Rounding must not put a share of 0 or 1 outside its own limits.
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
+
+
+class ProbeConfig(Config):
     """Everything that decides the accuracies, besides model and texts."""
 
     kinds: Several[Probe] = PROBES
@@ -105,7 +228,7 @@ class Labelled:
 def probe(
     backbone: Backbone,
     source: TaskPlan | Table | Labelled,
-    settings: ProbeSettings | None = None,
+    settings: ProbeConfig | None = None,
     *,
     sites: Sequence[Site] | None = None,
     progress: Progress = silent,
@@ -127,7 +250,7 @@ def probe(
         RunError: states that are not finite, a text that does not fit in memory, a full disk.
     """
     require_extra()
-    settings = settings or ProbeSettings()
+    settings = settings or ProbeConfig()
     sites = sites or sites_of(backbone)
     data = source if isinstance(source, Labelled) else labelled(source, settings)
     tokenized, marks = _tokenized(backbone, data, settings)
@@ -142,7 +265,7 @@ def probe(
 # --- texts -------------------------------------------------------------------------------------
 
 
-def labelled(source: TaskPlan | Table, settings: ProbeSettings) -> Labelled:
+def labelled(source: TaskPlan | Table, settings: ProbeConfig) -> Labelled:
     """Return seeded subsets of a classification's texts, those without any character left out.
 
     Raises:
@@ -281,7 +404,7 @@ class _Kept:
 
 
 def _tokenized(
-    backbone: Backbone, data: Labelled, settings: ProbeSettings
+    backbone: Backbone, data: Labelled, settings: ProbeConfig
 ) -> tuple[list[TokenizedText], list[list[bool]]]:
     """Return the texts as tokens, those to train on first, and which of their tokens count."""
     policy = settings.policy
@@ -299,7 +422,7 @@ def _read(
     tokenized: Sequence[TokenizedText],
     marks: Sequence[Sequence[bool]],
     store: _TokenStore,
-    settings: ProbeSettings,
+    settings: ProbeConfig,
     sites: Sequence[Site],
     progress: Progress,
 ) -> None:
@@ -320,7 +443,7 @@ def _read(
 def _scores(
     store: _TokenStore,
     data: Labelled,
-    settings: ProbeSettings,
+    settings: ProbeConfig,
     sites: Sequence[Site],
     progress: Progress,
 ) -> list[ProbeScore]:
@@ -355,3 +478,98 @@ def _predictions(kind: str, store: _TokenStore, site: Site, data: Labelled, seed
         return linear_predictions(means[:cut], data.train_labels, means[cut:])
     train, test = store.tokens(site, cut)
     return attention_predictions(train, data.train_labels, test, seed)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The probes of one classification.
+
+    Attributes:
+        facts: how they were made, for the record.
+        scores: one a site and kind.
+    """
+
+    facts: dict[str, Any]
+    scores: tuple[ProbeScore, ...]
+
+
+def refuse_nothing_to_probe(plans: Sequence[TaskPlan], settings: EvaluateConfig) -> None:
+    """Refuse probes where no task has classes.
+
+    Raises:
+        InputError: none of the tasks is a classification.
+    """
+    if settings.probes and not _classifications(plans):
+        raise InputError(
+            "probes are trained on classes, and none of the tasks is a Classification; name one, or "
+            "leave --probe out."
+        )
+
+
+def _classifications(plans: Sequence[TaskPlan]) -> list[TaskPlan]:
+    return [plan for plan in plans if plan.kind == "Classification"]
+
+
+def run_probes(
+    backbone: Backbone,
+    plans: Sequence[TaskPlan],
+    sites: Sequence[Site],
+    settings: EvaluateConfig,
+    policy: TokenPolicy,
+    *,
+    parts: Path | None = None,
+    progress: Progress = silent,
+) -> dict[str, Probed]:
+    """Train the probes that the settings ask for on every classification among the tasks.
+
+    Args:
+        backbone: the model.
+        plans: the tasks.
+        sites: where the model is read.
+        settings: kinds of probes and their seed.
+        policy: which tokens count, decided.
+        parts: where finished probes are kept for a resumed run; None keeps none.
+        progress: told of the tokens read and the probes trained.
+    """
+    if not settings.probes:
+        return {}
+    chosen = ProbeConfig(
+        kinds=settings.probes,
+        policy=policy,
+        batch_tokens=settings.batch_tokens,
+        seed=settings.seed,
+    )
+    found: dict[str, Probed] = {}
+    for plan in _classifications(plans):
+        facts = _facts(plan, chosen)
+        part = None if parts is None else parts / f"probe-{_digest(plan.name, facts, sites)}.json"
+        if part is not None and part.exists():
+            kept = json.loads(part.read_text(encoding="utf-8"))
+            scores = [ProbeScore(**score) for score in kept]
+        else:
+            scores = probe(backbone, plan, chosen, sites=sites, progress=progress)
+            if part is not None:
+                write_json(part, [asdict(score) for score in scores])
+        found[plan.name] = Probed(facts | {"majority": scores[0].majority}, tuple(scores))
+    return found
+
+
+def _facts(plan: TaskPlan, settings: ProbeConfig) -> dict[str, Any]:
+    return {
+        "split": plan.split,
+        "subset": plan.subset,
+        "revision": plan.revision,
+        "kinds": list(settings.kinds),
+        "train_texts": settings.train_texts,
+        "test_texts": settings.test_texts,
+        "max_tokens": settings.max_tokens,
+        "special_tokens": settings.policy.special_tokens,
+        "first_token": settings.policy.first_token.value,
+        "seed": settings.seed,
+    }
+
+
+def _digest(task: str, facts: Mapping[str, Any], sites: Sequence[Site]) -> str:
+    """Name the kept probes of a task; two tasks may share the revision of one data set."""
+    said = json.dumps([task, dict(facts), [str(site) for site in sites]], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:12]

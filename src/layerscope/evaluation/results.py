@@ -9,20 +9,14 @@ from typing import Any, Final
 import pandas as pd
 
 from layerscope.errors import InputError
-from layerscope.evaluation.probing import Probed
-from layerscope.evaluation.runner import Outcome, Score
+from layerscope.evaluation.probes import Probed
+from layerscope.evaluation.run import Outcome, Score
 from layerscope.evaluation.tasks import TaskPlan
-from layerscope.models import ModelInfo
-from layerscope.provenance import versions
-from layerscope.states import Site
-from layerscope.table import (
-    OLDER,
-    TASK,
-    Run,
-    conform,
-    is_older_fingerprint,
-    no_contributions,
-)
+from layerscope.models.backbone import ModelInfo
+from layerscope.models.fingerprints import OLDER, is_older_fingerprint
+from layerscope.results.folder import versions
+from layerscope.results.table import TASK, Run, conform, no_contributions
+from layerscope.states.sites import Site
 
 _IDENTITY: Final = ("type", "metric", "split", "subset", "revision", "mteb")
 

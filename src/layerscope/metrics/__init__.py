@@ -1,1 +1,1 @@
-"""The measures: pure mathematics, tensors in and numbers out, with no model, tokenizer or file."""
+"""The measures: pure functions of arrays, and the catalogue of what is true of each."""

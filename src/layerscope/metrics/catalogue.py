@@ -12,9 +12,9 @@ from typing import Final
 
 from layerscope.errors import unknown_name
 from layerscope.metrics import samples, tokens, views
-from layerscope.metrics.dynamics import DYNAMICS
-from layerscope.metrics.inputs import Convention
-from layerscope.metrics.records import INVARIANCES, Level, Measure, Null
+from layerscope.metrics.layer_catalogue import DYNAMICS
+from layerscope.metrics.measure import INVARIANCES, Level, Measure, Null
+from layerscope.settings import Convention
 
 __all__ = ["CATALOGUE", "INVARIANCES", "Level", "Measure", "Null", "measure", "select"]
 

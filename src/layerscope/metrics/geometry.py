@@ -23,7 +23,6 @@ from layerscope.metrics.filtration import (
     joint_counts,
     spanning_tree,
 )
-from layerscope.metrics.halves import COUNT, half_sample_error, halvings
 from layerscope.metrics.neighbors import (
     NeighborLevels,
     Neighbors,
@@ -31,7 +30,7 @@ from layerscope.metrics.neighbors import (
     neighbor_levels,
     shared_neighbors,
 )
-from layerscope.metrics.pairs import Closeness, Pairs
+from layerscope.metrics.pairs import COUNT, Closeness, Pairs, half_sample_error, halvings
 from layerscope.metrics.similarity import Kernel
 from layerscope.metrics.subspaces import Frame, Frenet, frame, half_bases, trajectory
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -18,16 +17,9 @@ from torch import Tensor
 
 from layerscope.errors import InputError, NonFiniteError, UndefinedError
 from layerscope.metrics.spectrum import Spectrum, eigenvalues, normalized_spectrum, spectrum
+from layerscope.settings import Convention
 
 T = TypeVar("T")
-
-
-class Convention(StrEnum):
-    """The preprocessing that is part of a measure's identity."""
-
-    PAPER = "paper"
-    NORMALIZED = "normalized"
-    REFERENCE = "reference"
 
 
 def unit_rows(rows: Tensor) -> Tensor:

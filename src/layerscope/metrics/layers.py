@@ -21,13 +21,12 @@ import torch
 from torch import Tensor
 
 from layerscope.errors import UndefinedError
-from layerscope.metrics import filtration as graphs
+from layerscope.metrics import filtration as filtration_module
 from layerscope.metrics import neighbors, similarity, subspaces
 from layerscope.metrics.filtration import Sign
 from layerscope.metrics.geometry import LayerGeometry, half_paths, known, layer_geometry
-from layerscope.metrics.halves import half_sample_error, half_sample_limits, halvings
 from layerscope.metrics.neighbors import Neighbors, chance_retention
-from layerscope.metrics.pairs import Pairs
+from layerscope.metrics.pairs import Pairs, half_sample_error, half_sample_limits, halvings
 from layerscope.metrics.similarity import CkaMatrix, TokenCosines
 from layerscope.metrics.spectrum import Estimate
 from layerscope.metrics.subspaces import Frame, Frenet, Space
@@ -244,7 +243,7 @@ class LayerStack:
         """Return GFMI by edges (halving, half) of halves of the samples; NaN where undefined."""
         if (layer, sign) not in self._half_gfmi:
             joints = known(self.geometry[layer].half_joint)
-            self._half_gfmi[layer, sign] = graphs.gfmi_edge_halves(joints, sign)
+            self._half_gfmi[layer, sign] = filtration_module.gfmi_edge_halves(joints, sign)
         return self._half_gfmi[layer, sign]
 
     @cached_property
@@ -253,8 +252,10 @@ class LayerStack:
         order = torch.randperm(self.n, generator=torch.Generator().manual_seed(self.seed))
         final = self.geometry[-1].filtration
         assert final is not None, "the final layer is made first, against no other"  # noqa: S101
-        other = graphs.filtration(Pairs(self.vectors[-1][order.to(self.vectors[-1].device)]))
-        return graphs.gfmi_edge(graphs.joint_counts(other, known(final)))
+        other = filtration_module.filtration(
+            Pairs(self.vectors[-1][order.to(self.vectors[-1].device)])
+        )
+        return filtration_module.gfmi_edge(filtration_module.joint_counts(other, known(final)))
 
     @cached_property
     def trust(self) -> dict[Place, Estimate | UndefinedError]:
@@ -712,7 +713,7 @@ def _gfmi_edge(stack: LayerStack, name: str, sign: Sign) -> list[Between]:
 
     return _between(
         name, stack.to_final,
-        lambda layer, _: graphs.gfmi_edge(known(stack.geometry[layer].joint), sign),
+        lambda layer, _: filtration_module.gfmi_edge(known(stack.geometry[layer].joint), sign),
         error=error, null=lambda: stack.shuffled_gfmi,
         bounds=(-1 if sign is Sign.SIGNED else 0, 1),
     )  # fmt: skip
@@ -731,7 +732,7 @@ def gfmi_knn(stack: LayerStack) -> tuple[Between, ...]:
 
 
 def _gfmi_knn(stack: LayerStack, layer: int) -> Estimate:
-    return graphs.gfmi_knn(known(stack.geometry[layer].shared))
+    return filtration_module.gfmi_knn(known(stack.geometry[layer].shared))
 
 
 def gfmi_component(stack: LayerStack) -> tuple[Between, ...]:
@@ -743,11 +744,11 @@ def gfmi_component(stack: LayerStack) -> tuple[Between, ...]:
     def by_density(layer: int, final: int) -> float:
         one, other = parts(layer, final)
         levels = known(one.thresholds), known(other.thresholds)
-        return graphs.gfmi_component(_tree(one), _tree(other), *levels)
+        return filtration_module.gfmi_component(_tree(one), _tree(other), *levels)
 
     def by_counts(layer: int, final: int) -> float:
         one, other = parts(layer, final)
-        return graphs.gfmi_component_counts(_tree(one), _tree(other))
+        return filtration_module.gfmi_component_counts(_tree(one), _tree(other))
 
     return (
         *_between("gfmi_component", stack.to_final, by_density, null=_zero),
@@ -759,7 +760,7 @@ def _zero() -> float:
     return 0.0
 
 
-def _tree(layer: LayerGeometry) -> graphs.Tree:
+def _tree(layer: LayerGeometry) -> filtration_module.Tree:
     if layer.tree is None:
         raise UndefinedError("the stack was made without components")
     return known(layer.tree)
@@ -770,7 +771,7 @@ def mean_gfmi_edge(stack: LayerStack) -> tuple[Between, ...]:
 
     def value(_last: int, _first: int) -> float:
         joints = [known(layer.joint) for layer in stack.geometry[:-1]]
-        return sum(map(graphs.gfmi_edge, joints)) / len(joints)
+        return sum(map(filtration_module.gfmi_edge, joints)) / len(joints)
 
     def error(_last: int, _first: int) -> float:
         values = [stack.half_gfmi(layer, Sign.CLIP) for layer in range(stack.last)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from layerscope.errors import UndefinedError
 from layerscope.metrics import spectrum
-from layerscope.metrics.inputs import Convention, SampleInputs
+from layerscope.metrics.inputs import SampleInputs
 from layerscope.metrics.spectrum import (
     Estimate,
     Spectrum,
@@ -24,6 +24,7 @@ from layerscope.metrics.spectrum import (
     too_narrow,
     weighted_estimate,
 )
+from layerscope.settings import Convention
 
 FEW_TEXTS = 5  # a dimension, below which the limits of a normalized effective rank are too narrow
 

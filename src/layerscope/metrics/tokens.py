@@ -8,13 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from layerscope.metrics.inputs import Convention, TokenInputs
-from layerscope.metrics.spectrum import (
-    clamped_entropy,
-    eigenvalues,
-    renyi_entropy,
-    smaller_gram,
-)
+from layerscope.metrics.inputs import TokenInputs
+from layerscope.metrics.spectrum import clamped_entropy, eigenvalues, renyi_entropy, smaller_gram
+from layerscope.settings import Convention
 
 
 def reference_pooling_rows(inputs: TokenInputs) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from layerscope.errors import UndefinedError
-from layerscope.metrics.inputs import Convention, ViewInputs, centered, unit_rows
+from layerscope.metrics.inputs import ViewInputs, centered, unit_rows
 from layerscope.metrics.spectrum import (
     Estimate,
     Formula,
@@ -31,6 +31,7 @@ from layerscope.metrics.spectrum import (
     too_narrow,
     weighted_estimate,
 )
+from layerscope.settings import Convention
 
 BLOCK = 512  # rows of a Gram matrix that exist at a time
 TIE = 1e-12  # cosines that differ by less are equal: rounding must not rank them

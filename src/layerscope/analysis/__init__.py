@@ -1,0 +1,1 @@
+"""A scan: what is decided before the pass, the pass, and the measures."""

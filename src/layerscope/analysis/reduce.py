@@ -1,0 +1,100 @@
+"""The token states of one site -> what stays of them: pooled vectors and per-text numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layerscope.config import NonFinite, Pooling
+from layerscope.errors import NonFiniteError
+from layerscope.metrics.inputs import TokenInputs
+from layerscope.metrics.measure import Measure
+from layerscope.metrics.similarity import token_cosines
+from layerscope.metrics.tokens import reference_pooling_rows
+from layerscope.settings import Convention
+from layerscope.states.pooling import mean, pool
+from layerscope.states.sites import Site, TokenStates
+from layerscope.states.store import Array
+
+Column = tuple[Measure, Convention | None]
+
+POOLED = "pooled"
+REFERENCE = "reference"
+PROMPT = "prompt"
+FINITE = "finite"
+CROSSED = "crossed"
+
+
+def key(site: Site, kind: str) -> str:
+    """Name the rows of a site in the store."""
+    return f"{kind}/{site}"
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """The reducer that extraction calls for every site and batch.
+
+    Attributes:
+        pooling: how a text's tokens become one vector.
+        columns: prompt measures to compute, with their conventions; none for views.
+        reference: whether the vectors that the authors' code pools are wanted too.
+        alpha: order of the entropies.
+        non_finite: what to do with states that are not finite.
+        crossings: whether to keep how far each block turns the tokens of a text.
+    """
+
+    pooling: Pooling
+    columns: Sequence[Column] = field(default=())
+    reference: bool = False
+    alpha: float = 1.0
+    non_finite: NonFinite = NonFinite.RAISE
+    crossings: bool = False
+
+    def __call__(self, tokens: TokenStates) -> dict[str, Array]:
+        """Return arrays with one row a text, by kind.
+
+        Raises:
+            NonFiniteError: states that are not finite, unless they are to be dropped.
+        """
+        rows = {}
+        if self.non_finite is NonFinite.DROP:
+            tokens, finite = _blank_non_finite(tokens)
+            rows[FINITE] = finite
+        rows[POOLED] = pool(tokens, self.pooling).float()
+        if self.crossings and tokens.entered is not None:
+            crossed = token_cosines(tokens.entered, tokens.states, tokens.counted)
+            rows[CROSSED] = torch.stack([crossed.sums, crossed.counts], dim=1)
+        if self.columns or self.reference:
+            inputs = TokenInputs(tokens.states, tokens.counted)
+            if self.reference:
+                unit = reference_pooling_rows(inputs)
+                rows[REFERENCE] = mean(unit, inputs.mask.to(unit.dtype)).float()
+            if self.columns:
+                rows[PROMPT] = torch.stack([self._numbers(inputs, c) for c in self.columns], dim=1)
+        elif not bool(rows[POOLED].isfinite().all()):
+            raise NonFiniteError("the states hold NaN or infinite numbers")
+        return {kind: value.cpu().numpy() for kind, value in rows.items()}
+
+    def _numbers(self, inputs: TokenInputs, column: Column) -> Tensor:
+        measure, convention = column
+        numbers: Tensor = call(measure, inputs, convention, self.alpha)
+        return numbers
+
+
+def call(measure: Measure, inputs: Any, convention: Convention | None, alpha: float) -> Any:
+    """Call a measure's function with what it takes: a convention and an order only where it has one."""
+    given = () if convention is None else (convention,)
+    options = {"alpha": alpha} if measure.takes_alpha else {}
+    return measure.function(inputs, *given, **options)
+
+
+def _blank_non_finite(tokens: TokenStates) -> tuple[TokenStates, Tensor]:
+    """Return the states with those of bad texts set to zero, and which texts are good."""
+    bad_token = ~tokens.states.isfinite().all(dim=-1) & tokens.real
+    finite = ~bad_token.any(dim=1)
+    clean = torch.where(finite[:, None, None], tokens.states, 0)
+    return replace(tokens, states=clean), finite

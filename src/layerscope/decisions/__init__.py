@@ -1,0 +1,1 @@
+"""Which layer, which model, which blocks: decided from tables, never from models."""

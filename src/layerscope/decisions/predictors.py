@@ -1,0 +1,381 @@
+"""Numbers that models are ordered by, read from their runs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pandas as pd
+
+from layerscope.errors import InputError, unknown_name
+from layerscope.metrics.catalogue import measure
+from layerscope.results.table import BLOCK, FINAL_NORM, Run
+from layerscope.settings import Convention
+
+RANDOM: Final = "random"
+_LRD: Final = "Jiang, Yang, Tam 2026, abstract: goes with MTEB scores over 31 models"
+_SIZE: Final = "larger models score higher more often than not"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """One number of a model by which models can be ordered.
+
+    Attributes:
+        name: what it is asked for by.
+        title: for headings.
+        metric: the measure behind it, as tables name it; of trivial ones the fact of the model.
+        convention: of the measure.
+        kind: whether the measure is of the whole model or of its last layer, or the fact is of its
+            size.
+        direction: which models should be better.
+        source: who says so.
+        bound: of the number of texts and the width, what the measure is divided by.
+        formula: what it is, in words or signs.
+    """
+
+    name: str
+    title: str
+    metric: str
+    convention: str = ""
+    kind: Literal["model", "last layer", "size"]
+    direction: Literal["most", "least"]
+    source: str
+    bound: Callable[[int, int], float] | None = None
+    formula: str
+
+    def oriented(self, value: float) -> float:
+        """Return the value so that more should be better."""
+        return value if self.direction == "most" else -value
+
+
+def _of_last_layer(
+    name: str, title: str, metric: str, formula: str,
+    *, convention: str = "", bound: Callable[[int, int], float] | None = None,
+) -> Predictor:  # fmt: skip
+    """Return a predictor whose direction is the catalogue's."""
+    record = measure(metric)
+    return Predictor(
+        name=name, title=title, metric=metric, convention=convention, kind="last layer",
+        direction="most" if record.direction == "most" else "least",
+        source=f"{record.direction_source} (over layers or trainings)",
+        bound=bound, formula=formula,
+    )  # fmt: skip
+
+
+PREDICTORS: Final = (
+    Predictor(
+        name="d_0L",
+        title="d_0,L",
+        metric="frenet_displacement_sample_k32",
+        kind="model",
+        direction="most",
+        source=_LRD,
+        formula="distance of the first and last layer's 32 leading patterns over texts / its largest",
+    ),
+    Predictor(
+        name="mean_nrs",
+        title="mean NRS",
+        metric="mean_nrs_k10",
+        kind="model",
+        direction="most",
+        source=_LRD,
+        formula="share of the 10 nearest neighbors that a block keeps, mean over blocks",
+    ),
+    Predictor(
+        name="mean_gfmi",
+        title="mean GFMI",
+        metric="mean_gfmi_edge",
+        kind="model",
+        direction="most",
+        source=_LRD,
+        formula="mutual information of a layer's and the last layer's graphs, mean over layers",
+    ),
+    _of_last_layer(
+        "rankme", "RankMe", "rankme", "RankMe of the last layer / min(N, D)",
+        bound=lambda n, d: float(min(n, d)),
+    ),
+    _of_last_layer(
+        "dataset_entropy", "dataset entropy", "dataset_entropy",
+        "dataset entropy of the last layer, centered unit rows, / ln min(N - 1, D)",
+        convention=Convention.NORMALIZED, bound=lambda n, d: math.log(min(n - 1, d)),
+    ),
+    _of_last_layer(
+        "prompt_entropy", "prompt entropy", "prompt_entropy_normalized",
+        "prompt entropy of the last layer, centered unit rows, / ln min(T - 1, D)",
+        convention=Convention.NORMALIZED,
+    ),
+)  # fmt: skip
+
+TRIVIAL: Final = tuple(
+    Predictor(
+        name=name, title=name, metric=metric, kind="size", direction="most", source=_SIZE,
+        formula=formula,
+    )
+    for name, metric, formula in (
+        ("width", "dim", "D, the width of a hidden state"),
+        ("depth", "blocks", "L, the number of blocks"),
+        ("parameters", "parameters", "ln of the number of parameters"),
+    )
+)  # fmt: skip
+
+ALL: Final = (*PREDICTORS, *TRIVIAL)
+DEFAULT: Final = PREDICTORS[0].name
+
+
+def predictor(name: str) -> Predictor:
+    """Return the predictor of that name, or of that measure.
+
+    Raises:
+        InputError: there is none; the message offers the closest.
+    """
+    for each in ALL:
+        if name in (each.name, each.metric):
+            return each
+    raise unknown_name("predictor", name, [each.name for each in ALL])
+
+
+def needed() -> tuple[str, ...]:
+    """Return the measures that a scan must make for a ranking."""
+    return tuple(each.metric for each in PREDICTORS)
+
+
+# Settings that change what is measured; the others change nothing or are decided for each model.
+SAME: Final = ("pooling", "special_tokens", "max_length", "alpha")
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """One number of one model.
+
+    Attributes:
+        value: as models are ordered by it; None where it is undefined.
+        low: its lower 95 % limit over texts, None where there is none.
+        high: the upper limit.
+        raw: the same before it was put over what it can be at most, or its logarithm was taken.
+        contributions: (text,) numbers whose mean is the value, None where there are none.
+        reason: why there is no value.
+        measured: whether the run measured it or says why it has no value.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    raw: float | None = None
+    contributions: pd.Series[float] | None = field(default=None, repr=False)
+    reason: str = ""
+    measured: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One model of a ranking.
+
+    Attributes:
+        name: unlike that of any other of the ranking.
+        given: what the caller gave.
+        called: the name in the run's record, by which scores know it.
+        architecture: as transformers calls it.
+        texts: number of texts that it was measured on.
+        values: by the name of a predictor.
+        notes: what its run says of how far its numbers can be compared.
+    """
+
+    name: str
+    given: str
+    called: str
+    architecture: str
+    texts: int
+    values: Mapping[str, Value]
+    notes: tuple[str, ...] = ()
+
+
+def candidates(runs: Sequence[tuple[str, Run]]) -> tuple[Candidate, ...]:
+    """Return the models of some runs, in order.
+
+    Args:
+        runs: what the caller gave, and the run that it is or became.
+
+    Raises:
+        InputError: the same model comes twice, or the runs cannot be compared.
+    """
+    check_comparable(runs)
+    names = _names(runs)
+    return tuple(
+        Candidate(
+            name=name,
+            given=given,
+            called=str(run.record["model"].get("name", "")),
+            architecture=str(run.record["model"].get("architecture", "")),
+            texts=int(run.record["data"].get("texts", 0)),
+            values={each.name: value_of(run, each) for each in ALL},
+            notes=tuple(_of_fewer_dimensions(run.record)),
+        )
+        for name, (given, run) in zip(names, runs, strict=True)
+    )
+
+
+def check_comparable(runs: Sequence[tuple[str, Run]], fingerprint: str | None = None) -> None:
+    """Refuse runs whose numbers cannot stand side by side.
+
+    Args:
+        runs: what the caller gave, and the run that it is.
+        fingerprint: of the texts on which other models will be scanned, if any will.
+
+    Raises:
+        InputError: a run holds no scan, or runs differ in their texts or in how texts were read.
+    """
+    for given, run in runs:
+        if not run.record.get("data", {}).get("fingerprint") or "settings" not in run.record:
+            raise InputError(
+                f"expected a scan in {given!r}, found none; make it with layerscope scan."
+            )
+        if fingerprint is not None and run.record["data"]["fingerprint"] != fingerprint:
+            raise InputError(
+                f"{given!r} was scanned on other texts ({_texts(run)}) than those of --data "
+                f"({fingerprint}); models are compared on the same texts only, so give the same file "
+                "with the same --column, --limit and --seed."
+            )
+    for given, run in runs[1:]:
+        first, reference = runs[0]
+        if run.record["data"]["fingerprint"] != reference.record["data"]["fingerprint"]:
+            raise InputError(
+                f"{first!r} and {given!r} were scanned on different texts ({_texts(reference)}; "
+                f"{_texts(run)}); models are compared on the same texts only, so scan them again on "
+                "the same file with the same --limit and --seed."
+            )
+        _check_settings(first, reference, given, run)
+
+
+def _texts(run: Run) -> str:
+    data = run.record["data"]
+    return f"{data.get('texts', '?')} of {data.get('name', '?')}, {data['fingerprint']}"
+
+
+def _check_settings(first: str, reference: Run, given: str, run: Run) -> None:
+    one, other = reference.record["settings"], run.record["settings"]
+    for name in SAME:
+        if one.get(name) != other.get(name):
+            raise InputError(
+                f"{first!r} and {given!r} were scanned with different {name.replace('_', ' ')} "
+                f"({one.get(name)} and {other.get(name)}); scan one of them again like the other."
+            )
+
+
+def _names(runs: Sequence[tuple[str, Run]]) -> list[str]:
+    """Return a name for each, that of its model where only one has that.
+
+    Raises:
+        InputError: the same model comes twice.
+    """
+    called = [_called(run) for _, run in runs]
+    identities = Counter(
+        (*pair, _weights(run)) for pair, (_, run) in zip(called, runs, strict=True)
+    )
+    for (name, _, _), count in identities.items():
+        if count > 1:
+            raise InputError(f"expected each model once, got {name!r} {count} times.")
+    plain, with_revision = (Counter(pair[:size] for pair in called) for size in (1, 2))
+    names = []
+    for (name, revision), (given, _) in zip(called, runs, strict=True):
+        if plain[(name,)] == 1:
+            names.append(name)
+        elif with_revision[name, revision] == 1:
+            names.append(f"{name} @ {revision or 'no revision'}")
+        else:
+            names.append("/".join(Path(given).parts[-2:]))
+    return names if len(set(names)) == len(names) else [given for given, _ in runs]
+
+
+def _called(run: Run) -> tuple[str, str]:
+    model = run.record["model"]
+    return str(model.get("name", "")), str(model.get("revision", ""))
+
+
+def _weights(run: Run) -> str:
+    return str(run.record["model"].get("weights_fingerprint", ""))
+
+
+def lacking(run: Run, wanted: Predictor) -> bool:
+    """Whether a run neither measured what a predictor needs nor says that it is undefined."""
+    return not value_of(run, wanted).measured
+
+
+def value_of(run: Run, wanted: Predictor) -> Value:
+    """Return a predictor's number of the model of a run."""
+    if wanted.kind == "size":
+        return _size(run.record["model"], wanted)
+    rows = run.table[
+        (run.table["metric"] == wanted.metric)
+        & (run.table["convention"].fillna("") == wanted.convention)
+        & run.table["value"].notna()
+    ]
+    row = _last(rows, int(run.record["model"]["blocks"]))
+    if row is None:
+        return _undefined(run.record, wanted)
+    divisor = 1.0
+    if wanted.bound is not None:
+        texts, dim = int(run.record["data"]["texts"]), int(run.record["model"]["dim"])
+        divisor = wanted.bound(texts, dim)
+    if divisor <= 0:
+        return Value(None, raw=float(row["value"]), reason="the states have one dimension")
+    contributions = _contributions(run.contributions, row)
+    return Value(
+        value=float(row["value"]) / divisor,
+        low=_over(row["low"], divisor),
+        high=_over(row["high"], divisor),
+        raw=float(row["value"]),
+        contributions=None if contributions is None else contributions / divisor,
+    )
+
+
+def _size(model: Mapping[str, Any], wanted: Predictor) -> Value:
+    number = model.get(wanted.metric)
+    if not number:
+        return Value(None, reason="the run's record does not say")
+    value = math.log(number) if wanted.metric == "parameters" else float(number)
+    return Value(value=value, raw=float(number))
+
+
+def _last(rows: pd.DataFrame, blocks: int) -> pd.Series[Any] | None:
+    """Return the row of what the model gives: after its final norm, else of its last block."""
+    for stage in (FINAL_NORM, BLOCK):
+        found = rows[(rows["stage"] == stage) & (rows["layer"] == blocks)]
+        if len(found):
+            return found.iloc[0]
+    return None
+
+
+def _over(limit: Any, divisor: float) -> float | None:
+    return None if pd.isna(limit) else float(limit) / divisor
+
+
+def _contributions(frame: pd.DataFrame, row: pd.Series[Any]) -> pd.Series[float] | None:
+    convention = "" if pd.isna(row["convention"]) else row["convention"]
+    rows = frame[
+        (frame["metric"] == row["metric"])
+        & (frame["layer"] == row["layer"])
+        & (frame["stage"] == row["stage"])
+        & (frame["convention"] == convention)
+        & frame["value"].notna()
+    ]
+    return None if rows.empty else rows.set_index("text")["value"]
+
+
+def _undefined(record: Mapping[str, Any], wanted: Predictor) -> Value:
+    for entry in record.get("undefined", ()):
+        if entry.get("metric") == wanted.metric:
+            return Value(None, reason=str(entry.get("reason", "undefined")))
+    return Value(None, reason="not measured in this run", measured=False)
+
+
+def _of_fewer_dimensions(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what to know of predictors whose subspaces are smaller than those of other models."""
+    used = record.get("subspace_dimensions", {})
+    for each in ALL:
+        if each.metric in used:
+            yield f"{each.name} is of {used[each.metric]} dimensions only, the least rank of a layer"

@@ -1,0 +1,187 @@
+"""The layer that a rule chooses, how sure that is, and the score gain of every rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from layerscope.decisions import choose
+from layerscope.decisions import evidence as evidence_module
+from layerscope.decisions.choose import Choice
+from layerscope.decisions.gains import Gain, Scores, gain_of, labeled, scores_of
+from layerscope.decisions.rules import CAUTION, DEFAULT_RULE, FALLBACK_RULE, RULES, Rule, find
+from layerscope.errors import InputError, unknown_name
+from layerscope.results.display import Displayed
+from layerscope.results.table import Run
+from layerscope.settings import Convention
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Selection(Displayed):
+    """What `select` found.
+
+    Attributes:
+        rule: the name of the rule that is followed.
+        rules: the rules that were asked.
+        choices: the layer of every rule whose measures are there, for each model and set of texts.
+        gains: with task scores, what each of them gained, and over which tasks.
+        labeled: the same of layers that only labels could find, to compare with.
+        scores: the task scores of each model.
+        lacking: the rules without a choice, and what the run lacks for them.
+        sentence: the choice in words, and how far to trust it.
+    """
+
+    rule: str
+    rules: tuple[Rule, ...]
+    choices: tuple[Choice, ...]
+    gains: tuple[Gain, ...]
+    labeled: tuple[Gain, ...]
+    scores: tuple[Scores, ...]
+    lacking: Mapping[str, str]
+    sentence: str
+
+    @property
+    def chosen(self) -> tuple[Choice, ...]:
+        """The choices of the rule that is followed: one for each model and set of texts."""
+        return self.of(self.rule)
+
+    @property
+    def layer(self) -> int | None:
+        """The layer to use; None if there is none, or not the same for all sets of texts."""
+        layers = {choice.layer for choice in self.chosen}
+        return layers.pop() if len(layers) == 1 else None
+
+    def of(self, rule: str) -> tuple[Choice, ...]:
+        """Return the choices of one rule."""
+        return tuple(choice for choice in self.choices if choice.rule == rule)
+
+    def gain(self, rule: str) -> Gain | None:
+        """Return what one rule gained; None if it was not scored."""
+        return next((gain for gain in self.gains if gain.rule == rule), None)
+
+    def summary(self) -> str:
+        """Return the choice in words."""
+        return self.sentence
+
+    def table(self) -> pd.DataFrame:
+        """Return a row for each rule, model and set of texts; scores where there are any."""
+        gained = {gain.rule: _columns(gain) for gain in self.gains}
+        return pd.DataFrame(
+            [
+                {
+                    "rule": choice.rule,
+                    "model": choice.model,
+                    "data": choice.data,
+                    "convention": choice.convention,
+                    "layer": choice.layer,
+                    "stage": choice.stage,
+                    "within_noise": choice.within_noise,
+                    "wins": choice.won,
+                    "agrees": choice.agrees,
+                }
+                | gained.get(choice.rule, {})
+                for choice in self.choices
+            ]
+        ).astype({"layer": "Int64"})
+
+
+def decide(
+    run: Run,
+    rule: str | Rule | None = None,
+    *,
+    rules: Iterable[Rule] = RULES,
+    tasks: Iterable[str] | None = None,
+    convention: str | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+    known: Sequence[evidence_module.Evidence] | None = None,
+) -> Selection:
+    """Return the layer to use by one rule, with all others beside it.
+
+    Args:
+        run: measures, task scores, or both.
+        rule: a rule or the name of one; by default `rules.DEFAULT_RULE`, and where the run lacks
+            what that needs, `rules.FALLBACK_RULE`.
+        rules: the rules to show beside it.
+        tasks: the tasks to count gains over; by default mteb's.
+        convention: to decide in; by default normalized, or what the run has.
+        seed: of the resampling of texts and tasks.
+        resamples: their number.
+        known: what the run knows of its layers, where `selection.evidences` said it already with
+            this seed and number: texts are resampled once for all choices that share it.
+
+    Raises:
+        InputError: no rule or task has that name, or a measure that the rule needs is missing.
+    """
+    if convention is not None and convention not in list(Convention):
+        raise unknown_name("convention", convention, list(Convention))
+    if resamples < 1:
+        raise InputError(f"expected at least 1 resample, got {resamples}.")
+    offered = _with(rules, rule)
+    found = (
+        evidence_module.evidences(run, seed=seed, resamples=resamples) if known is None else known
+    )
+    made = [choose.choose_all(evidence, offered, convention) for evidence in found]
+    choices = tuple(choice for some, _ in made for choice in some)
+    lacking = _lacking(made, choices)
+    followed, why = _followed(rule, lacking)
+    scores = scores_of(run, tasks)
+    gains = (gain_of(r.name, choices, scores, seed=seed, resamples=resamples) for r in offered)
+    return Selection(
+        rule=followed,
+        rules=offered,
+        choices=choices,
+        gains=tuple(gain for gain in gains if gain is not None),
+        labeled=labeled(scores, seed=seed, resamples=resamples),
+        scores=scores,
+        lacking=lacking,
+        sentence=_sentence([c for c in choices if c.rule == followed], why),
+    )
+
+
+def _with(rules: Iterable[Rule], rule: str | Rule | None) -> tuple[Rule, ...]:
+    known = tuple(rules)
+    if isinstance(rule, Rule):
+        return (rule, *(other for other in known if other.name != rule.name))
+    if rule is not None:
+        find(rule, known)
+        return known
+    names = {other.name for other in known}
+    return (*known, *(find(name) for name in (DEFAULT_RULE, FALLBACK_RULE) if name not in names))
+
+
+def _lacking(
+    made: Iterable[tuple[tuple[Choice, ...], Mapping[str, str]]], choices: Iterable[Choice]
+) -> dict[str, str]:
+    """Return what lacks for the rules that have no choice on any set of texts."""
+    have = {choice.rule for choice in choices}
+    return {rule: what for _, lacks in made for rule, what in lacks.items() if rule not in have}
+
+
+def _followed(rule: str | Rule | None, lacking: Mapping[str, str]) -> tuple[str, str]:
+    """Return the name of the rule to follow, and why it is not the default one."""
+    name = rule.name if isinstance(rule, Rule) else rule or DEFAULT_RULE
+    if name not in lacking:
+        return name, ""
+    if rule is not None:
+        raise InputError(f"the rule {name!r} needs {lacking[name]}.")
+    return FALLBACK_RULE, f"The default rule, {name!r}, needs {lacking[name]}. "
+
+
+def _sentence(chosen: list[Choice], why: str) -> str:
+    if len({(choice.model, choice.layer) for choice in chosen}) == 1:
+        return f"{choose.sentence(chosen[0])} {why}{CAUTION}"
+    texts = f"{len(chosen)} sets of texts"
+    return f"The rule {chosen[0].rule!r} takes another layer for each of {texts}. {why}{CAUTION}"
+
+
+def _columns(gain: Gain) -> dict[str, float | int | None]:
+    """Return a gain as columns of a table."""
+    share = gain.share
+    columns: dict[str, float | int | None] = {"tasks": len(gain.tasks), "score": gain.score.value}
+    for name, over in gain.over.items():
+        key = f"over_{name.replace(' ', '_')}"
+        columns |= {key: over.value, f"{key}_low": over.low, f"{key}_high": over.high}
+    return columns | {"best": gain.best, "share": None if share is None else share.value}

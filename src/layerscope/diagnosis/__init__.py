@@ -1,0 +1,1 @@
+"""Proofs that layer k is layer k for one model, with hooks of their own."""

@@ -1,0 +1,537 @@
+"""A model cut after a block: which blocks stay, what it must give, and the verified checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from layerscope.analysis.run import Estimates
+from layerscope.config import FirstToken, Pooling
+from layerscope.data.tokens import TokenizedText, length_limit, tokenize
+from layerscope.errors import InputError
+from layerscope.export import card as card_module
+from layerscope.export import formats, onnx, sentence, ship, shorten, verify
+from layerscope.export.card import Story, usage_of
+from layerscope.export.sentence import Counting
+from layerscope.export.ship import Plan, Shipped
+from layerscope.export.shorten import OutputPath
+from layerscope.export.verify import Verification
+from layerscope.models import blocks
+from layerscope.models.backbone import Backbone
+from layerscope.models.modes import evaluating
+from layerscope.results.folder import versions
+from layerscope.settings import CutConfig
+from layerscope.states.encode import first_token_for
+from layerscope.states.sites import Site
+
+
+@dataclass(frozen=True)
+class CutEstimates:
+    """What a cut would take.
+
+    Attributes:
+        layer: the layer; None where a scan has yet to choose it.
+        of: the blocks of the source.
+        weight_bytes: of what is saved, at most.
+        free_bytes: free where it is to go.
+        scan: what the scan that chooses the layer would take, if there has to be one.
+    """
+
+    layer: int | None
+    of: int
+    weight_bytes: int
+    free_bytes: int
+    scan: Estimates | None = None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A model that was cut and saved.
+
+    Attributes:
+        shipped: the folder, its size, and what the new process found.
+        layer: the layer that it gives.
+        of: the blocks of the source.
+        blocks: its own blocks.
+        stage: "block", or "final_norm" of that layer.
+        output: where in the output of transformers the layer is.
+        source_size: bytes of the source's weights.
+        notes: what there is to know.
+        settings: how it was made.
+        evidence: sentences on why this layer.
+        reads_pictures: whether it reads images rather than texts.
+    """
+
+    shipped: Shipped
+    layer: int
+    of: int
+    blocks: int
+    stage: str
+    output: OutputPath
+    source_size: int
+    settings: CutConfig
+    notes: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+    reads_pictures: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return self.shipped.folder
+
+    @property
+    def usage(self) -> str:
+        """Python that loads it and uses it."""
+        reader, pictures = self.shipped.verification.reader, self.reads_pictures
+        return usage_of(self.folder, self.settings.format, self.output, reader, pictures=pictures)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a layer is in a smaller model.
+
+    Attributes:
+        site: the state that is wanted, in the source.
+        kept: the blocks to keep, counted from 0.
+        output: where in the smaller model's output it is.
+        notes: what there is to know.
+    """
+
+    site: Site
+    kept: tuple[int, ...]
+    output: OutputPath
+    notes: tuple[str, ...] = ()
+
+
+def refuse_model(backbone: Backbone, settings: CutConfig) -> None:
+    """Raise an InputError for a model that cannot be cut, or not for this format."""
+    blocks.refuse_surgery(backbone)
+    shorten.refuse_quantized(backbone)
+    shorten.refuse_own_code(backbone)
+    if settings.format == "sentence-transformers":
+        sentence.require_extra()
+    if settings.format == "onnx":
+        onnx.require_onnx()
+    if settings.format != "transformers":
+        if backbone.tokenizer is None:
+            raise InputError(
+                f"{backbone.info.model_class} reads images; its cut is saved with --format transformers."
+            )
+        shorten.refuse_decoder(backbone, settings.format)
+        shorten.refuse_processor(backbone, settings.format)
+
+
+def refuse_no_layer(layer: int) -> None:
+    """Raise an InputError for the layer that no cut can give, before a model is loaded."""
+    if layer == 0:
+        raise InputError(
+            "layer 0 is the embeddings, before any block; a cut keeps at least block 1: expected a layer "
+            "from 1 on, got 0."
+        )
+
+
+def refuse_layer(backbone: Backbone, layer: int) -> None:
+    """Raise an InputError for a layer that a cut cannot give."""
+    refuse_no_layer(layer)
+    if layer > backbone.depth:
+        raise InputError(
+            f"expected a layer from 1 to {backbone.depth} (the last block of {backbone.info.name}), got "
+            f"{layer}."
+        )
+
+
+def possible_layer(backbone: Backbone, settings: CutConfig) -> int:
+    """Return a layer that the model can be cut at: asked before a scan chooses one.
+
+    The middle layer is tried first, so that a model that can be cut costs one trial.
+
+    Raises:
+        InputError: there is none.
+    """
+    middle = max(1, backbone.depth // 2)
+    refusals = []
+    for layer in sorted(range(1, backbone.depth + 1), key=lambda layer: abs(layer - middle)):
+        try:
+            place_of(backbone, layer, settings)
+        except InputError as error:
+            refusals.append(error)
+        else:
+            return layer
+    raise refusals[0]
+
+
+def place_of(backbone: Backbone, layer: int, settings: CutConfig) -> Place:
+    """Find a layer in the model cut behind it, or with a pointer in the whole model.
+
+    The smaller model is built and run on a short input, so that what it would give is known now.
+
+    Raises:
+        InputError: the architecture cannot end there, or transformers does not hand this state out.
+    """
+    keeps_norm = settings.final_norm == "keep" and backbone.final_norm is not None
+    site = Site(layer, "final_norm" if keeps_norm else "block")
+    if settings.kind == "pointer":
+        if keeps_norm and layer < backbone.depth:
+            raise InputError(
+                f"a pointer finds states that the whole model computes, which never norms layer {layer}; "
+                "pass --final-norm drop, or cut."
+            )
+        found = _found(backbone, range(backbone.depth), site, settings)
+    else:
+        found = _found(backbone, range(layer), site, settings)
+        found = found or _before_another(backbone, site, settings)
+    if found is None:
+        raise InputError(_hidden(backbone, site))
+    return found
+
+
+def _hidden(backbone: Backbone, site: Site) -> str:
+    kind, layer = backbone.info.model_class, site.layer
+    if backbone.final_norm is not None and site.stage == "block":
+        return (
+            f"{kind} in transformers gives out layer {layer} behind its final norm "
+            "only; pass --final-norm keep, or choose an earlier layer."
+        )
+    return (
+        f"{kind} of {layer} of its {backbone.depth} blocks in transformers gives out another state than "
+        f"the source has at layer {layer}, so it cannot be cut there; choose another layer or read it "
+        "from the whole model."
+    )
+
+
+def _found(backbone: Backbone, kept: range, site: Site, settings: CutConfig) -> Place | None:
+    small = shorten.smaller(backbone, kept, head=settings.head)
+    if settings.format != "transformers":
+        shorten.refuse_padding(backbone, small, settings.format)
+    output = shorten.find_output(backbone, small, probed_state(backbone, site))
+    return None if output is None else Place(site, tuple(kept), output)
+
+
+def _before_another(backbone: Backbone, site: Site, settings: CutConfig) -> Place | None:
+    """Find it before one block more, where the last block's own state is not to be had."""
+    if site.layer == backbone.depth:
+        return None
+    try:
+        found = _found(backbone, range(site.layer + 1), site, settings)
+    except InputError:  # that block cannot be the last one
+        return None
+    note = (
+        f"{backbone.info.model_class} in transformers hands out its last block's state behind the final "
+        f"norm only, so block {site.layer + 1} is kept as well and layer {site.layer} is read before it."
+    )
+    return None if found is None else replace(found, notes=(note,))
+
+
+def probed_state(backbone: Backbone, site: Site) -> Tensor:
+    """Return a site's state (token, dim) of the short input; `final_norm` of any layer."""
+    block = backbone.blocks[site.layer - 1]
+    states = blocks.given_by(backbone, block, blocks.probe(backbone))[0]
+    if site.stage == "final_norm" and backbone.final_norm is not None:
+        return normed(backbone, states[0])
+    return states[0]
+
+
+def normed(backbone: Backbone, states: Tensor) -> Tensor:
+    """Return states (token, dim) behind the final norm."""
+    norm: Any = backbone.final_norm
+    weight = next(norm.parameters(), next(backbone.model.parameters()))
+    with evaluating(norm):
+        found: Tensor = norm(states[None].to(weight.device, weight.dtype))[0]
+    return found.to("cpu", states.dtype)
+
+
+_PICTURES: Final = 4
+
+
+def with_texts(
+    backbone: Backbone,
+    plan: Plan,
+    site: Site,
+    settings: CutConfig,
+    texts: Sequence[str],
+    source: Any,
+) -> tuple[Plan, list[str]]:
+    """Return the plan with the texts to compare on and what each must give; and notes."""
+    limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
+    most = limit if source is None else min(limit, source.max_seq_length or limit)
+    chosen = verify.beginnings(texts, most)
+    tokens = tokenize(backbone.tokenizer, chosen, limit)
+    notes: list[str] = []
+    counting: Counting | None = None
+    if settings.format == "sentence-transformers":
+        counting, notes = _counting(backbone, settings, tokens, source, limit)
+    prompt = sentence.default_prompt(source) if settings.format == "sentence-transformers" else ""
+    if counting is not None and counting.prompt:
+        prompt = counting.prompt + prompt
+    if prompt:
+        plain, bare = expected_states(backbone, tokens, site), tokens
+        chosen = [prompt + text for text in chosen]
+        tokens = tokenize(backbone.tokenizer, chosen, limit)
+        if counting is not None and prompt == counting.prompt:
+            notes.append(_agreement(backbone, counting, plain, bare, tokens, site))
+    expected = expected_states(backbone, tokens, site)
+    return (
+        replace(
+            plan,
+            expected=expected,
+            texts=list(zip(chosen, tokens, strict=True)),
+            counting=counting,
+            source=source,
+            prompt=prompt,
+            normalize=settings.normalize,
+            max_length=limit,
+        ),
+        notes,
+    )
+
+
+def expected_states(
+    backbone: Backbone, tokens: Sequence[TokenizedText], site: Site
+) -> list[Tensor]:
+    """Return a site's states (token, dim) of each text; `final_norm` of any layer."""
+    found = verify.token_states(backbone, tokens, Site(site.layer))
+    if site.stage != "final_norm" or backbone.final_norm is None:
+        return found
+    return [normed(backbone, states) for states in found]
+
+
+def _counting(
+    backbone: Backbone,
+    settings: CutConfig,
+    tokens: Sequence[TokenizedText],
+    source: Any,
+    limit: int,
+) -> tuple[Counting | None, list[str]]:
+    """Say which tokens count in the folder: as the source does, or as a scan does."""
+    if source is not None and not settings.asks_for_pooling:
+        return None, ["Pooling and prompts are the source's own; a scan pools by its own settings."]
+    policy = first_token_for(backbone, settings.first_token or FirstToken.AUTO, limit)
+    counting = sentence.counting_of(
+        backbone.tokenizer,
+        tokens,
+        settings.pooling or Pooling.MEAN,
+        special_tokens=bool(settings.special_tokens),
+        drop_first=policy is FirstToken.DROP,
+        normalize=settings.normalize,
+    )
+    return counting, _counting_notes(backbone, counting)
+
+
+def _counting_notes(backbone: Backbone, counting: Counting) -> list[str]:
+    notes = [
+        f"{counting.pooling.value} pooling, vectors {'' if counting.normalize else 'not '}normalized."
+    ]
+    if counting.silent:
+        names = ", ".join(backbone.tokenizer.convert_ids_to_tokens(sorted(counting.silent)))
+        notes.append(f"Tokens that do not count: {names}.")
+    if counting.prompt:
+        notes.append(
+            f"The first token is an attention sink and the tokenizer adds none, so {counting.prompt!r} "
+            "is put before every text as a prompt and does not count."
+        )
+    return notes
+
+
+def _agreement(
+    backbone: Backbone,
+    counting: Counting,
+    plain: Sequence[Tensor],
+    tokens: Sequence[TokenizedText],
+    prompted: Sequence[TokenizedText],
+    site: Site,
+) -> str:
+    """Say how near the vectors with the prompt are to those that were scanned without one."""
+    without = replace(counting, prompt="")
+    scanned = [
+        _without_first(without, states, text) for states, text in zip(plain, tokens, strict=True)
+    ]
+    given = [
+        counting.vector(states, text)
+        for states, text in zip(expected_states(backbone, prompted, site), prompted, strict=True)
+    ]
+    cosine = torch.cosine_similarity(torch.stack(scanned), torch.stack(given)).mean()
+    return (
+        f"With that prompt the vectors are near those that were scanned without it, not equal: mean "
+        f"cosine {float(cosine):.3f} over {len(given)} texts."
+    )
+
+
+def _without_first(counting: Counting, states: Tensor, text: TokenizedText) -> Tensor:
+    """Return the vector without position 0, as a scan makes it."""
+    if len(text.ids) == 1:
+        return counting.vector(states, text)
+    rest = TokenizedText(text.ids[1:], text.special[1:], truncated=False)
+    return counting.vector(states[1:], rest)
+
+
+def with_pictures(backbone: Backbone, plan: Plan, site: Site, processor: Any) -> Plan:
+    """Return the plan with noise for pictures: no texts are read by a model of images."""
+    pixels = torch.cat([blocks.probe(backbone, seed)["pixel_values"] for seed in range(_PICTURES)])
+    states = [_picture_states(backbone, picture[None], site) for picture in pixels]
+    return replace(plan, expected=states, pixels=pixels.cpu(), processor=processor)
+
+
+def _picture_states(backbone: Backbone, picture: Tensor, site: Site) -> Tensor:
+    block = backbone.blocks[site.layer - 1]
+    states = blocks.given_by(backbone, block, {"pixel_values": picture})[0][0].cpu().clone()
+    return normed(backbone, states) if site.stage == "final_norm" else states
+
+
+@dataclass(frozen=True)
+class CutPlan:
+    """A cut that can be made: nothing of it has been refused.
+
+    Attributes:
+        backbone: the source.
+        layer: 1 to L.
+        settings: how.
+        place: the blocks to keep, and where the layer is.
+        plan: what is to be saved, and what it must give.
+        notes: what there is to know.
+        weight_bytes: of what is saved.
+    """
+
+    backbone: Backbone
+    layer: int
+    settings: CutConfig
+    place: Place
+    plan: Plan
+    notes: tuple[str, ...]
+    weight_bytes: int
+
+
+def plan_cut(
+    backbone: Backbone,
+    layer: int,
+    settings: CutConfig,
+    *,
+    texts: Sequence[str],
+    source: Any = None,
+    processor: Any = None,
+) -> CutPlan:
+    """Decide everything about a cut before anything is written.
+
+    Args:
+        backbone: the source, which `refuse_model` let through; it is not changed.
+        layer: as `refuse_layer` checks.
+        settings: how.
+        texts: real texts to compare on.
+        source: the sentence-transformers model that the source is part of, or None.
+        processor: the image processor of a model of images.
+
+    Raises:
+        InputError: it cannot be done.
+    """
+    refuse_layer(backbone, layer)
+    place = place_of(backbone, layer, settings)
+    plan = Plan(place.kept, place.output, (), (), format=settings.format, head=settings.head)
+    notes = list(place.notes)
+    if backbone.tokenizer is None:
+        plan = with_pictures(backbone, plan, place.site, processor)
+    else:
+        plan, more = with_texts(backbone, plan, place.site, settings, texts, source)
+        notes += more
+    small = shorten.smaller(backbone, place.kept, head=settings.head)
+    if backbone.tokenizer is not None:
+        shorten.refuse_other_tokens(backbone, small, [tokens for _, tokens in plan.texts])
+    weights = formats.bytes_of(small)
+    return CutPlan(backbone, layer, settings, place, plan, tuple(notes), weights)
+
+
+def cut_model(
+    planned: CutPlan,
+    out: Path,
+    *,
+    evidence: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Cut:
+    """Save a planned cut, and prove in a new process that it gives the layer.
+
+    Args:
+        planned: what to do.
+        out: folder for it.
+        evidence: sentences for the model card.
+        overwrite: whether a model that layerscope saved there may be replaced.
+
+    Raises:
+        InputError: the folder is taken.
+        MismatchError: what was saved gives something else; kept as `OUT.unverified`.
+        RunError: the disk is full.
+    """
+    backbone, layer, settings = planned.backbone, planned.layer, planned.settings
+    place, plan, notes = planned.place, planned.plan, planned.notes
+    record = {
+        "command": "cut",
+        "versions": versions(),
+        "source": backbone.info.as_dict(),
+        "layer": layer,
+        "blocks": len(place.kept),
+        "stage": place.site.stage,
+        "output": list(place.output),
+        "format": settings.format,
+        "evidence": list(evidence),
+        "notes": list(notes),
+    }
+
+    def card(verification: Verification) -> str:
+        usage = usage_of(
+            Path(out.name),
+            settings.format,
+            place.output,
+            verification.reader,
+            pictures=backbone.tokenizer is None,
+        )
+        story = _story(backbone, place, settings, verification, usage, notes, evidence)
+        return card_module.model_card(backbone, story)
+
+    shipped = ship.ship(backbone, plan, out, overwrite=overwrite, record=record, card=card)
+    return Cut(
+        shipped,
+        layer=layer,
+        of=backbone.depth,
+        blocks=len(place.kept),
+        stage=place.site.stage,
+        output=place.output,
+        source_size=formats.bytes_of(backbone.whole if settings.head else backbone.model),
+        settings=settings,
+        notes=notes,
+        evidence=tuple(evidence),
+        reads_pictures=backbone.tokenizer is None,
+    )
+
+
+def _story(
+    backbone: Backbone,
+    place: Place,
+    settings: CutConfig,
+    verification: Verification,
+    usage: str,
+    notes: Sequence[str],
+    evidence: Sequence[str],
+) -> Story:
+    """Tell in a model card what was done and why."""
+    name, layer, depth = backbone.info.name, place.site.layer, backbone.depth
+    what = f"Layer {layer} of the {depth} of {name}: its first {layer} blocks."
+    if settings.kind == "pointer":
+        what = f"{name}, whole, with a pointer to its layer {layer} of {depth}."
+    norm = " It is the residual stream after that block, without the final norm."
+    if place.site.stage == "final_norm":
+        norm = " The final norm is applied to it, as the source applies it to its last block."
+    norm = norm if backbone.final_norm is not None else ""
+    return Story(
+        title=f"{name}, layer {layer} of {depth}",
+        what=[f"{what}{norm} Made by layerscope {versions()['layerscope']}.", *notes],
+        evidence=evidence or ["The layer was named by hand."],
+        usage=usage,
+        library=settings.format,
+        verified=(
+            f"Loaded in a new process by {verification.reader}, on {verification.texts} texts the "
+            f"largest difference from layer {layer} of the source is {verification.largest:.1e} of its "
+            f"length (limit {verification.limit:.0e}). Transformers {versions()['transformers']}."
+        ),
+    )

@@ -1,0 +1,223 @@
+"""What a model is worth without some of its blocks: task scores, perplexity, speed, size.
+
+Everything is read where the model itself gives it out: after the final norm, where there is one.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from layerscope.data.tokens import TokenizedText
+from layerscope.errors import NonFiniteError
+from layerscope.evaluation.run import score_tasks
+from layerscope.evaluation.tasks import TaskPlan
+from layerscope.models.backbone import Backbone
+from layerscope.models.blocks import skipping
+from layerscope.models.modes import evaluating
+from layerscope.settings import EvaluateConfig
+from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
+from layerscope.states.extract import batches, extract, sites_of
+from layerscope.states.sites import Site
+
+PERPLEXITY: Final = "perplexity"
+_SPEED_TOKENS: Final = 512
+_REPEATS: Final = 5
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """What a model with and without blocks is tried on.
+
+    Attributes:
+        plans: tasks of mteb, or tables.
+        settings: how texts become vectors; what to do with the first token is decided already, so
+            that no subset decides it anew.
+        held_out: texts for the perplexity; none leaves it out.
+    """
+
+    plans: tuple[TaskPlan, ...]
+    settings: EvaluateConfig
+    held_out: tuple[TokenizedText, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of one subset.
+
+    Attributes:
+        removed: the blocks, ascending; none for the full model.
+        scores: task -> main score.
+        perplexity: of the held-out texts, None where there are none.
+        failed: task, or "perplexity" -> why it has no value.
+    """
+
+    removed: tuple[int, ...]
+    scores: dict[str, float]
+    perplexity: float | None
+    failed: dict[str, str]
+
+
+def without(backbone: Backbone, removed: Iterable[int]) -> AbstractContextManager[Backbone]:
+    """Give the model without some blocks; none leaves it as it is."""
+    gone = tuple(removed)
+    return skipping(backbone, gone) if gone else nullcontext(backbone)
+
+
+def attempt(backbone: Backbone, removed: Iterable[int], plan: TrialPlan) -> Trial:
+    """Try the model without some blocks on everything; a failing test does not stop the others."""
+    gone = tuple(sorted(removed))
+    with without(backbone, gone) as shorter:
+        return tried(shorter, gone, plan)
+
+
+def tried(backbone: Backbone, removed: tuple[int, ...], plan: TrialPlan) -> Trial:
+    """Try a model, whose blocks are out already."""
+    scores, failed = _scores(backbone, plan)
+    found = perplexity(backbone, plan.held_out) if plan.held_out else None
+    if plan.held_out and found is None:
+        failed = failed | {PERPLEXITY: "the loss on the held-out texts is not a finite number"}
+    return Trial(removed, scores, found, failed)
+
+
+def output_site(backbone: Backbone) -> Site:
+    """Return where the model gives out its states."""
+    return sites_of(backbone, [backbone.depth])[-1]
+
+
+def _scores(backbone: Backbone, plan: TrialPlan) -> tuple[dict[str, float], dict[str, str]]:
+    site, settings = output_site(backbone), plan.settings
+    with tempfile.TemporaryDirectory(prefix="layerscope-") as folder:
+        source = BankEncoder(
+            backbone,
+            open_bank(Path(folder) / "bank", backbone, TokenPolicy.of_config(settings)),
+            settings.pooling,
+            poolings=(settings.pooling,),
+            sites=(site,),
+            batch_tokens=settings.batch_tokens,
+        )
+        try:
+            outcome = score_tasks(source, plan.plans, (site,), settings)
+        except NonFiniteError as error:  # that says something of the subset
+            return {}, {each.name: str(error) for each in plan.plans}
+    scores = {task: by_site[site].value for task, by_site in outcome.scores.items()}
+    return scores, outcome.failed
+
+
+def writes_text(backbone: Backbone) -> bool:
+    """Whether the model came with a head that predicts the next token."""
+    model: Any = backbone.whole
+    pair = bool(getattr(model.config, "is_encoder_decoder", False))
+    return not pair and bool(getattr(model, "can_generate", lambda: False)())
+
+
+def perplexity(backbone: Backbone, texts: Sequence[TokenizedText]) -> float | None:
+    """Return exp of the mean loss of all tokens but each text's first; None if it is not a number.
+
+    Every text goes through alone, so that no padding counts.
+    """
+    loss, tokens = 0.0, 0
+    with evaluating(backbone.whole):
+        for text in texts:
+            ids = torch.tensor([text.ids], device=backbone.device)
+            logits = backbone.whole(input_ids=ids, use_cache=False).logits[0, :-1].float()
+            loss += float(cross_entropy(logits, ids[0, 1:], reduction="sum"))
+            tokens += ids.shape[1] - 1
+    mean = loss / tokens if tokens else math.nan
+    return math.exp(mean) if math.isfinite(mean) and mean < 700 else None
+
+
+# --- what it costs -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model takes.
+
+    Attributes:
+        parameters: of the model as it was loaded, its head included.
+        bytes: that its weights take in memory.
+        tokens_per_second: of forward passes without the head.
+        threads: of the CPU that those used.
+        device: where they ran.
+    """
+
+    parameters: int
+    bytes: int
+    tokens_per_second: float
+    threads: int
+    device: str
+
+
+def costs(
+    backbone: Backbone, removed: Iterable[int], texts: Sequence[TokenizedText], budget: int
+) -> tuple[Cost, Cost]:
+    """Return what the full model takes and what it takes without some blocks.
+
+    The two take turns on the same batch, and the median time of five turns counts.
+
+    Args:
+        backbone: the full model.
+        removed: the blocks.
+        texts: of which the first thousand tokens or so make the batch.
+        budget: padded tokens in one forward pass.
+    """
+    sets = ((), tuple(removed))
+    batch = _first(texts)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    weights = []
+    for turn in range(_REPEATS + 1):
+        for gone, spent in zip(sets, seconds, strict=True):
+            with without(backbone, gone) as model:
+                taken = _seconds(model, batch, budget)
+                if turn:  # the first turn warms up
+                    spent.append(taken)
+                else:
+                    weights.append(_weights(model))
+    tokens = sum(len(text.ids) for text in batch)
+    full, pruned = (
+        Cost(*held, tokens / median(spent), torch.get_num_threads(), backbone.info.device)
+        for held, spent in zip(weights, seconds, strict=True)
+    )
+    return full, pruned
+
+
+def _first(texts: Sequence[TokenizedText]) -> list[TokenizedText]:
+    taken: list[TokenizedText] = []
+    for text in texts:
+        if taken and sum(len(each.ids) for each in (*taken, text)) > _SPEED_TOKENS:
+            break
+        taken.append(text)
+    return taken
+
+
+def _seconds(backbone: Backbone, texts: Sequence[TokenizedText], budget: int) -> float:
+    marks = [[True] * len(text.ids) for text in texts]
+    planned = list(batches(backbone, texts, marks, budget, tight=True))
+    started = time.perf_counter()
+    for _ in extract(backbone, planned, (output_site(backbone),), _at_end):
+        pass
+    return time.perf_counter() - started
+
+
+def _at_end(states: Any) -> float:
+    """Read a number, so that a device has to be finished."""
+    return float(states.states[0, 0, 0])
+
+
+def _weights(backbone: Backbone) -> tuple[int, int]:
+    weights = list(backbone.whole.parameters())
+    return (
+        sum(weight.numel() for weight in weights),
+        sum(weight.numel() * weight.element_size() for weight in weights),
+    )

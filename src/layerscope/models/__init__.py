@@ -1,0 +1,1 @@
+"""Models: loading, where each architecture keeps its blocks, and taking blocks out."""

@@ -1,0 +1,92 @@
+"""A model run without dropout and gradients, and given back in the modes that it came in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run a model without dropout and gradients; on leaving, everything is as it was found.
+
+    That is the mode and the hooks of every module, the kind of attention, the modes of autograd, and
+    the random states of torch, numpy and Python. Enter it for one forward pass: a generator that yields
+    inside would leave its caller in these modes.
+
+    `no_grad` rather than `inference_mode`: a tensor made in inference mode can never take part in a
+    derivative, neither a state that is handed out nor a buffer that the model makes in this pass and
+    keeps (rotary angles for a longer text), on which a later training step would fail.
+    """
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        _random_states_kept(),
+        modules_kept(model) as modules,
+    ):
+        # Not by `eval()`: some models do more in it (LoRA merges weights), which no flag undoes.
+        for module in modules:
+            if module.training:
+                module.training = False
+        yield
+
+
+@contextmanager
+def modules_kept(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """Give the modules of a model; on leaving, put back the mode, hooks and kind of attention of each.
+
+    transformers hangs hooks of its own on a model when hidden states are first asked for, and BigBird
+    changes to full attention for good at the first short text.
+    """
+    modules = list(model.modules())
+    training = [module for module in modules if module.training]
+    hooked = {key for hooks in _hooks_of(modules) for key in hooks}
+    unmarked = [module for module in modules if _RECORDING not in module.__dict__]
+    attention = [
+        (module, module.attention_type, dict(module._modules))
+        for module in modules
+        if hasattr(module.__class__, "set_attention_type")
+    ]
+    try:
+        yield modules
+    finally:
+        for module in training:
+            module.training = True
+        for hooks in _hooks_of(modules):
+            for key in hooks.keys() - hooked:
+                del hooks[key]
+        for module in unmarked:
+            module.__dict__.pop(_RECORDING, None)
+        for module, kind, children in attention:
+            module.attention_type = kind
+            module._modules.update(children)
+
+
+# By this attribute transformers knows that its hooks are on a model.
+_RECORDING: Final = "_output_capturing_hooks_installed"
+
+
+def _hooks_of(modules: list[nn.Module]) -> list[dict[int, Any]]:
+    """Return the hooks of those modules that have any."""
+    before = [module._forward_pre_hooks for module in modules if module._forward_pre_hooks]
+    return before + [module._forward_hooks for module in modules if module._forward_hooks]
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Put the random states of torch (with those of GPUs in use), numpy and Python back on leaving."""
+    python, array = random.getstate(), np.random.get_state()
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    gpus = range(torch.cuda.device_count() if in_use else 0)
+    try:
+        with torch.random.fork_rng(gpus):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(array)

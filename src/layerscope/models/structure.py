@@ -1,0 +1,368 @@
+"""Where an architecture without a row of its own keeps its blocks, and how it is called: measured."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from layerscope.errors import InputError
+from layerscope.models.architectures import (
+    Architecture,
+    Padding,
+    Positions,
+    longest_block_list,
+)
+from layerscope.models.modes import _random_states_kept, evaluating
+
+
+def infer_architecture(core: nn.Module) -> Architecture:
+    """Find the blocks and the final norm of a model by its structure and prove them on its own states.
+
+    The longest list of like blocks is taken; on a short input, its outputs must be the hidden states
+    that the model reports (whose last entry may be normed: the module that does it is the final norm).
+    How it is to be called, so that a text has the same states in every batch, is measured.
+
+    Raises:
+        InputError: no such list, the model's own hidden states say otherwise, or no way to call it gives
+            a text states that are its own.
+    """
+    path = longest_block_list(core)
+    blocks = tuple(core.get_submodule(path).children())
+    trial = _Trial(core, blocks)
+    reported, last, seen = _states_both_ways(trial)
+    hooked = [seen[id(block)][1] for block in blocks if id(block) in seen]
+    refusal = InputError(
+        f"{type(core).__name__} is not in layerscope's table of architectures, and the outputs of its "
+        f"longest list of like blocks ({path!r}) are not its hidden states; add it to the table."
+    )
+    if len(hooked) != len(blocks) or len(reported) < len(blocks):
+        raise refusal
+    inner = zip(reported[-len(blocks) : -1], hooked[:-1], strict=True)
+    shifted = zip(reported[: len(blocks) - 1], hooked[:-1], strict=True)
+    if not (_all_equal(inner) or _all_equal(shifted)):
+        raise refusal
+    if last.shape[-1] != hooked[-1].shape[-1]:  # Reformer's two streams
+        raise InputError(
+            f"{trial.name} gives out states of {last.shape[-1]} dimensions where its blocks hand on "
+            f"{hooked[-1].shape[-1]}, so that its output is no layer's state; its layers cannot be read."
+        )
+    raw = _equal(reported[-1], hooked[-1])
+    given = last if raw else reported[-1]  # CLIP's list ends before its norm
+    norm = None
+    if not _equal(given, hooked[-1]):
+        norm = _module_between(core, hooked[-1], given, seen)
+        if norm is None and not raw:
+            raise refusal
+    return measured_calls(core, blocks, Architecture(path, norm))
+
+
+def _states_both_ways(
+    trial: _Trial,
+) -> tuple[list[Tensor], Tensor, dict[int, tuple[Tensor, Tensor]]]:
+    """Run a short input: the states the model reports, its output, what entered and left its modules."""
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        state = output[0] if isinstance(output, tuple | list) else output
+        entered = inputs[0] if inputs and isinstance(inputs[0], Tensor) else torch.empty(0)
+        # Llama 4's rotations are complex
+        if isinstance(state, Tensor) and state.is_floating_point():
+            seen[id(module)] = trial.cropped(entered.float()), trial.cropped(state.float())
+
+    core, blocks = trial.core, trial.blocks
+    inside = {id(module) for block in blocks for module in block.modules()}
+    watched = [m for m in core.modules() if id(m) not in inside and m is not core] + list(blocks)
+    handles = [module.register_forward_hook(keep) for module in watched]
+    try:
+        named = (
+            {"return_dict": True} if trial.takes("return_dict") else {}
+        )  # DPR's is a tuple by default
+        output = trial.run(trial.inputs([trial.texts[0]]), output_hidden_states=True, **named)
+    finally:
+        for handle in handles:
+            handle.remove()
+    reported = getattr(output, "hidden_states", None) or ()
+    return (
+        [state.float() for state in reported if isinstance(state, Tensor)],
+        output[0].float(),
+        seen,
+    )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def _all_equal(pairs: Any) -> bool:
+    return all(_equal(one, other) for one, other in pairs)
+
+
+def _module_between(
+    core: nn.Module, before: Tensor, after: Tensor, seen: dict[int, tuple[Tensor, Tensor]]
+) -> str | None:
+    """Return the path of the first module outside the blocks that makes one state of the other."""
+    for path, module in core.named_modules():
+        entered, left = seen.get(id(module), (before, before))
+        if _equal(entered, before) and _equal(left, after):
+            return str(path)
+    return None
+
+
+# How far two ways to one state may part by rounding alone, as a share of the state's own size. Wrong
+# masks, norms and orders part by a tenth and more; 30 blocks in bfloat16 round by a twentieth at the
+# worst token. Other formats get float32's: in float64 too, transformers computes norms and rotary angles
+# in float32.
+TOLERANCES: Final[Mapping[str, float]] = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+
+
+# The same where the padding alone is another, which changes no shape: of most models not one bit may
+# differ. Where rounding still does (experts, by the number of their tokens), texts of one length together
+# are slower, but not wrong.
+_UNTOUCHED: Final = 1e-3
+
+
+_SHORT, _LONG = 5, 40  # tokens of the texts that are tried
+
+
+def measured_calls(
+    core: nn.Module, blocks: tuple[nn.Module, ...], architecture: Architecture
+) -> Architecture:
+    """Return a layout with `positions`, `padding` and `mask` as a model needs them, by trying.
+
+    A short and a long text run together, padded on either side, and each of them alone: the states must
+    be the same. They must also stay the same when other ids stand in the padding, which shows mixing that
+    is smaller than the rounding of half precision.
+
+    Raises:
+        InputError: states that another random state, or another text of the same length, changes.
+    """
+    trial = _Trial(core, blocks)
+    trial.refuse_restless()
+    found: list[Architecture] = []
+    positions: tuple[Positions, ...] = ("given", "own") if trial.takes("position_ids") else ("own",)
+    for each in positions:
+        called = replace(architecture, positions=each, mask=trial.takes("attention_mask"))
+        if trial.keeps(called, [1]):
+            found.append(replace(called, padding=trial.padding(called)))
+        if found and found[-1].padding == "both":
+            break
+    if not found:
+        raise InputError(
+            f"{trial.name} gives a text other states when its attention mask is given, all of it ones; "
+            "its states cannot be read for certain."
+        )
+    best = max(found, key=lambda each: ("none", "right", "both").index(each.padding))
+    if not trial.keeps(best, [1, 2]):
+        raise InputError(
+            f"{trial.name} gives a text other states when another text of the same length is in its "
+            "batch; its states cannot be read for certain."
+        )
+    return best
+
+
+class _Trial:
+    """Texts of ordinary tokens to try a model on: a short one and two longer ones.
+
+    Attributes:
+        texts: their token ids.
+        fillers: two ids that stand in the padding.
+    """
+
+    def __init__(self, core: nn.Module, blocks: tuple[nn.Module, ...]) -> None:
+        config: Any = core.config
+        self.core, self.blocks, self.name = core, blocks, type(core).__name__
+        self.device = next(core.parameters()).device
+        dtype = str(next(core.parameters()).dtype).removeprefix("torch.")
+        self.tolerance = TOLERANCES.get(dtype, TOLERANCES["float32"])
+        special = [
+            value for name, value in config.to_dict().items() if name.endswith(("_id", "_index"))
+        ]
+        size = int(getattr(config, "vocab_size", 0) or 1000)
+        ordinary = [token for token in range(size - 1, -1, -1) if token not in special][:64] or [0]
+        room = int(getattr(config, "max_position_embeddings", 0) or 0) - 4
+        longer = min(_LONG, room) if room > _SHORT else _LONG
+        count = iter(range(_SHORT + 2 * longer))
+        self.texts = [
+            [ordinary[next(count) % len(ordinary)] for _ in range(length)]
+            for length in (_SHORT, longer, longer)
+        ]
+        named = getattr(config, "pad_token_id", None)
+        self.fillers = (named if isinstance(named, int) and named >= 0 else 0, ordinary[0])
+        self.alone: dict[int, list[Tensor]] = {}
+
+    def takes(self, argument: str) -> bool:
+        """Whether the model's `forward` names an argument."""
+        return argument in inspect.signature(self.core.forward).parameters
+
+    def inputs(self, texts: list[list[int]]) -> dict[str, Any]:
+        """Return the inputs for texts of one length as a model's own documentation has them."""
+        return inputs_of(self.core, torch.tensor(texts, device=self.device))
+
+    def run(self, inputs: dict[str, Any], **options: Any) -> Any:
+        """Call the model and return its output.
+
+        Raises:
+            InputError: it does not run on these inputs.
+        """
+        try:
+            with evaluating(self.core):
+                return self.core(**inputs, **options)
+        except Exception as error:  # a model raises anything for inputs that it cannot take
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"{self.name} is not in layerscope's table of architectures and does not run on a short "
+                f"text input, so its layers cannot be told apart: {first.rstrip('.')}."
+            ) from error
+
+    def cropped(self, state: Tensor, tokens: int = _SHORT) -> Tensor:
+        """Return states without the tokens that the model itself put behind the text."""
+        return state[:, :tokens] if state.ndim == 3 and state.shape[1] > tokens else state
+
+    def states(self, inputs: dict[str, Any]) -> list[Tensor]:
+        """Return what enters block 1, what leaves each block and the output, each (text, token, dim).
+
+        Raises:
+            InputError: one of them has another shape.
+        """
+        seen: list[Any] = []
+
+        def enter(_module: nn.Module, args: Any, named: dict[str, Any]) -> None:
+            seen.append(args[0] if args else named.get("hidden_states"))
+
+        def leave(_module: nn.Module, _args: Any, output: Any) -> None:
+            seen.append(output[0] if isinstance(output, tuple | list) else output)
+
+        handles = [self.blocks[0].register_forward_pre_hook(enter, with_kwargs=True)]
+        handles += [block.register_forward_hook(leave) for block in dict.fromkeys(self.blocks)]
+        try:
+            seen.append(self.run(inputs)[0])
+        finally:
+            for handle in handles:
+                handle.remove()
+        rows, tokens = inputs["input_ids"].shape
+        for state in seen:
+            shape = tuple(state.shape) if isinstance(state, Tensor) else ()
+            if len(shape) != 3 or shape[0] != rows or shape[1] < tokens:
+                raise InputError(
+                    f"{self.name} hands its blocks {shape or type(state).__name__} for {rows} texts of "
+                    f"{tokens} tokens, not a state for each token; its layers cannot be read."
+                )
+        return [self.cropped(state.float(), tokens) for state in seen]
+
+    def own(self, text: int) -> list[Tensor]:
+        """Return the states of one text alone, as the model's own documentation calls it."""
+        if text not in self.alone:
+            self.alone[text] = [
+                state[0].cpu() for state in self.states(self.inputs([self.texts[text]]))
+            ]
+        return self.alone[text]
+
+    def together(
+        self, called: Architecture, texts: list[int], side: str = "right", filler: int = 0
+    ) -> list[list[Tensor]]:
+        """Return the states of each of some texts from one batch."""
+        lengths = [len(self.texts[text]) for text in texts]
+        width = max(lengths)
+        ids = torch.full((len(texts), width), self.fillers[filler])
+        real, places = torch.zeros(ids.shape, dtype=torch.bool), torch.zeros_like(ids)
+        for row, (text, length) in enumerate(zip(texts, lengths, strict=True)):
+            place = slice(0, length) if side == "right" else slice(width - length, width)
+            ids[row, place], real[row, place] = torch.tensor(self.texts[text]), True
+            places[row, place] = torch.arange(length)
+        found = self.states(
+            inputs_of(
+                self.core,
+                ids.to(self.device),
+                real.to(self.device) if called.mask else None,
+                places.to(self.device) if called.positions == "given" else None,
+            )
+        )
+        return [[state[row].cpu()[real[row]] for state in found] for row in range(len(texts))]
+
+    def keeps(self, called: Architecture, texts: list[int], side: str = "right") -> bool:
+        """Whether each of some texts has the states in a batch of them that it has alone."""
+        try:
+            found = self.together(called, texts, side)
+            others = self.together(called, texts, side, filler=1) if side == "right" else found
+        except InputError:
+            return False
+        alone = [self.own(text) for text in texts]
+        return all(map(self.same, found, alone)) and all(
+            self.same(*pair, min(_UNTOUCHED, self.tolerance / 10))
+            for pair in zip(found, others, strict=True)
+        )
+
+    def padding(self, called: Architecture) -> Padding:
+        """Return the sides on which padding changes nothing."""
+        # BigBird's attention is sparse from some hundred tokens on, padding counted: no short text
+        # shows that.
+        if getattr(self.core, "attention_type", "") == "block_sparse":
+            return "none"
+        if not self.keeps(called, [0, 1]):
+            return "none"
+        return "both" if self.keeps(called, [0, 1], side="left") else "right"
+
+    def same(
+        self, found: list[Tensor], expected: list[Tensor], tolerance: float | None = None
+    ) -> bool:
+        """Whether states are the same, by default but for rounding."""
+        allowed = self.tolerance if tolerance is None else tolerance
+        return all(
+            one.shape == other.shape and _apart(one, other) <= allowed
+            for one, other in zip(found, expected, strict=True)
+        )
+
+    def refuse_restless(self) -> None:
+        """Raise an InputError if the states depend on random numbers."""
+        found = []
+        for seed in range(2):
+            with _random_states_kept():
+                torch.manual_seed(seed)
+                np.random.seed(seed)
+                random.seed(seed)
+                found.append(self.states(self.inputs([self.texts[1]])))
+        if not self.same(found[0], found[1]):
+            raise InputError(
+                f"{self.name} draws random numbers when it runs, so that a text has other states each "
+                "time; its layers cannot be read."
+            )
+
+
+def _apart(found: Tensor, expected: Tensor) -> float:
+    """Return how far two states (..., token, dim) part at the worst token, as a share of its norm.
+
+    Of the median norm where that is greater; infinite where a number is not finite.
+    """
+    sizes = expected.norm(dim=-1)
+    scale = sizes.clamp(min=max(float(sizes.median()), torch.finfo(sizes.dtype).tiny))
+    gap = float(((found - expected).norm(dim=-1) / scale).max())
+    return gap if math.isfinite(gap) else math.inf
+
+
+def inputs_of(
+    model: nn.Module, ids: Tensor, real: Tensor | None = None, positions: Tensor | None = None
+) -> dict[str, Any]:
+    """Return what a model is called with.
+
+    Args:
+        model: the model.
+        ids: (text, token) token ids.
+        real: (text, token), True where a token is not padding; None gives no mask.
+        positions: (text, token) position ids; None gives none.
+    """
+    inputs: dict[str, Any] = {"input_ids": ids}
+    if real is not None:
+        inputs["attention_mask"] = real.long()
+    if positions is not None:
+        inputs["position_ids"] = positions
+    if hasattr(model.config, "use_cache"):
+        inputs["use_cache"] = False
+    return inputs

@@ -1,0 +1,1 @@
+"""Hidden states: one forward pass by hooks, pooling, and vectors on disk."""

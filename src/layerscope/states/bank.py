@@ -1,0 +1,331 @@
+"""Pooled vectors of every site of a model, on disk, found again by the text they belong to.
+
+What one forward pass gave for a text is kept under the hash of that text (a prompt included), in one
+folder for one model and one way to count tokens. Any task, layer or pooling reads it from there, one
+site at a time.
+
+Shards are written whole under names of their own and never changed, so that reading needs no lock. One
+process at a time writes; the others wait for it and then find what it wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import secrets
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import numpy as np
+from safetensors import safe_open
+
+from layerscope.config import Pooling
+from layerscope.data.files import LOCK_FILE, locked, refuse_unwritable, write_atomically, write_json
+from layerscope.errors import InputError, RunError
+from layerscope.models.fingerprints import OLDER, is_older_fingerprint
+from layerscope.states.sites import Site
+from layerscope.states.store import Array, save_shard
+
+BANK_FILE: Final = "bank.json"
+PLANS: Final = "encoding*.plan"
+SCHEMA_VERSION: Final = 1
+FACTS: Final = ("tokens", "truncated", "all_counted")
+_HASH_BYTES: Final = 16
+_LOG: Final = logging.getLogger(__name__)
+
+
+def hash_of(text: str) -> bytes:
+    """Return the name of a text in a bank."""
+    encoded = text.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(encoded, digest_size=_HASH_BYTES).digest()
+
+
+def key(site: Site, pooling: Pooling) -> str:
+    """Name the rows of a site in a shard."""
+    return f"{pooling.value}/{site}"
+
+
+class VectorBank:
+    """The vectors of a folder, all of one model and one way to count tokens.
+
+    Args:
+        folder: where the shards lie; made if need be.
+        identity: everything that decides the vectors besides text, site and pooling, as plain values.
+        facts: what else a reader should find in the folder's description; not compared.
+
+    Raises:
+        InputError: the folder holds vectors of another identity, or something else.
+    """
+
+    BUDGET: ClassVar[int] = 64_000_000  # bytes that wait in memory before they are written
+    SECONDS: ClassVar[float] = 30  # of work that a kill may cost
+
+    def __init__(
+        self, folder: Path, identity: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+    ) -> None:
+        self.folder, self.identity = folder, dict(identity)
+        found = description(folder)
+        if found is None:
+            _refuse_other_files(folder)
+            with locked(folder / LOCK_FILE, self._tell_waiting, keep=True):
+                found = description(folder)  # another process may have made it just now
+                if found is None:
+                    self._describe({}, facts or {})
+        if found is not None:
+            _refuse_other_identity(folder, found.get("identity", {}), identity)
+            self._learn(found.get("facts", {}), facts or {})
+        self._shards: list[_Shard] = []
+        self._indexes: dict[str, dict[bytes, tuple[int, int]]] = {}
+        self._enlist_new()
+        self._waiting: list[tuple[Sequence[bytes], Mapping[str, Array]]] = []
+        self._bytes = 0
+        self._flushed = time.monotonic()
+
+    def _describe(self, known: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """Write what the bank is; a fact that is not known now stays what it was."""
+        told = {name: value for name, value in facts.items() if value is not None}
+        described = {"schema_version": SCHEMA_VERSION, "identity": self.identity}
+        write_json(self.folder / BANK_FILE, described | {"facts": {**known, **told}})
+
+    def _learn(self, known: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """Write facts that the description lacks; one that may only be read serves without."""
+        if any(value is not None and known.get(name) != value for name, value in facts.items()):
+            with suppress(InputError):
+                self._describe(known, facts)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only process that writes for the time of a block, which sees what others wrote.
+
+        Where another process writes, a warning says so, and it is waited for.
+
+        Raises:
+            InputError: the folder cannot be written to.
+        """
+        with locked(self.folder / LOCK_FILE, self._tell_waiting, keep=True):
+            self._enlist_new()
+            yield
+
+    def _tell_waiting(self) -> None:
+        _LOG.warning(
+            "layerscope: another process is writing to the bank in %r; waiting until it is done.",
+            str(self.folder),
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(shard.size for shard in self._shards)
+
+    def __len__(self) -> int:
+        """Return the number of texts."""
+        return len({name for shard in self._shards for name in shard.names})
+
+    def missing(self, names: Iterable[bytes], pooling: Pooling) -> list[bytes]:
+        """Return the texts that have no vectors of this pooling yet, each once, in their order."""
+        known = self._index(pooling)
+        return [name for name in dict.fromkeys(names) if name not in known]
+
+    def add(self, names: Sequence[bytes], rows: Mapping[str, Array]) -> None:
+        """Keep one batch: rows by `key` and the rows of `FACTS`, one for each text."""
+        self._waiting.append((names, rows))
+        self._bytes += sum(array.nbytes for array in rows.values())
+        if self._bytes > self.BUDGET or time.monotonic() - self._flushed > self.SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits to a new shard.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        if not self._waiting:
+            return
+        names = b"".join(name for batch, _ in self._waiting for name in batch)
+        merged = {"names": np.frombuffer(names, np.uint8).reshape(-1, _HASH_BYTES)}
+        for rows_key in self._waiting[0][1]:
+            merged[rows_key] = np.concatenate([rows[rows_key] for _, rows in self._waiting])
+        # Not a number: a process that opened the bank before does not know the others' numbers.
+        path = self.folder / f"shard-{secrets.token_hex(6)}.safetensors"
+        save_shard(merged, path)
+        self._enlist(path)
+        self._waiting, self._bytes = [], 0
+        self._flushed = time.monotonic()
+
+    def vectors(self, site: Site, pooling: Pooling, names: Sequence[bytes]) -> Array:
+        """Return one site's vectors (text, dim) of these texts, in their order.
+
+        Only this site's rows are read, shard by shard.
+
+        Raises:
+            RunError: a text has none.
+        """
+        return self._rows(key(site, pooling), names, self._index(pooling))
+
+    def facts(self, pooling: Pooling, names: Sequence[bytes]) -> dict[str, Array]:
+        """Return `FACTS` of these texts: tokens, and whether cut or counted with all their tokens."""
+        rows = self._rows("facts", names, self._index(pooling))
+        return {name: rows[:, column] for column, name in enumerate(FACTS)}
+
+    # --- the plan of an encoding, so that one that was killed goes on with the same batches -------
+
+    # Each has a file of its own: what one process left unfinished, another must not forget.
+
+    def save_plan(self, names: Sequence[bytes]) -> None:
+        """Keep which texts are about to be encoded together."""
+        write_atomically(self._plan_file(names), b"".join(names))
+
+    def load_plan(self, missing: Sequence[bytes], asked: Collection[bytes]) -> list[bytes]:
+        """Return the texts of the unfinished encoding that these belong to; none if there is none.
+
+        Args:
+            missing: texts to encode, all of which must be in it.
+            asked: texts that are known, to which all of it must belong.
+        """
+        for path in sorted(self.folder.glob(PLANS)):
+            content = path.read_bytes()
+            planned = [content[i : i + _HASH_BYTES] for i in range(0, len(content), _HASH_BYTES)]
+            if set(missing) <= set(planned) <= set(asked):
+                return planned
+        return []
+
+    def drop_plan(self, names: Sequence[bytes]) -> None:
+        """Forget a plan: everything in it is encoded."""
+        self._plan_file(names).unlink(missing_ok=True)
+
+    def _plan_file(self, names: Sequence[bytes]) -> Path:
+        digest = hashlib.blake2b(b"".join(names), digest_size=8).hexdigest()
+        return self.folder / f"encoding-{digest}.plan"
+
+    # --- shards -----------------------------------------------------------------------------------
+
+    def _enlist_new(self) -> None:
+        """Take in the shards that other processes wrote since this one looked."""
+        known = {shard.path for shard in self._shards}
+        for path in sorted(self.folder.glob("shard-*.safetensors")):
+            if path not in known:
+                self._enlist(path)
+
+    def _enlist(self, path: Path) -> None:
+        shard = _Shard.read(path)
+        self._shards.append(shard)
+        for pooling, index in self._indexes.items():
+            if pooling in shard.poolings:
+                index.update(shard.places(len(self._shards) - 1))
+
+    def _index(self, pooling: Pooling) -> dict[bytes, tuple[int, int]]:
+        """Return text -> (shard, row) for a pooling; made once."""
+        if pooling.value not in self._indexes:
+            index: dict[bytes, tuple[int, int]] = {}
+            for number, shard in enumerate(self._shards):
+                if pooling.value in shard.poolings:
+                    index.update(shard.places(number))
+            self._indexes[pooling.value] = index
+        return self._indexes[pooling.value]
+
+    def _rows(
+        self, rows_key: str, names: Sequence[bytes], index: Mapping[bytes, tuple[int, int]]
+    ) -> Array:
+        if lacking := sum(name not in index for name in names):
+            raise RunError(f"{lacking} of {len(names)} texts are not in {str(self.folder)!r}.")
+        places = np.array([index[name] for name in names], dtype=np.int64).reshape(-1, 2)
+        out: Array | None = None
+        for number in np.unique(places[:, 0]):
+            with safe_open(self._shards[number].path, framework="numpy") as shard:
+                if rows_key not in shard.keys():  # noqa: SIM118  (not a dict)
+                    raise RunError(f"{str(self.folder)!r} holds no vectors of {rows_key}.")
+                rows = shard.get_tensor(rows_key)
+            here = places[:, 0] == number
+            if out is None:
+                out = np.empty((len(names), *rows.shape[1:]), rows.dtype)
+            out[here] = rows[places[here, 1]]
+        if out is None:
+            raise RunError("expected at least one text to read vectors of, got none.")
+        return out
+
+
+class _Shard:
+    """One file of a bank: which texts it holds, in which poolings."""
+
+    def __init__(self, path: Path, names: Sequence[bytes], poolings: frozenset[str]) -> None:
+        self.path, self.names, self.poolings = path, names, poolings
+        self.size = path.stat().st_size
+
+    @classmethod
+    def read(cls, path: Path) -> _Shard:
+        try:
+            with safe_open(path, framework="numpy") as shard:
+                content = shard.get_tensor("names").tobytes()
+                poolings = frozenset(k.partition("/")[0] for k in shard.keys() if "/" in k)  # noqa: SIM118
+        except Exception as error:  # safetensors has an error of its own
+            raise InputError(
+                f"{str(path)!r} cannot be read ({error}); remove it, and its texts are encoded again."
+            ) from error
+        names = [content[i : i + _HASH_BYTES] for i in range(0, len(content), _HASH_BYTES)]
+        return cls(path, names, poolings)
+
+    def places(self, number: int) -> dict[bytes, tuple[int, int]]:
+        return {name: (number, row) for row, name in enumerate(self.names)}
+
+
+def description(folder: Path) -> dict[str, Any] | None:
+    """Return what a bank's folder says of itself, None if it is none yet.
+
+    Raises:
+        InputError: a description that cannot be read, or of a newer layerscope.
+    """
+    try:
+        found = json.loads((folder / BANK_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"the bank in {str(folder)!r} cannot be read: {error}") from error
+    if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"the bank in {str(folder)!r} has another version than {SCHEMA_VERSION}, the one that this "
+            "layerscope reads; choose another --bank folder."
+        )
+    return found
+
+
+def refuse_no_bank(folder: Path) -> None:
+    """Refuse, before a model is loaded, a folder that holds other things or may not be written to."""
+    if not folder.is_dir() or description(folder) is None:
+        _refuse_other_files(folder)
+    refuse_unwritable(folder)
+
+
+def _refuse_other_files(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
+        raise InputError(
+            f"expected a bank of vectors or an empty folder, {str(folder)!r} holds other things; "
+            "choose another --bank folder."
+        )
+
+
+def _is_foreign(file: Path) -> bool:
+    """Whether a file in a folder without a description is not what a killed start left there."""
+    return file.name != LOCK_FILE and not file.name.startswith(f".{BANK_FILE}")
+
+
+def _refuse_other_identity(
+    folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> None:
+    if is_older_fingerprint(found.get("weights_fingerprint")):
+        raise InputError(
+            f"the bank in {str(folder)!r} was {OLDER}; choose another --bank folder, or remove that one."
+        )
+    differing = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
+    if differing:
+        listed = ", ".join(
+            f"{name.replace('_', ' ')} ({found.get(name)} there, {wanted.get(name)} now)"
+            for name in differing[:3]
+        )
+        raise InputError(
+            f"the bank in {str(folder)!r} holds vectors of another {listed}; choose another --bank "
+            "folder."
+        )

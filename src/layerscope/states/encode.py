@@ -1,0 +1,266 @@
+"""Texts -> pooled vectors of every site, in a bank: one forward pass for each distinct text, ever."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+from torch import Tensor
+
+from layerscope.config import FirstToken, Pooling
+from layerscope.data import reading
+from layerscope.data.tokens import TokenizedText, length_limit, padding_id, tokenize
+from layerscope.models.backbone import Backbone, non_finite_states
+from layerscope.settings import TokenConfig
+from layerscope.states.bank import VectorBank, description, hash_of, key
+from layerscope.states.extract import Progress, batches, extract, note_on_padding, silent, sites_of
+from layerscope.states.pooling import decided, first_token_ratio, pool
+from layerscope.states.sites import Site, TokenStates
+from layerscope.states.store import Array
+
+BANK_BUDGET: Final = 20_000_000_000  # bytes; past it only the pooling that is asked for is kept
+_FLOAT: Final = 4
+
+
+class TokenPolicy(TokenConfig):
+    """Which tokens of a text count."""
+
+    @classmethod
+    def of_config(cls, config: TokenConfig) -> Self:
+        """Return the policy that a command's config holds."""
+        return cls(**{name: getattr(config, name) for name in cls.model_fields})
+
+    def by_rule(self, text: TokenizedText) -> list[bool]:
+        """For each token, whether it counts."""
+        return text.counted(
+            special_tokens=self.special_tokens,
+            first_token=self.first_token is not FirstToken.DROP,
+        )
+
+    def counted(self, text: TokenizedText) -> list[bool]:
+        """For each token, whether it counts; all of them where by the rules none would."""
+        marks = self.by_rule(text)
+        return marks if any(marks) else [True] * len(text.ids)
+
+
+@dataclass(frozen=True)
+class OpenBank:
+    """A bank with what was decided for it.
+
+    Attributes:
+        bank: where the vectors are.
+        policy: which tokens count, `auto` decided.
+        first_token_ratio: norm of position 0 over the median of the others, at the worst layer; None
+            where nobody asked for it.
+    """
+
+    bank: VectorBank
+    policy: TokenPolicy
+    first_token_ratio: float | None
+
+
+def open_bank(folder: Path, backbone: Backbone, policy: TokenPolicy) -> OpenBank:
+    """Open or make the bank of a model.
+
+    Whether the first token is a sink is measured once a model, on the built-in sample, so that neither
+    the order of tasks nor their texts can change what counts.
+
+    Raises:
+        InputError: the folder holds vectors of another model, or with other tokens counted.
+    """
+    limit = length_limit(backbone.tokenizer, backbone.model.config, policy.max_length)
+    ratio = ((description(folder) or {}).get("facts") or {}).get("first_token_ratio")
+    if ratio is None and policy.first_token is FirstToken.AUTO:
+        ratio = sample_ratio(backbone, limit)
+    policy = policy.changed(first_token=decided(policy.first_token, ratio), max_length=limit)
+    info = backbone.info
+    identity = {
+        "weights_fingerprint": info.weights_fingerprint,
+        "revision": info.revision,
+        "tokenizer_fingerprint": info.tokenizer_fingerprint,
+        "config_fingerprint": info.config_fingerprint,
+        "dtype": info.dtype,
+        "special_tokens": policy.special_tokens,
+        "first_token": policy.first_token.value,
+        "max_length": limit,
+    }
+    if backbone.padding == "none":  # a bank of padded batches would hold other vectors
+        identity["batches"] = "of one length"
+    facts = {"model": info.name, "dim": info.dim, "first_token_ratio": ratio}
+    return OpenBank(VectorBank(folder, identity, facts), policy, ratio)
+
+
+def first_token_for(backbone: Backbone, asked: FirstToken, limit: int) -> FirstToken:
+    """Return a policy on the first token with `auto` decided on the built-in sample."""
+    if asked is not FirstToken.AUTO:
+        return asked
+    return decided(asked, sample_ratio(backbone, limit))
+
+
+def sample_ratio(backbone: Backbone, limit: int) -> float | None:
+    """Return how far the first token's norm exceeds the others' on the built-in sample."""
+    texts = reading.read_texts("sample", limit=64).texts
+    return first_token_ratio(backbone, tokenize(backbone.tokenizer, texts, limit))
+
+
+@dataclass
+class Encoded:
+    """What an encoder has run through the model so far.
+
+    Attributes:
+        texts: texts that went through the model.
+        tokens: their tokens, padding not counted.
+        seconds: time that took.
+    """
+
+    texts: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for the record."""
+        return asdict(self) | {"seconds": round(self.seconds, 3)}
+
+
+class BankEncoder:
+    """Reads vectors of texts from a bank, and runs the model over those that it lacks.
+
+    Args:
+        backbone: the model.
+        opened: its bank, and which tokens count.
+        pooling: the pooling whose vectors are asked for.
+        poolings: those to keep; None keeps all while the bank stays below its budget.
+        sites: those to keep; None keeps the output of every block and what the model gives.
+        batch_tokens: padded tokens in one forward pass.
+        progress: told of the tokens that went through the model.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        opened: OpenBank,
+        pooling: Pooling,
+        *,
+        poolings: Sequence[Pooling] | None = None,
+        sites: Sequence[Site] | None = None,
+        batch_tokens: int = 4096,
+        progress: Progress = silent,
+    ) -> None:
+        self.backbone, self.bank, self.policy = backbone, opened.bank, opened.policy
+        self.pooling, self.poolings = pooling, poolings
+        self.batch_tokens, self.progress = batch_tokens, progress
+        self.sites = sites_of(backbone) if sites is None else tuple(sites)
+        self.encoded = Encoded()
+        self.notes: dict[str, None] = dict.fromkeys(note_on_padding(backbone))
+
+    def vectors(self, site: Site, texts: Sequence[str]) -> Array:
+        """Return one site's vectors (text, dim) of some texts; the model reads those not yet kept.
+
+        Raises:
+            RunError: states that are not finite, a text that does not fit in memory, a full disk.
+        """
+        names = [hash_of(text) for text in texts]
+        self.fill(texts, names)
+        return self.bank.vectors(site, self.pooling, names)
+
+    def fill(self, texts: Sequence[str], names: Sequence[bytes]) -> None:
+        """Run the model over the texts that the bank lacks, all sites at once."""
+        if not self.bank.missing(names, self.pooling):
+            return
+        with self.bank.writing():
+            missing = self.bank.missing(names, self.pooling)
+            if not missing:  # the process that was waited for encoded them
+                return
+            started = time.perf_counter()
+            by_name = dict(zip(names, texts, strict=True))
+            # Batches decide the last digits: an encoding that was killed goes on with its own.
+            planned = self.bank.load_plan(missing, by_name.keys())
+            if not planned:
+                planned = missing
+                self.bank.save_plan(planned)
+            try:
+                self._encode([by_name[name] for name in planned], planned, set(missing))
+            finally:  # an interrupt or a failure loses nothing that was computed
+                self.bank.flush()
+            self.bank.drop_plan(planned)
+            self.encoded.seconds += time.perf_counter() - started
+
+    def _encode(self, texts: Sequence[str], names: Sequence[bytes], missing: set[bytes]) -> None:
+        tokenized = self._tokenized(texts)
+        marks = [self.policy.counted(text) for text in tokenized]
+        facts = np.array(
+            [(len(t.ids), t.truncated, not any(self.policy.by_rule(t))) for t in tokenized],
+            dtype=np.int32,
+        )
+        poolings = self._poolings(len(missing))
+        total = sum(len(t.ids) for t, name in zip(tokenized, names, strict=True) if name in missing)
+        done = 0
+        self.progress("encoding texts", done, total)
+        planned = batches(
+            self.backbone,
+            tokenized,
+            marks,
+            self.batch_tokens,
+            finished={item for item, name in enumerate(names) if name not in missing},
+            tight=True,
+        )
+        for result in extract(self.backbone, planned, self.sites, _Pooled(poolings, self.backbone)):
+            items = list(result.items)
+            rows = {
+                key(site, pooling): vectors
+                for site, by_pooling in result.by_site.items()
+                for pooling, vectors in by_pooling.items()
+            }
+            self.bank.add([names[item] for item in items], rows | {"facts": facts[items]})
+            tokens = sum(len(tokenized[item].ids) for item in items)
+            self.encoded.texts += len(items)
+            self.encoded.tokens += tokens
+            done += tokens
+            self.progress("encoding texts", min(done, total), total)
+
+    def _tokenized(self, texts: Sequence[str]) -> list[TokenizedText]:
+        found = tokenize(self.backbone.tokenizer, texts, self.policy.max_length)
+        # A text of no token at all still needs a place for the model to stand on.
+        filler = padding_id(self.backbone.tokenizer, self.backbone.model.config)
+        nothing = TokenizedText((filler,), (True,), truncated=False)
+        return [text if text.ids else nothing for text in found]
+
+    def _poolings(self, texts: int) -> tuple[Pooling, ...]:
+        """Return which poolings to keep: all, unless others were asked for or the bank grows too big."""
+        if self.poolings is not None:
+            return tuple(dict.fromkeys((self.pooling, *self.poolings)))
+        one = texts * len(self.sites) * self.backbone.info.dim * _FLOAT
+        free = shutil.disk_usage(self.bank.folder).free
+        if self.bank.size + one * len(Pooling) <= min(BANK_BUDGET, free // 2):
+            return tuple(Pooling)
+        note = (
+            f"the bank keeps {self.pooling.value} pooling only: all {len(Pooling)} would take more than "
+            f"{min(BANK_BUDGET, free // 2) / 1e9:.0f} GB; --bank-poolings names those to keep."
+        )
+        self.notes[note] = None
+        return (self.pooling,)
+
+
+def refuse_non_finite(vectors: Tensor, site: Site, backbone: Backbone) -> None:
+    """Raise a NonFiniteError if vectors of a site hold NaN or infinity."""
+    if not bool(vectors.isfinite().all()):
+        raise non_finite_states(backbone, f" at {site}")
+
+
+@dataclass(frozen=True)
+class _Pooled:
+    """The reducer that extraction calls: token states of a site -> a vector a text and pooling."""
+
+    poolings: tuple[Pooling, ...]
+    backbone: Backbone
+
+    def __call__(self, tokens: TokenStates) -> dict[Pooling, Array]:
+        found = {pooling: pool(tokens, pooling).float() for pooling in self.poolings}
+        for vectors in found.values():
+            refuse_non_finite(vectors, tokens.site, self.backbone)
+        return {pooling: vectors.cpu().numpy() for pooling, vectors in found.items()}

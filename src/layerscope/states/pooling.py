@@ -1,0 +1,101 @@
+"""Token states of a text -> one vector; and whether the first token is an attention sink."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from layerscope.config import FirstToken, Pooling
+from layerscope.data.tokens import TokenizedText
+from layerscope.models.backbone import Backbone
+from layerscope.states.extract import batches, extract, sites_of
+from layerscope.states.sites import TokenStates
+
+
+def pool(tokens: TokenStates, pooling: Pooling) -> Tensor:
+    """Return one vector a text, (text, dim).
+
+    `first` and `last` take the first and last real token, special or not, since that is where models
+    trained for them put the text (CLS, EOS). The others see only the tokens that count;
+    `weighted_mean` weighs them by their place among those, 1, 2, 3... (Muennighoff 2022, SGPT).
+    """
+    match pooling:
+        case Pooling.FIRST:
+            return _at(tokens.states, tokens.real.int().argmax(dim=1))
+        case Pooling.LAST:
+            positions = torch.arange(tokens.real.shape[1], device=tokens.real.device)
+            return _at(tokens.states, (tokens.real * positions).argmax(dim=1))
+        case Pooling.MAX:
+            hidden = tokens.states.masked_fill(~tokens.counted[..., None], -torch.inf)
+            return hidden.amax(dim=1)
+        case Pooling.MEAN:
+            return mean(tokens.states, tokens.counted.to(tokens.states.dtype))
+        case Pooling.WEIGHTED_MEAN:
+            places = tokens.counted.cumsum(dim=1) * tokens.counted
+            return mean(tokens.states, places.to(tokens.states.dtype))
+
+
+def mean(states: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted mean (text, dim) of states (text, token, dim); weights (text, token)."""
+    total = weights.sum(dim=1, keepdim=True)
+    pooled = (weights[:, None] @ states)[:, 0] / total
+    if bool(pooled.isfinite().all()):
+        return pooled
+    # Zero times NaN is NaN: what stands where nothing counts must not reach the mean.
+    clean = states.masked_fill((weights == 0)[..., None], 0)
+    return (weights[:, None] @ clean)[:, 0] / total
+
+
+def _at(states: Tensor, places: Tensor) -> Tensor:
+    return states[torch.arange(len(states), device=states.device), places]
+
+
+# SmolLM2's first token reaches 146 x the median norm, Gemma 3's BOS more; encoders stay near 1.
+SINK_RATIO: Final = 10.0
+_TEXTS: Final = 16
+_TOKENS: Final = 64
+
+
+def first_token_ratio(backbone: Backbone, texts: Sequence[TokenizedText]) -> float | None:
+    """Return how far the first token's norm exceeds the others', at the worst layer.
+
+    At each block the norm of position 0 is divided by the median norm of the other ordinary tokens,
+    and the median is taken over the first texts. None if no text has another ordinary token, or the
+    states are not finite (what to do about that, the pass decides).
+    """
+    short = [
+        TokenizedText(text.ids[:_TOKENS], text.special[:_TOKENS], truncated=False)
+        for text in texts
+        if not all(text.special[1:_TOKENS])
+    ][:_TEXTS]
+    if not short:
+        return None
+    counted = [text.counted(special_tokens=False, first_token=False) for text in short]
+    sites = [s for s in sites_of(backbone, range(1, backbone.depth + 1)) if s.stage == "block"]
+    given = batches(backbone, short, counted, _TEXTS * _TOKENS)
+    [*results] = extract(backbone, given, sites, _ratios)
+    worst = [
+        float(torch.cat([result.by_site[site] for result in results]).nanmedian())
+        for site in results[0].by_site
+    ]
+    return max((ratio for ratio in worst if math.isfinite(ratio)), default=None)
+
+
+def decided(first_token: FirstToken, ratio: float | None) -> FirstToken:
+    """Return a policy on the first token with `auto` decided: left out where it is a sink."""
+    if first_token is not FirstToken.AUTO:
+        return first_token
+    return FirstToken.KEEP if ratio is None or ratio < SINK_RATIO else FirstToken.DROP
+
+
+def _ratios(tokens: TokenStates) -> torch.Tensor:
+    """Return first norm over median norm of the counted tokens, (text,)."""
+    norms = tokens.states.norm(dim=-1)
+    others = norms.masked_fill(~tokens.counted, torch.nan).nanmedian(dim=1).values
+    first = norms.gather(1, tokens.real.int().argmax(dim=1, keepdim=True))[:, 0]
+    ratios: torch.Tensor = first / others.clamp(min=torch.finfo(norms.dtype).tiny)
+    return ratios
