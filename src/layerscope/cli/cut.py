@@ -44,7 +44,7 @@ Example:
 
 
 @app.command(help=_EXAMPLE)
-@with_settings(texts=ReadingConfig, settings=CutConfig, model_options=ModelOptions)
+@with_settings(reading=ReadingConfig, settings=CutConfig, model_options=ModelOptions)
 def cut(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
@@ -69,7 +69,7 @@ def cut(
     quiet: Quiet = False,
     debug: Debug = False,
     *,
-    texts: Given,
+    reading: Given,
     settings: Given,
     model_options: Given,
 ) -> None:
@@ -84,7 +84,7 @@ def cut(
         "run": run,
         "rule": rule,
         "data": data,
-        **texts,
+        **reading,
         **settings,
         "model_options": ModelOptions.of(**model_options),
         "overwrite": overwrite,

@@ -32,7 +32,7 @@ Example:
 
 
 @app.command(help=_EXAMPLE)
-@with_settings(texts=FewTextsConfig, model_options=ModelOptions)
+@with_settings(reading=FewTextsConfig, model_options=ModelOptions)
 def doctor(
     model: Model,
     data: Annotated[
@@ -50,7 +50,7 @@ def doctor(
     quiet: Quiet = False,
     debug: Debug = False,
     *,
-    texts: Given,
+    reading: Given,
     model_options: Given,
 ) -> None:
     """Prove that layer k is layer k for this very model, or say where it is not."""
@@ -63,7 +63,7 @@ def doctor(
     found = api.doctor(
         model,
         data,
-        **texts,
+        **reading,
         skip=() if skip is None else listed(skip),
         seed=seed,
         model_options=ModelOptions.of(**model_options),

@@ -48,7 +48,7 @@ Example:
 
 
 @app.command(help=_EXAMPLE)
-@with_settings(texts=ReadingConfig, settings=PruneConfig, model_options=ModelOptions)
+@with_settings(reading=ReadingConfig, settings=PruneConfig, model_options=ModelOptions)
 def prune(
     model: Model,
     rule: Annotated[str, typer.Option(help="What says which blocks go.")] = "angular",
@@ -90,7 +90,7 @@ def prune(
     quiet: Quiet = False,
     debug: Debug = False,
     *,
-    texts: Given,
+    reading: Given,
     settings: Given,
     model_options: Given,
 ) -> None:
@@ -101,7 +101,7 @@ def prune(
     from layerscope.render.progress import bars
 
     arguments: dict[str, Any] = {
-        **texts,
+        **reading,
         **settings,
         "data": data,
         "run": run,

@@ -48,7 +48,7 @@ Example:
 
 
 @app.command(help=_SCAN_EXAMPLE)
-@with_settings(texts=ReadingConfig, settings=ScanConfig, model_options=ModelOptions)
+@with_settings(reading=ReadingConfig, settings=ScanConfig, model_options=ModelOptions)
 def scan(
     model: Model,
     data: Annotated[
@@ -69,7 +69,7 @@ def scan(
     quiet: Quiet = False,
     debug: Debug = False,
     *,
-    texts: Given,
+    reading: Given,
     settings: Given,
     model_options: Given,
 ) -> None:
@@ -80,7 +80,7 @@ def scan(
     from layerscope.render.progress import bars
 
     arguments: dict[str, Any] = {
-        **texts,
+        **reading,
         **settings,
         "model_options": ModelOptions.of(**model_options),
         "watch": None if quiet or as_json else bars,
