@@ -17,7 +17,6 @@ from layerscope.data import tokens as tokens_module
 from layerscope.data.tokens import pad, tokenize
 from layerscope.errors import InputError, RunError
 from layerscope.models import backbone as backbone_module
-from layerscope.models import loading
 from layerscope.states import encode
 from layerscope.states.bank import PLANS, VectorBank, hash_of
 from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
@@ -262,9 +261,9 @@ def filling(tmp_path, tiny_folder):
     """Starts a process that fills a bank, and after some shards pauses at each."""
     started = []
 
-    def start(name, pause=0.0, shards=0):
+    def start(name, pause=0.0, shards=0, bank="bank"):
         said = (tmp_path / f"{name}.txt").open("w")
-        paths = map(str, (tmp_path / "bank", tiny_folder("llama"), tmp_path / f"{name}.npz"))
+        paths = map(str, (tmp_path / bank, tiny_folder("llama"), tmp_path / f"{name}.npz"))
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         process = subprocess.Popen(
             [sys.executable, "-c", FILLING, str(pause), str(shards), *paths],
@@ -301,13 +300,9 @@ def assert_same_vectors(one, other):
 
 
 @pytest.mark.parametrize("killed", [True, False])
-def test_processes_that_share_a_bank_give_what_one_process_gives(
-    tmp_path, tiny_folder, filling, killed
-):
-    backbone = loading.load(tiny_folder("llama"))
-    opened = open_bank(tmp_path / "alone", backbone, TokenPolicy())
-    alone = BankEncoder(backbone, opened, Pooling.MEAN, batch_tokens=60)
-    whole = {str(site): alone.vectors(site, TEXTS) for site in alone.sites}
+def test_processes_that_share_a_bank_give_what_one_process_gives(tmp_path, filling, killed):
+    whole = filled_by(filling("alone", bank="alone"), tmp_path, "alone")
+    assert whole.pop("encoded") == len(TEXTS)
     # One writes and is held up (or killed) in the middle; two more want the same texts meanwhile.
     pause = 600 if killed else 3
     writer = filling("writer", pause=pause, shards=1)

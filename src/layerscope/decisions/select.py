@@ -61,6 +61,16 @@ class Selection(Displayed):
         """Return what one rule gained; None if it was not scored."""
         return next((gain for gain in self.gains if gain.rule == rule), None)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether another selection says the same of the same models, texts and tasks."""
+        if not isinstance(other, Selection):
+            return NotImplemented
+        return self.sentence == other.sentence and self.table().equals(other.table())
+
+    def __hash__(self) -> int:
+        """Return a hash that equal selections share."""
+        return hash((self.rule, self.sentence))
+
     def summary(self) -> str:
         """Return the choice in words."""
         return self.sentence
