@@ -76,11 +76,6 @@ class Config(BaseModel):
         except ValidationError as error:
             raise _mistake(type(self), error) from None
 
-    @classmethod
-    def of(cls, **given: Any) -> Self:
-        """Return the settings that a caller gives by name, in any form that they take."""
-        return cls(**given)
-
     def changed(self, **values: Any) -> Self:
         """Return the settings with some other values, checked like the first ones."""
         kept = {name: getattr(self, name) for name in type(self).model_fields}
@@ -146,11 +141,13 @@ class Option:
         name: of the option, where it is not the setting's own.
         words: what stands there for False and for True.
         whole: whether the setting itself reads the text, commas included.
+        zero_is_all: whether 0 stands for None, which sets no limit.
     """
 
     name: str = ""
     words: tuple[str, str] | None = None
     whole: bool = False
+    zero_is_all: bool = False
 
 
 @dataclass(frozen=True)

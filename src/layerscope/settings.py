@@ -36,11 +36,12 @@ from layerscope.errors import InputError, unknown_name
 
 T = TypeVar("T")
 
-DEFAULT_LIMIT: Final = 1000
+DEFAULT_LIMIT: Final = 1000  # texts
+FEW_TEXTS: Final = 16  # that a diagnosis reads
+DRAWS: Final = 20  # random subsets beside a chosen one
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
-DTYPES: Final[tuple[Dtype, ...]] = get_args(Dtype)
 Probe = Literal["linear", "attention"]
-PROBES: Final[tuple[Probe, ...]] = ("linear", "attention")
+PROBES: Final[tuple[Probe, ...]] = get_args(Probe)
 Format = Literal["sentence-transformers", "transformers", "onnx"]
 FinalNorm = Literal["auto", "keep", "drop"]
 Scheme = Literal["one-shot", "greedy"]
@@ -108,6 +109,7 @@ Conventions = Annotated[
     tuple[Convention, ...], To(Annotated[Several[Text], AfterValidator(parse_conventions)])
 ]
 SpecialTokens = Annotated[Flag, Option(words=("exclude", "include"))]
+Limit = Annotated[Count | None, Option(zero_is_all=True)]
 
 
 # --- what several commands share -------------------------------------------------------------------
@@ -120,7 +122,7 @@ class ReadingConfig(Config):
     """Column that holds the texts."""
     split: Text | None = None
     """Split of a datasets id or of a dict of splits."""
-    limit: Count | None = DEFAULT_LIMIT
+    limit: Limit = DEFAULT_LIMIT
     """Most texts to use; 0 on the command line, None in Python, uses all."""
 
 
@@ -308,7 +310,7 @@ Protected = Annotated[
 class PruneConfig(VectorConfig):
     """How blocks are chosen, tried and dropped, besides the rule and the budget."""
 
-    draws: Count = 20
+    draws: Count = DRAWS
     """Random subsets to try beside the chosen one; all if there are no more."""
     scheme: Scheme = "one-shot"
     """one-shot, or greedy: measure again after each block."""
@@ -336,5 +338,5 @@ class RankConfig(VectorConfig):
 class FewTextsConfig(ReadingConfig):
     """Which texts a diagnosis reads."""
 
-    limit: Count | None = 16
+    limit: Limit = FEW_TEXTS
     """Most texts to read; 0 on the command line, None in Python, uses all."""

@@ -40,7 +40,7 @@ from layerscope.export.cut import (
 )
 from layerscope.models.backbone import Backbone
 from layerscope.results.table import Run
-from layerscope.settings import POOLING_SETTINGS, CutConfig, ModelOptions, ScanConfig
+from layerscope.settings import DEFAULT_LIMIT, POOLING_SETTINGS, CutConfig, ModelOptions, ScanConfig
 from layerscope.states.extract import Progress
 
 # What the default rule reads; any other rule gets a whole scan.
@@ -64,7 +64,7 @@ def cut(
     data: Data = "sample",
     column: Text | None = None,
     split: Text | None = None,
-    limit: Count | None = 1000,
+    limit: Count | None = DEFAULT_LIMIT,
     tokenizer: Tokenizer = None,
     model_options: ModelOptions | None = None,
     overwrite: Flag = False,
@@ -127,7 +127,7 @@ def estimate_cut(
     data: Data = "sample",
     column: Text | None = None,
     split: Text | None = None,
-    limit: Count | None = 1000,
+    limit: Count | None = DEFAULT_LIMIT,
     tokenizer: Tokenizer = None,
     model_options: ModelOptions | None = None,
     overwrite: Flag = False,

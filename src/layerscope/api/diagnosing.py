@@ -22,9 +22,9 @@ from layerscope.config import Count, Natural, Strings, Text, checked
 from layerscope.data.reading import SAMPLE
 from layerscope.diagnosis.examine import check_names, examine
 from layerscope.diagnosis.results import Diagnosis
-from layerscope.diagnosis.subject import TEXTS, Origin, of_images, of_texts, takes_images
+from layerscope.diagnosis.subject import Origin, of_images, of_texts, takes_images
 from layerscope.errors import InputError
-from layerscope.settings import ModelOptions
+from layerscope.settings import FEW_TEXTS, ModelOptions
 
 
 @checked
@@ -35,7 +35,7 @@ def doctor(
     tokenizer: Tokenizer = None,
     column: Text | None = None,
     split: Text | None = None,
-    limit: Count | None = TEXTS,
+    limit: Count | None = FEW_TEXTS,
     skip: Strings = (),
     seed: Natural = 0,
     model_options: ModelOptions | None = None,

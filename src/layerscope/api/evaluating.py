@@ -30,6 +30,7 @@ from layerscope.data.files import refuse_unwritable
 from layerscope.decisions.gains import task_name
 from layerscope.errors import RunError
 from layerscope.evaluation.probes import refuse_nothing_to_probe, run_probes
+from layerscope.evaluation.requirements import require_extra
 from layerscope.evaluation.results import (
     evaluation_versions,
     known_scores,
@@ -43,7 +44,6 @@ from layerscope.evaluation.run import (
     quiet,
     score_tasks,
 )
-from layerscope.evaluation.settings import require_extra
 from layerscope.evaluation.tasks import TaskPlan, resolve
 from layerscope.models.backbone import Backbone
 from layerscope.results.folder import RunFolder

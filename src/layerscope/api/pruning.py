@@ -344,7 +344,7 @@ def _planned(
         rule=named_rule(rule), budgets=listed_budgets(budget), protect=chosen.protect,
         scheme=chosen.scheme, draws=chosen.draws, plans=tasks_of(evaluate, task_data, tables),
         held_out=None if held_out is None else tuple(held_out),
-        settings=EvaluateConfig.of(
+        settings=EvaluateConfig(
             **{name: getattr(chosen, name) for name in (*VectorConfig.model_fields, "seed")}
         ),
         seed=chosen.seed,

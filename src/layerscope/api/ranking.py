@@ -43,16 +43,11 @@ from layerscope.models.backbone import Backbone
 from layerscope.models.fingerprints import OLDER, is_older_fingerprint
 from layerscope.results.folder import RunFolder
 from layerscope.results.table import RECORD_FILE, Run, is_interrupted, load_run
-from layerscope.settings import DEFAULT_LIMIT, Convention, ModelOptions, ScanConfig
+from layerscope.settings import DEFAULT_LIMIT, Convention, ModelOptions, RankConfig, ScanConfig
 from layerscope.states.extract import Progress
 
 RANKING_FILE: Final = "ranking.json"
 TABLE_FILE: Final = "ranking.csv"
-# What a ranking may ask of its scans; the measures are its own.
-SETTINGS: Final = (
-    "pooling", "special_tokens", "first_token", "max_length", "batch_tokens", "non_finite", "seed",
-    "resamples",
-)  # fmt: skip
 
 Model = Annotated[str | Path | Run | Result, Kind("a hub id, a folder, a GGUF file or a scan")]
 Models = Annotated[Model | Sequence[Model], To(Listed[Model])]
@@ -109,7 +104,7 @@ def rank(
         limit: most texts to use; None uses all.
         model_options: how to load the models: revision, dtype, device.
         watch: opens a progress callback for the time of each scan; None shows nothing.
-        settings: those fields of `ScanConfig` that are in `SETTINGS`.
+        settings: any field of `RankConfig`.
 
     Raises:
         InputError: something given cannot be used; the message says what and what to do. Texts,
@@ -175,11 +170,11 @@ def _scan_settings(given: dict[str, Any]) -> dict[str, Any]:
         InputError: one is unknown, or is not the caller's to choose.
     """
     for name in given:
-        if name not in SETTINGS:
-            raise unknown_name("setting of a ranking", name, SETTINGS)
+        if name not in RankConfig.model_fields:
+            raise unknown_name("setting of a ranking", name, RankConfig.model_fields)
     own: dict[str, Any] = {"metrics": needed(), "conventions": (Convention.NORMALIZED,), "views": 0}
     chosen = ScanConfig(**own | given)
-    return {name: getattr(chosen, name) for name in (*own, *SETTINGS)}
+    return {name: getattr(chosen, name) for name in (*own, *RankConfig.model_fields)}
 
 
 def _several(given: Any) -> list[Any]:
@@ -367,7 +362,7 @@ def _misfit(run: Run, model: str, texts: Texts, settings: dict[str, Any], folder
         return "is of other texts"
     wanted = ScanConfig(**settings).as_dict()
     found = run.record.get("settings", {})
-    for name in (*SETTINGS, "alpha"):
+    for name in (*RankConfig.model_fields, "alpha"):
         decided_by_model = name == "first_token" and wanted[name] == "auto"
         changes_nothing = name in ("batch_tokens", "resamples")
         if not (decided_by_model or changes_nothing) and found.get(name) != wanted[name]:

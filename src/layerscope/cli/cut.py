@@ -86,7 +86,7 @@ def cut(
         "data": data,
         **reading,
         **settings,
-        "model_options": ModelOptions.of(**model_options),
+        "model_options": ModelOptions(**model_options),
         "overwrite": overwrite,
         "watch": None if quiet or as_json else bars,
     }

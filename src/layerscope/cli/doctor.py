@@ -66,7 +66,7 @@ def doctor(
         **reading,
         skip=() if skip is None else listed(skip),
         seed=seed,
-        model_options=ModelOptions.of(**model_options),
+        model_options=ModelOptions(**model_options),
         watch=None if quiet or as_json else bars,
     )
     if as_json:

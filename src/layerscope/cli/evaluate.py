@@ -91,7 +91,7 @@ def evaluate(
         "task_data": task_data,
         "tables": tuple(table or ()),
         "bank": bank,
-        "model_options": ModelOptions.of(**model_options),
+        "model_options": ModelOptions(**model_options),
         "watch": None if quiet or as_json else bars,
     }
     if dry_run:

@@ -68,45 +68,44 @@ def with_settings(**configs: type[Config]) -> Callable[[Callable[..., None]], Ca
 
 def _parameter(name: str, field: FieldInfo, group: str) -> inspect.Parameter:
     annotation = field.rebuild_annotation()
-    option = _option(annotation)
+    option, kind = _option(annotation), _kind(annotation)
     flag = option.name or f"--{name.replace('_', '-')}"
-    kind = _kind(annotation)
-    default = field.default
-    shown: Any = None
+    typed: Any
     if kind is bool and not option.words:
-        names = (f"{flag}/--no-{flag.removeprefix('--')}",) if default else (flag,)
-        return _typed(name, bool, default, names, field.description, group)
-    if kind is bool and option.words and default is not None:
-        shown = option.words[default]
-    elif name == "limit":
-        shown = default or 0
-    elif default not in (None, (), ""):
-        shown = _word(default)
-    elif default == "":
-        shown = ""
-    scalar = kind if kind in (int, float) else str
-    if shown is None:
-        return _typed(name, scalar | None, None, (flag,), field.description, group)
-    return _typed(name, scalar, shown, (flag,), field.description, group)
-
-
-def _typed(
-    name: str, kind: Any, default: Any, flags: tuple[str, ...], description: str | None, group: str
-) -> inspect.Parameter:
-    help_text = " ".join((description or "").split())
+        flag += f"/--no-{flag.removeprefix('--')}" if field.default else ""
+        typed, default = bool, field.default
+    else:
+        typed = kind if kind in (int, float) else str
+        default = _typed(field.default, option)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=default,
-        annotation=Annotated[kind, typer.Option(*flags, help=help_text, rich_help_panel=group)],
+        annotation=Annotated[
+            typed if default is not None else typed | None,
+            typer.Option(
+                flag, help=" ".join((field.description or "").split()), rich_help_panel=group
+            ),
+        ],
     )
+
+
+def _typed(default: Any, option: Option) -> Any:
+    """Return a default as it would be typed; None where nothing is typed for it."""
+    if option.zero_is_all:
+        return default or 0
+    if option.words and default is not None:
+        return option.words[default]
+    if isinstance(default, tuple):
+        return ",".join(str(_typed(each, option)) for each in default) or None
+    return default.value if isinstance(default, Enum) else default
 
 
 def _value(name: str, field: FieldInfo, given: Any) -> Any:
     """Return what a setting's config takes for the text or number that an option was given."""
     annotation = field.rebuild_annotation()
     option = _option(annotation)
-    if name == "limit":
+    if option.zero_is_all:
         return most(given)
     if given is None:
         return field.default
@@ -116,13 +115,6 @@ def _value(name: str, field: FieldInfo, given: Any) -> Any:
     if isinstance(given, str) and not option.whole and _kind(annotation) is tuple:
         return listed(given)
     return given
-
-
-def _word(value: Any) -> Any:
-    """Return a default as it would be typed."""
-    if isinstance(value, tuple):
-        return ",".join(str(_word(each)) for each in value)
-    return value.value if isinstance(value, Enum) else value
 
 
 def _parts(annotation: Any) -> Iterator[Any]:

@@ -111,7 +111,7 @@ def prune(
         "task_data": task_data,
         "tables": tuple(table or ()),
         "perplexity": perplexity,
-        "model_options": ModelOptions.of(**model_options),
+        "model_options": ModelOptions(**model_options),
         "watch": None if quiet or as_json else bars,
     }
     if dry_run:

@@ -103,7 +103,7 @@ def rank(
         **settings,
         "out": folder,
         "overwrite": overwrite,
-        "model_options": ModelOptions.of(**model_options),
+        "model_options": ModelOptions(**model_options),
         "watch": None if quiet or as_json else bars,
     }
     if dry_run:

@@ -82,7 +82,7 @@ def scan(
     arguments: dict[str, Any] = {
         **reading,
         **settings,
-        "model_options": ModelOptions.of(**model_options),
+        "model_options": ModelOptions(**model_options),
         "watch": None if quiet or as_json else bars,
     }
     if dry_run:

@@ -17,6 +17,7 @@ from layerscope.errors import InputError, unknown_name
 from layerscope.metrics import catalogue
 from layerscope.metrics.measure import Measure
 from layerscope.results.table import TASK, Run
+from layerscope.settings import DRAWS
 
 FINAL: Final = 1.0  # GFMI of the final layer with itself
 _LRD: Final = "measure named in Jiang, Yang, Tam 2026; the rule is ours"
@@ -447,9 +448,6 @@ def one_by_one(
         removed[kept[place - 1]] = choice.scores.get(place, math.nan)
     scores = {block: score for block, score in removed.items() if not math.isnan(score)}
     return Removal(tuple(removed), scores)
-
-
-DRAWS: Final = 20
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,10 @@ from layerscope.errors import InputError
 from layerscope.models.architectures import ARCHITECTURES
 from layerscope.models.backbone import Backbone
 from layerscope.models.structure import TOLERANCES
-from layerscope.settings import ModelOptions
+from layerscope.settings import FEW_TEXTS, ModelOptions
 from layerscope.states.extract import extract, sites_of
 from layerscope.states.sites import TokenStates
 
-TEXTS: Final = 16
 TOKENS: Final = 64
 _LEAST: Final = 2
 
@@ -189,14 +188,14 @@ def of_images(backbone: Backbone, images: Tensor | None, origin: Origin, seed: i
         size = config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         generator = torch.Generator().manual_seed(seed)
-        images = torch.randn(TEXTS, config.num_channels, height, width, generator=generator)
+        images = torch.randn(FEW_TEXTS, config.num_channels, height, width, generator=generator)
     if images.ndim != 4:
         raise InputError(
             "expected pixel values (sample, channel, height, width), got the shape "
             f"{tuple(images.shape)}."
         )
     weight = next(backbone.model.parameters())
-    return Subject(backbone, origin, images=images[:TEXTS].to(weight.device, weight.dtype))
+    return Subject(backbone, origin, images=images[:FEW_TEXTS].to(weight.device, weight.dtype))
 
 
 def takes_images(backbone: Backbone) -> bool:

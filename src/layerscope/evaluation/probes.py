@@ -22,7 +22,7 @@ from layerscope.data.files import write_json
 from layerscope.data.labels import label_codes
 from layerscope.data.tokens import TokenizedText, length_limit, tokenize
 from layerscope.errors import InputError
-from layerscope.evaluation.settings import require_extra
+from layerscope.evaluation.requirements import require_extra
 from layerscope.evaluation.tables import Table
 from layerscope.evaluation.tasks import TaskPlan
 from layerscope.models.backbone import Backbone

@@ -22,7 +22,7 @@ from layerscope.data.labels import (
     unrolled,
 )
 from layerscope.errors import InputError, RunError, unknown_name
-from layerscope.evaluation.settings import require_extra
+from layerscope.evaluation.requirements import require_extra
 from layerscope.evaluation.tables import (
     SUFFIXES,
     Table,

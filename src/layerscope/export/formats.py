@@ -7,7 +7,6 @@ goes only then, and only if it was made here.
 from __future__ import annotations
 
 import errno
-import json
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -197,9 +196,3 @@ def write_transformers(model: nn.Module, processor: Any, folder: Path) -> None:
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write what was done, on what evidence, and what was verified."""
     write_json(folder / RECORD, record)
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """Return what `write_record` wrote."""
-    found: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    return found

@@ -39,8 +39,8 @@ from layerscope.decisions.prune import (
 )
 from layerscope.decisions.prune import rule as rule_of
 from layerscope.errors import InputError
+from layerscope.evaluation.requirements import require_extra
 from layerscope.evaluation.run import quiet
-from layerscope.evaluation.settings import require_extra
 from layerscope.evaluation.tables import listed_tables
 from layerscope.evaluation.tasks import TaskPlan, resolve
 from layerscope.export import card as card_module

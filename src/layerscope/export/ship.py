@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from torch import Tensor
 
@@ -28,8 +28,6 @@ from layerscope.export.shorten import LIMITS, OutputPath, give_raw_last, smaller
 from layerscope.export.verify import ONNX_LIMIT, Request, Verification, compare, read_back
 from layerscope.models.backbone import Backbone
 from layerscope.settings import Format
-
-FORMATS: Final = ("sentence-transformers", "transformers", "onnx")
 
 
 @dataclass(frozen=True)
