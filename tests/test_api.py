@@ -14,7 +14,6 @@ import transformers
 import transformers as hf
 
 import layerscope
-from layerscope import api
 from layerscope.data.objects import as_texts
 from layerscope.errors import InputError
 from tiny import CONFIGS, GQA, condition, texts, tiny_model, tiny_tokenizer
@@ -117,7 +116,7 @@ def test_every_public_function_reads_a_frame_as_it_reads_a_file(tiny_folder, tmp
         found[0].table().drop(columns="data"), found[1].table().drop(columns="data")
     )
     assert found[0].record["data"]["fingerprint"] == print_of
-    assert api.estimate_scan(bert, frame, **quick).texts == 12
+    assert layerscope.scan.plan(bert, frame, **quick).estimate().texts == 12
     pruned = layerscope.prune(
         writer, "block-influence", 1, data=frame, column="body", draws=1, tokenizer=tiny_tokenizer(),
         perplexity={"text": texts(3, 5), "number": [1, 2, 3]},
@@ -162,8 +161,8 @@ def test_arrays_of_every_kind(kind, tmp_path):
         "half": torch.as_tensor(ARRAYS).half(),
         "gradient": torch.as_tensor(ARRAYS).requires_grad_(),
     }[kind]
-    found = layerscope.scan(given, out=tmp_path / "run")
-    exact = layerscope.scan(ARRAYS)
+    found = layerscope.scan_states(given, out=tmp_path / "run")
+    exact = layerscope.scan_states(ARRAYS)
     loose = 1e-2 if kind == "half" else 1e-5
     assert np.allclose(
         found.table()["value"].astype(float), exact.table()["value"].astype(float), rtol=loose
@@ -173,37 +172,40 @@ def test_arrays_of_every_kind(kind, tmp_path):
 
 
 def test_arrays_and_texts_together_are_refused():
-    with pytest.raises(InputError, match="expected arrays without texts, got both"):
+    with pytest.raises(InputError, match="expected config to be a ScanConfig or None"):
+        layerscope.scan_states(ARRAYS, ["river"])
+    with pytest.raises(InputError, match="expected model to be a hub id"):
         layerscope.scan(ARRAYS, ["river"])
     with pytest.raises(InputError, match="expected floating-point vectors"):
-        layerscope.scan(ARRAYS.astype(int))
+        layerscope.scan_states(ARRAYS.astype(int))
     with pytest.raises(InputError, match="expected arrays of floating-point numbers, got object"):
-        layerscope.scan(np.array([["a"], [None]], dtype=object))
+        layerscope.scan_states(np.array([["a"], [None]], dtype=object))
 
 
 def test_an_estimate_writes_nothing_and_counts_everything(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = {"tokenizer": tiny_tokenizer(), "views": 3}
-    found = api.estimate_scan(tiny_model("bert"), texts(9), **given, augmentation="default")
+    found = layerscope.scan.plan(
+        tiny_model("bert"), texts(9), **given, augmentation="default"
+    ).estimate()
     assert (found.texts, found.forward_passes, found.sites) == (9, 36, 5)
     assert found.pass_seconds > 0
     assert found.disk_bytes == 36 * 5 * 32 * 4
-    more = api.estimate_scan(tiny_model("bert"), texts(9), **given)  # and 217 pairs of crops
+    more = layerscope.scan.plan(
+        tiny_model("bert"), texts(9), **given
+    ).estimate()  # and 217 pairs of crops
     assert (more.texts, more.forward_passes) == (9, 36 + 2 * 217)
     assert more.tokens > found.tokens + 2 * 217 * 20
     assert list(tmp_path.iterdir()) == []
 
 
 def test_progress_tells_of_every_stage():
-    from contextlib import contextmanager
-
     told: list[tuple[str, int, int]] = []
 
-    @contextmanager
-    def watch():
-        yield lambda *what: told.append(what)
+    def show(*what):
+        told.append(what)
 
-    layerscope.scan(tiny_model("bert"), texts(9), tokenizer=tiny_tokenizer(), watch=watch)
+    layerscope.scan(tiny_model("bert"), texts(9), tokenizer=tiny_tokenizer(), show_progress=show)
     stages = list(dict.fromkeys(stage for stage, _, _ in told))
     assert stages == [
         "loading the model",

@@ -8,13 +8,23 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from benchmarks import keywords
 
 import layerscope
 from layerscope import api
 from layerscope.api.common import Result
 from layerscope.errors import InputError
 from layerscope.models import loading
-from layerscope.settings import CutConfig, EvaluateConfig, PruneConfig, ScanConfig
+from layerscope.settings import (
+    CutConfig,
+    EvaluateConfig,
+    FewTextsConfig,
+    ModelOptions,
+    PruneConfig,
+    RankConfig,
+    ReadingConfig,
+    ScanConfig,
+)
 from tiny import tiny_model, tiny_tokenizer, vision_model
 
 VALUES = {
@@ -35,7 +45,7 @@ VALUES = {
 # Which of the values a kind of parameter takes, or leaves to what is read from the disk or the hub.
 TAKES = {
     "model": {"x"},
-    "arrays": {"x"},
+    "states": {"[]", "[object]"},
     "models": {"x"},
     "data": {"x"},
     "texts or none": {"x", "None"},
@@ -53,8 +63,8 @@ TAKES = {
     "count": {"5", "np5"},
     "count or none": {"5", "np5", "None"},
     "natural": {"5", "np5"},
-    "options": {"None", "{}"},
-    "watch": {"None", "type"},
+    "config": {"None"},
+    "progress": {"True"},
     "run": set(),
     "run or none": {"None"},
     "runs": set(),
@@ -63,42 +73,31 @@ TAKES = {
     "budget": {"5", "np5"},
     "tables": {"x", "[]"},
 }
-READING = {"column": "text or none", "split": "text or none", "limit": "count or none"}
-LOADING = {"tokenizer": "tokenizer", "model_options": "options", "watch": "watch"}
-SCANNING = {"model": "arrays", "data": "data", **READING, **LOADING}
-SCORING = {
-    "model": "model", "tasks": "known names", "task_data": "path or none", "tables": "tables",
-    "out": "path or none", "bank": "path or none", **LOADING,
-}  # fmt: skip
-CUTTING = {
-    "model": "model", "layer": "layer", "out": "path", "run": "run or none", "rule": "text or none",
-    "data": "data", "overwrite": "flag", **READING, **LOADING,
-}  # fmt: skip
-RANKING = {
-    "models": "models", "data": "texts or none", "out": "path or none", "overwrite": "flag",
-    **READING, "model_options": "options", "watch": "watch",
-}  # fmt: skip
+SAVING = {"out": "path or none", "overwrite": "flag", "config": "config"}
+LOADING = {"tokenizer": "tokenizer", "show_progress": "progress"}
 PARAMETERS = {
-    "scan": {"out": "path or none", "overwrite": "flag", **SCANNING},
-    "estimate_scan": {**SCANNING, "model": "model"},
-    "evaluate": {"overwrite": "flag", **SCORING},
-    "estimate_evaluation": SCORING,
-    "cut": CUTTING,
-    "estimate_cut": CUTTING,
+    "scan": {"model": "model", "data": "data", **SAVING, **LOADING},
+    "scan_states": {"states": "states", **SAVING, "show_progress": "progress"},
+    "evaluate": {
+        "model": "model", "tasks": "known names", "task_data": "path or none", "tables": "tables",
+        "bank": "path or none", **SAVING, **LOADING,
+    },
+    "cut": {
+        "model": "model", "layer": "layer", "run": "run or none", "rule": "text or none",
+        "data": "data", **SAVING, "out": "path", **LOADING,
+    },
     "doctor": {
-        "model": "model", "data": "data", **READING, **LOADING,
-        "skip": "known names", "seed": "natural",
+        "model": "model", "data": "data", **LOADING, "skip": "known names", "seed": "natural",
     },
     "prune": {
         "model": "model", "rule": "one of", "budget": "budget", "data": "data", "run": "run or none",
-        "out": "path or none", "overwrite": "flag", "evaluate": "names", "task_data": "path or none",
-        "tables": "tables", "perplexity": "texts or none", **READING, **LOADING,
+        "evaluate": "names", "task_data": "path or none",
+        "tables": "tables", "perplexity": "texts or none", **SAVING, **LOADING,
     },
-    "estimate_prune": {
-        "model": "model", "rule": "one of", "budget": "budget", "watch": "watch",
+    "rank": {
+        "models": "models", "data": "texts or none", "by": "one of", "scores": "tables", **SAVING,
+        "show_progress": "progress",
     },
-    "rank": {**RANKING, "by": "one of", "scores": "tables"},
-    "estimate_ranking": RANKING,
     "correlate": {
         "runs": "runs", "data": "text or none", "scores": "names or none",
         "measures": "names or none", "conventions": "names or none", "stage": "text",
@@ -116,13 +115,17 @@ PARAMETERS = {
     "default_folder": {"model": "text", "data": "text"},
 }  # fmt: skip
 SETTINGS = {
-    "scan": ScanConfig, "estimate_scan": ScanConfig, "evaluate": EvaluateConfig,
-    "estimate_evaluation": EvaluateConfig, "cut": CutConfig, "estimate_cut": CutConfig,
-    "prune": PruneConfig,
-}  # fmt: skip
+    "scan": (ScanConfig, ReadingConfig, ModelOptions),
+    "scan_states": (ScanConfig,),
+    "evaluate": (EvaluateConfig, ModelOptions),
+    "cut": (CutConfig, ReadingConfig, ModelOptions),
+    "prune": (PruneConfig, ReadingConfig, ModelOptions),
+    "rank": (RankConfig, ReadingConfig, ModelOptions),
+    "doctor": (FewTextsConfig, ModelOptions),
+}
 NEEDED = {
     "model": "org/none", "models": "org/none", "out": "out", "folder": "none", "run": "none",
-    "runs": "none", "given": "none", "tasks": "STSBenchmark",
+    "runs": "none", "given": "none", "tasks": "STSBenchmark", "states": np.zeros((2, 3, 4)),
 }  # fmt: skip
 TEXTS = ["river stone", "light on water"]
 
@@ -179,8 +182,8 @@ def test_a_wrong_argument_is_refused_in_one_sentence(untouched, function, name):
 @pytest.mark.parametrize("function", PARAMETERS)
 def test_the_refusal_names_the_argument(untouched, function):
     for name in PARAMETERS[function]:
-        given = others(function) | {name: int if name != "watch" else 5}
-        came = "5" if name == "watch" else "a type"
+        given = others(function) | {name: int}
+        came = "a type"
         assert_refused(partial(getattr(api, function), **given), f"expected {name} to be ", came)
 
 
@@ -189,28 +192,38 @@ def test_every_parameter_is_in_the_campaign(function):
     public = getattr(api, function)
     if inspect.isclass(public):
         return
-    named = [
-        name
-        for name, parameter in inspect.signature(public).parameters.items()
-        if parameter.kind is not parameter.VAR_KEYWORD
-    ]
-    assert sorted(named) == sorted(PARAMETERS[function])
+    settings = [name for each in SETTINGS.get(function, ()) for name in each.model_fields]
+    assert sorted(inspect.signature(public).parameters) == sorted(
+        [*PARAMETERS[function], *settings]
+    )
+
+
+def test_keyword_arguments_are_those_of_the_configs():
+    assert keywords.PATH.read_text() == keywords.source()
 
 
 @pytest.mark.parametrize("function", SETTINGS)
 def test_every_setting_is_checked_at_the_door(untouched, function):
-    for name in SETTINGS[function].model_fields:
+    for config, name in [(each, name) for each in SETTINGS[function] for name in each.model_fields]:
         refused = 0
         for value in VALUES.values():
             try:
-                SETTINGS[function](**{name: value})
+                config(**{name: value})
             except InputError as error:
                 given = others(function) | {name: value}
                 assert_refused(partial(getattr(api, function), **given), str(error))
                 refused += 1
         assert refused > 3, name
-    unknown = others(function) | {"poolin": "mean"}
-    assert_refused(partial(getattr(api, function), **unknown), "did you mean 'pooling'")
+    unknown = others(function) | {"show_progres": False}
+    assert_refused(partial(getattr(api, function), **unknown), "did you mean 'show_progress'")
+
+
+def test_single_settings_change_a_config(untouched):
+    config = ScanConfig(pooling="max", views=3)
+    given = {"views": 4, "limit": 2, "dtype": "float64"}
+    planned = layerscope.scan.plan("org/none", [*TEXTS, "stone"], config, **given)
+    assert planned.config == ScanConfig(pooling="max", views=4)
+    assert (len(planned.texts), planned.options.dtype) == (2, "float64")
 
 
 # --- what results are asked for --------------------------------------------------------------------
@@ -242,8 +255,7 @@ def test_a_run_is_replaced_only_by_a_plain_yes(untouched):
 
 # --- tokenizers ------------------------------------------------------------------------------------
 
-WITH_MODELS = ["scan", "estimate_scan", "evaluate", "estimate_evaluation", "cut", "estimate_cut",
-               "doctor", "prune"]  # fmt: skip
+WITH_MODELS = ["scan", "evaluate", "cut", "doctor", "prune"]
 
 
 @pytest.mark.parametrize("function", WITH_MODELS)
@@ -262,11 +274,11 @@ def test_a_tokenizer_beside_the_name_of_a_model_is_refused(untouched, function):
     assert_refused(partial(getattr(api, function), **given), said)
 
 
-@pytest.mark.parametrize("function", ["scan", "estimate_scan"])
-def test_texts_for_a_model_of_images_are_refused(function):
-    given = others(function) | {"model": vision_model("vit")}
+def test_texts_for_a_model_of_images_are_refused():
+    planned = layerscope.scan.plan(vision_model("vit"), TEXTS)
     said = "the model reads images and has no tokenizer, so texts cannot be measured"
-    assert_refused(partial(getattr(api, function), **given), said)
+    assert_refused(planned.run, said)
+    assert_refused(planned.estimate, said)
 
 
 def test_what_is_no_tokenizer_is_refused(untouched):
@@ -291,8 +303,7 @@ def test_numpy_scalars_and_lists_of_layers_serve_and_the_run_is_saved(tmp_path):
     record = layerscope.load(tmp_path / "run").record
     assert (record["settings"]["layers"], record["settings"]["seed"]) == ([1], 1)
     assert len(layerscope.scan(model, texts, **given, layers="0,2-3").table()) == 3
-    options = {"device": "cpu"}
-    assert layerscope.scan(model, texts, **given, layers=0, model_options=options).table().size
+    assert set(layerscope.scan(model, texts, **given, layers=-1).table()["layer"]) == {4}
 
 
 # --- arrays ----------------------------------------------------------------------------------------
@@ -341,14 +352,18 @@ SAID = "expected arrays of finite numbers, got 1 NaN or infinite of 96; leave ou
     ],
 )  # fmt: skip
 def test_arrays_that_cannot_be_measured(tmp_path, arrays, settings, message):
-    assert_refused(lambda: layerscope.scan(arrays, out=tmp_path / "run", **settings), message)
+    assert_refused(
+        lambda: layerscope.scan_states(arrays, out=tmp_path / "run", **settings), message
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_list_of_layers_and_odd_bytes_are_the_same_array():
-    exact = layerscope.scan(RANDOM, metrics="rankme").table()["value"].tolist()
-    assert layerscope.scan(list(RANDOM), metrics="rankme").table()["value"].tolist() == exact
+    exact = layerscope.scan_states(RANDOM, metrics="rankme").table()["value"].tolist()
+    assert layerscope.scan_states(list(RANDOM), metrics="rankme").table()["value"].tolist() == exact
     for dtype in (">f8", np.longdouble):
-        found = layerscope.scan(RANDOM.astype(dtype), metrics="rankme").table()["value"].tolist()
+        found = (
+            layerscope.scan_states(RANDOM.astype(dtype), metrics="rankme").table()["value"].tolist()
+        )
         assert found == exact
-    assert len(layerscope.scan(RANDOM[:1], metrics="rankme").table()) == 1
+    assert len(layerscope.scan_states(RANDOM[:1], metrics="rankme").table()) == 1

@@ -528,7 +528,7 @@ EARLY = {
         (("--rule", "least dim"), "unknown rule 'least dim'; did you mean 'least dime'"),
         (("--rule", "most retrieval", "--run", "run"), "needs retrieval"),
         (("--layer", "0"), "layer 0 is the embeddings"),
-        (("--layer", "-2"), "expected layer to be a whole number of at least 1"),
+        (("--layer", "2.5"), "expected a layer's number or auto, got --layer 2.5"),
         (("--layer", "last"), "expected a layer's number or auto"),
         (("--format", "gguf"), "unknown format 'gguf'"),
         (("--kind", "cutt"), "unknown kind 'cutt'"),

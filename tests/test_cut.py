@@ -374,7 +374,9 @@ def test_the_last_layer_that_is_only_given_normed_is_refused(name, tmp_path):
     [
         (0, "layer 0 is the embeddings"),
         (5, r"expected a layer from 1 to 4 \(the last block of"),
-        (-1, "expected layer to be a whole number of at least 1 or 'auto', got -1"),
+        (-5, "layer 0 is the embeddings"),
+        (-6, "expected a layer from 1 to 4"),
+        ("x", "expected layer to be a whole number or 'auto', got 'x'"),
     ],
 )
 def test_a_layer_out_of_range_is_refused(layer, said, tmp_path):
@@ -579,9 +581,13 @@ def test_a_folder_that_cannot_be_loaded_is_told(tmp_path, monkeypatch):
 def refused_alike(said: str, error: type[Exception], model, layer, **options) -> None:
     """Both refuse, in the same words, and nothing is scanned or written."""
     messages = []
-    for function in (layerscope.cut, layerscope.api.estimate_cut):
+
+    def planned():
+        return layerscope.cut.plan(model, layer, data=TEXTS, tokenizer=tiny_tokenizer(), **options)
+
+    for way in (lambda: planned().run(), lambda: planned().estimate()):
         with pytest.raises(error, match=said) as found:
-            function(model, layer, data=TEXTS, tokenizer=tiny_tokenizer(), **options)
+            way()
         messages.append(str(found.value))
     assert messages[0] == messages[1]
 
@@ -642,9 +648,9 @@ def test_a_dry_run_reads_the_layer_and_its_norm_from_a_run(tmp_path):
     model = tiny_model("llama")
     layerscope.scan(model, TEXTS, tokenizer=tiny_tokenizer(), out=tmp_path / "run")
     options = {"run": tmp_path / "run", "rule": "last", "out": tmp_path / "out"}
-    found = layerscope.api.estimate_cut(
+    found = layerscope.cut.plan(
         model, data=TEXTS, tokenizer=tiny_tokenizer(), format="transformers", **options
-    )
+    ).estimate()
     assert found.layer == 4
     assert found.scan is None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -501,12 +500,11 @@ def test_a_model_is_loaded_once(tmp_path, monkeypatch, lacks_its_head):
         loads.append((name, options.get("head", False), len(told)))
         return real(name, *arguments, **options)
 
-    @contextmanager
-    def watch():
-        yield lambda *step: told.append(step)
+    def show(*step):
+        told.append(step)
 
     monkeypatch.setattr(loading, "load", load)
-    layerscope.prune(folder, "angular", 1, data=texts(30), out=tmp_path / "out", watch=watch)
+    layerscope.prune(folder, "angular", 1, data=texts(30), out=tmp_path / "out", show_progress=show)
     assert [(name, head) for name, head, _ in loads] == [(folder, not lacks_its_head)]
     assert told[0] == ("loading the model", 0, 1)
     assert loads[0][2] > 0
@@ -667,11 +665,15 @@ def test_a_dry_run_refuses_what_the_pruning_refuses(name, options, said, tmp_pat
     asked = {"rule": "angular", "budget": 1, "out": tmp_path / "out"} | options
     rule, budget = asked.pop("rule"), asked.pop("budget")
     messages = []
-    for function in (layerscope.prune, layerscope.api.estimate_prune):
+
+    def planned():
+        return layerscope.prune.plan(
+            tiny_model(name), rule, budget, data=texts(4), tokenizer=tiny_tokenizer(), **asked
+        )
+
+    for way in (lambda: planned().run(), lambda: planned().estimate()):
         with pytest.raises(InputError, match=said) as found:
-            function(
-                tiny_model(name), rule, budget, data=texts(4), tokenizer=tiny_tokenizer(), **asked
-            )
+            way()
         messages.append(str(found.value))
     assert messages[0] == messages[1]
     assert not list(tmp_path.iterdir())
@@ -690,5 +692,5 @@ def test_a_dry_run_says_what_it_would_take(
     assert "4, of which 2 may go" in done.out
     assert ("A scan that chooses them" in done.out) == (rule == "angular")
     assert not list(tmp_path.iterdir())
-    found = layerscope.api.estimate_prune(tiny_folder("llama"), rule, 1, data=text_file)
+    found = layerscope.prune.plan(tiny_folder("llama"), rule, 1, data=text_file).estimate()
     assert found.removed == (() if rule == "angular" else ((3,),))

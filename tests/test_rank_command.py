@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import weakref
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import layerscope
 from commands import run
 from layerscope import api
 from layerscope.api import ranking as ranking_module
-from layerscope.api import scanning
+from layerscope.api.scanning import ScanPlan
 from layerscope.cli.app import INTERRUPTED
 from layerscope.decisions import rank as rank_module
 from layerscope.errors import InputError
@@ -62,12 +61,12 @@ def passes(monkeypatch):
     """The models that were scanned."""
     seen = []
 
-    def scan(model, *arguments, **options):
-        seen.append(model.info.name)
-        return real(model, *arguments, **options)
+    def run(plan):
+        seen.append(plan.model.info.name)
+        return real(plan)
 
-    real = scanning.scan
-    monkeypatch.setattr(ranking_module, "scan", scan)
+    real = ScanPlan.run
+    monkeypatch.setattr(ScanPlan, "run", run)
     return seen
 
 
@@ -177,15 +176,15 @@ def test_known_scores_stand_beside(command):
 
 
 def test_a_killed_ranking_goes_on(command, monkeypatch, passes):
-    scan = ranking_module.scan
+    scan = ScanPlan.run
 
-    def killed(model, *arguments, **options):
+    def killed(plan):
         if len(passes) == 1:
             raise KeyboardInterrupt
-        return scan(model, *arguments, **options)
+        return scan(plan)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ranking_module, "scan", killed)
+        patch.setattr(ScanPlan, "run", killed)
         stopped = command(*MODELS, "--data", "texts.txt", "--out", "new")
     assert stopped.code == INTERRUPTED
     assert "what was finished is kept in new" in stopped.err
@@ -366,15 +365,14 @@ def test_each_model_is_loaded_once_and_let_go_before_the_next(command, loads, pl
 def test_progress_is_told_before_any_model_is_loaded(place, loads):
     told = []
 
-    @contextmanager
-    def watch():
-        yield lambda stage, done, total: told.append((stage, done, list(loads)))
+    def show(stage, done, total):
+        told.append((stage, done, list(loads)))
 
-    api.rank(place / "wide", place / "texts.txt", watch=watch)
+    api.rank(place / "wide", place / "texts.txt", show_progress=show)
     assert told[0] == ("1/1 loading the model", 0, [])
     told.clear()
     loads.clear()
-    api.rank([place / "wide", place / "narrow"], place / "texts.txt", watch=watch)
+    api.rank([place / "wide", place / "narrow"], place / "texts.txt", show_progress=show)
     assert told[0] == ("checking the models", 0, [])
     stages = list(dict.fromkeys(stage for stage, _, _ in told))
     assert stages[1] == "1/2 loading the model"
@@ -430,7 +428,7 @@ def test_bad_input_is_one_sentence_before_any_pass(command, passes, place, argum
 
 
 def test_what_a_ranking_decides_itself_is_no_setting(place):
-    with pytest.raises(InputError, match="unknown setting of a ranking 'views'"):
+    with pytest.raises(InputError, match="unknown setting 'views'"):
         api.rank(place / "wide", place / "texts.txt", views=2)
     with pytest.raises(InputError, match="expected texts to measure"):
         api.rank(place / "wide")
@@ -489,12 +487,14 @@ def test_options_reach_the_ranking(command, monkeypatch, options, expected):
     ],
 )
 def test_options_reach_the_scans(command, monkeypatch, options, expected):
-    def spy(model, texts, **arguments):
-        seen.update(arguments, texts=len(texts), dtype=arguments["model_options"].dtype)
+    def spy(plan):
+        seen.update(
+            plan.config, texts=len(plan.texts), dtype=plan.model.info.dtype, out=plan.place.path
+        )
         raise RuntimeError("seen")
 
     seen = {}
-    monkeypatch.setattr(ranking_module, "scan", spy)
+    monkeypatch.setattr(ScanPlan, "run", spy)
     assert command("wide", "--data", "texts.txt", *options).code == 1
     assert seen.items() >= expected.items()
 

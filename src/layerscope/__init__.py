@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         prune,
         rank,
         scan,
+        scan_states,
         select,
     )
     from layerscope.decisions.rank import Ranking
@@ -65,6 +66,7 @@ _HOMES = {
     "prune": "api",
     "rank": "api",
     "scan": "api",
+    "scan_states": "api",
     "select": "api",
 }
 __all__ = [
@@ -94,6 +96,7 @@ __all__ = [
     "prune",
     "rank",
     "scan",
+    "scan_states",
     "select",
 ]
 

@@ -134,6 +134,13 @@ class Words:
 
 
 @dataclass(frozen=True)
+class Accepts:
+    """The Python type that callers may give, where it is wider than what is kept."""
+
+    type: str
+
+
+@dataclass(frozen=True)
 class Option:
     """How the command line says a setting.
 
@@ -180,6 +187,8 @@ Text = Annotated[str, Strict()]
 Listed = Annotated[tuple[T, ...], BeforeValidator(_listed)]
 Several = Annotated[tuple[T, ...], BeforeValidator(_listed), MinLen(1)]
 Pair = Annotated[tuple[T, T], BeforeValidator(_without_axes)]
+Exactly = Annotated[T, Kind("")]
+"""An object of a config's class, not a dict of its settings."""
 AnyPath = Annotated[str | Path, Kind("a path")]
 Strings = Annotated[str | Iterable[str], To(Listed[Text])]
 
@@ -263,7 +272,7 @@ def expected(annotation: Any) -> str:
 
 def _expected_of(annotation: Any, facts: Sequence[Any]) -> str:
     for fact in facts:
-        if isinstance(fact, Words):
+        if isinstance(fact, Words) and fact.text:
             return fact.text
         if isinstance(fact, To):
             return expected(fact.kind)
@@ -352,18 +361,18 @@ class NonFinite(StrEnum):
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
-    """Read a list of layers such as `0,4-6`.
+    """Read a list of layers such as `0,4-6,-1`; negative ones are counted from the last.
 
-    >>> parse_layers("0,4-6")
-    (0, 4, 5, 6)
+    >>> parse_layers("0,4-6,-1")
+    (0, 4, 5, 6, -1)
 
     Raises:
         InputError: not such a list.
     """
     layers: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if match is None or (match[2] and int(match[2]) < int(match[1])):
+        match = re.fullmatch(r"\s*(-?\d+)(?:-(\d+))?\s*", part)
+        if match is None or (match[2] and not 0 <= int(match[1]) <= int(match[2])):
             raise InputError(f"expected layers like 0,4-6, got {part.strip()!r} in {text!r}.")
         layers.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
     return tuple(dict.fromkeys(layers))
@@ -374,8 +383,9 @@ def _layer_numbers(given: Any) -> Any:
 
 
 Layers = Annotated[
-    Several[Natural],
+    Several[Whole],
     BeforeValidator(_layer_numbers),
+    Accepts("str | int | Iterable[int]"),
     Words("numbers like 3, [0, 4] or '0,4-6'"),
     Option(whole=True),
 ]

@@ -10,9 +10,10 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args
 
 from annotated_types import Ge
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, model_validator
 
 from layerscope.config import (
+    Accepts,
     Augmentation,
     Config,
     Count,
@@ -118,6 +119,8 @@ Limit = Annotated[Count | None, Option(zero_is_all=True)]
 class ReadingConfig(Config):
     """Which texts are read."""
 
+    model_config = ConfigDict(title="Texts")
+
     column: Text | None = None
     """Column that holds the texts."""
     split: Text | None = None
@@ -129,14 +132,17 @@ class ReadingConfig(Config):
 class ModelOptions(Config):
     """How a model is loaded."""
 
+    model_config = ConfigDict(title="Model")
+
     revision: Text | None = None
     """Branch, tag or commit on the hub."""
-    dtype: Annotated[Dtype, BeforeValidator(_torch_name)] = "auto"
+    dtype: Annotated[Dtype, BeforeValidator(_torch_name), Accepts("str | torch.dtype")] = "auto"
     """auto (the checkpoint's own), float32, bfloat16, float16 or float64."""
     device: Annotated[
         Text,
         BeforeValidator(_torch_name),
         AfterValidator(_known_device),
+        Accepts("str | torch.device"),
         Words("a device like auto, cpu, cuda, cuda:1 or mps"),
     ] = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1 or mps."""
@@ -300,6 +306,7 @@ Protected = Annotated[
         Annotated[
             Pair[Natural],
             BeforeValidator(_two_numbers),
+            Accepts("str | tuple[int, int]"),
             Words("two whole numbers of at least 0 like 1,1, at the start and end"),
         ]
     ),

@@ -24,7 +24,7 @@ from layerscope.models.backbone import Backbone
 from layerscope.settings import Convention, ScanConfig
 from layerscope.states.extract import Progress, check_stages, note_on_padding, silent, sites_of
 from layerscope.states.pooling import decided, first_token_ratio
-from layerscope.states.sites import Site
+from layerscope.states.sites import Site, layer_number
 
 # So many of the user's texts, or half of fewer, are enough to take spans of them.
 ENOUGH: Final = 100
@@ -113,6 +113,9 @@ def prepare(
     """
     refuse_impossible(settings, texts)
     sites = sites_of(backbone, settings.layers, settings.stages)
+    if settings.layers:  # recorded as numbers from 0 on
+        read = sorted({layer_number(layer, backbone.depth) for layer in settings.layers})
+        settings = settings.changed(layers=tuple(read))
     measures = _chosen_measures(settings)
     measures, notes = _with_whole_stacks(measures, sites, backbone.depth, settings)
     limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)

@@ -1,20 +1,20 @@
 """The public functions: every command of the command line, with the same names and options."""
 
 from layerscope.api.correlating import Correlations, correlate
-from layerscope.api.cutting import cut, estimate_cut
+from layerscope.api.cutting import cut
 from layerscope.api.deciding import run_of, select
 from layerscope.api.diagnosing import doctor
-from layerscope.api.evaluating import Evaluation, estimate_evaluation, evaluate
-from layerscope.api.pruning import Pruning, PruningEstimates, estimate_prune, prune
-from layerscope.api.ranking import estimate_ranking, is_run, rank
+from layerscope.api.evaluating import Evaluation, evaluate
+from layerscope.api.pruning import Pruning, PruningEstimates, prune
+from layerscope.api.ranking import is_run, rank
 from layerscope.api.scanning import (
     Scan,
     default_folder,
-    estimate_scan,
     get_metric,
     list_metrics,
     load,
     scan,
+    scan_states,
 )
 
 __all__ = [
@@ -27,11 +27,6 @@ __all__ = [
     "cut",
     "default_folder",
     "doctor",
-    "estimate_cut",
-    "estimate_evaluation",
-    "estimate_prune",
-    "estimate_ranking",
-    "estimate_scan",
     "evaluate",
     "get_metric",
     "is_run",
@@ -41,5 +36,6 @@ __all__ = [
     "rank",
     "run_of",
     "scan",
+    "scan_states",
     "select",
 ]  # fmt: skip

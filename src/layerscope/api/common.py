@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
@@ -28,7 +27,7 @@ from layerscope.render import page as page_module
 from layerscope.results.display import Displayed
 from layerscope.results.folder import RunFolder
 from layerscope.results.table import Run
-from layerscope.settings import ModelOptions
+from layerscope.settings import ModelOptions, ReadingConfig
 from layerscope.states.extract import Progress, silent
 
 _TEXTS: Final = "a file, a datasets id, 'sample' or a list of texts"
@@ -60,6 +59,7 @@ def _labelled(given: Any) -> Any:
 Labelled = Annotated[
     Any, PlainValidator(_labelled), Words("a labelled file or an object with columns")
 ]
+ALL_TEXTS: Final = ReadingConfig(limit=None)
 # The arguments that several functions take; `checked` refuses anything else.
 Model = Annotated[
     str | Path | nn.Module, Kind("a hub id, a folder, a GGUF file or a loaded transformers model")
@@ -71,10 +71,6 @@ Tasks = Annotated[
 Tables = Annotated[Any, To(Annotated[tuple[Labelled, ...], BeforeValidator(_tables)])]
 Tokenizer = Annotated[
     Any, PlainValidator(_reads_texts), Words("a loaded transformers tokenizer or None")
-]
-Watch = Annotated[
-    Callable[[], AbstractContextManager[Progress]],
-    Words("a function that opens a progress callback"),
 ]
 
 
@@ -124,13 +120,7 @@ class Result(Displayed):
         return type(self)(self.run, place.path)
 
 
-def texts_of(
-    data: TextSource | None,
-    column: str | None,
-    split: str | None,
-    limit: int | None,
-    seed: int,
-) -> Texts:
+def texts_of(data: TextSource | None, which: ReadingConfig = ALL_TEXTS, seed: int = 0) -> Texts:
     """Return the texts that a caller names or gives.
 
     Raises:
@@ -139,8 +129,9 @@ def texts_of(
     if data is None:
         raise InputError("expected texts to measure the model on; give a file, a list or 'sample'.")
     if isinstance(data, Texts):
-        refuse_options("what was read already", column=column, split=split)
+        refuse_options("what was read already", column=which.column, split=which.split)
         return data
+    column, split, limit = which.column, which.split, which.limit
     if isinstance(data, str | os.PathLike):
         name = data if isinstance(data, str) else Path(data)
         return reading.read_texts(name, column=column, split=split, limit=limit, seed=seed)
@@ -167,33 +158,22 @@ def refuse_tokenizer(model: Any, tokenizer: Any) -> None:
         )
 
 
-def backbone_for(
-    model: str | Path | nn.Module | Backbone, tokenizer: Any, options: ModelOptions | None
-) -> Backbone:
-    """Return the model that a caller names or gives, its layers told apart."""
-    if isinstance(model, Backbone):
-        return model
-    if isinstance(model, str | Path):
-        return loading.load(model, options)
-    return backbone_module.backbone_of(model, tokenizer)
-
-
 def loaded(
     model: str | Path | nn.Module | Backbone,
     tokenizer: Any,
     options: ModelOptions | None,
-    progress: Progress,
+    progress: Progress = silent,
     *,
     head: bool = False,
 ) -> Backbone:
-    """Return the same, with its head on request, and tell that it is being loaded."""
+    """Return the model that a caller names or gives as a `Backbone`, with its head on request."""
     if isinstance(model, Backbone):
         return model
     progress("loading the model", 0, 1)
-    if head and isinstance(model, str | Path):
-        backbone = loading.load(model, options, head=True)
+    if isinstance(model, str | Path):
+        backbone = loading.load(model, options, head=head)
     else:
-        backbone = backbone_for(model, tokenizer, options)
+        backbone = backbone_module.backbone_of(model, tokenizer)
     progress("loading the model", 1, 1)
     return backbone
 
@@ -224,9 +204,3 @@ def plan_of(backbone: Backbone, made_by: dict[str, str]) -> dict[str, Any]:
         "config_fingerprint", "device",
     )  # fmt: skip
     return {name: info[name] for name in kept} | made_by
-
-
-@contextmanager
-def unwatched() -> Iterator[Progress]:
-    """Show nothing."""
-    yield silent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Unpack
 
 from torch import nn
 
@@ -14,15 +14,15 @@ from layerscope.api.common import (
     Data,
     Model,
     Tokenizer,
-    Watch,
     loaded,
     refuse_other_model,
     refuse_tokenizer,
     texts_of,
-    unwatched,
 )
 from layerscope.api.deciding import RunLike, run_of, select
-from layerscope.config import AnyPath, Count, Flag, Natural, Text, To, Words, checked
+from layerscope.api.keywords import CutSettings
+from layerscope.api.plans import ShowProgress, command, part, shown_progress
+from layerscope.config import AnyPath, Exactly, Flag, Text, To, Whole, Words
 from layerscope.data.texts import Texts
 from layerscope.decisions.rules import DEFAULT_RULE, find
 from layerscope.errors import InputError
@@ -40,8 +40,15 @@ from layerscope.export.cut import (
 )
 from layerscope.models.backbone import Backbone
 from layerscope.results.table import Run
-from layerscope.settings import DEFAULT_LIMIT, POOLING_SETTINGS, CutConfig, ModelOptions, ScanConfig
+from layerscope.settings import (
+    POOLING_SETTINGS,
+    CutConfig,
+    ModelOptions,
+    ReadingConfig,
+    ScanConfig,
+)
 from layerscope.states.extract import Progress
+from layerscope.states.sites import layer_number
 
 # What the default rule reads; any other rule gets a whole scan.
 _ENOUGH: Final[dict[str, Any]] = {"metrics": ("retrieval",), "augmentation": ("crops",)}
@@ -49,123 +56,126 @@ _ENOUGH: Final[dict[str, Any]] = {"metrics": ("retrieval",), "augmentation": ("c
 
 LayerOrAuto = Annotated[
     int | Literal["auto"],
-    To(Annotated[Literal["auto"] | Natural, Words("a whole number of at least 1 or 'auto'")]),
+    To(Annotated[Literal["auto"] | Whole, Words("a whole number or 'auto'")]),
 ]
 
 
-@checked
-def cut(
-    model: Model,
-    layer: LayerOrAuto = "auto",
-    *,
-    out: AnyPath,
-    run: RunLike | None = None,
-    rule: Text | None = None,
-    data: Data = "sample",
-    column: Text | None = None,
-    split: Text | None = None,
-    limit: Count | None = DEFAULT_LIMIT,
-    tokenizer: Tokenizer = None,
-    model_options: ModelOptions | None = None,
-    overwrite: Flag = False,
-    watch: Watch | None = None,
-    **settings: Any,
-) -> Cut:
-    """Save the model cut after block `layer`; it is loaded in a new process and compared first.
+@dataclass(frozen=True)
+class CuttingPlan:
+    """A cut that only the model can still refuse.
 
-    Args:
-        model: a hub id, a local folder, a GGUF file, or a loaded transformers model (give `tokenizer`).
-        layer: 1 to L; "auto" takes the layer that a rule chooses, from `run` or from a scan of `data`.
-        out: folder for the model.
-        run: a scan of this model: what the choice and the model card rest on.
-        rule: to choose by; by default the one of `select`.
-        data: texts to scan where there is no run, and to compare on.
-        column: of a table of texts.
-        split: of a datasets id.
-        limit: most texts to scan.
-        tokenizer: of a loaded model, which needs it; a model given by name has its own.
-        model_options: how to load the model: revision, dtype, device.
-        overwrite: whether a model that layerscope saved in `out` may be replaced.
-        watch: opens a progress callback; None shows nothing.
-        settings: any field of `CutConfig`.
-
-    Raises:
-        InputError: it cannot be done; nothing was written.
-        MismatchError: the saved model gives something else; it is kept as `OUT.unverified`.
-        RunError: the disk is full, or the scan failed.
+    Attributes:
+        model: to load, or loaded.
+        layer: the layer index, negative ones counted from the last; "auto" for a rule's choice.
+        config: how.
+        place: folder for the model.
+        texts: to scan and to compare on.
+        scanned: a scan of this model, or None.
+        rule: to choose by; None for the default.
+        overwrite: whether a model that layerscope saved there may be replaced.
+        tokenizer: of a loaded model.
+        options: how to load the model.
+        show_progress: whether, or the function that shows it.
     """
-    chosen = CutConfig(**settings)
-    refuse_tokenizer(model, tokenizer)
-    place = Path(out)
-    _refuse_place(place, chosen, (model, run), overwrite=overwrite)
-    with formats.claimed(place), (watch or unwatched)() as progress:
-        asked = _asked(
-            model, layer, place, run, rule, chosen, progress,
-            texts=(data, column, split, limit), tokenizer=tokenizer, options=model_options,
+
+    model: str | Path | nn.Module
+    layer: int | Literal["auto"]
+    config: CutConfig
+    place: Path
+    texts: Texts
+    scanned: Run | None = None
+    rule: str | None = None
+    overwrite: bool = False
+    tokenizer: Any = None
+    options: ModelOptions | None = None
+    show_progress: bool | Progress = True
+
+    def estimate(self) -> CutEstimates:
+        """Return what the cut would take.
+
+        Raises:
+            InputError, RunError: what `run` raises before it scans or saves.
+        """
+        with shown_progress(self.show_progress) as progress:
+            asked = self._asked(progress)
+            backbone, free = asked.backbone, formats.free_bytes(self.place)
+            if asked.planned is not None:
+                planned = asked.planned
+                return CutEstimates(planned.layer, backbone.depth, planned.weight_bytes, free)
+            how = _scan_settings(asked.settings, self.rule)
+            scan = estimate(backbone, prepare(backbone, self.texts, how, progress))
+        weights = formats.bytes_of(backbone.whole if asked.settings.head else backbone.model)
+        return CutEstimates(None, backbone.depth, weights, free, scan)
+
+    def run(self) -> Cut:
+        """Choose the layer if that is left open, save the model, and verify it in a new process."""
+        with formats.claimed(self.place), shown_progress(self.show_progress) as progress:
+            asked = self._asked(progress)
+            planned, evidence = asked.planned, asked.evidence
+            if planned is None:
+                settings = _scan_settings(asked.settings, self.rule)
+                found = scan_backbone(asked.backbone, self.texts, settings, progress=progress)
+                planned, evidence = self._chosen(asked, found)
+            progress("saving and checking", 0, 1)
+            made = cut_model(planned, self.place, evidence=evidence, overwrite=self.overwrite)
+            progress("saving and checking", 1, 1)
+        return made
+
+    def _asked(self, progress: Progress) -> _Asked:
+        """Load the model, and refuse what can be refused before a scan or a save."""
+        layer, chosen, given = self.layer, self.config, self.scanned
+        backbone = loaded(self.model, self.tokenizer, self.options, progress, head=chosen.head)
+        refuse_model(backbone, chosen)
+        if layer != "auto":
+            layer = layer_number(layer, backbone.depth)
+            refuse_layer(backbone, layer)
+        if given is not None:
+            refuse_other_model(given, backbone)
+        source = _source(self.model, chosen, self.options)
+        if source is None or chosen.asks_for_pooling:
+            chosen = _as_scanned(chosen, given)
+        asked = _Asked(backbone, chosen, source, _image_processor(self.model, backbone))
+        if layer == "auto" and given is None:
+            possible = self._planned(asked, possible_layer(backbone, chosen), chosen)
+            formats.refuse_full_disk(self.place, possible.weight_bytes)
+            return asked
+        if layer == "auto" and given is not None:
+            planned, evidence = self._chosen(asked, given)
+        else:
+            planned = self._planned(asked, int(layer), chosen)
+            evidence = () if given is None else (
+                f"Layer {layer} was named by hand.", select(given, rule=self.rule).sentence,
+            )  # fmt: skip
+        formats.refuse_full_disk(self.place, planned.weight_bytes)
+        return replace(asked, planned=planned, evidence=evidence)
+
+    def _planned(self, asked: _Asked, layer: int, settings: CutConfig) -> CutPlan:
+        return plan_cut(
+            asked.backbone, layer, settings,
+            texts=self.texts.texts, source=asked.source, processor=asked.processor,
         )  # fmt: skip
-        planned = asked.planned
-        evidence = asked.evidence
-        if planned is None:
-            scan = scan_backbone(
-                asked.backbone, asked.texts, _scan_settings(asked.settings, rule), progress=progress
+
+    def _chosen(self, asked: _Asked, run: Run) -> tuple[CutPlan, tuple[str, ...]]:
+        """Return the cut at the layer that a rule names in a run, and the sentence that says why."""
+        found = select(run, rule=self.rule)
+        if found.layer is None or found.layer < 1:
+            raise InputError(
+                f"the rule {found.rule!r} names no layer to cut at ({found.sentence}); give --layer."
             )
-            planned, evidence = _chosen(asked, scan, rule)
-        progress("saving and checking", 0, 1)
-        found = cut_model(planned, place, evidence=evidence, overwrite=overwrite)
-        progress("saving and checking", 1, 1)
-    return found
-
-
-@checked
-def estimate_cut(
-    model: Model,
-    layer: LayerOrAuto = "auto",
-    *,
-    out: AnyPath,
-    run: RunLike | None = None,
-    rule: Text | None = None,
-    data: Data = "sample",
-    column: Text | None = None,
-    split: Text | None = None,
-    limit: Count | None = DEFAULT_LIMIT,
-    tokenizer: Tokenizer = None,
-    model_options: ModelOptions | None = None,
-    overwrite: Flag = False,
-    watch: Watch | None = None,
-    **settings: Any,
-) -> CutEstimates:
-    """Return what a cut with the same arguments would take; nothing is written.
-
-    Raises:
-        InputError, RunError: what `cut` raises before it scans or saves.
-    """
-    chosen = CutConfig(**settings)
-    refuse_tokenizer(model, tokenizer)
-    place = Path(out)
-    _refuse_place(place, chosen, (model, run), overwrite=overwrite)
-    with (watch or unwatched)() as progress:
-        asked = _asked(
-            model, layer, place, run, rule, chosen, progress,
-            texts=(data, column, split, limit), tokenizer=tokenizer, options=model_options,
-        )  # fmt: skip
-        backbone, free = asked.backbone, formats.free_bytes(place)
-        if asked.planned is not None:
-            planned = asked.planned
-            return CutEstimates(planned.layer, backbone.depth, planned.weight_bytes, free)
-        prepared = prepare(backbone, asked.texts, _scan_settings(asked.settings, rule), progress)
-        scan = estimate(backbone, prepared)
-    weights = formats.bytes_of(backbone.whole if asked.settings.head else backbone.model)
-    return CutEstimates(None, backbone.depth, weights, free, scan)
+        settings = asked.settings
+        stages = {choice.stage for choice in found.chosen}
+        if settings.final_norm == "auto" and stages == {"final_norm"}:
+            settings = settings.changed(final_norm="keep")  # the chosen state is behind it
+        return self._planned(asked, found.layer, settings), (found.sentence,)
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """What was asked for, after everything that can be refused before a scan or a save was.
+    """A cut after everything that can be refused before a scan or a save was.
 
     Attributes:
         backbone: the model.
         settings: how.
-        texts: to scan and to compare on.
         source: the sentence-transformers model that the source is part of, or None.
         processor: the image processor of a model of images, or None.
         planned: the cut; None where a scan has yet to choose the layer.
@@ -174,79 +184,70 @@ class _Asked:
 
     backbone: Backbone
     settings: CutConfig
-    texts: Texts
     source: Any
     processor: Any
     planned: CutPlan | None = None
     evidence: tuple[str, ...] = ()
 
 
-def _asked(
-    model: str | Path | nn.Module,
-    layer: int | Literal["auto"],
-    out: Path,
-    run: RunLike | None,
-    rule: str | None,
-    chosen: CutConfig,
-    progress: Progress,
+@command(CutConfig, ReadingConfig, ModelOptions)
+def cut(
+    model: Model,
+    layer: LayerOrAuto = "auto",
+    config: Exactly[CutConfig] | None = None,
     *,
-    texts: tuple[Any, str | None, str | None, int | None],
-    tokenizer: Any,
-    options: ModelOptions | None,
-) -> _Asked:
-    """Decide what a cut and its dry run decide alike: they differ only in what they do then.
+    out: AnyPath,
+    run: RunLike | None = None,
+    rule: Text | None = None,
+    data: Data = "sample",
+    tokenizer: Tokenizer = None,
+    overwrite: Flag = False,
+    show_progress: ShowProgress = True,
+    **settings: Unpack[CutSettings],
+) -> CuttingPlan:
+    """Save the model cut after block `layer`; it is loaded in a new process and compared first.
+
+    Args:
+        model: a hub id, a local folder, a GGUF file, or a loaded transformers model (give `tokenizer`).
+        layer: 1 to L, or -1 for the last; "auto" takes the layer that a rule chooses, from `run` or
+            from a scan of `data`.
+        config: the settings as one object; single settings below change it.
+        out: folder for the model.
+        run: a scan of this model: what the choice and the model card rest on.
+        rule: to choose by; by default the one of `select`.
+        data: texts to scan where there is no run, and to compare on.
+        tokenizer: of a loaded model, which needs it; a model given by name has its own.
+        overwrite: whether a model that layerscope saved in `out` may be replaced.
+        show_progress: as of `scan`.
+        settings: any field of `CutConfig`, `ReadingConfig` (which texts) and `ModelOptions`
+            (how the model is loaded).
 
     Raises:
-        InputError: it cannot be done.
-        RunError: the disk is too full.
+        InputError: it cannot be done; nothing was written.
+        MismatchError: the saved model gives something else; it is kept as `OUT.unverified`.
+        RunError: the disk is full, or the scan failed.
     """
+    chosen = part(CutConfig, settings, config)
+    which, options = part(ReadingConfig, settings), part(ModelOptions, settings)
+    refuse_tokenizer(model, tokenizer)
+    place = Path(out)
+    _refuse_place(place, chosen, (model, run), overwrite=overwrite)
     given = None if run is None else run_of(run)
-    read = texts_of(*texts, seed=0)
-    _refuse_choice(layer, chosen, given, rule, read)
-    backbone = loaded(model, tokenizer, options, progress, head=chosen.head)
-    refuse_model(backbone, chosen)
-    if layer != "auto":
-        refuse_layer(backbone, layer)
-    if given is not None:
-        refuse_other_model(given, backbone)
-    source = _source(model, chosen, options)
-    if source is None or chosen.asks_for_pooling:
-        chosen = _as_scanned(chosen, given)
-    asked = _Asked(backbone, chosen, read, source, _image_processor(model, backbone))
-    if layer == "auto" and given is None:
-        possible = _planned(asked, possible_layer(backbone, chosen), chosen)
-        formats.refuse_full_disk(out, possible.weight_bytes)
-        return asked
-    if layer == "auto" and given is not None:
-        planned, evidence = _chosen(asked, given, rule)
-    else:
-        planned = _planned(asked, int(layer), chosen)
-        evidence = () if given is None else (
-            f"Layer {layer} was named by hand.", select(given, rule=rule).sentence,
-        )  # fmt: skip
-    formats.refuse_full_disk(out, planned.weight_bytes)
-    return replace(asked, planned=planned, evidence=evidence)
-
-
-def _planned(asked: _Asked, layer: int, settings: CutConfig) -> CutPlan:
-    return plan_cut(
-        asked.backbone, layer, settings,
-        texts=asked.texts.texts, source=asked.source, processor=asked.processor,
-    )  # fmt: skip
-
-
-def _chosen(asked: _Asked, run: Run, rule: str | None) -> tuple[CutPlan, tuple[str, ...]]:
-    """Return the cut at the layer that a rule names in a run, and the sentence that says why."""
-    found = select(run, rule=rule)
-    if found.layer is None or found.layer < 1:
-        raise InputError(
-            f"the rule {found.rule!r} names no layer to cut at ({found.sentence}); give --layer."
-        )
-    settings = asked.settings
-    stages = {choice.stage for choice in found.chosen}
-    if settings.final_norm == "auto" and stages == {"final_norm"}:
-        settings = settings.changed(final_norm="keep")  # the state that was chosen is behind it
-    return _planned(asked, found.layer, settings), (found.sentence,)
+    texts = texts_of(data, which)
+    _refuse_choice(layer, chosen, given, rule, texts)
+    return CuttingPlan(
+        model,
+        layer,
+        chosen,
+        place,
+        texts,
+        given,
+        rule,
+        overwrite,
+        tokenizer,
+        options,
+        show_progress,
+    )
 
 
 def _refuse_place(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 import pandas as pd
 import torch
+from torch import nn
 
 from layerscope.api.common import (
     Model,
@@ -18,14 +20,13 @@ from layerscope.api.common import (
     Tables,
     Tasks,
     Tokenizer,
-    Watch,
-    backbone_for,
     loaded,
     plan_of,
     refuse_tokenizer,
-    unwatched,
 )
-from layerscope.config import AnyPath, Flag, checked
+from layerscope.api.keywords import EvaluateSettings
+from layerscope.api.plans import ShowProgress, command, part, shown_progress
+from layerscope.config import AnyPath, Exactly, Flag
 from layerscope.data.files import refuse_unwritable
 from layerscope.decisions.gains import task_name
 from layerscope.errors import RunError
@@ -72,10 +73,72 @@ class Evaluation(Result):
         return wide.loc[sites, list(dict.fromkeys(rows["data"]))]
 
 
-@checked
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """An evaluation that only the model can still refuse.
+
+    Attributes:
+        model: to load, or loaded.
+        tasks: to score.
+        config: the settings.
+        place: where the run goes, or None.
+        bank: folder for the pooled vectors; None for one in `place`, or a temporary one.
+        tokenizer: of a loaded model.
+        options: how to load the model.
+        show_progress: whether, or the function that shows it.
+    """
+
+    model: str | Path | nn.Module
+    tasks: tuple[TaskPlan, ...]
+    config: EvaluateConfig
+    place: RunFolder | None = None
+    bank: Path | None = None
+    tokenizer: Any = None
+    options: ModelOptions | None = None
+    show_progress: bool | Progress = True
+
+    @property
+    def _folder(self) -> Path | None:
+        return self.bank or (self.place.path / BANK if self.place else None)
+
+    def estimate(self) -> EvaluationEstimates:
+        """Return what the evaluation would take in time, memory and disk."""
+        with shown_progress(self.show_progress) as progress:
+            backbone = loaded(self.model, self.tokenizer, self.options, progress)
+            return estimate_tasks(backbone, self.tasks, self.config, self._folder)
+
+    def run(self) -> Evaluation:
+        """Encode what the bank lacks, score every layer, and save the run if it has a place."""
+        place = self.place
+        with ExitStack() as stack:
+            if place:
+                stack.enter_context(place.claimed(beside=True))
+            base = _finished(place)
+            progress = stack.enter_context(shown_progress(self.show_progress))
+            started = time.perf_counter()
+            backbone = loaded(self.model, self.tokenizer, self.options, progress)
+            if base is not None and place is not None:
+                refuse_other_run(base, backbone.info, {}, str(place.path))
+            if place:
+                place.open_parts(_identity(backbone, self.config))
+            folder = self._folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            run = _evaluated(
+                backbone, self.tasks, self.config, folder, place, base, progress,
+                load_seconds=time.perf_counter() - started,
+            )  # fmt: skip
+            if place is None:
+                return Evaluation(run)
+            write = place.finish if base is None else place.update
+            found = Evaluation(run, place.path)
+            write(run, found.page())
+            return found
+
+
+@command(EvaluateConfig, ModelOptions)
 def evaluate(
     model: Model,
     tasks: Tasks = (),
+    config: Exactly[EvaluateConfig] | None = None,
     *,
     task_data: AnyPath | None = None,
     tables: Tables = (),
@@ -83,91 +146,46 @@ def evaluate(
     bank: AnyPath | None = None,
     overwrite: Flag = False,
     tokenizer: Tokenizer = None,
-    model_options: ModelOptions | None = None,
-    watch: Watch | None = None,
-    **settings: Any,
-) -> Evaluation:
+    show_progress: ShowProgress = True,
+    **settings: Unpack[EvaluateSettings],
+) -> EvaluationPlan:
     """Score every layer of a model on tasks of mteb, from one pass over their texts.
 
     Args:
         model: a hub id, a local folder, a GGUF file or a loaded transformers model (give `tokenizer`).
         tasks: names of mteb's tasks, of folders in `task_data`, "paper32", or paths of tables.
+        config: the settings as one object; single settings below change it.
         task_data: a folder with a folder for each task; what it holds is not asked of the hub.
         tables: one or several labelled files or tables in Python (data frames, `datasets`, dicts of
             columns): text and label, two texts and a score or label, or a ranking.
-        out: folder for the run, or a finished run of the same model, beside whose measures the scores
-            are put; None writes nothing.
+        out: folder for the run, or a finished run of the same model, whose measures the scores are
+            added to; None writes nothing.
         bank: folder for the pooled vectors, to share between runs; by default in `out`.
         overwrite: whether scores that `out` holds may be replaced.
         tokenizer: of a loaded model, which needs it; a model given by name has its own.
-        model_options: how to load the model: revision, dtype, device.
-        watch: opens a progress callback; None shows nothing.
-        settings: any field of `EvaluateConfig`.
+        show_progress: as of `scan`.
+        settings: any field of `EvaluateConfig` and `ModelOptions` (how the model is loaded).
 
     Raises:
         InputError: something given cannot be used; the message says what and what to do.
         RunError: the model or the disk failed, or no task could be scored.
     """
-    chosen = EvaluateConfig(**settings)
+    chosen, options = part(EvaluateConfig, settings, config), part(ModelOptions, settings)
     refuse_tokenizer(model, tokenizer)
     require_extra()
     with quiet():
         plans = resolve(_names(tasks), task_data=_path(task_data), tables=tables)
     refuse_nothing_to_probe(plans, chosen)
     place = RunFolder(Path(out), overwrite) if out is not None else None
-    with place.claimed(beside=True) if place else nullcontext():
-        base = _finished(place)
-        if bank is not None:
-            refuse_no_bank(Path(bank).expanduser())
-        with ExitStack() as stack:
-            progress = stack.enter_context((watch or unwatched)())
-            started = time.perf_counter()
-            backbone = loaded(model, tokenizer, model_options, progress)
-            if base is not None and place is not None:
-                refuse_other_run(base, backbone.info, {}, str(place.path))
-            if place:
-                place.open_parts(_plan(backbone, chosen))
-                folder = _path(bank) or place.path / BANK
-            else:
-                folder = _path(bank) or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            run = _evaluated(
-                backbone, plans, chosen, folder, place, base, progress,
-                load_seconds=time.perf_counter() - started, overwrite=overwrite,
-            )  # fmt: skip
-        if place is None:
-            return Evaluation(run)
-        write = place.finish if base is None else place.update
-        found = Evaluation(run, place.path)
-        write(run, found.page())
-        return found
-
-
-@checked
-def estimate_evaluation(
-    model: Model,
-    tasks: Tasks = (),
-    *,
-    task_data: AnyPath | None = None,
-    tables: Tables = (),
-    out: AnyPath | None = None,
-    bank: AnyPath | None = None,
-    tokenizer: Tokenizer = None,
-    model_options: ModelOptions | None = None,
-    watch: Watch | None = None,
-    **settings: Any,
-) -> EvaluationEstimates:
-    """Return what an evaluation would take in time, memory and disk; nothing is written."""
-    chosen = EvaluateConfig(**settings)
-    refuse_tokenizer(model, tokenizer)
-    require_extra()
-    with quiet():
-        plans = resolve(_names(tasks), task_data=_path(task_data), tables=tables)
-    folder = _path(bank) or (Path(out) / BANK if out is not None else None)
-    if bank is not None and folder is not None:
+    if place:
+        place.claim(beside=True)
+        _finished(place)  # refused now if it cannot be read
+    folder = _path(bank)
+    if folder is not None:
         refuse_no_bank(folder)
-    with (watch or unwatched)():
-        backbone = backbone_for(model, tokenizer, model_options)
-        return estimate_tasks(backbone, plans, chosen, folder)
+    return EvaluationPlan(
+        model, tuple(plans), chosen, place, folder, tokenizer, options, show_progress
+    )
 
 
 def _evaluated(
@@ -180,7 +198,6 @@ def _evaluated(
     progress: Progress,
     *,
     load_seconds: float,
-    overwrite: bool,
 ) -> Run:
     started = time.perf_counter()
     opened = open_bank(folder, backbone, TokenPolicy.of_config(settings))
@@ -188,8 +205,8 @@ def _evaluated(
         first_token=opened.policy.first_token, max_length=opened.policy.max_length
     )
     known = {}
-    if base is not None and not overwrite:
-        refuse_other_run(base, backbone.info, decided.deciding(), str(place and place.path))
+    if base is not None and place is not None and not place.overwrite:
+        refuse_other_run(base, backbone.info, decided.deciding(), str(place.path))
         known = known_scores(base, plans)
     source = BankEncoder(
         backbone,
@@ -242,7 +259,7 @@ def _finished(place: RunFolder | None) -> Run | None:
     return load_run(place.path)
 
 
-def _plan(backbone: Backbone, settings: EvaluateConfig) -> dict[str, Any]:
+def _identity(backbone: Backbone, settings: EvaluateConfig) -> dict[str, Any]:
     found = evaluation_versions()
     made_by = {name: found[name] for name in _MADE_BY}
     return plan_of(backbone, made_by) | settings.deciding()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Unpack
 
 import pandas as pd
 from torch import nn
@@ -20,23 +19,15 @@ from layerscope.api.common import (
     Tables,
     Tasks,
     Tokenizer,
-    Watch,
     loaded,
     refuse_other_model,
     refuse_tokenizer,
     texts_of,
-    unwatched,
 )
 from layerscope.api.deciding import RunLike, run_of
-from layerscope.config import (
-    AnyPath,
-    Count,
-    FirstToken,
-    Flag,
-    Kind,
-    Text,
-    checked,
-)
+from layerscope.api.keywords import PruneSettings
+from layerscope.api.plans import ShowProgress, command, part, shown_progress
+from layerscope.config import AnyPath, Exactly, FirstToken, Flag, Kind
 from layerscope.data import reading
 from layerscope.data.texts import Texts
 from layerscope.data.tokens import TokenizedText, length_limit, tokenize
@@ -66,11 +57,11 @@ from layerscope.models.backbone import Backbone
 from layerscope.results.display import Displayed
 from layerscope.results.table import Run, conform, no_contributions
 from layerscope.settings import (
-    DEFAULT_LIMIT,
     EvaluateConfig,
     Format,
     ModelOptions,
     PruneConfig,
+    ReadingConfig,
     VectorConfig,
 )
 from layerscope.states.encode import first_token_for
@@ -165,11 +156,101 @@ class PruningEstimates:
     scans: int
 
 
-@checked
+@dataclass(frozen=True)
+class PruningPlan:
+    """A pruning that only the model can still refuse.
+
+    Attributes:
+        model: to load, or loaded.
+        asked: rule, budgets and how they are tried.
+        config: how blocks are chosen and saved.
+        texts: to measure on, and to compare a saved model on.
+        scanned: a scan in place of measuring, or None.
+        place: folder for the smaller model, or None.
+        overwrite: whether a model that layerscope saved there may be replaced.
+        tokenizer: of a loaded model.
+        options: how to load the model.
+        show_progress: whether, or the function that shows it.
+    """
+
+    model: str | Path | nn.Module
+    asked: PruneRequest
+    config: PruneConfig
+    texts: Texts
+    scanned: Run | None = None
+    place: Path | None = None
+    overwrite: bool = False
+    tokenizer: Any = None
+    options: ModelOptions | None = None
+    show_progress: bool | Progress = True
+
+    def estimate(self) -> PruningEstimates:
+        """Return what the pruning would take; nothing is tried or written.
+
+        Raises:
+            InputError, RunError: what `run` raises before it measures.
+        """
+        with shown_progress(self.show_progress) as progress:
+            planned = self._planned(progress)
+            backbone, most = planned.backbone, max(each.count for each in planned.budgets)
+            scan = None
+            if planned.removals is None:
+                prepared = prepare(backbone, self.texts, planned.asked.scan, progress)
+                scan = estimate(backbone, prepared)
+        return PruningEstimates(
+            of=backbone.depth,
+            eligible=planned.eligible,
+            budgets=tuple(each.count for each in planned.budgets),
+            removed=tuple(tuple(sorted(each.blocks)) for each in planned.removals or ()),
+            tried=_to_try(planned),
+            weight_bytes=formats.bytes_of(backbone.whole),
+            free_bytes=None if self.place is None else formats.free_bytes(self.place),
+            scan=scan,
+            scans=most if planned.asked.scheme == "greedy" else 1,
+        )
+
+    def run(self) -> Pruning:
+        """Measure, drop blocks, try the smaller model, and save it if it has a place."""
+        alone = nullcontext() if self.place is None else formats.claimed(self.place)
+        with alone, shown_progress(self.show_progress) as progress:
+            return _carried_out(self._planned(progress), progress)
+
+    def _planned(self, progress: Progress) -> _Planned:
+        """Load the model, and refuse what can be refused before it is measured."""
+        asked, place, given, texts = self.asked, self.place, self.scanned, self.texts
+        backbone, said = _loaded(
+            self.model, self.tokenizer, self.options, progress, head=self.config.head
+        )
+        if given is not None:
+            refuse_other_model(given, backbone)
+        eligible, budgets = fitting(backbone, asked, saved=place is not None)
+        _held_out(backbone, asked, texts)
+        how = None
+        if place is not None:
+            how = _saving(
+                self.model, asked, self.config.format, self.options, overwrite=self.overwrite
+            )
+            export_prune.refuse_unsavable(backbone, how, eligible)
+            formats.refuse_full_disk(place, formats.bytes_of(backbone.whole))
+        asked = _with_first_token(backbone, asked)
+        if how is not None:
+            how = replace(how, drop_first=asked.settings.first_token is FirstToken.DROP)
+            export_prune.texts_to_compare(backbone, how, texts.texts)
+            how, more = export_prune.with_writing(backbone, how, texts.texts)
+            said = [*said, *more]
+        planned = _Planned(
+            backbone, asked, eligible, budgets, texts, given, place, how, None, tuple(said)
+        )
+        known = asked.scheme != "greedy" and (given is not None or not asked.rule.reads)
+        return _with_removals(planned, progress) if known else planned
+
+
+@command(PruneConfig, ReadingConfig, ModelOptions)
 def prune(
     model: Model,
     rule: AnyRule = "angular",
     budget: Budgets = 0.1,
+    config: Exactly[PruneConfig] | None = None,
     *,
     data: Data = "sample",
     run: RunLike | None = None,
@@ -179,14 +260,10 @@ def prune(
     task_data: AnyPath | None = None,
     tables: Tables = (),
     perplexity: Data | None = None,
-    column: Text | None = None,
-    split: Text | None = None,
-    limit: Count | None = DEFAULT_LIMIT,
     tokenizer: Tokenizer = None,
-    model_options: ModelOptions | None = None,
-    watch: Watch | None = None,
-    **settings: Any,
-) -> Pruning:
+    show_progress: ShowProgress = True,
+    **settings: Unpack[PruneSettings],
+) -> PruningPlan:
     """Drop the blocks of a model that a rule finds redundant, and say what that costs.
 
     Args:
@@ -196,6 +273,7 @@ def prune(
             we tried them.
         budget: a part of the blocks (0.1, "10%") or their number; several compare what they do, and
             those that mean the same number are one.
+        config: the settings as one object; single settings below change it.
         data: texts to measure the model on; also what a saved model is compared on.
         run: a finished scan of this model in place of measuring it.
         out: folder for the smaller model; None saves none.
@@ -203,89 +281,46 @@ def prune(
         evaluate: tasks to score the full model, the smaller one and random subsets on, as for
             `layerscope.evaluate`.
         task_data: a folder with a folder for each task.
-        tables: labelled files or tables in Python besides.
+        tables: more tasks: labelled files or tables in Python.
         perplexity: held-out texts for a causal model; by default, where tasks are scored, texts of the
             built-in sample that were not measured.
-        column: of a table of texts.
-        split: of a datasets id.
-        limit: most texts to measure on; None uses all.
         tokenizer: of a loaded model, which needs it; a model given by name has its own.
-        model_options: how to load the model: revision, dtype, device.
-        watch: opens a progress callback; None shows nothing.
-        settings: any field of `PruneConfig`.
+        show_progress: as of `scan`.
+        settings: any field of `PruneConfig`, `ReadingConfig` (which texts) and `ModelOptions`
+            (how the model is loaded).
 
     Raises:
         InputError: it cannot be done; nothing was written.
         MismatchError: the saved model gives something else; it is kept as `OUT.unverified`.
         RunError: the model or the disk failed.
     """
-    chosen = PruneConfig(**settings)
+    chosen = part(PruneConfig, settings, config)
+    which, options = part(ReadingConfig, settings), part(ModelOptions, settings)
     refuse_tokenizer(model, tokenizer)
     place = None if out is None else Path(out)
     _check_saving(place, chosen.format, (model, run), overwrite=overwrite)
-    alone = nullcontext() if place is None else formats.claimed(place)
-    with alone, (watch or unwatched)() as progress:
-        planned = _planned(
-            progress, chosen, model=model, rule=rule, budget=budget, data=data, run=run, out=out,
-            overwrite=overwrite, evaluate=evaluate, task_data=task_data, tables=tables,
-            perplexity=perplexity, column=column, split=split, limit=limit, tokenizer=tokenizer,
-            model_options=model_options,
-        )  # fmt: skip
-        return _carried_out(planned, progress)
-
-
-@checked
-def estimate_prune(
-    model: Model,
-    rule: AnyRule = "angular",
-    budget: Budgets = 0.1,
-    *,
-    watch: Watch | None = None,
-    **options: Any,
-) -> PruningEstimates:
-    """Return what a pruning with the same arguments would take; nothing is tried or written.
-
-    Args:
-        model: as of `prune`.
-        rule: as of `prune`.
-        budget: as of `prune`.
-        watch: opens a progress callback; None shows nothing.
-        options: any other argument or setting of `prune`.
-
-    Raises:
-        InputError, RunError: what `prune` raises before it measures.
-    """
-    asked = inspect.signature(prune).bind(model, rule, budget, **options)
-    asked.apply_defaults()
-    arguments = {name: value for name, value in asked.arguments.items() if name != "watch"}
-    chosen = PruneConfig(**arguments.pop("settings", {}))
-    place = arguments["out"]
-    _check_saving(
-        None if place is None else Path(place), chosen.format, (model, arguments["run"]),
-        overwrite=arguments["overwrite"],
+    held_out = None if perplexity is None else texts_of(perplexity).texts
+    asked = PruneRequest(
+        rule=named_rule(rule), budgets=listed_budgets(budget), protect=chosen.protect,
+        scheme=chosen.scheme, draws=chosen.draws, plans=tasks_of(evaluate, task_data, tables),
+        held_out=None if held_out is None else tuple(held_out),
+        settings=EvaluateConfig(
+            **{name: getattr(chosen, name) for name in (*VectorConfig.model_fields, "seed")}
+        ),
+        seed=chosen.seed,
     )  # fmt: skip
-    with (watch or unwatched)() as progress:
-        planned = _planned(progress, chosen, **arguments)
-        backbone, most = planned.backbone, max(each.count for each in planned.budgets)
-        scan = None
-        if planned.removals is None:
-            prepared = prepare(backbone, planned.texts, planned.asked.scan, progress)
-            scan = estimate(backbone, prepared)
-    found = tuple(tuple(sorted(removal.blocks)) for removal in planned.removals or ())
-    return PruningEstimates(
-        of=backbone.depth,
-        eligible=planned.eligible,
-        budgets=tuple(each.count for each in planned.budgets),
-        removed=found,
-        tried=_to_try(planned),
-        weight_bytes=formats.bytes_of(backbone.whole),
-        free_bytes=None if planned.place is None else formats.free_bytes(planned.place),
-        scan=scan,
-        scans=most if planned.asked.scheme == "greedy" else 1,
+    given = None if run is None else run_of(run)
+    texts = texts_of(data, which, chosen.seed)
+    if given is not None:
+        prune_module.refuse_lacking(asked.rule, given)
+    elif asked.rule.reads:
+        refuse_impossible(asked.scan, texts)
+    return PruningPlan(
+        model, asked, chosen, texts, given, place, overwrite, tokenizer, options, show_progress
     )
 
 
-# --- what is decided before any work -------------------------------------------------------------
+# --- what the model decides before any work --------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -315,68 +350,6 @@ class _Planned:
     how: Saving | None
     removals: tuple[Removal, ...] | None
     said: tuple[str, ...]
-
-
-def _planned(
-    progress: Progress,
-    chosen: PruneConfig,
-    *,
-    model: str | Path | nn.Module,
-    rule: str | Rule,
-    budget: float | str | Iterable[float | str],
-    data: Any,
-    run: RunLike | None,
-    out: str | Path | None,
-    overwrite: bool,
-    evaluate: str | Iterable[str],
-    task_data: str | Path | None,
-    tables: Any,
-    perplexity: Any,
-    column: str | None,
-    split: str | None,
-    limit: int | None,
-    tokenizer: Any,
-    model_options: ModelOptions | None,
-) -> _Planned:
-    """Decide what a pruning and its dry run decide alike: they differ only in what they do then."""
-    held_out = None if perplexity is None else texts_of(perplexity, None, None, None, 0).texts
-    asked = PruneRequest(
-        rule=named_rule(rule), budgets=listed_budgets(budget), protect=chosen.protect,
-        scheme=chosen.scheme, draws=chosen.draws, plans=tasks_of(evaluate, task_data, tables),
-        held_out=None if held_out is None else tuple(held_out),
-        settings=EvaluateConfig(
-            **{name: getattr(chosen, name) for name in (*VectorConfig.model_fields, "seed")}
-        ),
-        seed=chosen.seed,
-    )  # fmt: skip
-    place = None if out is None else Path(out)
-    given = None if run is None else run_of(run)
-    texts = texts_of(data, column, split, limit, chosen.seed)
-    if given is not None:
-        prune_module.refuse_lacking(asked.rule, given)
-    elif asked.rule.reads:
-        refuse_impossible(asked.scan, texts)
-    backbone, said = _loaded(model, tokenizer, model_options, progress, head=chosen.head)
-    if given is not None:
-        refuse_other_model(given, backbone)
-    eligible, budgets = fitting(backbone, asked, saved=place is not None)
-    _held_out(backbone, asked, texts)
-    how = None
-    if place is not None:
-        how = _saving(model, asked, chosen.format, model_options, overwrite=overwrite)
-        export_prune.refuse_unsavable(backbone, how, eligible)
-        formats.refuse_full_disk(place, formats.bytes_of(backbone.whole))
-    asked = _with_first_token(backbone, asked)
-    if how is not None:
-        how = replace(how, drop_first=asked.settings.first_token is FirstToken.DROP)
-        export_prune.texts_to_compare(backbone, how, texts.texts)
-        how, more = export_prune.with_writing(backbone, how, texts.texts)
-        said = [*said, *more]
-    planned = _Planned(
-        backbone, asked, eligible, budgets, texts, given, place, how, None, tuple(said)
-    )
-    known = asked.scheme != "greedy" and (given is not None or not asked.rule.reads)
-    return _with_removals(planned, progress) if known else planned
 
 
 def _with_removals(planned: _Planned, progress: Progress) -> _Planned:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Unpack
 
 import pandas as pd
 
@@ -16,15 +16,14 @@ from layerscope.analysis.run import Estimates
 from layerscope.api.common import (
     Data,
     Result,
-    Watch,
-    backbone_for,
     loaded,
     plan_of,
     texts_of,
-    unwatched,
 )
-from layerscope.api.scanning import estimate_scan, scan
-from layerscope.config import AnyPath, Count, Flag, Kind, Listed, Text, To, checked
+from layerscope.api.keywords import RankSettings
+from layerscope.api.plans import ShowProgress, command, part, shown_progress
+from layerscope.api.scanning import ScanPlan
+from layerscope.config import AnyPath, Exactly, Flag, Kind, Listed, Text, To, checked
 from layerscope.data.files import (
     LOCK_FILE,
     locked,
@@ -37,13 +36,13 @@ from layerscope.data.texts import Texts, TextSource
 from layerscope.decisions.agreement import Scored, of_frame, read_scores
 from layerscope.decisions.predictors import DEFAULT, check_comparable, needed, predictor
 from layerscope.decisions.rank import Ranking, rank_runs, refuse_lacking
-from layerscope.errors import InputError, unknown_name
+from layerscope.errors import InputError
 from layerscope.models import loading as models_module
 from layerscope.models.backbone import Backbone
 from layerscope.models.fingerprints import OLDER, is_older_fingerprint
 from layerscope.results.folder import RunFolder
 from layerscope.results.table import RECORD_FILE, Run, is_interrupted, load_run
-from layerscope.settings import DEFAULT_LIMIT, Convention, ModelOptions, RankConfig, ScanConfig
+from layerscope.settings import Convention, ModelOptions, RankConfig, ReadingConfig, ScanConfig
 from layerscope.states.extract import Progress
 
 RANKING_FILE: Final = "ranking.json"
@@ -71,40 +70,120 @@ class Planned:
     kept: Run | None = None
 
 
-@checked
+@dataclass(frozen=True)
+class RankingPlan:
+    """A ranking that only its models can still refuse.
+
+    Attributes:
+        models: what is to be done with each.
+        texts: to scan on; None where every model is scanned.
+        config: the settings of every scan.
+        by: the predictor to order by.
+        scores: known scores.
+        place: folder for the ranking and its scans, or None.
+        overwrite: whether what is there may be replaced.
+        options: how to load the models.
+        show_progress: whether, or the function that shows it.
+    """
+
+    models: tuple[Planned, ...]
+    texts: Texts | None
+    config: ScanConfig
+    by: str = DEFAULT
+    scores: tuple[Scored, ...] = ()
+    place: Path | None = None
+    overwrite: bool = False
+    options: ModelOptions | None = None
+    show_progress: bool | Progress = True
+
+    def estimate(self) -> tuple[tuple[str, Estimates | None], ...]:
+        """Return what the scan of each model would take, None for one that is scanned already."""
+        with shown_progress(self.show_progress) as progress:
+            return tuple((each.given, self._estimated(each, progress)) for each in self.models)
+
+    def _estimated(self, each: Planned, progress: Progress) -> Estimates | None:
+        if each.run or self.texts is None:
+            return None
+        backbone = loaded(each.given, None, self.options, progress)
+        if each.kept and _still_fits(each, each.kept, backbone, overwrite=self.overwrite):
+            return None
+        return ScanPlan(backbone, self.texts, self.config, show_progress=progress).estimate()
+
+    def run(self) -> Ranking:
+        """Scan the models that are not scanned yet, put them in order, and save the ranking."""
+        seed, resamples = self.config.seed, self.config.resamples
+        with _claimed(self.place, self.overwrite), shown_progress(self.show_progress) as progress:
+            _refuse_unloadable(self.models, self.options, progress)
+            found = rank_runs(
+                self._runs(progress), self.by,
+                tables=list(self.scores), seed=seed, resamples=resamples,
+            )  # fmt: skip
+            if self.place is not None:
+                table = found.table().to_csv(index=False).encode()
+                write_atomically(self.place / TABLE_FILE, table)
+                write_json(self.place / RANKING_FILE, found.as_dict())
+        return found
+
+    def _runs(self, progress: Progress) -> list[tuple[str, Run]]:
+        """Return the scan of each model, those that are not given made one after the other.
+
+        Models with a scan that is kept come first: what is refused of them is refused before any pass.
+
+        Raises:
+            InputError: a model cannot be loaded, is another one again, or its kept scan is of another.
+        """
+        models = self.models
+        seen = {_identity(each.run.record["model"]) for each in models if each.run}
+        found = {place: each.run for place, each in enumerate(models) if each.run}
+        todo = [place for place in range(len(models)) if place not in found]
+        for place in sorted(todo, key=lambda place: models[place].kept is None):
+            counted = _counted(progress, f"{place + 1}/{len(models)} ")
+            backbone = loaded(models[place].given, None, self.options, counted)
+            identity = _identity(backbone.info.as_dict())
+            if identity in seen:
+                raise InputError(f"expected each model once, got {backbone.info.name!r} twice.")
+            seen.add(identity)
+            found[place] = self._scanned(models[place], backbone, counted)
+            del backbone  # before the next is loaded
+        return [(each.given, found[place]) for place, each in enumerate(models)]
+
+    def _scanned(self, each: Planned, backbone: Backbone, progress: Progress) -> Run:
+        if each.kept and _still_fits(each, each.kept, backbone, overwrite=self.overwrite):
+            return each.kept
+        place = None if each.folder is None else RunFolder(each.folder, self.overwrite)
+        texts = texts_of(self.texts)
+        return ScanPlan(backbone, texts, self.config, place, show_progress=progress).run().run
+
+
+@command(RankConfig, ReadingConfig, ModelOptions)
 def rank(
     models: Models,
     data: Data | None = None,
+    config: Exactly[RankConfig] | None = None,
     *,
     by: Text = DEFAULT,
     scores: Annotated[Scores | Sequence[Scores], To(Listed[Scores])] = (),
     out: AnyPath | None = None,
     overwrite: Flag = False,
-    column: Text | None = None,
-    split: Text | None = None,
-    limit: Count | None = DEFAULT_LIMIT,
-    model_options: ModelOptions | None = None,
-    watch: Watch | None = None,
-    **settings: Any,
-) -> Ranking:
+    show_progress: ShowProgress = True,
+    **settings: Unpack[RankSettings],
+) -> RankingPlan:
     """Return models in order, without labels, by what is measured on the same texts.
 
     Args:
         models: hub ids, local folders, GGUF files, and scans of the same texts (folders, or what
             `scan` returned), in any mixture.
         data: the texts, as for `scan`; nothing where all models are scanned already.
+        config: the settings as one object; single settings below change it.
         by: the predictor to order by (`decisions.predictors.PREDICTORS`, or width, depth, parameters).
         scores: known task scores besides those in the scans: tables with the columns model, score and
             perhaps task, or long tables, or run folders.
         out: folder for the ranking and a folder in it for each scan; a finished scan there is used
             again, an unfinished one goes on. None writes nothing.
         overwrite: whether a ranking in that folder, and scans there that do not fit, may be replaced.
-        column: of a table of texts.
-        split: of a datasets id.
-        limit: most texts to use; None uses all.
-        model_options: how to load the models: revision, dtype, device.
-        watch: opens a progress callback for the time of each scan; None shows nothing.
-        settings: any field of `RankConfig`.
+        show_progress: as of `scan`.
+        settings: any field of `RankConfig`, `ReadingConfig` (which texts) and `ModelOptions`
+            (how the models are loaded).
 
     Raises:
         InputError: something given cannot be used; the message says what and what to do. Texts,
@@ -112,69 +191,21 @@ def rank(
             their weights: each is loaded once, when its turn comes, and let go before the next.
         RunError: a model or the disk failed; finished scans are kept.
     """
-    chosen = _scan_settings(settings)
-    predictor(by)
-    tables = [_scored(each) for each in _several(scores)]
-    place = None if out is None else Path(out)
-    with _claimed(place, overwrite):
-        texts, planned = _plan(
-            models, data, chosen, place, column, split, limit, overwrite=overwrite
-        )
-        refuse_lacking([(each.given, each.run) for each in planned if each.run], predictor(by))
-        _refuse_unloadable(planned, model_options, watch)
-        runs = _runs(planned, texts, chosen, model_options, watch, overwrite=overwrite)
-        found = rank_runs(
-            runs, by, tables=tables, seed=chosen["seed"], resamples=chosen["resamples"]
-        )
-        if place is not None:
-            write_atomically(place / TABLE_FILE, found.table().to_csv(index=False).encode())
-            write_json(place / RANKING_FILE, found.as_dict())
-    return found
-
-
-@checked
-def estimate_ranking(
-    models: Models,
-    data: Data | None = None,
-    *,
-    out: AnyPath | None = None,
-    overwrite: Flag = False,
-    column: Text | None = None,
-    split: Text | None = None,
-    limit: Count | None = DEFAULT_LIMIT,
-    model_options: ModelOptions | None = None,
-    watch: Watch | None = None,
-    **settings: Any,
-) -> tuple[tuple[str, Estimates | None], ...]:
-    """Return what the scan of each model would take, None for one that is scanned already."""
-    chosen = _scan_settings(settings)
+    asked = part(RankConfig, settings, config)
+    which, options = part(ReadingConfig, settings), part(ModelOptions, settings)
+    chosen = ScanConfig(
+        metrics=needed(), conventions=(Convention.NORMALIZED,), views=0,
+        **{name: getattr(asked, name) for name in RankConfig.model_fields},
+    )  # fmt: skip
+    ordering = predictor(by)
+    tables = tuple(_scored(each) for each in _several(scores))
     place = None if out is None else Path(out)
     _refuse_finished(place, overwrite)
-    texts, planned = _plan(models, data, chosen, place, column, split, limit, overwrite=overwrite)
-
-    def estimated(each: Planned) -> Estimates | None:
-        if each.run or texts is None:
-            return None
-        backbone = backbone_for(each.given, None, model_options)
-        if each.kept and _still_fits(each, each.kept, backbone, overwrite=overwrite):
-            return None
-        return estimate_scan(backbone, texts, watch=watch, **chosen)
-
-    return tuple((each.given, estimated(each)) for each in planned)
-
-
-def _scan_settings(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of every scan of a ranking.
-
-    Raises:
-        InputError: one is unknown, or is not the caller's to choose.
-    """
-    for name in given:
-        if name not in RankConfig.model_fields:
-            raise unknown_name("setting of a ranking", name, RankConfig.model_fields)
-    own: dict[str, Any] = {"metrics": needed(), "conventions": (Convention.NORMALIZED,), "views": 0}
-    chosen = ScanConfig(**own | given)
-    return {name: getattr(chosen, name) for name in (*own, *RankConfig.model_fields)}
+    texts, planned = _planned(models, data, which, chosen, place, overwrite=overwrite)
+    refuse_lacking([(each.given, each.run) for each in planned if each.run], ordering)
+    return RankingPlan(
+        tuple(planned), texts, chosen, by, tables, place, overwrite, options, show_progress
+    )
 
 
 def _several(given: Any) -> list[Any]:
@@ -221,14 +252,12 @@ def _refuse_finished(place: Path | None, overwrite: bool) -> None:
 # --- which models are to be scanned ---------------------------------------------------------------
 
 
-def _plan(
+def _planned(
     models: Model | Sequence[Model],
     data: TextSource | None,
-    settings: dict[str, Any],
+    which: ReadingConfig,
+    settings: ScanConfig,
     place: Path | None,
-    column: str | None,
-    split: str | None,
-    limit: int | None,
     *,
     overwrite: bool,
 ) -> tuple[Texts | None, list[Planned]]:
@@ -242,10 +271,10 @@ def _plan(
     check_comparable(runs)
     if len(runs) == len(given) and data is None:
         return None, [Planned(name, run) for name, run in runs]
-    texts = texts_of(data, column, split, limit, settings["seed"])
+    texts = texts_of(data, which, settings.seed)
     check_comparable(runs, texts.fingerprint)
     if len(runs) < len(given):
-        refuse_impossible(ScanConfig(**settings), texts)
+        refuse_impossible(settings, texts)
     names = _folder_names([str(each) for each, run in zip(given, finished, strict=True) if not run])
     planned = []
     for each, run in zip(given, finished, strict=True):
@@ -319,7 +348,7 @@ def _kept(
     folder: Path,
     model: str,
     texts: Texts,
-    settings: dict[str, Any],
+    settings: ScanConfig,
     *,
     overwrite: bool,
 ) -> Run | None:
@@ -356,11 +385,11 @@ def _does_not_fit(folder: Path | None, reason: str) -> InputError:
     )
 
 
-def _misfit(run: Run, model: str, texts: Texts, settings: dict[str, Any], folder: Path) -> str:
+def _misfit(run: Run, model: str, texts: Texts, settings: ScanConfig, folder: Path) -> str:
     """Return why a finished scan cannot serve, "" if it can."""
     if run.record.get("data", {}).get("fingerprint") != texts.fingerprint:
         return "is of other texts"
-    wanted = ScanConfig(**settings).as_dict()
+    wanted = settings.as_dict()
     found = run.record.get("settings", {})
     for name in (*RankConfig.model_fields, "alpha"):
         decided_by_model = name == "first_token" and wanted[name] == "auto"
@@ -399,7 +428,7 @@ def _newest(model: Path) -> float:
 
 
 def _refuse_unloadable(
-    planned: Sequence[Planned], options: ModelOptions | None, watch: Watch | None
+    planned: Sequence[Planned], options: ModelOptions | None, progress: Progress
 ) -> None:
     """Refuse what cannot be loaded before any pass, without reading a weight.
 
@@ -409,66 +438,20 @@ def _refuse_unloadable(
     wanted = [each for each in planned if each.run is None]
     if len(wanted) < 2:
         return
-    with (watch or unwatched)() as progress:
-        for number, each in enumerate(wanted):
-            progress("checking the models", number, len(wanted))
-            models_module.refuse_unloadable(each.given, options)
-        progress("checking the models", len(wanted), len(wanted))
-
-
-def _runs(
-    planned: Sequence[Planned],
-    texts: Texts | None,
-    settings: dict[str, Any],
-    options: ModelOptions | None,
-    watch: Watch | None,
-    *,
-    overwrite: bool,
-) -> list[tuple[str, Run]]:
-    """Return the scan of each model, those that are not given made one after the other.
-
-    Models with a scan that is kept come first: what is refused of them is refused before any pass.
-
-    Raises:
-        InputError: a model cannot be loaded, is another one again, or its kept scan is of another.
-    """
-    seen = {_identity(each.run.record["model"]) for each in planned if each.run}
-    found = {place: each.run for place, each in enumerate(planned) if each.run}
-    todo = [place for place in range(len(planned)) if place not in found]
-    for place in sorted(todo, key=lambda place: planned[place].kept is None):
-        each = planned[place]
-        told = None if watch is None else _counted(watch, f"{place + 1}/{len(planned)} ")
-        with (told or unwatched)() as progress:
-            backbone = loaded(each.given, None, options, progress)
-        identity = _identity(backbone.info.as_dict())
-        if identity in seen:
-            raise InputError(f"expected each model once, got {backbone.info.name!r} twice.")
-        seen.add(identity)
-        if each.kept and _still_fits(each, each.kept, backbone, overwrite=overwrite):
-            found[place] = each.kept
-        else:
-            found[place] = scan(
-                backbone, texts, out=each.folder, overwrite=overwrite, model_options=options,
-                watch=told, **settings,
-            ).run  # fmt: skip
-        del backbone  # before the next is loaded
-    return [(each.given, found[place]) for place, each in enumerate(planned)]
+    for number, each in enumerate(wanted):
+        progress("checking the models", number, len(wanted))
+        models_module.refuse_unloadable(each.given, options)
+    progress("checking the models", len(wanted), len(wanted))
 
 
 def _identity(model: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(model.get(name) for name in ("name", "revision", "weights_fingerprint"))
 
 
-def _counted(watch: Watch, prefix: str) -> Watch:
-    """Return the same, which says before each stage which model it is of."""
+def _counted(progress: Progress, prefix: str) -> Progress:
+    """Return the same, with which model it is of before each stage."""
 
-    @contextmanager
-    def opened() -> Iterator[Progress]:
-        with watch() as progress:
+    def move(stage: str, done: int, total: int) -> None:
+        progress(prefix + stage, done, total)
 
-            def move(stage: str, done: int, total: int) -> None:
-                progress(prefix + stage, done, total)
-
-            yield move
-
-    return opened
+    return move

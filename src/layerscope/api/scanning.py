@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -22,21 +23,19 @@ from layerscope.api.common import (
     Model,
     Result,
     Tokenizer,
-    Watch,
-    backbone_for,
     loaded,
     plan_of,
     refuse_tokenizer,
     texts_of,
-    unwatched,
 )
-from layerscope.config import AnyPath, Count, Flag, Kind, Text, checked
+from layerscope.api.keywords import ScanConfigKeywords, ScanSettings
+from layerscope.api.plans import ShowProgress, command, part, shown_progress, with_settings
+from layerscope.config import AnyPath, Exactly, Flag, Kind, Text, checked
 from layerscope.data import reading
 from layerscope.data.texts import Texts
 from layerscope.decisions import evidence
 from layerscope.decisions import preferences as preferences_module
 from layerscope.decisions.select import Selection, decide
-from layerscope.errors import InputError
 from layerscope.metrics import catalogue
 from layerscope.metrics.measure import Measure
 from layerscope.models.backbone import Backbone
@@ -44,21 +43,12 @@ from layerscope.render import charts, matplotlib, plotly
 from layerscope.render import page as page_module
 from layerscope.results.folder import RunFolder, versions
 from layerscope.results.table import Run, load_run
-from layerscope.settings import DEFAULT_LIMIT, ModelOptions, ScanConfig
+from layerscope.settings import ModelOptions, ReadingConfig, ScanConfig
 from layerscope.states.extract import Progress
 
-Measured = Annotated[
-    str
-    | Path
-    | nn.Module
-    | Backbone
-    | np.ndarray[Any, Any]
-    | torch.Tensor
-    | list[Any]
-    | tuple[Any, ...],
-    Kind(
-        "a hub id, a folder, a GGUF file, a loaded transformers model or an array (layer, sample, dim)"
-    ),
+States = Annotated[
+    np.ndarray[Any, Any] | torch.Tensor | list[Any] | tuple[Any, ...],
+    Kind("an array (layer, sample, dim) or (layer, sample, view, dim)"),
 ]
 
 
@@ -143,123 +133,147 @@ def get_metric(name: Text) -> Measure:
     return catalogue.measure(name)
 
 
-@checked
+@dataclass(frozen=True)
+class ScanPlan:
+    """A scan that only the model can still refuse.
+
+    Attributes:
+        model: to load, or loaded.
+        texts: to measure it on.
+        config: the settings.
+        place: where the run goes, or None.
+        tokenizer: of a loaded model.
+        options: how to load the model.
+        show_progress: whether, or the function that shows it.
+    """
+
+    model: str | Path | nn.Module | Backbone
+    texts: Texts
+    config: ScanConfig
+    place: RunFolder | None = None
+    tokenizer: Any = None
+    options: ModelOptions | None = None
+    show_progress: bool | Progress = True
+
+    def estimate(self) -> Estimates:
+        """Return what the scan would take in time, memory and disk, from one batch of it."""
+        with shown_progress(self.show_progress) as progress:
+            backbone = loaded(self.model, self.tokenizer, self.options, progress)
+            return estimate(backbone, prepare(backbone, self.texts, self.config, progress))
+
+    def run(self) -> Scan:
+        """Load the model, measure every layer in one pass, and save the run if it has a place."""
+        with self.place.claimed() if self.place else nullcontext():
+            with shown_progress(self.show_progress) as progress:
+                started = time.perf_counter()
+                backbone = loaded(self.model, self.tokenizer, self.options, progress)
+
+                def open_parts(prepared: Prepared) -> None:
+                    if self.place:
+                        self.place.open_parts(_identity(backbone, self.texts, prepared))
+
+                run = scan_backbone(
+                    backbone,
+                    self.texts,
+                    self.config,
+                    folder=self.place.parts if self.place else None,
+                    progress=progress,
+                    load_seconds=time.perf_counter() - started,
+                    open_parts=open_parts,
+                )
+            return _kept(run, self.place)
+
+
+@command(ScanConfig, ReadingConfig, ModelOptions)
 def scan(
-    model: Measured,
+    model: Model | Backbone,
     data: Data | None = None,
+    config: Exactly[ScanConfig] | None = None,
     *,
     out: AnyPath | None = None,
     overwrite: Flag = False,
     tokenizer: Tokenizer = None,
-    column: Text | None = None,
-    split: Text | None = None,
-    limit: Count | None = DEFAULT_LIMIT,
-    model_options: ModelOptions | None = None,
-    watch: Watch | None = None,
-    **settings: Any,
-) -> Scan:
+    show_progress: ShowProgress = True,
+    **settings: Unpack[ScanSettings],
+) -> ScanPlan:
     """Measure every layer of a model on texts, in one pass.
 
+    `scan.plan(...)` takes the same arguments and returns the plan, whose `estimate()` says what the
+    scan would take.
+
     Args:
-        model: a hub id, a local folder, a GGUF file, a loaded transformers model (give `tokenizer`),
-            what `models.loading.load` returned, or plain arrays of pooled vectors (layer, sample,
-            dim) or of the pooled vectors of augmented views (layer, sample, view, dim), or a list with
-            the array of each layer.
+        model: a hub id, a local folder, a GGUF file, a loaded transformers model (give `tokenizer`)
+            or what `models.loading.load` returned.
         data: a file, a datasets id, "-" for standard input, "sample", or the texts themselves as a
-            list, an array, a column, a table or a dataset (`data.objects.as_texts` lists them);
-            nothing for arrays.
+            list, an array, a column, a table or a dataset (`data.objects.as_texts` lists them).
+        config: the settings as one object; single settings below change it.
         out: folder for the run; None writes nothing.
         overwrite: whether a run in that folder may be replaced.
         tokenizer: of a loaded model, which needs it; a model given by name has its own.
-        column: of a table of texts, in a file or in Python.
-        split: of a datasets id or of a dict of splits.
-        limit: most texts to use; None uses all.
-        model_options: how to load the model: revision, dtype, device.
-        watch: opens a progress callback for the time of the scan; None shows nothing.
-        settings: any field of `ScanConfig`.
+        show_progress: whether bars are shown in a terminal or notebook, or a function of stage, done
+            and total.
+        settings: any field of `ScanConfig`, `ReadingConfig` (which texts) and `ModelOptions`
+            (how the model is loaded).
 
     Raises:
         InputError: something given cannot be used; the message says what and what to do.
         RunError: the model or the disk failed.
     """
-    chosen = ScanConfig(**settings)
+    chosen = part(ScanConfig, settings, config)
+    which, options = part(ReadingConfig, settings), part(ModelOptions, settings)
     check_measures(chosen)
     refuse_tokenizer(model, tokenizer)
     place = RunFolder(Path(out), overwrite) if out is not None else None
-    with place.claimed() if place else nullcontext():
-        with (watch or unwatched)() as progress:
-            if not isinstance(model, str | Path | nn.Module | Backbone):
-                if data is not None:
-                    raise InputError(
-                        "expected arrays without texts, got both: arrays are measured as they are."
-                    )
-                run = scan_arrays(as_vectors(model), chosen, progress)
-            else:
-                run = _scan_texts(
-                    model, texts_of(data, column, split, limit, chosen.seed), chosen, place, progress,
-                    tokenizer=tokenizer, model_options=model_options,
-                )  # fmt: skip
-        if place is None:
-            return Scan(run)
-        found = Scan(run, place.path)
-        place.finish(run, found.page())
-        return found
+    if place:
+        place.claim()
+    texts = texts_of(data, which, chosen.seed)
+    refuse_impossible(chosen, texts)
+    return ScanPlan(model, texts, chosen, place, tokenizer, options, show_progress)
 
 
-@checked
-def estimate_scan(
-    model: Model | Backbone,
-    data: Data,
+@with_settings(ScanConfig)
+def scan_states(
+    states: States,
+    config: Exactly[ScanConfig] | None = None,
     *,
-    tokenizer: Tokenizer = None,
-    column: Text | None = None,
-    split: Text | None = None,
-    limit: Count | None = DEFAULT_LIMIT,
-    model_options: ModelOptions | None = None,
-    watch: Watch | None = None,
-    **settings: Any,
-) -> Estimates:
-    """Return what a scan would take in time, memory and disk, from one batch of it."""
-    chosen = ScanConfig(**settings)
+    out: AnyPath | None = None,
+    overwrite: Flag = False,
+    show_progress: ShowProgress = True,
+    **settings: Unpack[ScanConfigKeywords],
+) -> Scan:
+    """Measure pooled vectors that were made elsewhere, as layers 0 to L.
+
+    Args:
+        states: arrays of pooled vectors (layer, sample, dim) or of the pooled vectors of augmented
+            views (layer, sample, view, dim), or a list with the array of each layer.
+        config: the settings as one object; single settings below change it.
+        out: folder for the run; None writes nothing.
+        overwrite: whether a run in that folder may be replaced.
+        show_progress: as of `scan`.
+        settings: any field of `ScanConfig`; what concerns models and texts has no effect.
+
+    Raises:
+        InputError: an array that cannot be measured, or measures that need more than arrays.
+    """
+    chosen = part(ScanConfig, settings, config)
     check_measures(chosen)
-    refuse_tokenizer(model, tokenizer)
-    with (watch or unwatched)() as progress:
-        texts = texts_of(data, column, split, limit, chosen.seed)
-        refuse_impossible(chosen, texts)
-        backbone = backbone_for(model, tokenizer, model_options)
-        return estimate(backbone, prepare(backbone, texts, chosen, progress))
+    place = RunFolder(Path(out), overwrite) if out is not None else None
+    with place.claimed() if place else nullcontext():
+        with shown_progress(show_progress) as progress:
+            run = scan_arrays(as_vectors(states), chosen, progress)
+        return _kept(run, place)
 
 
-def _scan_texts(
-    model: str | Path | nn.Module | Backbone,
-    texts: Texts,
-    settings: ScanConfig,
-    place: RunFolder | None,
-    progress: Progress,
-    *,
-    tokenizer: Any,
-    model_options: ModelOptions | None,
-) -> Run:
-    refuse_impossible(settings, texts)
-    started = time.perf_counter()
-    backbone = loaded(model, tokenizer, model_options, progress)
-
-    def open_parts(prepared: Prepared) -> None:
-        if place:
-            place.open_parts(_plan(backbone, texts, prepared))
-
-    return scan_backbone(
-        backbone,
-        texts,
-        settings,
-        folder=place.parts if place else None,
-        progress=progress,
-        load_seconds=time.perf_counter() - started,
-        open_parts=open_parts,
-    )
+def _kept(run: Run, place: RunFolder | None) -> Scan:
+    """Return a scan, saved where it has a place."""
+    if place is None:
+        return Scan(run)
+    found = Scan(run, place.path)
+    place.finish(run, found.page())
+    return found
 
 
-def _plan(backbone: Backbone, texts: Texts, prepared: Prepared) -> dict[str, Any]:
+def _identity(backbone: Backbone, texts: Texts, prepared: Prepared) -> dict[str, Any]:
     made_by = {name: versions()[name] for name in ("layerscope", "torch", "transformers")}
     plan = plan_of(backbone, made_by) | prepared.settings.as_dict()
     return plan | {"data": texts.name, "data_fingerprint": texts.fingerprint}

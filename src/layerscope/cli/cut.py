@@ -44,7 +44,7 @@ Example:
 
 
 @app.command(help=_EXAMPLE)
-@with_settings(reading=ReadingConfig, settings=CutConfig, model_options=ModelOptions)
+@with_settings(CutConfig, ReadingConfig, ModelOptions)
 def cut(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
@@ -69,29 +69,24 @@ def cut(
     quiet: Quiet = False,
     debug: Debug = False,
     *,
-    reading: Given,
     settings: Given,
-    model_options: Given,
 ) -> None:
     """Save the model that ends at the chosen layer."""
     Failures.debug = debug
     calm_libraries(threads)
     from layerscope import api
-    from layerscope.render.progress import bars
 
     arguments: dict[str, Any] = {
         "out": out,
         "run": run,
         "rule": rule,
         "data": data,
-        **reading,
         **settings,
-        "model_options": ModelOptions(**model_options),
         "overwrite": overwrite,
-        "watch": None if quiet or as_json else bars,
+        "show_progress": not (quiet or as_json),
     }
     if dry_run:
-        _print_estimate(api.estimate_cut(model, _layer(layer), **arguments), as_json)
+        _print_estimate(api.cut.plan(model, _layer(layer), **arguments).estimate(), as_json)
         return
     found = api.cut(model, _layer(layer), **arguments)
     if as_json:

@@ -32,7 +32,7 @@ Example:
 
 
 @app.command(help=_EXAMPLE)
-@with_settings(reading=FewTextsConfig, model_options=ModelOptions)
+@with_settings(FewTextsConfig, ModelOptions)
 def doctor(
     model: Model,
     data: Annotated[
@@ -50,24 +50,21 @@ def doctor(
     quiet: Quiet = False,
     debug: Debug = False,
     *,
-    reading: Given,
-    model_options: Given,
+    settings: Given,
 ) -> None:
     """Prove that layer k is layer k for this very model, or say where it is not."""
     Failures.debug = debug
     calm_libraries(threads)
     from layerscope import api
     from layerscope.render import terminal_models
-    from layerscope.render.progress import bars
 
     found = api.doctor(
         model,
         data,
-        **reading,
+        **settings,
         skip=() if skip is None else listed(skip),
         seed=seed,
-        model_options=ModelOptions(**model_options),
-        watch=None if quiet or as_json else bars,
+        show_progress=not (quiet or as_json),
     )
     if as_json:
         print_json(found.as_dict())

@@ -44,7 +44,7 @@ Example:
 
 
 @app.command(help=_EXAMPLE)
-@with_settings(settings=EvaluateConfig, model_options=ModelOptions)
+@with_settings(EvaluateConfig, ModelOptions)
 def evaluate(
     model: Model,
     tasks: Annotated[
@@ -78,24 +78,21 @@ def evaluate(
     debug: Debug = False,
     *,
     settings: Given,
-    model_options: Given,
 ) -> None:
     """Score every layer of a model on tasks of mteb, from one pass over their texts."""
     Failures.debug = debug
     calm_libraries(threads)
     from layerscope import api
-    from layerscope.render.progress import bars
 
     arguments: dict[str, Any] = {
         **settings,
         "task_data": task_data,
         "tables": tuple(table or ()),
         "bank": bank,
-        "model_options": ModelOptions(**model_options),
-        "watch": None if quiet or as_json else bars,
+        "show_progress": not (quiet or as_json),
     }
     if dry_run:
-        estimates = api.estimate_evaluation(model, tasks, out=out, **arguments)
+        estimates = api.evaluate.plan(model, tasks, out=out, **arguments).estimate()
         if as_json:
             print_json(asdict(estimates))
         else:

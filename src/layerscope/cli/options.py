@@ -28,36 +28,35 @@ Png = Annotated[Path | None, typer.Option(help="Also draw it to a .png file.")]
 Svg = Annotated[Path | None, typer.Option(help="Also draw it to a .svg file.")]
 
 Given = dict[str, Any]
-"""The values of a config's settings, by name, as a public function takes them."""
+"""The values of settings by name, as a public function takes them."""
 
 
-def with_settings(**configs: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for every setting of some configs.
+def with_settings(*configs: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for every setting of some configs; its parameter `settings` gets them.
 
-    Args:
-        configs: parameter of the command -> config; the parameter gets the values of its settings.
+    Options of a config stand together in the help, under the config's title.
     """
+    fields = {
+        name: (field, config.model_config.get("title") or "Settings")
+        for config in configs
+        for name, field in config.model_fields.items()
+    }
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(command, include_extras=True)
         parameters = [
             parameter.replace(annotation=hints[parameter.name])
             for parameter in inspect.signature(command).parameters.values()
-            if parameter.name not in configs
+            if parameter.name != "settings"
         ]
-        owners: dict[str, str] = {}
-        for owner, config in configs.items():
-            for name, field in config.model_fields.items():
-                owners[name] = owner
-                parameters.append(_parameter(name, field, owner.replace("_", " ").capitalize()))
+        parameters += [_parameter(name, *field) for name, field in fields.items()]
 
         @wraps(command)
         def call(**given: Any) -> None:
-            values: dict[str, Given] = {owner: {} for owner in configs}
-            for name, owner in owners.items():
-                field = configs[owner].model_fields[name]
-                values[owner][name] = _value(name, field, given.pop(name))
-            command(**given, **values)
+            settings = {
+                name: _value(name, field, given.pop(name)) for name, (field, _) in fields.items()
+            }
+            command(**given, settings=settings)
 
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {each.name: each.annotation for each in parameters}

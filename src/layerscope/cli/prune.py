@@ -48,7 +48,7 @@ Example:
 
 
 @app.command(help=_EXAMPLE)
-@with_settings(reading=ReadingConfig, settings=PruneConfig, model_options=ModelOptions)
+@with_settings(PruneConfig, ReadingConfig, ModelOptions)
 def prune(
     model: Model,
     rule: Annotated[str, typer.Option(help="What says which blocks go.")] = "angular",
@@ -90,18 +90,14 @@ def prune(
     quiet: Quiet = False,
     debug: Debug = False,
     *,
-    reading: Given,
     settings: Given,
-    model_options: Given,
 ) -> None:
     """Drop the blocks that a measured rule finds redundant."""
     Failures.debug = debug
     calm_libraries(threads)
     from layerscope import api
-    from layerscope.render.progress import bars
 
     arguments: dict[str, Any] = {
-        **reading,
         **settings,
         "data": data,
         "run": run,
@@ -111,11 +107,10 @@ def prune(
         "task_data": task_data,
         "tables": tuple(table or ()),
         "perplexity": perplexity,
-        "model_options": ModelOptions(**model_options),
-        "watch": None if quiet or as_json else bars,
+        "show_progress": not (quiet or as_json),
     }
     if dry_run:
-        _print_estimate(api.estimate_prune(model, rule, budget, **arguments), as_json)
+        _print_estimate(api.prune.plan(model, rule, budget, **arguments).estimate(), as_json)
         return
     found = api.prune(model, rule, budget, **arguments)
     if as_json:

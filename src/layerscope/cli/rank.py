@@ -38,7 +38,7 @@ Example:
 
 
 @app.command(help=_EXAMPLE)
-@with_settings(reading=ReadingConfig, settings=RankConfig, model_options=ModelOptions)
+@with_settings(RankConfig, ReadingConfig, ModelOptions)
 def rank(
     models: Annotated[
         list[str],
@@ -83,37 +83,34 @@ def rank(
     quiet: Quiet = False,
     debug: Debug = False,
     *,
-    reading: Given,
     settings: Given,
-    model_options: Given,
 ) -> None:
     """Order models without labels, by what is measured on the same texts."""
     Failures.debug = debug
     calm_libraries(threads)
     from layerscope import api
     from layerscope.render import terminal_models
-    from layerscope.render.progress import bars
 
     only_runs = all(api.is_run(model) for model in models)
     texts = data if data is not None or only_runs else "sample"
     folder = out if out is not None or texts is None else api.default_folder("rank", texts)
     Failures.folder = folder
     arguments: dict[str, Any] = {
-        **reading,
         **settings,
+        "by": by,
+        "scores": scores or (),
         "out": folder,
         "overwrite": overwrite,
-        "model_options": ModelOptions(**model_options),
-        "watch": None if quiet or as_json else bars,
+        "show_progress": not (quiet or as_json),
     }
     if dry_run:
-        estimates = api.estimate_ranking(models, texts, **arguments)
+        estimates = api.rank.plan(models, texts, **arguments).estimate()
         if as_json:
             print_json({model: each and asdict(each) for model, each in estimates})
         else:
             open_console().print(terminal_models.ranking_estimate_table(estimates))
         return
-    found = api.rank(models, texts, by=by, scores=scores or (), **arguments)
+    found = api.rank(models, texts, **arguments)
     if as_json:
         print_json({"folder": None if folder is None else str(folder)} | found.as_dict())
     elif not quiet:

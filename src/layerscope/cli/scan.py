@@ -48,7 +48,7 @@ Example:
 
 
 @app.command(help=_SCAN_EXAMPLE)
-@with_settings(reading=ReadingConfig, settings=ScanConfig, model_options=ModelOptions)
+@with_settings(ScanConfig, ReadingConfig, ModelOptions)
 def scan(
     model: Model,
     data: Annotated[
@@ -69,24 +69,19 @@ def scan(
     quiet: Quiet = False,
     debug: Debug = False,
     *,
-    reading: Given,
     settings: Given,
-    model_options: Given,
 ) -> None:
     """Measure every layer of a model on texts, in one pass."""
     Failures.debug = debug
     calm_libraries(threads)
     from layerscope import api
-    from layerscope.render.progress import bars
 
     arguments: dict[str, Any] = {
-        **reading,
         **settings,
-        "model_options": ModelOptions(**model_options),
-        "watch": None if quiet or as_json else bars,
+        "show_progress": not (quiet or as_json),
     }
     if dry_run:
-        _print_estimate(api.estimate_scan(model, data, **arguments), as_json)
+        _print_estimate(api.scan.plan(model, data, **arguments).estimate(), as_json)
         return
     folder = out or api.default_folder(model, data)
     Failures.folder = folder

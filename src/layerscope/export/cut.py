@@ -138,7 +138,7 @@ def refuse_no_layer(layer: int) -> None:
 def refuse_layer(backbone: Backbone, layer: int) -> None:
     """Raise an InputError for a layer that a cut cannot give."""
     refuse_no_layer(layer)
-    if layer > backbone.depth:
+    if not 0 < layer <= backbone.depth:
         raise InputError(
             f"expected a layer from 1 to {backbone.depth} (the last block of {backbone.info.name}), got "
             f"{layer}."

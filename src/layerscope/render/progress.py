@@ -23,7 +23,7 @@ from layerscope.states.extract import Progress as Callback
 def bars() -> Iterator[Callback]:
     """Show a bar for each stage as it comes; yields the callback that moves it.
 
-    Nothing is shown where standard error is no terminal: a log has no use for bars.
+    Nothing is shown where standard error is neither a terminal nor a notebook.
     """
     columns = (
         TextColumn("{task.description:<18}"),
@@ -34,7 +34,8 @@ def bars() -> Iterator[Callback]:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    seen = console.is_terminal or console.is_jupyter
+    with Progress(*columns, console=console, disable=not seen) as progress:
         tasks: dict[str, TaskID] = {}
 
         def move(stage: str, done: int, total: int) -> None:

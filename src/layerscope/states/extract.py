@@ -20,7 +20,7 @@ from layerscope.models.architectures import STAGES
 from layerscope.models.backbone import Backbone
 from layerscope.models.modes import evaluating
 from layerscope.models.structure import inputs_of
-from layerscope.states.sites import Site, TokenStates
+from layerscope.states.sites import Site, TokenStates, layer_number
 
 Reduced = TypeVar("Reduced")
 Reducer = Callable[[TokenStates], Reduced]
@@ -56,9 +56,11 @@ def sites_of(
     Raises:
         InputError: a layer or a stage that this model does not have.
     """
-    wanted = sorted(set(range(backbone.depth + 1) if layers is None else layers))
+    depth = backbone.depth
+    asked = range(depth + 1) if layers is None else layers
+    wanted = sorted({layer_number(layer, depth) for layer in asked})
     for layer in wanted:
-        if not 0 <= layer <= backbone.depth:
+        if not 0 <= layer <= depth:
             raise InputError(
                 f"expected layers from 0 (the embeddings) to {backbone.depth} (the last block of "
                 f"{backbone.info.name}), got {layer}."

@@ -48,3 +48,12 @@ class TokenStates:
                 f"expected states (text, token, dim) with masks (text, token) at {self.site}, got "
                 f"{tuple(self.states.shape)}, {tuple(self.real.shape)}, {tuple(self.counted.shape)}."
             )
+
+
+def layer_number(layer: int, depth: int) -> int:
+    """Return the number of a layer that may be counted from the last one, as -1.
+
+    >>> layer_number(-1, 12), layer_number(3, 12)
+    (12, 3)
+    """
+    return depth + 1 + layer if layer < 0 else layer

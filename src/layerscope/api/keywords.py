@@ -1,0 +1,141 @@
+"""Settings as keyword arguments, for editors and type checkers.
+
+Made from the configs by `python -m benchmarks.keywords`; change those, not this file.
+"""
+
+# ruff: noqa: D101
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+if TYPE_CHECKING:
+    import torch
+
+    from layerscope.config import Augmentation, FirstToken, NonFinite, Pooling
+
+
+class ScanConfigKeywords(TypedDict, total=False):
+    max_length: int
+    special_tokens: bool
+    first_token: FirstToken | Literal["auto", "keep", "drop"]
+    pooling: Pooling | Literal["mean", "last", "first", "weighted_mean", "max"]
+    batch_tokens: int
+    metrics: str | Iterable[str] | None
+    conventions: str | Iterable[str]
+    layers: str | int | Iterable[int] | None
+    stages: str | Iterable[str]
+    views: int
+    augmentation: (
+        Augmentation
+        | Literal["default", "authors", "crops", "halves", "cloze"]
+        | Iterable[Augmentation | Literal["default", "authors", "crops", "halves", "cloze"]]
+    )
+    span_words: int
+    draws: int
+    alpha: float
+    non_finite: NonFinite | Literal["raise", "drop"]
+    seed: int
+    resamples: int
+
+
+class ReadingConfigKeywords(TypedDict, total=False):
+    column: str | None
+    split: str | None
+    limit: int | None
+
+
+class ModelOptionsKeywords(TypedDict, total=False):
+    revision: str | None
+    dtype: str | torch.dtype
+    device: str | torch.device
+    device_map: str | dict[str, Any] | None
+    trust_remote_code: bool
+
+
+class EvaluateConfigKeywords(TypedDict, total=False):
+    max_length: int
+    special_tokens: bool
+    first_token: FirstToken | Literal["auto", "keep", "drop"]
+    pooling: Pooling | Literal["mean", "last", "first", "weighted_mean", "max"]
+    batch_tokens: int
+    layers: str | int | Iterable[int] | None
+    normalize: bool
+    prompt: str
+    query_prompt: str | None
+    bank_poolings: (
+        Pooling
+        | Literal["mean", "last", "first", "weighted_mean", "max"]
+        | Iterable[Pooling | Literal["mean", "last", "first", "weighted_mean", "max"]]
+        | None
+    )
+    probes: Literal["linear", "attention"] | Iterable[Literal["linear", "attention"]]
+    seed: int
+
+
+class CutConfigKeywords(TypedDict, total=False):
+    max_length: int
+    format: Literal["sentence-transformers", "transformers", "onnx"]
+    kind: Literal["cut", "pointer"]
+    final_norm: Literal["auto", "keep", "drop"]
+    head: bool
+    pooling: Pooling | Literal["mean", "last", "first", "weighted_mean", "max"] | None
+    special_tokens: bool | None
+    first_token: FirstToken | Literal["auto", "keep", "drop"] | None
+    normalize: bool
+
+
+class PruneConfigKeywords(TypedDict, total=False):
+    max_length: int
+    special_tokens: bool
+    first_token: FirstToken | Literal["auto", "keep", "drop"]
+    pooling: Pooling | Literal["mean", "last", "first", "weighted_mean", "max"]
+    batch_tokens: int
+    draws: int
+    scheme: Literal["one-shot", "greedy"]
+    protect: str | tuple[int, int]
+    format: Literal["auto", "transformers", "sentence-transformers"]
+    head: bool
+    seed: int
+
+
+class RankConfigKeywords(TypedDict, total=False):
+    max_length: int
+    special_tokens: bool
+    first_token: FirstToken | Literal["auto", "keep", "drop"]
+    pooling: Pooling | Literal["mean", "last", "first", "weighted_mean", "max"]
+    batch_tokens: int
+    resamples: int
+    non_finite: NonFinite | Literal["raise", "drop"]
+    seed: int
+
+
+class FewTextsConfigKeywords(TypedDict, total=False):
+    column: str | None
+    split: str | None
+    limit: int | None
+
+
+class ScanSettings(ScanConfigKeywords, ReadingConfigKeywords, ModelOptionsKeywords, total=False):
+    pass
+
+
+class EvaluateSettings(EvaluateConfigKeywords, ModelOptionsKeywords, total=False):
+    pass
+
+
+class CutSettings(CutConfigKeywords, ReadingConfigKeywords, ModelOptionsKeywords, total=False):
+    pass
+
+
+class PruneSettings(PruneConfigKeywords, ReadingConfigKeywords, ModelOptionsKeywords, total=False):
+    pass
+
+
+class RankSettings(RankConfigKeywords, ReadingConfigKeywords, ModelOptionsKeywords, total=False):
+    pass
+
+
+class DoctorSettings(FewTextsConfigKeywords, ModelOptionsKeywords, total=False):
+    pass
