@@ -19,13 +19,13 @@ from safetensors.torch import save_file
 
 import layerscope
 from commands import run
-from layerscope.api import pruning as pruning_module
 from layerscope.api.evaluating import evaluate
 from layerscope.data.tokens import tokenize
 from layerscope.decisions import prune as prune_module
 from layerscope.decisions.prune import Measured
 from layerscope.errors import InputError
 from layerscope.export import prune as export_prune
+from layerscope.export import pruning as pruning_module
 from layerscope.export import reload, verify
 from layerscope.export.formats import MismatchError
 from layerscope.export.prune import notes_of
@@ -564,7 +564,7 @@ def test_another_text_with_the_cache_than_without_it_is_told(writer, tmp_path, m
 
 
 def test_what_cannot_be_saved_is_refused_before_the_trial(writer, likeness, tmp_path, monkeypatch):
-    monkeypatch.setattr("layerscope.api.pruning.attempt", lambda *_: pytest.fail("was tried"))
+    monkeypatch.setattr("layerscope.export.pruning.attempt", lambda *_: pytest.fail("was tried"))
     with pytest.raises(InputError, match="sentence-transformers has no max pooling that leaves"):
         layerscope.prune(
             writer, "deepest-first", 1, data=texts(10), tables=[likeness], out=tmp_path / "out",

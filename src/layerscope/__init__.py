@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from layerscope.api import (
         Correlations,
         Evaluation,
-        Pruning,
         Scan,
         correlate,
         cut,
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from layerscope.diagnosis.results import Diagnosis
     from layerscope.errors import InputError, LayerscopeError, RunError
     from layerscope.export.cut import Cut
+    from layerscope.export.pruning import Pruning
     from layerscope.settings import CutConfig, EvaluateConfig, ModelOptions, ScanConfig
 
 __version__ = "0.1.0"
@@ -50,7 +50,7 @@ _HOMES = {
     "InputError": "errors",
     "LayerscopeError": "errors",
     "ModelOptions": "settings",
-    "Pruning": "api",
+    "Pruning": "export.pruning",
     "Ranking": "decisions.rank",
     "RunError": "errors",
     "Scan": "api",

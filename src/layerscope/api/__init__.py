@@ -5,7 +5,7 @@ from layerscope.api.cutting import cut
 from layerscope.api.deciding import run_of, select
 from layerscope.api.diagnosing import doctor
 from layerscope.api.evaluating import Evaluation, evaluate
-from layerscope.api.pruning import Pruning, PruningEstimates, prune
+from layerscope.api.pruning import prune
 from layerscope.api.ranking import is_run, rank
 from layerscope.api.scanning import (
     Scan,
@@ -20,8 +20,6 @@ from layerscope.api.scanning import (
 __all__ = [
     "Correlations",
     "Evaluation",
-    "Pruning",
-    "PruningEstimates",
     "Scan",
     "correlate",
     "cut",

@@ -28,7 +28,7 @@ from layerscope.cli.options import (
 from layerscope.settings import ModelOptions, PruneConfig, ReadingConfig
 
 if TYPE_CHECKING:
-    from layerscope.api.pruning import Pruning, PruningEstimates
+    from layerscope.export.pruning import Pruning, PruningEstimates
 
 _EXAMPLE = """
 Drop the blocks that a measured rule finds redundant, beside as many dropped at random.

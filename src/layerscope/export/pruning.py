@@ -1,0 +1,410 @@
+"""A pruning with the model at hand: which blocks go, what that changes, the smaller model saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from layerscope.analysis.plan import prepare
+from layerscope.analysis.run import Estimates, estimate, scan_backbone
+from layerscope.config import FirstToken
+from layerscope.data import reading
+from layerscope.data.texts import Texts
+from layerscope.data.tokens import TokenizedText, length_limit, tokenize
+from layerscope.decisions import prune as prune_module
+from layerscope.decisions.prune import Budget, Measured, Removal, Rule
+from layerscope.errors import InputError
+from layerscope.export import formats
+from layerscope.export import prune as export_prune
+from layerscope.export import trial as trial_module
+from layerscope.export.prune import (
+    Outcome,
+    PruneRequest,
+    Saving,
+    evidence_of,
+    fitting,
+    notes_of,
+    record_of,
+)
+from layerscope.export.ship import Shipped
+from layerscope.export.trial import Cost, Trial, TrialPlan, attempt, costs, writes_text
+from layerscope.models.backbone import Backbone
+from layerscope.results.display import Displayed
+from layerscope.results.table import Run, conform, no_contributions
+from layerscope.states.encode import first_token_for
+from layerscope.states.extract import Progress
+
+HELD_OUT: Final = 16  # texts of the perplexity, unless the caller gives them
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Pruning(Displayed):
+    """What came of a pruning.
+
+    Attributes:
+        rule: by which the blocks were chosen.
+        scheme: "one-shot" or "greedy".
+        model: facts of the source, as in a run's record.
+        kinds: of each block, 1 to L: its layer type, or its class.
+        eligible: the blocks that were not protected.
+        outcomes: of each budget: the blocks that go, and what that changed.
+        full: the trial of the full model, None if nothing was tried.
+        costs: of the full model and of the one without the blocks, if they were measured.
+        shipped: what was saved, None without `out`.
+        usage: Python that loads it, "" without `out`.
+        notes: what there is to know.
+        record: how it was made, as it is kept in the saved folder.
+    """
+
+    rule: Rule
+    scheme: str
+    model: dict[str, Any]
+    kinds: tuple[str, ...]
+    eligible: tuple[int, ...]
+    outcomes: tuple[Outcome, ...]
+    full: Trial | None
+    costs: tuple[Cost, Cost] | None
+    shipped: Shipped | None
+    usage: str
+    notes: tuple[str, ...]
+    record: dict[str, Any]
+
+    @property
+    def removed(self) -> tuple[int, ...]:
+        """The blocks that go by the first budget, ascending."""
+        return self.outcomes[0].removed
+
+    def summary(self) -> str:
+        """Return which blocks go by each budget."""
+        gone = "; ".join(
+            f"{each.budget}: blocks {', '.join(map(str, each.removed))}" for each in self.outcomes
+        )
+        return f"{self.model.get('name', 'the model')} by the rule {self.rule.name!r}: {gone}"
+
+    def table(self) -> pd.DataFrame:
+        """Return a row for each budget and test: full, pruned, change in percent, random subsets."""
+        rows = []
+        for outcome in self.outcomes:
+            for found in outcome.comparisons:
+                beside = asdict(found.random) if found.random else {}
+                beside.pop("value", None)
+                facts = {key: value for key, value in asdict(found).items() if key != "random"}
+                removed = ",".join(map(str, outcome.removed))
+                rows.append({"budget": str(outcome.budget), "removed": removed} | facts | beside)
+        return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class PruningEstimates:
+    """What a pruning would take.
+
+    Attributes:
+        of: the blocks of the source.
+        eligible: those that may go.
+        budgets: how many go, by each budget.
+        removed: which go by each budget; empty where that has yet to be measured.
+        tried: models that tasks or perplexity are tried on.
+        weight_bytes: of what is saved, at most.
+        free_bytes: free where it is to go, None where nothing is saved.
+        scan: what one scan that chooses the blocks would take, None without one.
+        scans: how many of them.
+    """
+
+    of: int
+    eligible: tuple[int, ...]
+    budgets: tuple[int, ...]
+    removed: tuple[tuple[int, ...], ...]
+    tried: int
+    weight_bytes: int
+    free_bytes: int | None
+    scan: Estimates | None
+    scans: int
+
+
+@dataclass(frozen=True)
+class ReadyPruning:
+    """A pruning of which nothing has been refused.
+
+    Attributes:
+        backbone: the model.
+        asked: what was asked for, with the first token decided.
+        eligible: the blocks that may go.
+        budgets: how many.
+        texts: to measure on.
+        run: a scan in place of measuring, or None.
+        place: folder for the smaller model, or None.
+        how: how it is saved, or None.
+        removals: which blocks go by each budget; None where that has yet to be measured.
+        said: what there is to know.
+    """
+
+    backbone: Backbone
+    asked: PruneRequest
+    eligible: tuple[int, ...]
+    budgets: tuple[Budget, ...]
+    texts: Texts
+    run: Run | None
+    place: Path | None
+    how: Saving | None
+    removals: tuple[Removal, ...] | None
+    said: tuple[str, ...]
+
+    def with_removals(self, progress: Progress) -> ReadyPruning:
+        """Return the same with the blocks that go; that model is proven to be one that can be saved."""
+        removals = _removals(
+            self.backbone, self.asked, self.eligible, self.budgets, self.run, self.texts, progress
+        )
+        if self.how is not None:
+            export_prune.output_of(self.backbone, sorted(removals[0].blocks), self.how)
+        return replace(self, removals=tuple(removals))
+
+    def estimate(self, progress: Progress) -> PruningEstimates:
+        """Return what it would take; nothing is tried or written."""
+        backbone, most = self.backbone, max(each.count for each in self.budgets)
+        scan = None
+        if self.removals is None:
+            scan = estimate(backbone, prepare(backbone, self.texts, self.asked.scan, progress))
+        return PruningEstimates(
+            of=backbone.depth,
+            eligible=self.eligible,
+            budgets=tuple(each.count for each in self.budgets),
+            removed=tuple(tuple(sorted(each.blocks)) for each in self.removals or ()),
+            tried=self._to_try(),
+            weight_bytes=formats.bytes_of(backbone.whole),
+            free_bytes=None if self.place is None else formats.free_bytes(self.place),
+            scan=scan,
+            scans=most if self.asked.scheme == "greedy" else 1,
+        )
+
+    def _to_try(self) -> int:
+        """Return how many models are tried: the full one, those of the budgets and random ones."""
+        asked = self.asked
+        held_out, _ = _held_out(self.backbone, asked, self.texts)
+        if not asked.plans and not held_out:
+            return 0
+        drawn = [
+            prune_module.random_subsets(self.eligible, each.count, asked.draws, asked.seed).subsets
+            for each in self.budgets
+        ]
+        return 1 + len(self.budgets) + len({subset for subsets in drawn for subset in subsets})
+
+    def carry_out(self, progress: Progress) -> Pruning:
+        """Measure what is not known yet, try it, save it."""
+        if self.removals is None:
+            return self.with_removals(progress).carry_out(progress)
+        backbone, asked, texts = self.backbone, self.asked, self.texts
+        place, how, budgets = self.place, self.how, self.budgets
+        kinds = export_prune.kinds_of(backbone)
+        outcomes = [
+            Outcome(each, removal, tuple(kinds[b - 1] for b in sorted(removal.blocks)))
+            for each, removal in zip(budgets, self.removals or (), strict=True)
+        ]
+        full, outcomes, notes = _tried(backbone, asked, self.eligible, outcomes, texts, progress)
+        spent = None
+        if len(outcomes) == 1 and (place is not None or full is not None):
+            progress("measuring speed", 0, 1)
+            spent = costs(backbone, outcomes[0].removed, _tokens(backbone, asked, texts.texts),
+                          asked.settings.batch_tokens)  # fmt: skip
+            progress("measuring speed", 1, 1)
+        notes = (*self.said, *notes_of(asked, budgets, self.run), *notes)
+        record = record_of(
+            backbone, asked, self.eligible, outcomes, full, spent, texts, self.run, notes
+        )
+        shipped, usage = None, ""
+        if place is not None and how is not None:
+            progress("saving and checking", 0, 1)
+            shipped = export_prune.save_pruned(
+                backbone, outcomes[0].removed, place, how,
+                texts=texts.texts, record=record, evidence=evidence_of(asked, outcomes[0], record),
+            )  # fmt: skip
+            usage = export_prune.usage_of(backbone, how, place)
+            progress("saving and checking", 1, 1)
+        return Pruning(
+            asked.rule, asked.scheme, backbone.info.as_dict(), kinds, self.eligible,
+            tuple(outcomes), full, spent, shipped, usage, tuple(notes), record,
+        )  # fmt: skip
+
+
+def ready_pruning(
+    backbone: Backbone,
+    asked: PruneRequest,
+    texts: Texts,
+    progress: Progress,
+    *,
+    run: Run | None = None,
+    place: Path | None = None,
+    how: Saving | None = None,
+    said: Sequence[str] = (),
+) -> ReadyPruning:
+    """Refuse what can be refused before the model is measured, and decide what needs no measuring.
+
+    Args:
+        backbone: the model, its head included where it is to be kept.
+        asked: rule, budgets and how they are tried.
+        texts: to measure on.
+        progress: called with stage, done and total.
+        run: a scan in place of measuring, or None.
+        place: folder for the smaller model, or None.
+        how: how it is saved, or None.
+        said: notes on the model.
+
+    Raises:
+        InputError: it cannot be done.
+        RunError: the disk is too full.
+    """
+    eligible, budgets = fitting(backbone, asked, saved=place is not None)
+    _held_out(backbone, asked, texts)
+    if place is not None and how is not None:
+        export_prune.refuse_unsavable(backbone, how, eligible)
+        formats.refuse_full_disk(place, formats.bytes_of(backbone.whole))
+    asked = _with_first_token(backbone, asked)
+    notes = tuple(said)
+    if how is not None:
+        how = replace(how, drop_first=asked.settings.first_token is FirstToken.DROP)
+        export_prune.texts_to_compare(backbone, how, texts.texts)
+        how, more = export_prune.with_writing(backbone, how, texts.texts)
+        notes += tuple(more)
+    ready = ReadyPruning(backbone, asked, eligible, budgets, texts, run, place, how, None, notes)
+    known = asked.scheme != "greedy" and (run is not None or not asked.rule.reads)
+    return ready.with_removals(progress) if known else ready
+
+
+# --- which blocks go -------------------------------------------------------------------------------
+
+
+def _removals(
+    backbone: Backbone,
+    asked: PruneRequest,
+    eligible: Sequence[int],
+    budgets: Sequence[Budget],
+    run: Run | None,
+    texts: Texts,
+    progress: Progress,
+) -> list[Removal]:
+    def measured(removed: tuple[int, ...] = ()) -> Measured:
+        if not asked.rule.reads:
+            nothing = pd.DataFrame({"metric": [], "value": []})
+            empty = Run(conform(nothing), no_contributions(), {})
+            return Measured(empty, backbone.depth - len(removed))
+        if not removed and run is not None:
+            return prune_module.measured_by(run, backbone.depth)
+        with trial_module.without(backbone, removed) as shorter:
+            found = scan_backbone(shorter, texts, asked.scan, progress=progress)
+            return prune_module.measured_by(found, shorter.depth)
+
+    if asked.scheme == "greedy":
+        most = max(each.count for each in budgets)
+        longest = prune_module.one_by_one(asked.rule, measured, eligible, most, asked.seed)
+        return [_first(longest, each.count) for each in budgets]
+    full = measured()
+    return [asked.rule.choose(full, eligible, each.count, asked.seed) for each in budgets]
+
+
+def _first(removal: Removal, count: int) -> Removal:
+    blocks = removal.blocks[:count]
+    return Removal(blocks, {b: v for b, v in removal.scores.items() if b in blocks})
+
+
+# --- what that changes -----------------------------------------------------------------------------
+
+
+def _with_first_token(backbone: Backbone, asked: PruneRequest) -> PruneRequest:
+    """Decide on the full model what no subset shall decide anew."""
+    settings = asked.settings
+    limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
+    first = first_token_for(backbone, settings.first_token, limit)
+    return asked.changed(settings=settings.changed(first_token=first, max_length=limit))
+
+
+def _tokens(
+    backbone: Backbone, asked: PruneRequest, texts: Sequence[str]
+) -> tuple[TokenizedText, ...]:
+    return tuple(tokenize(backbone.tokenizer, texts, asked.settings.max_length))
+
+
+def _tried(
+    backbone: Backbone,
+    asked: PruneRequest,
+    eligible: Sequence[int],
+    outcomes: Sequence[Outcome],
+    texts: Texts,
+    progress: Progress,
+) -> tuple[Trial | None, list[Outcome], tuple[str, ...]]:
+    """Try the full model, each chosen removal and its random subsets, every subset once."""
+    held_out, notes = _held_out(backbone, asked, texts)
+    plan = TrialPlan(asked.plans, asked.settings, _tokens(backbone, asked, held_out))
+    if not plan.plans and not plan.held_out:
+        return None, list(outcomes), notes
+    drawn = [
+        prune_module.random_subsets(eligible, each.budget.count, asked.draws, asked.seed)
+        for each in outcomes
+    ]
+    wanted: dict[tuple[int, ...], None] = {(): None}
+    for outcome, subsets in zip(outcomes, drawn, strict=True):
+        wanted |= dict.fromkeys((outcome.removed, *subsets.subsets))
+    trials = {}
+    for number, removed in enumerate(wanted):
+        progress("trying subsets", number, len(wanted))
+        trials[removed] = attempt(backbone, removed, plan)
+    progress("trying subsets", len(wanted), len(wanted))
+    full = trials[()]
+    found = []
+    for outcome, subsets in zip(outcomes, drawn, strict=True):
+        others = tuple(trials[each] for each in subsets.subsets)
+        pruned = trials[outcome.removed]
+        compared = export_prune.comparisons(full, pruned, others, exhaustive=subsets.exhaustive)
+        found.append(
+            replace(
+                outcome, trial=pruned, comparisons=compared, subsets=others, total=subsets.total
+            )
+        )
+    return full, found, (*notes, *_failures(full, found))
+
+
+def _held_out(
+    backbone: Backbone, asked: PruneRequest, texts: Texts
+) -> tuple[Sequence[str], tuple[str, ...]]:
+    """Return the texts of the perplexity, and what to say of them."""
+    causal = writes_text(backbone)
+    if asked.held_out is not None and not causal:
+        raise InputError(
+            f"{backbone.info.name}, a {type(backbone.whole).__name__}, predicts no next token, so that "
+            "it has no perplexity; leave --perplexity out."
+        )
+    if asked.held_out is not None:
+        return asked.held_out, ()
+    if not causal or not asked.plans:
+        return (), ()
+    seen = set(texts.texts)
+    sample = reading.read_texts(reading.SAMPLE, limit=None).texts
+    unseen = [text for text in sample if text not in seen]
+    note = f"perplexity on {HELD_OUT} texts of the built-in sample"
+    if len(unseen) >= HELD_OUT:
+        return unseen[-HELD_OUT:], (f"{note}, none of which the blocks were chosen by.",)
+    return sample[-HELD_OUT:], (f"{note}, which the blocks were chosen by as well.",)
+
+
+def _failures(full: Trial, outcomes: Sequence[Outcome]) -> list[str]:
+    said = [f"{task} was not compared: {why}" for task, why in full.failed.items()]
+    said += [
+        f"{task} has no change in percent, as the full model scores {score:.4g}."
+        for task, score in full.scores.items()
+        if score <= 0
+    ]
+    for outcome in outcomes:
+        if outcome.trial is not None:
+            failed = {k: v for k, v in outcome.trial.failed.items() if k not in full.failed}
+            said += [
+                f"without {outcome.removed}, {task} fails: {why}" for task, why in failed.items()
+            ]
+        said += [
+            f"{found.lacking} random subsets of {outcome.budget} blocks have no {found.name}, and are "
+            "left out."
+            for found in outcome.comparisons
+            if found.lacking
+        ]
+    return said
