@@ -35,6 +35,7 @@ from layerscope.settings import Convention
 
 BLOCK = 512  # rows of a Gram matrix that exist at a time
 TIE = 1e-12  # cosines that differ by less are equal: rounding must not rank them
+TIE_FLOAT32 = 5e-7  # the same for cosines computed in float32
 DIME_LIMIT = 1000  # texts up to which DiME's 11 N x N eigenvector problems are affordable
 
 
@@ -122,29 +123,36 @@ def retrieval(inputs: ViewInputs) -> Estimate:
     """
     pairs = inputs.vectors.shape[1] // 2
     found = [_pairs(inputs, Convention.NORMALIZED, 2 * pair) for pair in range(max(1, pairs))]
-    ranked = [spread(_reciprocal_ranks(one, other), kept) for one, other, kept in found]
+    ranked = [spread(reciprocal_ranks(one, other), kept) for one, other, kept in found]
     contributions = torch.stack(ranked).mean(0)  # NaN where a text is left out of any pair
     if bool(contributions.isnan().all()):
         raise UndefinedError("no text has nonzero vectors in all of its views")
     return Estimate(float(contributions.nanmean()), contributions)
 
 
-def _reciprocal_ranks(first: Tensor, second: Tensor) -> Tensor:
-    """Return (text,) the mean over both directions of 1 / the rank of the text's own other view."""
+def reciprocal_ranks(first: Tensor, second: Tensor) -> Tensor:
+    """Return (text,) the mean over both directions of 1 / the rank of the text's own other view.
+
+    Args:
+        first: (text, dim) unit vectors of one view; float64, or float32 where speed matters more
+            than ties closer than its rounding.
+        second: (text, dim) those of the other view.
+    """
+    tie = TIE if first.dtype == torch.float64 else TIE_FLOAT32
     own = (first * second).sum(-1)
     forth, back = torch.empty_like(own), torch.full_like(own, 0.5)
     for start in range(0, len(first), BLOCK):
         rows = slice(start, start + BLOCK)
         cosines = first[rows] @ second.T
         cosines.diagonal(start).copy_(own[rows])  # the same number whatever computed it
-        forth[rows] = 0.5 + _beaten(cosines, own[rows, None]).sum(1)
-        back += _beaten(cosines, own).sum(0)
+        forth[rows] = 0.5 + _beaten(cosines, own[rows, None], tie).sum(1)
+        back += _beaten(cosines, own, tie).sum(0)
     return (1 / forth + 1 / back) / 2
 
 
-def _beaten(cosines: Tensor, own: Tensor) -> Tensor:
+def _beaten(cosines: Tensor, own: Tensor, tie: float) -> Tensor:
     """Return 1 where a cosine is greater than one's own, 1/2 where it is equal, else 0."""
-    return ((cosines > own + TIE).to(own.dtype) + (cosines >= own - TIE)) / 2
+    return ((cosines > own + tie).to(own.dtype) + (cosines >= own - tie)) / 2
 
 
 def chance_of_retrieval(n: int) -> float:

@@ -81,6 +81,47 @@ def within_noise(
     return within
 
 
+def simultaneous_lows(
+    contributions: Floats,
+    reference: int,
+    seed: int,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Floats:
+    """Return lower limits of the gains over one row that hold for all rows together.
+
+    The best of many rows looks better than it is. These limits allow for that: the gain of row k is
+    at least `gain_k - q s_k`, where s_k is the bootstrap standard error of its paired difference and
+    q the quantile of the greatest standardized deviation over all rows (Romano, Wolf 2005, Stepwise
+    multiple testing as formalized data snooping). If no row is better than the reference, some limit
+    is above 0 with a chance of at most (1 - level) / 2, whichever row is then chosen.
+
+    Args:
+        contributions: (row, text) float64, NaN where undefined.
+        reference: the row to compare with; its own limit is 0.
+        seed: of the resampling weights.
+        resamples: number of resampled differences.
+        level: share of both tails that lies between the limits, of which this is the lower.
+
+    Returns:
+        (row,) float64; NaN where fewer than 2 texts are defined in both rows.
+    """
+    differences = contributions - contributions[reference]
+    counts = (~np.isnan(differences)).sum(-1)
+    gains: Floats = np.nansum(differences, -1) / np.where(counts, counts, np.nan)
+    deviations = resampled_means(differences, seed, resamples) - gains[:, None]
+    deviations[counts < 2] = np.nan
+    errors = np.full(len(gains), np.nan)
+    known = ~np.isnan(deviations).all(-1)
+    errors[known] = np.nanstd(deviations[known], -1)
+    varies = known & (errors > 0)
+    if not varies.any():
+        return gains + np.where(known, 0.0, np.nan)
+    greatest = np.nanmax(deviations[varies] / errors[varies, None], 0)
+    lows: Floats = gains - np.nanquantile(greatest, (1 + level) / 2) * errors
+    return lows
+
+
 def resampled_means(rows: Floats, seed: int, resamples: int) -> Floats:
     """Return the mean of every row (row, text) under every resampling, (row, resample).
 

@@ -1,0 +1,308 @@
+"""Every readout of a declared family and the baselines, scored by crop retrieval on the same texts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from layerscope.errors import InputError, UndefinedError
+from layerscope.metrics.crop_retrieval import CropRetrieval
+from layerscope.metrics.readouts import (
+    Floats,
+    Readout,
+    Rows,
+    Weighting,
+    embedding_filter,
+    loes_layers,
+)
+from layerscope.results.resampling import bootstrap_limits, simultaneous_lows
+
+MAPS: Final = ("none", "z-score", "abtt-1", "abtt-3", "whitening-0.5", "whitening-1")
+GREEDY_MAPS: Final = 2  # maps, those of the best single layers, that sets are grown with
+MOST_LAYERS: Final = 6  # in a grown set
+LOES_LAYERS: Final = 4
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One row of the table.
+
+    Attributes:
+        name: The readout's name, or a baseline's that is no readout.
+        readout: What it is; None for LOES and EmbedFilter, which are compared but not chosen.
+        highest: Blocks that must run for it.
+        score: Mean reciprocal rank of crop retrieval.
+        low: Lower 95 % limit of the score by resampling texts.
+        high: Upper limit.
+    """
+
+    name: str
+    readout: Readout | None
+    highest: int
+    score: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class ReadoutTable:
+    """All candidates with each text's contribution to their scores.
+
+    Attributes:
+        candidates: in the order in which they were scored.
+        contributions: (candidate, text) float64, NaN where undefined.
+        own: which candidate is the model's own output.
+        baselines: name -> which candidate it is.
+        galleries: texts in each of the two folds; compare scores at equal galleries only.
+        chance: score of a guess.
+        left_out: name of a readout without a score -> why.
+    """
+
+    candidates: tuple[Candidate, ...]
+    contributions: Floats = field(repr=False)
+    own: int
+    baselines: Mapping[str, int]
+    galleries: tuple[int, int]
+    chance: float
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def index(self, readout: Readout | str) -> int:
+        """Return which candidate a readout is.
+
+        Raises:
+            InputError: it was not scored.
+        """
+        wanted = Readout.parse(readout) if isinstance(readout, str) else readout
+        for place, candidate in enumerate(self.candidates):
+            if candidate.readout is not None and candidate.readout.key == wanted.key:
+                return place
+        raise InputError(
+            f"the readout '{wanted}' was not scored; give it among the readouts to compare."
+        )
+
+
+def layer_sets(sites: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Return the declared sets of several layers, by name.
+
+    >>> layer_sets(range(6))["last two thirds"]
+    (2, 3, 4, 5)
+    """
+    given, count = tuple(sites), len(sites)
+    sets = {
+        "all": given,
+        "last 4": given[-4:],
+        "upper half": given[count // 2 :],
+        "last two thirds": given[count // 3 :],
+        "first and last": (given[0], given[-1]),
+    }
+    return {name: layers for name, layers in sets.items() if len(set(layers)) > 1}
+
+
+def family(sites: Sequence[int], maps: Iterable[str] = MAPS) -> tuple[Readout, ...]:
+    """Return the declared readouts: each site, and each set with equal and with unit weights, by map.
+
+    Args:
+        sites: in the order of depth, the model's own output last.
+        maps: kinds of maps, see `metrics.readouts`.
+    """
+    weightings: tuple[Weighting, ...] = ("equal", "unit")
+    sets: list[tuple[int, ...]] = [(site,) for site in sites]
+    sets += layer_sets(sites).values()
+    found = [Readout(*each) for each in itertools.product(sets, maps, weightings)]
+    return tuple({readout.key: readout for readout in found}.values())
+
+
+def baselines(sites: Sequence[int]) -> dict[str, Readout]:
+    """Return the baselines that are readouts, by name; sites as in `family`."""
+    given, last = tuple(sites), len(sites) - 1
+    return {
+        "last": Readout((given[-1],)),
+        "middle": Readout((given[last // 2],)),
+        "two thirds": Readout((given[round(2 * last / 3)],)),
+        "mean of the last 4": Readout(given[-4:]),
+        "WhiteningBERT": Readout(tuple(dict.fromkeys((given[0], given[-1]))), "whitening-1"),
+    }
+
+
+def compare_readouts(
+    vectors: Mapping[int, Rows],
+    *,
+    more: Iterable[Readout] = (),
+    maps: Sequence[str] = MAPS,
+    blocks: Mapping[int, int] | None = None,
+    embedding: Rows | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+    as_served: bool = False,
+) -> ReadoutTable:
+    """Score the declared family, sets grown from it and the baselines.
+
+    Sets are grown from the best single layer of each of the two maps that serve single layers best:
+    the site that raises the score most is added while the rise is beyond its noise, whose limit allows
+    for the number of sites tried.
+
+    Args:
+        vectors: site -> pooled vectors of two disjoint crops of each text (2, text, dim), in the order
+            of depth; the last site is the model's own output.
+        more: the user's own readouts.
+        maps: that single sites and declared sets are followed by.
+        blocks: site -> blocks that must run for it; by default the site's own number.
+        embedding: the output embedding (token, dim) for EmbedFilter, where the model has a head.
+        seed: of the split into folds and of the resampling.
+        resamples: of the texts, for limits.
+        as_served: see `CropRetrieval`; it adds the map `center`.
+
+    Raises:
+        InputError: see `CropRetrieval`; or the model's own output has no score.
+    """
+    retrieval = CropRetrieval(vectors, seed=seed, as_served=as_served)
+    sites = tuple(vectors)
+    maps = tuple(dict.fromkeys((*maps, "center"))) if as_served else tuple(maps)
+    named = baselines(sites)
+    scored = _Scored(retrieval)
+    scored.add(*family(sites, maps), *named.values(), *more)
+    for name in _best_maps(scored, maps):
+        _grow(scored, sites, name, seed, resamples)
+    extra = _other_baselines(retrieval, embedding)
+    return _table(scored, named, extra, blocks or {}, seed, resamples)
+
+
+class _Scored:
+    """The contributions (text,) of the readouts that have been scored."""
+
+    def __init__(self, retrieval: CropRetrieval) -> None:
+        self.retrieval = retrieval
+        self.rows: dict[Readout, Floats] = {}
+        self.left_out: dict[str, str] = {}
+        self._keys: set[object] = set()
+
+    def add(self, *readouts: Readout) -> None:
+        """Score readouts that have not been; those of the same layers and weights at once."""
+        groups: dict[tuple[object, str], list[Readout]] = {}
+        for readout in readouts:
+            if readout.key not in self._keys:
+                self._keys.add(readout.key)
+                key = frozenset(readout.layers), readout.weighting
+                groups.setdefault(key, []).append(readout)
+        for group in groups.values():
+            try:
+                self._score(group)
+            except UndefinedError:  # one map may be undefined and the others not
+                for readout in group:
+                    self._score_alone(readout)
+
+    def _score(self, group: list[Readout]) -> None:
+        found = self.retrieval.contributions(group[0], [readout.map for readout in group])
+        for readout in group:
+            if np.isnan(found[readout.map]).all():
+                self.left_out[str(readout)] = "all of its vectors are equal"
+            else:
+                self.rows[readout] = found[readout.map]
+
+    def _score_alone(self, readout: Readout) -> None:
+        try:
+            self._score([readout])
+        except UndefinedError as error:
+            self.left_out[str(readout)] = str(error)
+
+    def score(self, readout: Readout) -> float:
+        return float(np.nanmean(self.rows[readout])) if readout in self.rows else -np.inf
+
+
+def _best_maps(scored: _Scored, maps: Sequence[str]) -> list[str]:
+    def best(name: str) -> float:
+        return max(
+            (scored.score(each) for each in scored.rows if _single(each) and each.map == name),
+            default=-np.inf,
+        )
+
+    return sorted(maps, key=best, reverse=True)[:GREEDY_MAPS]
+
+
+def _single(readout: Readout) -> bool:
+    return len(readout.layers) == 1
+
+
+def _grow(scored: _Scored, sites: tuple[int, ...], name: str, seed: int, resamples: int) -> None:
+    """Add sites to the best one of a map while the score rises beyond its noise."""
+    singles = [each for each in scored.rows if _single(each) and each.map == name]
+    if not singles:
+        return
+    current = max(singles, key=scored.score)
+    while len(current.layers) < min(MOST_LAYERS, len(sites)):
+        left = [site for site in sites if site not in current.layers]
+        grown = [Readout((*current.layers, site), name, "unit") for site in left]
+        scored.add(*grown)
+        grown = [each for each in scored.rows if any(each.key == other.key for other in grown)]
+        if not grown:
+            return
+        best = max(grown, key=scored.score)
+        rows = np.stack([scored.rows[each] for each in (current, *grown)])
+        if not simultaneous_lows(rows, 0, seed, resamples)[1 + grown.index(best)] > 0:
+            return
+        current = best
+
+
+def _other_baselines(
+    retrieval: CropRetrieval, embedding: Rows | None
+) -> Iterator[tuple[str, str, tuple[int, ...], Floats]]:
+    """Yield the baselines that are no readouts: name, candidate's name, layers, contributions."""
+    own = retrieval.sites[-1]
+    taken = loes_layers(retrieval.fitting_rows(), LOES_LAYERS)
+    if taken:
+        joined = retrieval.of_layers(lambda rows: np.concatenate([rows[s] for s in taken], -1))
+        yield "LOES", f"LOES: {', '.join(map(str, taken))} concatenated", taken, joined
+    if embedding is not None:
+        matrix = embedding_filter(embedding).astype(np.float32)
+        filtered = retrieval.of_layers(lambda rows: rows[own] @ matrix.T)
+        yield "EmbedFilter", f"EmbedFilter of {own}", (own,), filtered
+
+
+def _table(
+    scored: _Scored,
+    named: Mapping[str, Readout],
+    extra: Iterable[tuple[str, str, tuple[int, ...], Floats]],
+    blocks: Mapping[int, int],
+    seed: int,
+    resamples: int,
+) -> ReadoutTable:
+    entries: list[tuple[str, Readout | None, tuple[int, ...]]] = [
+        (str(readout), readout, readout.layers) for readout in scored.rows
+    ]
+    rows = list(scored.rows.values())
+    places = {readout.key: place for place, readout in enumerate(scored.rows)}
+    known = {name: places[each.key] for name, each in named.items() if each.key in places}
+    if "last" not in known:
+        raise InputError("the vectors of the last site are all equal, so the output has no score.")
+    for name, title, layers, row in extra:
+        known[name] = len(rows)
+        entries.append((title, None, layers))
+        rows.append(row)
+    contributions = np.stack(rows)
+    low, high = bootstrap_limits(contributions, seed, resamples)
+    scores = np.nanmean(contributions, -1)
+    candidates = tuple(
+        Candidate(
+            name,
+            readout,
+            max(blocks.get(layer, layer) for layer in layers),
+            float(scores[place]),
+            float(low[place]),
+            float(high[place]),
+        )
+        for place, (name, readout, layers) in enumerate(entries)
+    )
+    retrieval = scored.retrieval
+    return ReadoutTable(
+        candidates,
+        contributions,
+        known["last"],
+        known,
+        retrieval.galleries,
+        retrieval.chance,
+        scored.left_out,
+    )

@@ -1,0 +1,269 @@
+"""Which readout to use, from the contributions of texts and the costs alone.
+
+A trained embedder's own output must not be given up for an advantage that is small or chosen by
+chance, so the choice goes up in the order of simplicity: the model's own output, one layer without a
+map, one layer with a map, several layers. A step up needs a gain whose limit allows for all the
+candidates that were looked at; the step away from the model's own output needs a margin as well.
+Within the last step the cheapest of those within noise of the best is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerscope.analysis.readouts import Candidate, ReadoutTable
+from layerscope.errors import InputError, unknown_name
+from layerscope.metrics.readouts import Readout, split_map
+from layerscope.results.resampling import simultaneous_lows, within_noise
+
+Preference = Literal["quality", "cheap"]
+
+# By how much the lower limit of the gain in mean reciprocal rank must exceed 0 before the model's own
+# output is given up. Readouts of MPNet that retrieve crops .004 better than its own output score up to
+# 3 points lower on tasks: so small an advantage says nothing of tasks, however many texts show it. Five
+# times that.
+MARGIN: Final = 0.02
+KINDS: Final = ("the model's own output", "one layer", "one layer with a map", "several layers")
+_MAP_ORDER: Final = ("none", "center", "z-score", "abtt", "whitening")
+
+
+@dataclass(frozen=True)
+class ReadoutRow:
+    """A candidate as the choice saw it.
+
+    Attributes:
+        candidate: See `ReadoutTable`.
+        kind: 0 to 3, its place in `KINDS`; None for a baseline that cannot be chosen.
+        gain: Score less that of the model's own output.
+        gain_low: Lower limit of the gain that holds for all candidates together.
+        beats_own: Whether that limit is above the margin.
+        within_noise: Whether the texts cannot tell it from the best of those that may be chosen.
+    """
+
+    candidate: Candidate
+    kind: int | None
+    gain: float
+    gain_low: float
+    beats_own: bool
+    within_noise: bool
+
+
+@dataclass(frozen=True)
+class ReadoutChoice:
+    """The readout to use, and on what evidence.
+
+    Attributes:
+        readout: What to use.
+        prefer: What was preferred.
+        margin: See `choose_readout`.
+        rows: All candidates, the best score first.
+        chosen: The row of the readout.
+        own: The row of the model's own output.
+        sentence: What to do and why, in one or two lines.
+    """
+
+    readout: Readout
+    prefer: Preference
+    margin: float
+    rows: tuple[ReadoutRow, ...] = field(repr=False)
+    chosen: ReadoutRow
+    own: ReadoutRow
+    sentence: str
+
+    @property
+    def keeps_own(self) -> bool:
+        """Whether the model's own output is the choice."""
+        return self.chosen is self.own
+
+
+def choose_readout(
+    table: ReadoutTable,
+    *,
+    prefer: Preference = "quality",
+    margin: float = MARGIN,
+    seed: int = 0,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> ReadoutChoice:
+    """Return the readout to use.
+
+    Args:
+        table: see `analysis.readouts.compare_readouts`.
+        prefer: `quality`; or `cheap`, that with the lowest highest layer within noise of the best, where
+            a single layer without a map may also take the place of the model's own output without
+            beating it.
+        margin: see `MARGIN`; 0 asks only that the gain is no chance.
+        seed: of the resampling of texts.
+        resamples: their number.
+        level: of the limits.
+
+    Raises:
+        InputError: an unknown preference or a negative margin.
+    """
+    if prefer not in ("quality", "cheap"):
+        raise unknown_name("preference", prefer, ("quality", "cheap"))
+    if not 0 <= margin < 1:
+        raise InputError(
+            f"expected a margin of the mean reciprocal rank from 0 to 1, got {margin}."
+        )
+    view = _View(table, margin, seed, resamples, level)
+    best = view.best_quality()
+    chosen = view.cheapest_alike(best) if prefer == "quality" else view.cheapest_of_all()
+    rows = view.rows(view.top())
+    choice = rows[chosen]
+    return ReadoutChoice(
+        readout=view.readouts[chosen],
+        prefer=prefer,
+        margin=margin,
+        rows=tuple(sorted(rows, key=lambda row: -row.candidate.score)),
+        chosen=choice,
+        own=rows[table.own],
+        sentence=_sentence(choice, rows[table.own], view.top_row(rows), len(view.choosable)),
+    )
+
+
+class _View:
+    """What is computed of a table once for all questions."""
+
+    def __init__(
+        self, table: ReadoutTable, margin: float, seed: int, resamples: int, level: float
+    ) -> None:
+        self.table, self.margin = table, margin
+        self.numbers = seed, resamples, level
+        self.readouts = {
+            place: candidate.readout
+            for place, candidate in enumerate(table.candidates)
+            if candidate.readout is not None and not np.isnan(candidate.score)
+        }
+        self.choosable = list(self.readouts)
+        self.kinds = {p: _kind(p == table.own, readout) for p, readout in self.readouts.items()}
+        self.scores = np.array([candidate.score for candidate in table.candidates])
+        self.lows = self._lows(table.own, self.choosable)
+        self.cleared = [
+            place for place in self.choosable if place != table.own and self.lows[place] > margin
+        ]
+
+    def _lows(self, reference: int, others: Sequence[int]) -> NDArray[np.float64]:
+        """Return simultaneous limits of gains over a candidate (candidate,), NaN but for others."""
+        rows = self.table.contributions[[reference, *others]]
+        lows = np.full(len(self.scores), np.nan)
+        lows[[*others]] = simultaneous_lows(rows, 0, *self.numbers)[1:]
+        return lows
+
+    def _alike(self, best: int, pool: Sequence[int]) -> list[int]:
+        """Return those of a pool that the texts cannot tell from its best."""
+        rows = self.table.contributions[[best, *pool]]
+        same = within_noise(rows, 0, *self.numbers)[1:]
+        return [place for place, alike in zip(pool, same, strict=True) if alike]
+
+    def _best(self, pool: Sequence[int]) -> int:
+        return max(pool, key=lambda place: self.scores[place])
+
+    def best_quality(self) -> int:
+        """Climb from the model's own output to a more complex kind where it is clearly better."""
+        holder = self.table.own
+        for kind in (1, 2, 3):
+            members = [place for place in self.cleared if self.kinds[place] == kind]
+            if holder != self.table.own and members:
+                lows = self._lows(holder, members)
+                members = [place for place in members if lows[place] > 0]
+            if members:
+                holder = self._best(members)
+        return holder
+
+    def cheapest_alike(self, best: int) -> int:
+        """Return the cheapest candidate of the same kind within noise of the best."""
+        pool = [place for place in self.cleared if self.kinds[place] == self.kinds[best]]
+        return min(self._alike(best, pool), key=self._cost) if pool else best
+
+    def pool(self) -> list[int]:
+        """What `cheap` chooses from: nothing with a map or of several layers that may do harm."""
+        raw = [place for place in self.choosable if self.kinds[place] == 1]
+        return sorted({self.table.own, *self.cleared, *raw})
+
+    def cheapest_of_all(self) -> int:
+        """Return the candidate with the lowest highest layer within noise of the best."""
+        return min(self._alike(self._best(self.pool()), self.pool()), key=self._cost)
+
+    def _cost(self, place: int) -> tuple[float, ...]:
+        candidate, readout = self.table.candidates[place], self.readouts[place]
+        kind, number = split_map(readout.map)
+        return (
+            candidate.highest,
+            self.kinds[place],
+            len(readout.layers),
+            _MAP_ORDER.index(kind),
+            number,
+            -candidate.score,
+        )
+
+    def top(self) -> list[int]:
+        """Return what is within noise of the best candidate that may be chosen."""
+        return self._alike(self._best(self.choosable), self.choosable)
+
+    def top_row(self, rows: Sequence[ReadoutRow]) -> ReadoutRow:
+        """Return the row of the best candidate that may be chosen."""
+        return rows[self._best(self.choosable)]
+
+    def rows(self, alike: Sequence[int]) -> list[ReadoutRow]:
+        """Return the rows in the order of the table."""
+        own = self.scores[self.table.own]
+        return [
+            ReadoutRow(
+                candidate,
+                self.kinds.get(place),
+                float(self.scores[place] - own),
+                float(self.lows[place]),
+                place in self.cleared,
+                place in alike,
+            )
+            for place, candidate in enumerate(self.table.candidates)
+        ]
+
+
+def _kind(own: bool, readout: Readout) -> int:
+    """Return the place in `KINDS` of a readout that may be chosen."""
+    if own:
+        return 0
+    if len(readout.layers) > 1:
+        return 3
+    return 1 if readout.map in ("none", "center") else 2
+
+
+def _sentence(chosen: ReadoutRow, own: ReadoutRow, best: ReadoutRow, count: int) -> str:
+    """Return what to do, then on what evidence, a line each."""
+    task, score = "texts by their other crop", own.candidate.score
+    if chosen is own:
+        start = f"Keep the model's own output (layer {own.candidate.name})."
+        if best is own:
+            return f"{start}\nNone of {count} readouts finds {task} better ({score:.3f})."
+        return (
+            f"{start}\nNo other of {count} readouts clearly finds {task} better ({score:.3f}); the "
+            f"best, '{best.candidate.name}', has {best.candidate.score:.3f}."
+        )
+    readout = chosen.candidate.readout
+    layers = "" if readout is None else _in_words(readout)
+    scores = f"{chosen.candidate.score:.3f} against {score:.3f} of the model's own output"
+    why = f"These texts cannot tell it from the best: it finds {task} with {scores}."
+    if chosen.beats_own:
+        why = f"It finds {task} better: {scores}, a gain of at least {chosen.gain_low:.3f}."
+    return f"Read {layers}: {chosen.candidate.highest} blocks must run.\n{why}"
+
+
+def _in_words(readout: Readout) -> str:
+    *before, last = map(str, readout.layers)
+    layers = f"layers {', '.join(before)} and {last}" if before else f"layer {last}"
+    kind, number = split_map(readout.map)
+    words = {
+        "none": "as it is" if not before else "averaged",
+        "center": "less the mean",
+        "z-score": "with each dimension scaled to unit variance (z-score)",
+        "abtt": f"without the top {number:.0f} components",
+        "whitening": f"whitened by the power {number:g}",
+    }
+    return f"{layers}, {words[kind]}"
