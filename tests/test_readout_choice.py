@@ -8,7 +8,6 @@ import pytest
 from layerscope.analysis.readouts import (
     MAPS,
     Candidate,
-    ReadoutTable,
     baselines,
     compare_readouts,
     family,
@@ -16,6 +15,7 @@ from layerscope.analysis.readouts import (
 from layerscope.decisions.readouts import MARGIN, choose_readout
 from layerscope.errors import InputError
 from layerscope.metrics.readouts import Readout
+from layerscope.results.readouts import ReadoutTable
 from layerscope.results.resampling import simultaneous_lows
 
 

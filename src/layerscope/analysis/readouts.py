@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from layerscope.analysis.measure import Measurement
+from layerscope.analysis.plan import Prepared
+from layerscope.analysis.reduce import POOLED, key
+from layerscope.config import Pooling
+from layerscope.data.views import ViewKind, view_kind
 from layerscope.errors import InputError, UndefinedError
-from layerscope.metrics.crop_retrieval import CropRetrieval
+from layerscope.metrics.crop_retrieval import LEAST_TEXTS, CropRetrieval
 from layerscope.metrics.readouts import (
     Floats,
     Readout,
@@ -19,70 +24,17 @@ from layerscope.metrics.readouts import (
     embedding_filter,
     loes_layers,
 )
+from layerscope.models.backbone import Backbone
+from layerscope.results.readouts import Candidate, ReadoutTable
 from layerscope.results.resampling import bootstrap_limits, simultaneous_lows
+from layerscope.states.extract import Progress, silent
+from layerscope.states.sites import Site
+from layerscope.states.store import StateStore
 
 MAPS: Final = ("none", "z-score", "abtt-1", "abtt-3", "whitening-0.5", "whitening-1")
 GREEDY_MAPS: Final = 2  # maps, those of the best single layers, that sets are grown with
 MOST_LAYERS: Final = 6  # in a grown set
 LOES_LAYERS: Final = 4
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One row of the table.
-
-    Attributes:
-        name: The readout's name, or a baseline's that is no readout.
-        readout: What it is; None for LOES and EmbedFilter, which are compared but not chosen.
-        highest: Blocks that must run for it.
-        score: Mean reciprocal rank of crop retrieval.
-        low: Lower 95 % limit of the score by resampling texts.
-        high: Upper limit.
-    """
-
-    name: str
-    readout: Readout | None
-    highest: int
-    score: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, eq=False)
-class ReadoutTable:
-    """All candidates with each text's contribution to their scores.
-
-    Attributes:
-        candidates: in the order in which they were scored.
-        contributions: (candidate, text) float64, NaN where undefined.
-        own: which candidate is the model's own output.
-        baselines: name -> which candidate it is.
-        galleries: texts in each of the two folds; compare scores at equal galleries only.
-        chance: score of a guess.
-        left_out: name of a readout without a score -> why.
-    """
-
-    candidates: tuple[Candidate, ...]
-    contributions: Floats = field(repr=False)
-    own: int
-    baselines: Mapping[str, int]
-    galleries: tuple[int, int]
-    chance: float
-    left_out: Mapping[str, str] = field(default_factory=dict)
-
-    def index(self, readout: Readout | str) -> int:
-        """Return which candidate a readout is.
-
-        Raises:
-            InputError: it was not scored.
-        """
-        wanted = Readout.parse(readout) if isinstance(readout, str) else readout
-        for place, candidate in enumerate(self.candidates):
-            if candidate.readout is not None and candidate.readout.key == wanted.key:
-                return place
-        raise InputError(
-            f"the readout '{wanted}' was not scored; give it among the readouts to compare."
-        )
 
 
 def layer_sets(sites: Sequence[int]) -> dict[str, tuple[int, ...]]:
@@ -304,5 +256,54 @@ def _table(
         known,
         retrieval.galleries,
         retrieval.chance,
-        scored.left_out,
+        left_out=scored.left_out,
     )
+
+
+# --- a scan's readouts -------------------------------------------------------------------------------
+
+
+def own_sites(backbone: Backbone) -> tuple[Site, ...]:
+    """Return the sites that readouts read, numbered as transformers' `hidden_states` usually are.
+
+    Number k is the output of block k, but for the last one: what the model gives, behind its final norm
+    where there is one.
+    """
+    depth = backbone.depth
+    last = Site(depth, "final_norm") if backbone.final_norm is not None else Site(depth)
+    return (*(Site(layer) for layer in range(depth)), last)
+
+
+def scan_readouts(
+    backbone: Backbone,
+    prepared: Prepared,
+    measurement: Measurement,
+    store: StateStore,
+    progress: Progress = silent,
+) -> ReadoutTable | str:
+    """Compare the readouts of a scanned model on its crops, or return why there are none."""
+    sites = own_sites(backbone)
+    crops = [v for v in measurement.views if view_kind(v.perturbation) is ViewKind.CROPS]
+    if not crops or all(measure.name != "retrieval" for measure in measurement.measures):
+        return "readouts are compared by crop retrieval, which was not measured"
+    if prepared.settings.pooling is Pooling.MAX:
+        return "the maximum over tokens is not linear, so layers cannot be averaged before it"
+    if not set(sites) <= set(prepared.sites):
+        return "readouts are compared where every layer is read"
+    if len(crops[0].texts) < LEAST_TEXTS:
+        return f"readouts need crops of at least {LEAST_TEXTS} texts, got {len(crops[0].texts)}"
+    progress("comparing readouts", 0, 1)
+    pairs = crops[0].items[:, :2].T
+    vectors = {
+        number: np.stack([store.rows(key(site, POOLED), items) for items in pairs])
+        for number, site in enumerate(sites)
+    }
+    try:
+        found = compare_readouts(
+            vectors, seed=prepared.settings.seed, resamples=prepared.settings.resamples
+        )
+    except InputError as error:
+        return str(error)
+    finally:
+        progress("comparing readouts", 1, 1)
+    return replace(found, crops=crops[0].perturbation, blocks=backbone.depth)

@@ -22,6 +22,7 @@ from layerscope.analysis.measure import (
     run_frames,
 )
 from layerscope.analysis.plan import Prepared, conventions_of, counted, prepare
+from layerscope.analysis.readouts import scan_readouts
 from layerscope.analysis.reduce import FINITE, Reduction, key
 from layerscope.config import NonFinite
 from layerscope.data.texts import Texts
@@ -202,6 +203,8 @@ def scan_backbone(
         cells = measure(prepared, measurement, store, folder, progress)
         measured = time.perf_counter()
         cells += measure_dynamics(measurement, backbone.depth + 1, store, folder, progress)
+        compared = time.perf_counter()
+        readouts = scan_readouts(backbone, prepared, measurement, store, progress)
     finally:
         store.close()
     table, contributions, undefined = run_frames(
@@ -222,12 +225,16 @@ def scan_backbone(
         "load": load_seconds,
         "pass": passed - started,
         "measure": measured - passed,
-        "compare": finished - measured,
+        "compare": compared - measured,
+        "readouts": finished - compared,
         "total": load_seconds + finished - started,
     }
     prepared = replace(prepared, notes=(*prepared.notes, *notes_of(cells)))
     record = _record(backbone, texts, prepared, len(measurement.texts), seconds, undefined)
-    return Run(table, contributions, record | {"subspace_dimensions": dimensions_of(cells)})
+    record |= {"subspace_dimensions": dimensions_of(cells)}
+    if isinstance(readouts, str):
+        return Run(table, contributions, record | {"readouts": {"none": readouts}})
+    return Run(table, contributions, record | {"readouts": readouts.facts()}, readouts)
 
 
 def _record(

@@ -16,9 +16,9 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from layerscope.analysis.readouts import Candidate, ReadoutTable
 from layerscope.errors import InputError, unknown_name
 from layerscope.metrics.readouts import Readout, split_map
+from layerscope.results.readouts import Candidate, ReadoutTable
 from layerscope.results.resampling import simultaneous_lows, within_noise
 
 Preference = Literal["quality", "cheap"]

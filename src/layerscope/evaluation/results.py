@@ -206,7 +206,7 @@ def merged(
     if not old.record.get("data"):  # nothing but scores is in it
         record |= {name: evaluation[name] for name in ("versions", "threads", "times")}
     table = pd.concat([old.table[~dropped], *frames], ignore_index=True)
-    return Run(conform(table), old.contributions, record)
+    return Run(conform(table), old.contributions, record, old.readouts)
 
 
 def _probes_of_the_same_data(

@@ -23,7 +23,6 @@ from functools import cached_property
 from typing import Any, Final, Literal, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from layerscope.config import parse_layers
@@ -170,6 +169,8 @@ class Moments:
     @cached_property
     def eigenpairs(self) -> tuple[Rows, Rows]:
         """Eigenvalues (dim,), largest first and none negative, and eigenvectors (dim, dim) as columns."""
+        import torch  # not for a name alone: runs are read without it
+
         values, vectors = torch.linalg.eigh(torch.from_numpy(self.covariance))
         return values.clamp(min=0).numpy()[::-1].copy(), vectors.numpy()[:, ::-1].copy()
 

@@ -18,11 +18,13 @@ import pandas as pd
 
 from layerscope.data.files import close_names, write_atomically, write_json
 from layerscope.errors import InputError
+from layerscope.results.readouts import ReadoutTable
 
 SCHEMA_VERSION: Final = 2
 RECORD_FILE: Final = "run.json"
 TABLE_FILE: Final = "results.parquet"
 CONTRIBUTIONS_FILE: Final = "prompts.parquet"
+READOUTS_FILE: Final = "readouts.parquet"
 # Where unfinished work lies, and what decides whether a later run may go on with it.
 PARTS: Final = "parts"
 PLAN_FILE: Final = "plan.json"
@@ -73,11 +75,13 @@ class Run:
         table: the long table, columns as `COLUMNS`.
         contributions: per-text numbers whose mean is the table's value, `CONTRIBUTION_COLUMNS`.
         record: how it was made: model, data, settings, versions, times, what is undefined and why.
+        readouts: readouts compared by crop retrieval; None where they were not.
     """
 
     table: pd.DataFrame
     contributions: pd.DataFrame
     record: dict[str, Any]
+    readouts: ReadoutTable | None = None
 
     def __repr__(self) -> str:
         """Return what the run is of, on one line."""
@@ -116,6 +120,11 @@ def save_run(run: Run, folder: Path) -> None:
     """
     write_atomically(folder / TABLE_FILE, run.table.to_parquet(index=False))
     write_atomically(folder / CONTRIBUTIONS_FILE, run.contributions.to_parquet(index=False))
+    if run.readouts is None:
+        (folder / READOUTS_FILE).unlink(missing_ok=True)
+    else:
+        frame = run.readouts.frame()
+        write_atomically(folder / READOUTS_FILE, frame.to_parquet(index=False))
     write_json(folder / RECORD_FILE, {"schema_version": SCHEMA_VERSION, **run.record})
 
 
@@ -160,8 +169,9 @@ def load_run(folder: str | Path) -> Run:
         record = json.loads((path / RECORD_FILE).read_text(encoding="utf-8"))
         table = pd.read_parquet(path / TABLE_FILE)
         contributions = pd.read_parquet(path / CONTRIBUTIONS_FILE)
+        readouts = _read_readouts(path / READOUTS_FILE, record)
         version = int(record.get("schema_version", SCHEMA_VERSION))
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise InputError(f"the run in {str(path)!r} cannot be read: {error}") from error
     if version > SCHEMA_VERSION:
         raise InputError(
@@ -174,7 +184,12 @@ def load_run(folder: str | Path) -> Run:
     record["schema_version"] = SCHEMA_VERSION
     if "subspace_dimensions" not in record:
         record["subspace_dimensions"] = _dimensions_in_notes(table, record)
-    return Run(conform(table), _typed_contributions(contributions), record)
+    return Run(conform(table), _typed_contributions(contributions), record, readouts)
+
+
+def _read_readouts(path: Path, record: dict[str, Any]) -> ReadoutTable | None:
+    facts = record.get("readouts", {})
+    return ReadoutTable.of_frame(pd.read_parquet(path), facts) if "own" in facts else None
 
 
 def _typed_contributions(frame: pd.DataFrame) -> pd.DataFrame:
