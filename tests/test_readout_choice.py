@@ -182,9 +182,10 @@ def test_a_clear_gain_beats_the_own_output():
 def test_a_gain_within_the_margin_does_not():
     """Sure or not: .004 is what a harmful readout of a trained embedder gained."""
     assert chosen({"12": 0.588, "11+12 unit, whitening-0.5": 0.592}) == "12"
-    assert chosen({"12": 0.588, "11+12 unit, whitening-0.5": 0.588 + MARGIN}) == "12"
+    assert chosen({"12": 0.588, "11+12 unit, whitening-0.5": 0.588 * (1 + MARGIN)}) == "12"
     assert chosen({"12": 0.588, "11+12 unit, whitening-0.5": 0.650}) == "11+12 unit, whitening-0.5"
     assert chosen({"12": 0.588, "11, z-score": 0.600}, margin=0.0) == "11, z-score"
+    assert chosen({"12": 0.060, "11, z-score": 0.080}) == "11, z-score"  # a share of a low score
 
 
 def test_within_noise_the_simpler_kind_wins():
@@ -282,27 +283,27 @@ def test_wrong_settings_of_the_choice_are_refused():
     with pytest.raises(InputError, match="unknown preference 'fast'"):
         choose_readout(table, prefer="fast")  # type: ignore[arg-type]
     with pytest.raises(
-        InputError, match="expected a margin of the mean reciprocal rank from 0 to 1"
+        InputError, match="expected a margin of 0 or more, a share of the own score"
     ):
         choose_readout(table, margin=-0.1)
 
 
-def test_of_pure_noise_the_own_output_wins_though_300_candidates_are_tried():
-    """No candidate is better; the best of 300 looks better by three standard errors. No margin."""
-    names = [f"{layer}, {name}" for layer in range(60) for name in MAPS[1:]]
+def test_of_pure_noise_the_own_output_wins_though_200_candidates_are_tried():
+    """No candidate is better; the best of 200 looks better by three standard errors. No margin."""
+    names = [f"{layer}, {name}" for layer in range(40) for name in MAPS[1:]]
     kept, plain = 0, 0
-    for draw in range(100):
-        rows = normal(len(names) + 1, 200, seed=draw) ** 2  # skewed, as reciprocal ranks are
+    for draw in range(60):
+        rows = normal(len(names) + 1, 150, seed=draw) ** 2  # skewed, as reciprocal ranks are
         candidates = tuple(
             Candidate(name, Readout.parse(name), 1, float(row.mean()), 0.0, 0.0)
-            for name, row in zip(["60", *names], rows, strict=True)
+            for name, row in zip(["40", *names], rows, strict=True)
         )
-        table = ReadoutTable(candidates, rows, 0, {}, (100, 100), 0.02)
+        table = ReadoutTable(candidates, rows, 0, {}, (75, 75), 0.02)
         kept += choose_readout(table, margin=0.0, resamples=400, seed=draw).keeps_own
         best = rows[rows.mean(1).argmax()] - rows[0]
-        plain += best.mean() < 2 * best.std() / np.sqrt(200)
-    assert plain < 60  # what a paired difference alone would keep
-    assert kept >= 95
+        plain += best.mean() < 2 * best.std() / np.sqrt(150)
+    assert plain < 36  # what a paired difference alone would keep
+    assert kept >= 57
 
 
 def test_of_vectors_of_pure_noise_the_own_output_wins():
