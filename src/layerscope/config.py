@@ -1,8 +1,8 @@
 """The base of every config, the types and choices of settings, and the check of arguments.
 
-A setting is told once: its type, its bounds and a docstring. NumPy scalars become plain Python values,
-lists and arrays become tuples, a single value stands for a tuple of one. Anything else that does not fit
-raises an `InputError` that names the setting, what was expected and what came.
+A setting is defined once: its type, its bounds and a docstring. NumPy scalars become plain Python
+values, lists and arrays become tuples, a single value becomes a tuple of one. Any other value that does
+not fit raises an `InputError` that names the setting, what was expected and what came.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ _NAMES: Final[dict[Any, str]] = {
 
 
 class Config(BaseModel):
-    """Frozen settings, checked when they are made; positional and keyword arguments as for a dataclass.
+    """Frozen settings, checked on creation; positional and keyword arguments as for a dataclass.
 
     Raises:
-        InputError: an unknown setting, or a value that it cannot have.
+        InputError: an unknown setting, or an invalid value.
     """
 
     model_config = ConfigDict(
@@ -77,7 +77,7 @@ class Config(BaseModel):
             raise _mistake(type(self), error) from None
 
     def changed(self, **values: Any) -> Self:
-        """Return the settings with some other values, checked like the first ones."""
+        """Return a copy with some values replaced and checked."""
         kept = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**kept | values)
 
@@ -91,7 +91,7 @@ def _recorded(value: Any) -> Any:
         return value.as_dict()
     if isinstance(value, StrEnum):
         return value.value
-    if value == math.inf:  # JSON has no word for it
+    if value == math.inf:  # JSON has no infinity
         return "inf"
     return [_recorded(item) for item in value] if isinstance(value, tuple) else value
 
@@ -114,7 +114,7 @@ def _whole(value: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    """Return the tuple that a list, a range, a set, an array or a single value stands for."""
+    """Turn a list, a range, a set, an array or a single value into a tuple."""
     value = scalar(value)
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -128,27 +128,27 @@ def _without_axes(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Words:
-    """What a value should be, in words, where its type does not say it."""
+    """Description of the expected value in error messages, where the type does not say it."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Accepts:
-    """The Python type that callers may give, where it is wider than what is kept."""
+    """The Python type that callers may pass, where it is wider than the stored type."""
 
     type: str
 
 
 @dataclass(frozen=True)
 class Option:
-    """How the command line says a setting.
+    """How a setting appears on the command line.
 
     Attributes:
-        name: of the option, where it is not the setting's own.
-        words: what stands there for False and for True.
-        whole: whether the setting itself reads the text, commas included.
-        zero_is_all: whether 0 stands for None, which sets no limit.
+        name: of the option, if it differs from the setting's name.
+        words: the option's values for False and for True.
+        whole: whether the setting itself parses the whole text, commas included.
+        zero_is_all: whether 0 means None, which sets no limit.
     """
 
     name: str = ""
@@ -159,7 +159,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Kind(Words):
-    """A value that is an instance of the annotated classes, whatever is in it."""
+    """A value that is an instance of the annotated classes; its content is not checked."""
 
     def __get_pydantic_core_schema__(self, source: Any, _handler: Any) -> Any:
         """Check the class only: the objects are the caller's own."""
@@ -169,12 +169,12 @@ class Kind(Words):
 
 @dataclass(frozen=True)
 class To:
-    """The type that an argument is turned into, where callers may give more than that."""
+    """The type that an argument is converted to, where callers may pass other types as well."""
 
     kind: Any
 
     def __get_pydantic_core_schema__(self, _source: Any, handler: Any) -> Any:
-        """Check the argument as the other type."""
+        """Validate the argument as that type."""
         return handler.generate_schema(self.kind)
 
 
@@ -199,7 +199,7 @@ Strings = Annotated[str | Iterable[str], To(Listed[Text])]
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Check a function's arguments against its annotations before it runs.
 
-    Arguments without an annotation and those of `**settings` pass as they are.
+    Arguments without an annotation and those of `**settings` are passed on unchecked.
     """
     signature = inspect.signature(function)
 
@@ -230,7 +230,7 @@ def _fields(function: Callable[..., Any], signature: inspect.Signature) -> dict[
     return fields
 
 
-# --- what was expected, and what came ---------------------------------------------------------------
+# --- error messages: what was expected, what came -------------------------------------------
 
 
 def _mistake(kind: type[Config], error: ValidationError) -> InputError:
@@ -253,7 +253,7 @@ def _mistake(kind: type[Config], error: ValidationError) -> InputError:
 
 
 def expected(annotation: Any) -> str:
-    """Return in words what a value of a type is.
+    """Describe in words the values of a type.
 
     >>> expected(Natural | None), expected(Several[Text])
     ('a whole number of at least 0 or None', 'a string or several')
@@ -293,7 +293,7 @@ def _limits(facts: Sequence[Any]) -> str:
 
 
 def _bounds(annotation: Any) -> str:
-    """Return the bounds of a number, wherever in its type they stand."""
+    """Return the bounds of a number, at any depth of its type."""
     arguments = get_args(annotation)
     own = _limits(arguments[1:]) if get_origin(annotation) is Annotated else ""
     parts = [each.kind if isinstance(each, To) else each for each in arguments]
@@ -301,7 +301,7 @@ def _bounds(annotation: Any) -> str:
 
 
 def _choices(annotation: Any) -> list[Any]:
-    """Return the members of a closed set of choices, wherever in a type it stands."""
+    """Return the members of a closed set of choices, at any depth of a type."""
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return list(annotation)
     if get_origin(annotation) is Literal:
@@ -336,7 +336,7 @@ class Pooling(StrEnum):
 
 
 class FirstToken(StrEnum):
-    """What to do with position 0, where many decoders park a huge norm (an attention sink)."""
+    """What to do with position 0, where many decoders have a huge norm (an attention sink)."""
 
     AUTO = "auto"
     KEEP = "keep"
@@ -344,7 +344,7 @@ class FirstToken(StrEnum):
 
 
 class Augmentation(StrEnum):
-    """A kind of views of a text; the view measures are made for each kind."""
+    """A kind of views of a text; the view measures are computed for each kind."""
 
     DEFAULT = "default"
     AUTHORS = "authors"
@@ -367,7 +367,7 @@ def parse_layers(text: str) -> tuple[int, ...]:
     (0, 4, 5, 6, -1)
 
     Raises:
-        InputError: not such a list.
+        InputError: the text is no list of layers.
     """
     layers: list[int] = []
     for part in text.split(","):

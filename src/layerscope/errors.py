@@ -1,6 +1,6 @@
-"""What can go wrong, as types, and "did you mean" for a name nobody knows.
+"""Error types, and the "did you mean" error for an unknown name.
 
-A user meets one sentence: what was expected, what came, what to do. The type decides the exit code.
+A message is one sentence: what was expected, what came, what to do. The type decides the exit code.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ _LISTED = 20
 
 
 class LayerscopeError(Exception):
-    """Anything that layerscope itself refuses or fails at; `exit_code` is the command's."""
+    """Base of all errors of layerscope; `exit_code` is the exit code of the command."""
 
     exit_code = 1
 
 
 class InputError(LayerscopeError):
-    """What the user gave cannot be used: a name, a file, an option, the texts."""
+    """The input cannot be used: a name, a file, an option, the texts."""
 
     exit_code = 2
 
@@ -34,20 +34,20 @@ class NonFiniteError(RunError):
 
 
 class UndefinedError(LayerscopeError):
-    """A measure has no value on this input; the message is the reason that the record keeps."""
+    """A measure has no value on this input; the message is stored in the record as the reason."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """Return the error for a name that is not among the known ones, with the closest offered.
+    """Return the error for an unknown name, with the closest known names as suggestions.
 
     >>> unknown_name("measure", "curvatur", ["curvature", "lidar"]).args[0]
     "unknown measure 'curvatur'; did you mean 'curvature'? Known: curvature, lidar."
     """
-    names = [str(each) for each in known]  # a member of an enum would show its class
+    names = [str(each) for each in known]  # repr of an enum member would show its class
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(repr(match) for match in close)}? " if close else ""
     listed = f"Known: {', '.join(names)}"
-    if len(names) > _LISTED:  # past a screenful the list hides the hint
+    if len(names) > _LISTED:  # a list longer than a screen would hide the hint
         nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.0)
         listed = (
             f"{len(names)} are known"

@@ -1,6 +1,6 @@
-"""Every setting, told once: the configs from which options, keyword arguments and `run.json` are made.
+"""All settings: the configs that define options, keyword arguments and `run.json`.
 
-Nothing heavy is imported, so that a command's help can be made from them.
+This module imports nothing slow, because the command line imports it to show its help.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from layerscope.errors import InputError, unknown_name
 T = TypeVar("T")
 
 DEFAULT_LIMIT: Final = 1000  # texts
-FEW_TEXTS: Final = 16  # that a diagnosis reads
-DRAWS: Final = 20  # random subsets beside a chosen one
+FEW_TEXTS: Final = 16  # default number of texts of a diagnosis
+DRAWS: Final = 20  # random subsets to compare with a chosen one
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Probe = Literal["linear", "attention"]
 PROBES: Final[tuple[Probe, ...]] = get_args(Probe)
@@ -64,7 +64,7 @@ def parse_conventions(names: Iterable[str]) -> tuple[Convention, ...]:
     ['paper']
 
     Raises:
-        InputError: a name nobody knows.
+        InputError: an unknown name.
     """
     chosen: list[Convention] = []
     for name in names:
@@ -92,7 +92,7 @@ def _torch_name(given: Any) -> Any:
 
 
 def _known_device(name: str) -> str:
-    """Refuse what torch has no device for, and `meta`, which holds no numbers."""
+    """Refuse a name that is not a device of torch, and `meta`, which holds no numbers."""
     if name in ("auto", "cpu"):
         return name
     import torch
@@ -113,7 +113,7 @@ SpecialTokens = Annotated[Flag, Option(words=("exclude", "include"))]
 Limit = Annotated[Count | None, Option(zero_is_all=True)]
 
 
-# --- what several commands share -------------------------------------------------------------------
+# --- settings shared by commands -------------------------------------------------------------------
 
 
 class ReadingConfig(Config):
@@ -171,7 +171,7 @@ class TokenConfig(LengthConfig):
 
 
 class VectorConfig(TokenConfig):
-    """How token states become one vector a text."""
+    """How token states become one vector per text."""
 
     pooling: Pooling = Pooling.MEAN
     """mean, last, first, weighted_mean or max."""
@@ -183,7 +183,7 @@ class VectorConfig(TokenConfig):
 
 
 class ScanConfig(VectorConfig):
-    """Everything that decides the numbers of a scan, besides model and texts."""
+    """All settings that decide the numbers of a scan; model and texts are arguments."""
 
     metrics: Several[Text] | None = None
     """Measures to compute, by default all; see layerscope metrics."""
@@ -202,14 +202,14 @@ class ScanConfig(VectorConfig):
         Augmentation.DEFAULT,
         Augmentation.CROPS,
     )
-    """Kinds of views: default or authors (misspelled copies, the latter with the caps of the published
+    """Kinds of views: default or authors (misspelled copies; authors with the caps of the published
     figures), crops, halves, cloze (parts of a text)."""
     span_words: Count = 20
-    """Words of a crop, and of a cloze's span."""
+    """Words of a crop, or of the span of a cloze."""
     draws: Count = 1
-    """Pairs of crops, or clozes, of each text."""
+    """Pairs of crops or clozes per text."""
     alpha: Annotated[Number, Ge(0)] = 1.0
-    """Order of the matrix-based entropies; infinity is one."""
+    """Order of the matrix-based entropies; may be infinity."""
     non_finite: NonFinite = NonFinite.RAISE
     """raise, or drop texts whose states hold NaN or infinity."""
     seed: Natural = 0
@@ -225,16 +225,16 @@ class ScanConfig(VectorConfig):
 
 
 class EvaluateConfig(VectorConfig):
-    """Everything that decides the scores, besides model and tasks."""
+    """All settings that decide the scores; model and tasks are arguments."""
 
     layers: Layers | None = None
     """Layers, like 0,4-6; by default all."""
     normalize: Flag = False
     """Scale vectors to unit length before they are scored."""
     prompt: Text = ""
-    """Put before every text."""
+    """Prompt put before every text."""
     query_prompt: Text | None = None
-    """Put before queries in place of the prompt."""
+    """Prompt put before queries instead."""
     bank_poolings: Listed[Pooling] | None = None
     """Poolings kept in the bank, by default all while it stays below 20 GB."""
     probes: Annotated[Listed[Probe], Option("--probe")] = ()
@@ -243,7 +243,7 @@ class EvaluateConfig(VectorConfig):
     """Seed of the probes; mteb has its own."""
 
     def deciding(self) -> dict[str, Any]:
-        """Return, as plain values, what decides a score; scores of other values never mix."""
+        """Return the settings that decide a score; a run never mixes scores with different ones."""
         return {
             "pooling": self.pooling.value,
             "normalize": self.normalize,
@@ -264,9 +264,9 @@ class CutConfig(LengthConfig):
     format: Format = "sentence-transformers"
     """Format of the saved folder: sentence-transformers, transformers or onnx."""
     kind: Literal["cut", "pointer"] = "cut"
-    """cut, or pointer: the whole model, and where in it the layer is."""
+    """cut, or pointer: the whole model with a pointer to the layer."""
     final_norm: FinalNorm = "auto"
-    """drop: the layer as scanned; keep: behind the final norm; auto: drop."""
+    """drop: the layer as scanned; keep: after the final norm; auto: drop."""
     head: Flag = False
     """Keep the checkpoint's head; needs the format transformers and the final norm."""
     pooling: Pooling | None = None
@@ -289,7 +289,7 @@ class CutConfig(LengthConfig):
 
     @property
     def asks_for_pooling(self) -> bool:
-        """Whether anything was said about pooling, so that a source's own is not taken."""
+        """Whether any setting of pooling is given, which then replaces the source's own pooling."""
         return any(getattr(self, name) is not None for name in POOLING_SETTINGS)
 
 
@@ -315,10 +315,10 @@ Protected = Annotated[
 
 
 class PruneConfig(VectorConfig):
-    """How blocks are chosen, tried and dropped, besides the rule and the budget."""
+    """How blocks are chosen, tried and dropped; rule and budget are arguments."""
 
     draws: Count = DRAWS
-    """Random subsets to try beside the chosen one; all if there are no more."""
+    """Random subsets to compare with; all subsets if there are no more."""
     scheme: Scheme = "one-shot"
     """one-shot, or greedy: measure again after each block."""
     protect: Protected = (1, 1)
@@ -339,7 +339,7 @@ class RankConfig(VectorConfig):
     non_finite: NonFinite = NonFinite.RAISE
     """raise, or drop texts whose states hold NaN or infinity."""
     seed: Natural = 0
-    """Seed of the texts' choice and of resampling."""
+    """Seed of the choice of texts and of resampling."""
 
 
 class FewTextsConfig(ReadingConfig):

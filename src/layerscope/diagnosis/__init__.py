@@ -1,1 +1,1 @@
-"""Proofs that layer k is layer k for one model, with hooks of their own."""
+"""Checks that layer k is layer k for one model, with their own hooks."""

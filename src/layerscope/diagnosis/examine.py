@@ -1,7 +1,7 @@
-"""The doctor: proves that layer k is layer k for one model, check by check.
+"""Run all checks that layer k is layer k for one model.
 
-Its own states come from plain calls and plain hooks (`passes`); what layerscope reads, cuts and saves
-is held against those, and both against what the library itself reports.
+Reference states come from plain calls and plain hooks (`trace`). What layerscope reads, cuts and saves
+is compared with them, and they with what the library itself reports.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Examination:
-    """One check to make: its name is the function's, what it proves the function's first line."""
+    """A check: its name is that of its function, and the first docstring line says what it proves."""
 
     make: Callable[[Subject], Finding]
 
     @property
     def name(self) -> str:
-        """What the check is called."""
+        """The name of the check."""
         return self.make.__name__
 
     @property
@@ -67,7 +67,7 @@ EXAMINATIONS: Final = tuple(
 
 
 def check_names(names: Collection[str]) -> None:
-    """Raise an InputError unless each name is that of a check."""
+    """Raise an InputError for a name that no check has."""
     known = [each.name for each in EXAMINATIONS]
     for name in names:
         if name not in known:
@@ -77,15 +77,15 @@ def check_names(names: Collection[str]) -> None:
 def examine(
     subject: Subject, *, skip: Collection[str] = (), progress: Progress = silent
 ) -> Diagnosis:
-    """Make every check of a model.
+    """Run every check on a model.
 
     Args:
-        subject: the model and what it is read on.
-        skip: checks to leave out; they are told as skipped.
-        progress: told of the checks that are done.
+        subject: the model and its samples.
+        skip: names of checks to leave out; they are reported as skipped.
+        progress: called with the number of checks that are done.
 
     Raises:
-        InputError: no check has a name that is to be skipped.
+        InputError: an unknown name in `skip`.
     """
     check_names(skip)
     started = time.perf_counter()
@@ -122,10 +122,10 @@ def _made(each: Examination, subject: Subject, skip: Collection[str]) -> Check:
 
 
 def _tried(each: Examination, subject: Subject) -> Finding:
-    """Make a check; what it raises is a failure of this check, and the others are still made."""
+    """Run a check; an exception is a failure of this check, and the other checks still run."""
     try:
         return each.make(subject)
-    except Exception as error:  # a broken model raises anything
+    except Exception as error:  # a broken model may raise anything
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         said = f"could not be made: {type(error).__name__}: {first}"
         if isinstance(error, LayerscopeError):
@@ -136,5 +136,5 @@ def _tried(each: Examination, subject: Subject) -> Finding:
 def _facts(subject: Subject) -> tuple[LayerFacts, ...]:
     try:
         return facts(subject)
-    except Exception:  # the check of the blocks has said why
+    except Exception:  # the check of the blocks has reported why
         return ()

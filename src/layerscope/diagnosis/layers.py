@@ -35,12 +35,12 @@ from layerscope.models.modes import evaluating
 
 _REPORT = "report the architecture; until it is mended, trust no layer of this model"
 
-# Whose list has no embedding entry, so that its entry k is layer k + 1.
+# Architectures whose list has no embedding entry, so that entry k is layer k + 1.
 _SHIFTED: Final = {"mamba", "mamba2", "falcon_mamba", "rwkv"}
 
 
 def blocks(subject: Subject) -> Finding:
-    """The model calls each block of the list once, in order, and each takes what the one before gave."""
+    """The model calls each block of the list once, in order, each on the output of the previous one."""
     depth = subject.backbone.depth
     wrong = next(filter(None, (_wrong_order(subject, seen) for seen in subject.traces)), "")
     good = (
@@ -55,7 +55,7 @@ def blocks(subject: Subject) -> Finding:
 
 
 def _wrong_order(subject: Subject, seen: Trace) -> str:
-    """Return what is wrong with the blocks of one pass, nothing if they are right."""
+    """Return what is wrong with the blocks of one pass, "" if nothing is."""
     backbone = subject.backbone
     depth = backbone.depth
     claimed = getattr(text_config_of(backbone.model.config), "num_hidden_layers", depth)
@@ -74,7 +74,7 @@ def _wrong_order(subject: Subject, seen: Trace) -> str:
 
 
 def _out_of_order(listed: Sequence[nn.Module], seen: Trace) -> tuple[int, int] | None:
-    """Return the first place at which another block is called, and that block's number."""
+    """Return the first place where a different block is called, and that block's number."""
     for place, (call, block) in enumerate(zip(seen.blocks, listed, strict=True), start=1):
         if call.module is not block:
             return place, 1 + next(i for i, other in enumerate(listed) if other is call.module)
@@ -82,7 +82,7 @@ def _out_of_order(listed: Sequence[nn.Module], seen: Trace) -> tuple[int, int] |
 
 
 def _broken_links(seen: Trace) -> list[int]:
-    """Return the blocks whose output does not enter the next one."""
+    """Return the blocks whose output is not the input of the next one."""
     pairs = enumerate(pairwise(seen.blocks), start=1)
     return [number for number, (one, other) in pairs if not same(one.left, other.entered)]
 
@@ -113,7 +113,7 @@ _NO_EMBEDDINGS: Final = (
 
 
 def _patterns(truth: Sequence[Tensor], last: Tensor) -> dict[str, list[Tensor]]:
-    """Return what the list would be by each known pattern."""
+    """Return the expected list for each known pattern."""
     return {
         "embeddings, then blocks 1 to L, the last one raw": [*truth],
         "embeddings, blocks 1 to L - 1, then the output after the final norm": [*truth[:-1], last],
@@ -122,7 +122,7 @@ def _patterns(truth: Sequence[Tensor], last: Tensor) -> dict[str, list[Tensor]]:
 
 
 def _mismatch(subject: Subject, seen: Trace, patterns: dict[str, list[Tensor]]) -> str:
-    """Say where the list first differs from the pattern that it keeps to the longest."""
+    """Describe where the list first differs from the pattern that it follows longest."""
     best = 0
     for expected in patterns.values():
         if len(expected) == len(seen.listed):
@@ -135,7 +135,7 @@ def _mismatch(subject: Subject, seen: Trace, patterns: dict[str, list[Tensor]]) 
 
 
 def extraction(subject: Subject) -> Finding:
-    """What layerscope reads as layer k is what left block k in a plain pass."""
+    """What layerscope reads as layer k is the output of block k in a plain pass."""
     if subject.images is not None:
         return skipped("layerscope's extraction reads texts; this model reads images")
     pairs = zip(subject.extracted(together=1), subject.truth, strict=True)
@@ -148,7 +148,7 @@ def extraction(subject: Subject) -> Finding:
 
 
 def embeddings(subject: Subject) -> Finding:
-    """Layer 0 knows no context: another token at one position changes it there and nowhere else."""
+    """Layer 0 has no context: another token at one position changes it there and nowhere else."""
     place, other = _altered(subject)
     before = subject.traces[-1].blocks[0].entered
     after = trace(subject.backbone, other).blocks[0].entered
@@ -192,7 +192,7 @@ def _altered(subject: Subject) -> tuple[int | None, Inputs]:
 
 
 def final_norm(subject: Subject) -> Finding:
-    """The final norm stands after block L: of layer L's state it makes the model's own output."""
+    """The final norm follows block L: applied to layer L's state, it gives the model's own output."""
     backbone = subject.backbone
     if backbone.final_norm is None:
         found = worst(_each(subject, lambda seen: distance(seen.last[0], seen.blocks[-1].left[0])))
@@ -223,7 +223,7 @@ def _normed_gap(subject: Subject, seen: Trace) -> float:
 
 
 def normed(subject: Subject, state: Tensor) -> Tensor:
-    """Apply the model's final norm, if it has one, to a state that the doctor kept."""
+    """Apply the model's final norm, if it has one, to a stored state."""
     norm = subject.backbone.final_norm
     if norm is None:
         return state
@@ -240,7 +240,7 @@ _CUTS: Final = 5
 
 
 def cut(subject: Subject) -> Finding:
-    """The model without the blocks after k puts out layer k, through its final norm if it has one."""
+    """The model without the blocks after k outputs layer k, through its final norm if it has one."""
     backbone = subject.backbone
     try:
         refuse_surgery(backbone)
@@ -287,7 +287,7 @@ def _cut_gap(subject: Subject, layer: int) -> float:
 
 
 def reload(subject: Subject) -> Finding:
-    """Saved as `cut` saves it, and loaded again, the model has the same states at every layer."""
+    """Saved as by `cut` and reloaded, the model has the same states at every layer."""
     backbone = subject.backbone
     try:
         whole = smaller(backbone, range(backbone.depth))
@@ -313,7 +313,7 @@ def reload(subject: Subject) -> Finding:
 
 
 def _read_back(subject: Subject, folder: Path) -> tuple[Gap, bool]:
-    """Return the worst difference after loading, and whether the texts are the same tokens."""
+    """Return the worst difference after reloading, and whether the tokens of the texts are equal."""
     options = subject.origin.options.changed(
         revision=None,
         dtype=subject.backbone.info.dtype,

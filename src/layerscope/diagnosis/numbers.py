@@ -89,7 +89,7 @@ def batch_size(subject: Subject) -> Finding:
 
 
 _DEAD = 1e-6  # tokens that differ by less, as a share of the largest state, are equal
-_IDLE = 1e-3  # a block that changes its tokens by less is worth telling
+_IDLE = 1e-3  # a block that changes its tokens by less is reported
 
 
 def facts(subject: Subject) -> tuple[LayerFacts, ...]:
@@ -133,7 +133,7 @@ def _change(before: Tensor, after: Tensor) -> float | None:
 
 
 def number_range(subject: Subject) -> Finding:
-    """Every state is finite and fits the number format that the model runs in."""
+    """Every state is finite and fits the dtype that the model runs in."""
     info = subject.backbone.info
     found = facts(subject)
     broken = [fact for fact in found if not fact.finite]
@@ -164,7 +164,7 @@ def _name(fact: LayerFacts) -> str:
 
 
 def constant_layers(subject: Subject) -> Finding:
-    """No layer is zero or the same for every token, and no block gives back what it took."""
+    """No layer is zero or the same for every token, and no block returns its input unchanged."""
     found = facts(subject)
     dead = [fact for fact in found if fact.spread is not None and fact.spread <= _DEAD]
     if dead:
@@ -189,7 +189,7 @@ def constant_layers(subject: Subject) -> Finding:
 
 
 def memory(subject: Subject) -> Finding:
-    """Every block holds weights, in memory, and their size is known."""
+    """Every block has weights in memory, and their size is known."""
     backbone = subject.backbone
     sizes = [weight_of(block) for block in backbone.blocks]
     distinct = dict.fromkeys(backbone.blocks)

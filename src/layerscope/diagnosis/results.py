@@ -1,4 +1,4 @@
-"""What the doctor finds: a verdict with its numbers for each check, facts for each layer."""
+"""Results of a diagnosis: a verdict with its numbers for each check, facts for each layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from layerscope.results.display import Displayed
 
 
 class Verdict(StrEnum):
-    """How a check came out."""
+    """The outcome of a check."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -22,11 +22,11 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check returns.
+    """The result of a check function.
 
     Attributes:
         verdict: passed, failed or skipped.
-        said: the numbers in one sentence; of a skipped check, the reason.
+        said: the numbers in one sentence; the reason if the check was skipped.
         advice: what to do about a failure.
     """
 
@@ -36,26 +36,26 @@ class Finding:
 
 
 def judged(good: bool, said: str, advice: str) -> Finding:
-    """Return a finding that passed or failed; the advice is for failures."""
+    """Return a finding that passed or failed; advice is only kept for a failure."""
     return Finding(Verdict.PASSED, said) if good else Finding(Verdict.FAILED, said, advice)
 
 
 def skipped(reason: str) -> Finding:
-    """Return the finding of a check that could not be made."""
+    """Return the finding of a check that does not apply."""
     return Finding(Verdict.SKIPPED, reason)
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check that was made.
+    """A check that ran or was skipped.
 
     Attributes:
-        name: as in `doctor.EXAMINATIONS`.
+        name: as in `examine.EXAMINATIONS`.
         proves: what holds when it passes.
         verdict: passed, failed or skipped.
-        said: the numbers in one sentence; of a skipped check, the reason.
-        advice: what to do about it; empty unless it failed.
-        seconds: time that it took.
+        said: the numbers in one sentence; the reason if the check was skipped.
+        advice: what to do about a failure; empty unless it failed.
+        seconds: time taken.
     """
 
     name: str
@@ -68,18 +68,18 @@ class Check:
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """Numbers of one layer over the texts that were read.
+    """Numbers of one layer over all texts.
 
     Attributes:
         layer: 0..L.
         stage: "block" or "final_norm".
-        largest: greatest |state| that is finite; None if none is.
+        largest: largest finite |state|; None if none is finite.
         finite: whether all states are.
         change: median over tokens of |h_k - h_(k-1)| / |h_(k-1)|; None for layer 0 and the final norm,
             and where states are not finite.
-        spread: greatest difference between two tokens of any text in one dimension, over `largest`;
+        spread: largest difference between two tokens of any text in one dimension, over `largest`;
             None if the states are not finite.
-        weights: bytes of the block's weights; None where the layer is no block.
+        weights: bytes of the block's weights; None for layer 0 and the final norm.
     """
 
     layer: int
@@ -96,12 +96,12 @@ class Diagnosis(Displayed):
     """All checks of one model.
 
     Attributes:
-        model: what a run's record says of a model.
-        data: where the texts came from, how many were read and of how many tokens.
-        tolerance: greatest difference that counts as equal, as a share of the state's own size.
-        checks: in the order in which they were made.
+        model: the entry for the model in a run's record.
+        data: source of the texts, their number and that of their tokens.
+        tolerance: largest difference that counts as equal, as a share of the state's norm.
+        checks: in the order in which they ran.
         layers: numbers of each layer, the final norm last; empty if the model could not be read.
-        seconds: time of it all.
+        seconds: total time.
     """
 
     model: Mapping[str, Any]
@@ -117,7 +117,7 @@ class Diagnosis(Displayed):
         return f"{self.model.get('name', 'the model')}: {counts}"
 
     def table(self) -> pd.DataFrame:
-        """Return a row for each check: name, verdict, what it found."""
+        """Return a row for each check: name, verdict, finding."""
         return pd.DataFrame(
             [{"check": c.name, "verdict": c.verdict.value, "found": c.said} for c in self.checks]
         )
@@ -128,11 +128,11 @@ class Diagnosis(Displayed):
         return not self.of(Verdict.FAILED)
 
     def of(self, verdict: Verdict) -> tuple[Check, ...]:
-        """Return the checks of one verdict."""
+        """Return the checks with this verdict."""
         return tuple(check for check in self.checks if check.verdict is verdict)
 
     def check(self, name: str) -> Check:
-        """Return the check of that name.
+        """Return the check with this name.
 
         Raises:
             KeyError: there is none.

@@ -1,4 +1,4 @@
-"""The model on the table: with the samples that it is read on, and what its own pass gave for them."""
+"""The model that is diagnosed, its samples, and their reference states from a plain pass."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _LEAST: Final = 2
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model was loaded from, so that it can be loaded again another way.
+    """Where a model was loaded from, so that it can be loaded again in another way.
 
     Attributes:
-        name: a hub id, folder or file; None for a model that came loaded.
+        name: a hub id, folder or file; None for a model that the caller had loaded.
         options: how it was loaded.
     """
 
@@ -46,15 +46,15 @@ class Origin:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and what it is examined on.
+    """A model and the samples that it is examined on.
 
     Attributes:
-        backbone: the model, its layers told apart.
-        origin: where it came from.
+        backbone: the model with its layers identified.
+        origin: where it was loaded from.
         texts: as strings, the longest last; empty for a model of images.
-        whole: the same as tokens, cut to `TOKENS`.
-        ragged: the same cut to lengths from a few tokens to all, so that padding is needed; the last is
-            whole.
+        whole: the texts as tokens, truncated to `TOKENS`.
+        ragged: the texts truncated to lengths from a few tokens to all, so that padding is needed; the
+            last is whole.
         images: (sample, channel, height, width); None for a model of texts.
     """
 
@@ -67,7 +67,7 @@ class Subject:
 
     @property
     def tolerance(self) -> float:
-        """Greatest difference that counts as equal."""
+        """Largest difference that counts as equal."""
         return TOLERANCES.get(self.backbone.info.dtype, TOLERANCES["float32"])
 
     @property
@@ -77,7 +77,7 @@ class Subject:
 
     @cached_property
     def samples(self) -> tuple[Inputs, ...]:
-        """Each ragged text, or image, as the model takes it alone: no padding, no mask."""
+        """Each ragged text, or image, as inputs of the model alone: no padding, no mask."""
         if self.images is not None:
             return tuple({"pixel_values": image[None]} for image in self.images)
         return tuple(self.alone(text.ids) for text in self.ragged)
@@ -88,20 +88,20 @@ class Subject:
 
     @cached_property
     def traces(self) -> tuple[Trace, ...]:
-        """The doctor's own pass over each sample alone: what everything else is held against."""
+        """A plain pass over each sample alone: the reference for all comparisons."""
         return tuple(trace(self.backbone, sample) for sample in self.samples)
 
     @cached_property
     def truth(self) -> tuple[list[Tensor], ...]:
-        """The states of each sample (site, then (token, dim)) from that pass."""
+        """The states of each sample from `traces`: a list over sites of (token, dim)."""
         return tuple(found.states(self.backbone) for found in self.traces)
 
     def extracted(self, *, together: int, side: PaddingSide = "right") -> list[list[Tensor]]:
         """Return layerscope's own states of the ragged texts, in the shape of `truth`.
 
         Args:
-            together: texts in a batch, of one length where padding changes the model's states.
-            side: where padding goes.
+            together: texts in a batch, of one length if padding changes the model's states.
+            side: of the padding.
         """
         texts, backbone = self.ragged, self.backbone
         marks = [[True] * len(text.ids) for text in texts]
@@ -135,7 +135,7 @@ class Subject:
         return f"at most {gap.size:.1e} ({self.site(gap.place)})"
 
     def site(self, place: int) -> str:
-        """Return the place of a state in words."""
+        """Return the name of a state by its number in `truth`."""
         return f"layer {place}" if place <= self.backbone.depth else "the final norm"
 
     @property
@@ -145,13 +145,13 @@ class Subject:
 
 
 def real_tokens(tokens: TokenStates) -> list[Tensor]:
-    """Return (token, dim) of each text of a batch, without padding: what extraction is asked to keep."""
+    """Reducer for `extract`: (token, dim) of each text of a batch, without padding."""
     pairs = zip(tokens.states, tokens.real, strict=True)
     return [states[real].detach().cpu().clone() for states, real in pairs]
 
 
 def of_texts(backbone: Backbone, texts: Sequence[str], origin: Origin) -> Subject:
-    """Return a model with texts to examine it on.
+    """Return the subject for a model of texts.
 
     Raises:
         InputError: no tokenizer, or no text with a token.
@@ -178,7 +178,7 @@ def _cut(text: TokenizedText, share: float) -> TokenizedText:
 
 
 def of_images(backbone: Backbone, images: Tensor | None, origin: Origin, seed: int) -> Subject:
-    """Return a model of images with pixel values to examine it on, by default seeded noise.
+    """Return the subject for a model of images; the default pixel values are seeded noise.
 
     Raises:
         InputError: the pixel values are not (sample, channel, height, width).

@@ -25,7 +25,7 @@ _IMAGES = "this model reads images; it has no tokenizer"
 
 
 def tokenizer(subject: Subject) -> Finding:
-    """The tokens that the tokenizer adds are known and marked, and something serves as padding."""
+    """The tokens that the tokenizer adds are known and marked, and there is a padding id."""
     if subject.images is not None:
         return skipped(_IMAGES)
     words = subject.backbone.tokenizer
@@ -87,7 +87,7 @@ def _sink(subject: Subject) -> str:
 
 
 def vocabulary(subject: Subject) -> Finding:
-    """Every id that the tokenizer gives has a row in the model's embeddings."""
+    """Every id of the tokenizer has a row in the model's embeddings."""
     if subject.images is not None:
         return skipped(_IMAGES)
     words = subject.backbone.tokenizer
@@ -122,7 +122,7 @@ _POOLINGS: Final = {
 
 
 def encode(subject: Subject) -> Finding:
-    """What sentence-transformers itself encodes is the layer that it names, with its pooling."""
+    """sentence-transformers' own encode gives the layer that it names, with its pooling."""
     folder = _folder(subject)
     if folder is None:
         return skipped("not a sentence-transformers model: no modules.json beside its weights")
@@ -152,7 +152,7 @@ def encode(subject: Subject) -> Finding:
 
 
 def _place(subject: Subject, transformer: Any) -> int:
-    """Return which state the model serves: its output, or the entry of `hidden_states` that it names."""
+    """Return the state that the model uses: its output, or the entry of `hidden_states` that it names."""
     read = getattr(transformer, "modality_config", None) or {}
     named = read.get("text", {}).get("method_output_name")
     if isinstance(named, list | tuple) and len(named) == 2 and named[0] == "hidden_states":
@@ -173,13 +173,13 @@ def _through_what(modules: list[Any]) -> str:
 
 
 def _mode(module: Any) -> str:
-    """Return the name of a pooling, nothing for another module; joined ones have no name of ours."""
+    """Return the name of a pooling, "" for another module."""
     named = getattr(module, "get_pooling_mode_str", None)  # before sentence-transformers 6
     return str(named() if named else getattr(module, "pooling_mode", ""))
 
 
 def _folder(subject: Subject) -> str | None:
-    """Return what sentence-transformers loads, None if what was loaded is no model of that library."""
+    """Return what sentence-transformers loads, None if the model is not one of that library."""
     name = subject.origin.name
     if name is None or subject.images is not None:
         return None
@@ -188,7 +188,7 @@ def _folder(subject: Subject) -> str | None:
 
 def _loaded(subject: Subject) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its notes on its own renames are for its users
+        warnings.simplefilter("ignore")  # its deprecation notes are for its users
         from sentence_transformers import SentenceTransformer
 
         options = subject.origin.options
@@ -204,7 +204,7 @@ def _loaded(subject: Subject) -> Any:
 def _ours(
     subject: Subject, texts: list[str], model: Any, place: int
 ) -> Iterator[tuple[TokenizedText, Tensor]]:
-    """Yield each text's tokens and its states (1, token, dim) of one site, as layerscope reads them."""
+    """Yield each text's tokens and its states (1, token, dim) at one site, as layerscope reads them."""
     backbone = subject.backbone
     limit = length_limit(backbone.tokenizer, backbone.model.config, model.max_seq_length or TOKENS)
     tokens = tokenize(backbone.tokenizer, texts, limit)
@@ -219,7 +219,7 @@ def _ours(
 
 
 def _vector(modules: list[Any], given: tuple[TokenizedText, Tensor]) -> Tensor:
-    """Return a text's vector (1, dim): by our own pooling where it has a name, else by the modules'."""
+    """Return a text's vector (1, dim), by layerscope's pooling if it has it, else by the modules."""
     text, states = given
     ids, real = torch.tensor([text.ids]), torch.ones(1, len(text.ids), dtype=torch.bool)
     features: dict[str, Any] = {"token_embeddings": states, "input_ids": ids}
@@ -235,7 +235,7 @@ def _vector(modules: list[Any], given: tuple[TokenizedText, Tensor]) -> Tensor:
 
 
 def _through(module: Any, features: dict[str, Any]) -> dict[str, Any]:
-    """Send a text through one of the model's own modules, where and in the format that it is in."""
+    """Run one of the model's own modules on a text, on the module's device and in its dtype."""
     weight = next(module.parameters(), None)
     if weight is not None:
         features = {

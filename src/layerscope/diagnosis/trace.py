@@ -1,7 +1,6 @@
-"""The doctor's own pass: plain calls of the model, read by plain hooks.
+"""Reference states of the doctor: plain calls of the model, read by plain hooks.
 
-What is proved never goes through this file, and this file goes through nothing that is proved: no
-batches, masks or hooks of `extraction`.
+This module shares no code with what is checked: it uses no batches, masks or hooks of `states.extract`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Inputs = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module: what entered and what left it, (sample, token, dim)."""
+    """One call of a module: its input and output, each (sample, token, dim)."""
 
     module: nn.Module
     entered: Tensor
@@ -31,10 +30,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Trace:
-    """One forward pass as hooks on the backbone's blocks and final norm saw it.
+    """One forward pass, recorded by hooks on the backbone's blocks and final norm.
 
     Attributes:
-        blocks: every call of a block, in the order in which the model made them.
+        blocks: every call of a block, in the order of the calls.
         norms: every call of the final norm from block 1 on (NanoChat norms its embeddings with it).
         listed: the library's own `hidden_states`, empty if it gives none.
         last: the library's `last_hidden_state`.
@@ -46,12 +45,12 @@ class Trace:
     last: Tensor
 
     def states(self, backbone: Backbone, row: int = 0) -> list[Tensor]:
-        """Return (token, dim) of a sample: what entered block 1, what left each block, the output.
+        """Return (token, dim) of a sample: the input of block 1, the output of each block, the output.
 
-        The output, what the model itself gives, is there if the backbone has a final norm.
+        The model's own output is included if the backbone has a final norm.
 
         Raises:
-            RunError: not every block was called once.
+            RunError: not every block was called exactly once.
         """
         if len(self.blocks) != backbone.depth:
             raise RunError(f"{len(self.blocks)} calls of {backbone.depth} blocks were seen")
@@ -62,7 +61,7 @@ class Trace:
 
 
 def run(model: nn.Module, inputs: Inputs, *, listed: bool = False) -> Any:
-    """Call a model as its own documentation does and return its output."""
+    """Call a model as in its own documentation and return its output."""
     asked: dict[str, Any] = dict(inputs)
     if hasattr(model.config, "use_cache"):
         asked["use_cache"] = False
@@ -73,7 +72,7 @@ def run(model: nn.Module, inputs: Inputs, *, listed: bool = False) -> Any:
 
 
 def trace(backbone: Backbone, inputs: Inputs) -> Trace:
-    """Run some samples of one length and keep what entered and left the blocks and the final norm."""
+    """Run samples of one length and record the inputs and outputs of the blocks and the final norm."""
     tokens = inputs["input_ids"].shape[1] if "input_ids" in inputs else None
     blocks, norms = _Watch(tokens), _Watch(tokens)
     try:
@@ -95,7 +94,7 @@ def trace(backbone: Backbone, inputs: Inputs) -> Trace:
 
 
 def kept(state: Any) -> Tensor:
-    """Return a copy that later layers cannot write into, in float32 or better; empty if no tensor."""
+    """Return a copy, safe from in-place changes, in float32 or float64; empty if not a tensor."""
     if not isinstance(state, Tensor):
         return torch.empty(0)
     wide = state.dtype if state.dtype == torch.float64 else torch.float32
@@ -103,10 +102,11 @@ def kept(state: Any) -> Tensor:
 
 
 class _Watch:
-    """Hooks that write down calls.
+    """Hooks that record calls.
 
     Args:
-        tokens: of each text; what a model adds behind them (Longformer, to whole windows) is left out.
+        tokens: of each text; tokens that a model adds after them (Longformer, to whole windows) are
+            left out.
     """
 
     def __init__(self, tokens: int | None) -> None:
@@ -122,7 +122,7 @@ class _Watch:
         ]
 
     def start_at(self, module: nn.Module) -> None:
-        """Forget the calls that were made before a module is called."""
+        """Discard the calls made before a module is called."""
         self._handles.append(module.register_forward_pre_hook(lambda *_: self.calls.clear()))
 
     def end(self) -> None:
@@ -147,19 +147,19 @@ class _Watch:
 
 @dataclass(frozen=True)
 class Gap:
-    """The greatest difference between two readings of the same states.
+    """The largest difference between two readings of the same states.
 
     Attributes:
         size: of the worst token, as a share of its own norm or the layer's median norm, whichever is
-            greater: one huge token hides nothing, and one tiny token shows no rounding.
-        place: which state that is, counted from 0.
+            larger, so that one huge token hides nothing and rounding in a tiny token does not count.
+        place: number of that state, from 0.
     """
 
     size: float
     place: int
 
     def __or__(self, other: Gap) -> Gap:
-        """Return the greater of two."""
+        """Return the larger of two."""
         return other if other.size > self.size else self
 
 
@@ -176,7 +176,7 @@ def gap(found: Sequence[Tensor], expected: Sequence[Tensor]) -> Gap:
 
 
 def worst(gaps: Iterable[Gap]) -> Gap:
-    """Return the greatest of some gaps; the first of equals."""
+    """Return the largest gap; the first of equals."""
     found = NO_GAP
     for each in gaps:
         found |= each
@@ -184,7 +184,7 @@ def worst(gaps: Iterable[Gap]) -> Gap:
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
-    """Return how far two states (token, dim) part; infinite if their shapes or any number forbid it."""
+    """Return the gap size of two states (token, dim); infinite for other shapes or non-finite values."""
     if found.shape != expected.shape or found.ndim == 0 or found.numel() == 0:
         return float("inf")
     if same(found, expected):
@@ -197,7 +197,7 @@ def distance(found: Tensor, expected: Tensor) -> float:
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-    """Whether two states are the same numbers; NaN at the same places is told by another check."""
+    """Whether two states are equal, NaN at the same places included (another check reports NaN)."""
     if one.shape != other.shape or one.numel() == 0:
         return False
     return bool(((one == other) | (one.isnan() & other.isnan())).all())

@@ -1,8 +1,8 @@
-"""Where each architecture keeps its blocks, sub-block modules and final norm: one table, one fallback.
+"""Paths of the blocks, sub-block modules and final norm of each architecture: a table and a fallback.
 
-A path is dotted, from the backbone (`blocks`, `final_norm`) or from a block (`stages`). What enters
-block 1 is layer 0 on every architecture, so embeddings need no path. A stage is read at the input or
-the output of a module, since a residual sum often exists only as what the next norm receives.
+A path is dotted and starts at the backbone (`blocks`, `final_norm`) or at a block (`stages`). The input
+of block 1 is layer 0 on every architecture, so embeddings need no path. A stage is read at the input or
+the output of a module, because a residual sum often exists only as the input of the next norm.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STAGES: Final = ("attn_norm", "attn", "attn_residual", "mlp_norm", "mlp", "block
 
 @dataclass(frozen=True)
 class Tap:
-    """One place to read: a module inside a block, at its `input` or its `output`."""
+    """A place to read a stage: the `input` or `output` of a module inside a block."""
 
     module: str
     side: Literal["input", "output"] = "output"
@@ -35,11 +35,11 @@ class Architecture:
 
     Attributes:
         blocks: path of the list of blocks.
-        final_norm: path of the norm after the last block, or None where there is none.
+        final_norm: path of the norm after the last block, or None if there is none.
         stages: sub-block stage -> where to read it, in LbL's figure 15 order.
         positions: "given" if the model takes `position_ids` that count from 0; "own" if it computes
             them itself (RoBERTa's count from the padding id, T5 and Mamba have none).
-        padding: the sides on which masked padding leaves the states of a text as they are. With "none"
+        padding: the sides on which masked padding does not change the states of a text. With "none",
             only texts of one length share a batch.
         mask: whether the model takes an `attention_mask`.
     """
@@ -55,7 +55,7 @@ class Architecture:
 def _stages(
     attn_norm: str, attn: str, residual: Tap | None, mlp_norm: str, mlp: str
 ) -> dict[str, Tap]:
-    """Stages of a sequential block; a missing name is the empty string, a missing tap None."""
+    """Return the stages of a sequential block; "" or None means that a stage does not exist."""
     named = {"attn_norm": attn_norm, "attn": attn, "mlp_norm": mlp_norm, "mlp": mlp}
     taps = {stage: Tap(path) for stage, path in named.items() if path}
     if residual:
@@ -67,8 +67,8 @@ def _before(norm: str) -> Tap:
     return Tap(norm, "input")
 
 
-# Post-norm encoders add the residual inside the module that also norms, so the sum is what the norm
-# receives, and the norm of the MLP is the block's own output, hence no separate `mlp_norm`.
+# Post-norm encoders add the residual inside the module that also norms, so the sum is the input of the
+# norm, and the norm of the MLP is the block's own output; so there is no separate `mlp_norm`.
 _BERT = Architecture(
     "encoder.layer",
     stages=_stages(
@@ -118,7 +118,7 @@ _GEMMA = Architecture(
         "mlp",
     ),
 )
-# OLMo 2 norms what a sub-block gives, not what it takes: the MLP reads the residual stream itself.
+# OLMo 2 norms the output of a sub-block, not its input: the MLP reads the residual stream itself.
 _OLMO2 = Architecture(
     "layers",
     "norm",
@@ -169,7 +169,7 @@ _T5 = Architecture(
     ),
     positions="own",
 )
-# Its positions count from the left edge, and it takes no position ids.
+# BART's positions count from the left edge, and it takes no position ids.
 _BART = Architecture(
     "layers",
     stages=_stages("self_attn_layer_norm", "self_attn", _before("self_attn_layer_norm"), "", "fc2"),
@@ -241,7 +241,7 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
 
 
 def blocks_of(backbone: nn.Module, architecture: Architecture) -> tuple[nn.Module, ...]:
-    """Return the block of every layer 1..L in order; a shared block stands once for each layer.
+    """Return the block of every layer 1..L in order; a shared block occurs once for each layer.
 
     Raises:
         InputError: the architecture's path does not lead to a list of blocks.
@@ -258,7 +258,7 @@ def blocks_of(backbone: nn.Module, architecture: Architecture) -> tuple[nn.Modul
 
 
 def _albert_blocks(backbone: nn.Module, groups: nn.ModuleList) -> tuple[nn.Module, ...]:
-    """ALBERT runs each group of shared layers for an equal share of the depth."""
+    """Return ALBERT's blocks: each group of shared layers runs for an equal share of the depth."""
     depth = int(backbone.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
     return tuple(groups[int(layer / (depth / len(groups)))] for layer in range(depth))
 
@@ -273,7 +273,7 @@ def parallel_residual(backbone: nn.Module) -> bool:
 
 
 def stages_of(backbone: nn.Module, architecture: Architecture) -> dict[str, Tap]:
-    """Return the sub-block stages that this very model has."""
+    """Return the sub-block stages that this model has."""
     taps = dict(architecture.stages)
     if getattr(backbone.config, "model_type", "") == "gpt_neox" and not parallel_residual(backbone):
         taps["attn_residual"] = _before("post_attention_layernorm")
@@ -284,7 +284,7 @@ def longest_block_list(backbone: nn.Module) -> str:
     """Return the path of the longest ModuleList whose members are of one class (the fallback).
 
     Raises:
-        InputError: there is none with at least two members.
+        InputError: no such list has at least two members.
     """
     best, length = "", 1
     for path, module in backbone.named_modules():

@@ -1,4 +1,4 @@
-"""A model with its layers told apart."""
+"""The model abstraction: a transformers model with its layers identified."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from layerscope.models.structure import infer_architecture
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a run's record says of a model."""
+    """The entry for a model in a run's record."""
 
     name: str
     revision: str
@@ -50,17 +50,17 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A model with its layers told apart.
+    """A transformers model with its layers identified.
 
     Attributes:
         model: the module to call with `input_ids` and `attention_mask`; never has a head.
-        whole: the model as it came, which holds `model` and perhaps a head.
-        blocks: the block of layer 1..L; one shared by several layers stands several times.
+        whole: the original model, which contains `model` and perhaps a head.
+        blocks: the block of each layer 1..L; a block shared by several layers occurs several times.
         final_norm: the norm after block L, or None.
         stages: sub-block stage -> where to read it in a block (empty if unknown).
-        positions: "given" if `position_ids` counting from 0 are to be passed.
-        padding: the sides on which masked padding leaves states as they are, see `Architecture`.
-        mask: whether an `attention_mask` is to be passed.
+        positions: "given" if `position_ids` counting from 0 must be passed.
+        padding: the sides on which masked padding does not change states, see `Architecture`.
+        mask: whether an `attention_mask` must be passed.
     """
 
     model: nn.Module
@@ -81,20 +81,20 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Where the inputs go: the device of the embeddings."""
+        """The device of the inputs, which is that of the embeddings."""
         return next(self.model.parameters()).device
 
 
 def backbone_of(
     model: nn.Module, tokenizer: Any, *, name: str = "", revision: str = ""
 ) -> Backbone:
-    """Tell the layers of a loaded transformers model apart.
+    """Identify the layers of a loaded transformers model.
 
-    A model in the table of architectures is read by it; any other by its longest list of like blocks,
-    which is then checked against the hidden states that the model itself reports.
+    For a model in the table of architectures, by its row; for any other, by its longest list of blocks of
+    one class, which is checked against the hidden states that the model itself reports.
 
     Raises:
-        InputError: not a transformers model, or its blocks cannot be told apart for certain.
+        InputError: not a transformers model, or its blocks cannot be identified reliably.
     """
     if not hasattr(model, "config"):
         raise InputError(f"expected a transformers model, got {type(model).__name__}.")
@@ -138,12 +138,12 @@ def backbone_of(
 
 
 def non_finite_states(backbone: Backbone, where: str = "", more: str = "") -> NonFiniteError:
-    """Return the error for hidden states that are NaN or infinite, with what can be done about it.
+    """Return the error for hidden states that are NaN or infinite, with advice.
 
     Args:
-        backbone: the model that gave them.
-        where: the place in it, for the message.
-        more: what else to try where the weights are sound.
+        backbone: the model.
+        where: the place in the model, for the message.
+        more: further advice if the weights are finite.
     """
     info = backbone.info
     said = f"{info.name} in {info.dtype} gave hidden states that are NaN or infinite{where}"
@@ -162,20 +162,20 @@ def non_finite_states(backbone: Backbone, where: str = "", more: str = "") -> No
 
 
 def _core(model: nn.Module) -> nn.Module:
-    """Return what computes the hidden states: no head, the encoder of a pair, the text of a many."""
+    """Return the module that computes hidden states: without head; the encoder; the text model."""
     core: Any = getattr(model, "base_model", model)
     if hasattr(core, "get_encoder") and _is_pair(core):
         core = core.get_encoder()
     language = getattr(core, "language_model", None)
     core = language if isinstance(language, nn.Module) else core
     inner = getattr(core, "model", None)
-    # Llama 4 keeps a model with a head where others keep the one without.
+    # Llama 4's `language_model` has a head, where that of other models has none.
     headed = hasattr(core, "lm_head") and isinstance(inner, nn.Module) and hasattr(inner, "config")
     return inner if headed and isinstance(inner, nn.Module) else core
 
 
 def _is_pair(core: Any) -> bool:
-    """Whether this is an encoder with a decoder, or cut out of one: T5's then deny it in the config."""
+    """Whether this is an encoder-decoder, or its encoder alone (whose config denies it for T5)."""
     both = all(isinstance(getattr(core, part, None), nn.Module) for part in ("encoder", "decoder"))
     alone = type(core).__name__.endswith("EncoderModel")
     return both or alone or bool(getattr(core.config, "is_encoder_decoder", False))

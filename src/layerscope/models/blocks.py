@@ -1,8 +1,8 @@
-"""Blocks taken out of a loaded model: for a while, or for good.
+"""Remove blocks from a loaded model, temporarily or permanently.
 
-Blocks are numbered 1..L: block b makes layer b of layer b - 1. A model without block b runs on as if
-it had never been there: the others are renumbered, so that caches and masks follow, and the config
-says how many there are and of which kind.
+Blocks are numbered 1..L: block b computes layer b from layer b - 1. A model without block b runs as if
+it had never had it: the other blocks are renumbered, so that caches and masks are right, and the config
+has their number and kinds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from layerscope.models.backbone import Backbone
 from layerscope.models.configs import kept_config, read_again, refuse_computed, text_config_of
 from layerscope.models.modes import evaluating, modules_kept
 
-# Attributes that hold a block's number, or that of another block.
+# Attributes that hold the number of this block, or of another one.
 _NUMBERS: Final = (
     "layer_idx",
     "layer_id",
@@ -31,16 +31,16 @@ _NUMBERS: Final = (
     "block_idx",
     "kv_shared_layer_index",
 )
-# Attributes of blocks that change nothing in what a block computes.
+# Attributes of blocks that do not affect what a block computes.
 _IDLE: Final = {"training", "gradient_checkpointing", "store_full_length_kv"}
 _PROBE_TOKENS: Final = 6
 
 
 def kept_blocks(backbone: Backbone, removed: Iterable[int]) -> tuple[int, ...]:
-    """Return the blocks that stay, counted from 0, when some (numbered from 1) are removed.
+    """Return the blocks that stay, counted from 0, when others (numbered from 1) are removed.
 
     Raises:
-        InputError: a number that no block has, or no block would stay.
+        InputError: there is no block of that number, or no block would stay.
     """
     gone = set(removed)
     for block in sorted(gone):
@@ -56,11 +56,11 @@ def kept_blocks(backbone: Backbone, removed: Iterable[int]) -> tuple[int, ...]:
 
 
 def refuse_surgery(backbone: Backbone, kept: Sequence[int] | None = None) -> None:
-    """Raise an InputError for a model that cannot do without some of its blocks.
+    """Raise an InputError for a model that does not work without some of its blocks.
 
     Args:
         backbone: the model.
-        kept: the blocks that would stay, counted from 0; None asks about the architecture alone.
+        kept: the blocks that would stay, counted from 0; None checks the architecture only.
     """
     if len(set(map(id, backbone.blocks))) < backbone.depth:
         raise InputError(
@@ -73,14 +73,14 @@ def refuse_surgery(backbone: Backbone, kept: Sequence[int] | None = None) -> Non
 
 
 def carried_entries(backbone: Backbone, kept: Sequence[int]) -> dict[str, float]:
-    """Return the config entries that must change so that the kept blocks stay what they are.
+    """Return the config entries that must change so that the kept blocks compute the same.
 
     Built without weights from the sliced config, the smaller model must have the weights and the
     constants of the kept blocks. A constant that depends on the number of blocks (MiniCPM3 divides its
-    residual branches by a root of it) is restored through a config entry that multiplies it.
+    residual branches by a root of it) is restored through a config entry that scales it.
 
     Raises:
-        InputError: a weight or a constant would be another one, and no entry restores it.
+        InputError: a weight or a constant would change, and no entry restores it.
     """
     core: Any = backbone.model
     if len(kept) == backbone.depth:
@@ -109,10 +109,10 @@ def carried_entries(backbone: Backbone, kept: Sequence[int]) -> dict[str, float]
 
 
 def _built_for(backbone: Backbone, kept: Sequence[int], config: Any) -> nn.Module:
-    """Build the smaller model without weights; some architectures refuse what they cannot be."""
+    """Build the smaller model without weights; some architectures refuse to."""
     try:
         return bare(type(backbone.model), config, backbone.model)
-    except Exception as error:  # whatever the model's own code raises
+    except Exception as error:  # the model's own code may raise anything
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{backbone.info.model_class} cannot do without {_numbers(backbone.depth, kept)}: what stays "
@@ -122,13 +122,13 @@ def _built_for(backbone: Backbone, kept: Sequence[int], config: Any) -> nn.Modul
 
 @dataclass(frozen=True)
 class _Constant:
-    """A constant of a kept block that the smaller model would have otherwise.
+    """A constant of a kept block that would differ in the smaller model.
 
     Attributes:
-        name: dotted, from the block.
-        block: its number in the source, from 1.
-        source: its value there.
-        fresh: its value in the smaller model.
+        name: dotted path from the block.
+        block: number of the block in the source, from 1.
+        source: value in the source.
+        fresh: value in the smaller model.
     """
 
     name: str
@@ -138,7 +138,7 @@ class _Constant:
 
 
 def _refuse_other_weights(backbone: Backbone, kept: Sequence[int], fresh: nn.Module) -> None:
-    """Refuse where the smaller model needs other weights than those that stay."""
+    """Refuse a smaller model that needs other weights than those that stay."""
     path = block_path(backbone.model, backbone)
     needed = fresh.state_dict()
     have = kept_weights(backbone.model.state_dict(), needed, path, kept, backbone.depth)
@@ -174,7 +174,7 @@ def _other_constants(backbone: Backbone, kept: Sequence[int], fresh: nn.Module) 
 
 
 def _constants(block: nn.Module) -> dict[str, Any]:
-    """Return the plain values that the modules of a block hold, and their classes, by dotted name."""
+    """Return the plain attributes of the modules of a block, and their classes, by dotted name."""
     found: dict[str, Any] = {}
     for path, module in block.named_modules():
         found[f"{path}.class"] = type(module).__name__
@@ -192,7 +192,7 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 def _common_ratio(differing: Sequence[_Constant]) -> float | None:
-    """Return by what all constants are off, if they are numbers off by one factor."""
+    """Return the factor by which all constants differ, None if there is no common one."""
     ratios = set()
     for each in differing:
         if type(each.source) not in (int, float) or type(each.fresh) not in (int, float):
@@ -205,7 +205,7 @@ def _common_ratio(differing: Sequence[_Constant]) -> float | None:
 
 
 def _scalable(config: Any) -> list[tuple[str, float]]:
-    """Return the numbers of a config, fractions first."""
+    """Return the numbers of a config, floats first."""
     part = text_config_of(config)
     numbers = [
         (name, value)
@@ -223,13 +223,13 @@ def _still_differing(
         vars(text_config_of(changed)).update(entries)
         fresh = bare(type(backbone.model), changed, backbone.model)
         _refuse_other_weights(backbone, kept, fresh)
-    except Exception:  # an entry that may not have this value: not the one that is looked for
+    except Exception:  # this entry may not have this value, so it is not the right one
         return True
     return bool(_other_constants(backbone, kept, fresh))
 
 
 def _renumbered(value: int, old: int, new: int, kept: Sequence[int]) -> int:
-    """Return a block's number after others are gone: of the block itself, or of one that it names."""
+    """Return the new value of a block's number attribute: its own number, or that of another block."""
     return list(kept).index(value) if value in kept else value + new - old
 
 
@@ -239,15 +239,15 @@ def _numbers(depth: int, kept: Sequence[int]) -> str:
 
 
 def bare(kind: Any, config: Any, like: nn.Module, *, buffers: bool = False) -> nn.Module:
-    """Build a model without weights (on the meta device), with the parts that another one has.
+    """Build a model without weights (on the meta device), with the same parts as another one.
 
-    BERT's pooler is a part that some of its heads leave out, by no entry of the config.
+    For example, models with some heads have no BERT pooler, which no config entry says.
 
     Args:
         kind: the class.
         config: of the model.
-        like: has the parts.
-        buffers: whether buffers are computed, so that the model runs once it is given weights.
+        like: the model with those parts.
+        buffers: whether to compute buffers, so that the model runs once it has weights.
     """
     with _weightless(next(like.parameters()).dtype) if buffers else torch.device("meta"):
         model: nn.Module = kind(config)
@@ -259,7 +259,7 @@ def bare(kind: Any, config: Any, like: nn.Module, *, buffers: bool = False) -> n
 
 @contextmanager
 def _weightless(dtype: torch.dtype) -> Iterator[None]:
-    """Make modules whose weights are on the meta device, and whose buffers are as when loaded."""
+    """Create modules with weights on the meta device and real buffers, as after loading."""
     from accelerate import init_empty_weights  # type: ignore[import-untyped]
 
     before = torch.get_default_dtype()
@@ -272,7 +272,7 @@ def _weightless(dtype: torch.dtype) -> Iterator[None]:
 
 
 def block_path(root: nn.Module, backbone: Backbone) -> str:
-    """Return the dotted path of the list of blocks below a module that holds it."""
+    """Return the dotted path of the list of blocks in a module that contains it."""
     for path, module in root.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) and module[0] is backbone.blocks[0]:
             return str(path)
@@ -282,7 +282,7 @@ def block_path(root: nn.Module, backbone: Backbone) -> str:
 
 
 def renamed(state: dict[str, Any], path: str, kept: Sequence[int]) -> dict[str, Any]:
-    """Return a state dict with the kept blocks renumbered and the others left out."""
+    """Return a state dict with the kept blocks renumbered and the others removed."""
     places = {str(old): str(new) for new, old in enumerate(kept)}
     found = {}
     for name, weight in state.items():
@@ -304,15 +304,15 @@ def kept_weights(
 ) -> dict[str, Tensor]:
     """Return a state dict for the kept blocks.
 
-    Blocks are renumbered; weights outside of them that have a part for each block (Gemma 3n's
-    embeddings for each layer) keep the parts of those that stay.
+    Blocks are renumbered. Weights outside of the blocks that have a part for each block (Gemma 3n's
+    embeddings for each layer) keep the parts of the kept blocks.
 
     Args:
-        state: of the source.
-        needed: of the smaller model, by its names; its shapes count.
+        state: state dict of the source.
+        needed: state dict of the smaller model; only its names and shapes are used.
         path: of the list of blocks.
         kept: the blocks to keep, counted from 0, in order.
-        depth: the blocks of the source.
+        depth: number of blocks of the source.
     """
     found = renamed(state, path, kept)
     for name, weight in found.items():
@@ -323,7 +323,7 @@ def kept_weights(
 
 
 def _parts_for(weight: Tensor, shape: Sequence[int], kept: Sequence[int], depth: int) -> Tensor:
-    """Return the parts of a weight that belong to the kept blocks, where one axis has a part for each."""
+    """Return the parts of a weight for the kept blocks, if one axis has a part for each block."""
     axes = [
         axis for axis, size in enumerate(weight.shape) if len(shape) > axis and size != shape[axis]
     ]
@@ -339,10 +339,10 @@ def _parts_for(weight: Tensor, shape: Sequence[int], kept: Sequence[int], depth:
 
 
 def remove_blocks(backbone: Backbone, removed: Iterable[int]) -> Backbone:
-    """Take blocks out of the model itself, for good, and return the backbone that it now is.
+    """Remove blocks from the model in place, permanently, and return its new backbone.
 
     Raises:
-        InputError: no such block, none would stay, or the architecture cannot do without it.
+        InputError: no such block, no block would stay, or the architecture does not work without it.
     """
     kept = kept_blocks(backbone, removed)
     refuse_surgery(backbone, kept)
@@ -361,9 +361,9 @@ def remove_blocks(backbone: Backbone, removed: Iterable[int]) -> Backbone:
 
 
 def refuse_skipping(backbone: Backbone, kept: Sequence[int]) -> None:
-    """Raise an InputError for a model whose blocks cannot be taken out in memory, only for good.
+    """Raise an InputError for a model whose blocks cannot be removed in memory, only when saved.
 
-    Weights outside of the blocks that have a part for each block would have to change with them.
+    This concerns models with weights outside of the blocks that have a part for each block.
     """
     core: Any = backbone.model
     if len(kept) == backbone.depth:
@@ -381,7 +381,7 @@ def refuse_skipping(backbone: Backbone, kept: Sequence[int]) -> None:
 
 @contextmanager
 def skipping(backbone: Backbone, removed: Iterable[int]) -> Iterator[Backbone]:
-    """Run the model without some of its blocks, then give it back exactly as it was.
+    """Run the model without some of its blocks, and restore it exactly on exit.
 
     >>> with skipping(backbone, {3, 4}) as shorter:  # doctest: +SKIP
     ...     shorter.depth
@@ -395,8 +395,8 @@ def skipping(backbone: Backbone, removed: Iterable[int]) -> Iterator[Backbone]:
         for module, number in _numbered(block)
     ]
     try:
-        # transformers hangs its recording hooks on a model once, when hidden states are first asked for;
-        # blocks that are away at that moment would never report theirs again.
+        # transformers registers its recording hooks on a model once, when hidden states are first
+        # requested; blocks that are absent at that moment would never report their states later.
         with modules_kept(backbone.model):
             yield remove_blocks(backbone, removed)
     finally:
@@ -414,7 +414,7 @@ def _holder(backbone: Backbone) -> tuple[nn.Module, str]:
 
 
 def configs_of(backbone: Backbone) -> list[Any]:
-    """Return every config object that speaks of these blocks: modules mostly share one."""
+    """Return every config object that describes these blocks; most modules share one."""
     found: dict[int, Any] = {}
     for module in (backbone.whole, *backbone.model.modules()):
         config = getattr(module, "config", None)
@@ -426,7 +426,7 @@ def configs_of(backbone: Backbone) -> list[Any]:
 
 
 def _numbered(block: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Return the modules of a block that know its number, and the name they know it by."""
+    """Return the modules of a block that hold its number, and the name of that attribute."""
     return [
         (module, name)
         for module in block.modules()
@@ -438,7 +438,7 @@ def _numbered(block: nn.Module) -> list[tuple[nn.Module, str]]:
 def given_by(
     backbone: Backbone, module: nn.Module, inputs: dict[str, Tensor], **options: Any
 ) -> tuple[Tensor, Any]:
-    """Run the model once; return what one of its modules gave, and the model's own output."""
+    """Run the model once; return the output of one of its modules, and the model's own output."""
     seen: list[Tensor] = []
 
     def keep(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -456,7 +456,7 @@ def given_by(
 
 
 def probe(backbone: Backbone, seed: int = 0) -> dict[str, Tensor]:
-    """Return a short input: a few tokens, or for a model of images a small noise."""
+    """Return a short input: a few tokens, or noise for a model of images."""
     config: Any = backbone.model.config
     if getattr(backbone.model, "main_input_name", "input_ids") == "pixel_values":
         size = config.image_size

@@ -1,7 +1,7 @@
-"""The config of a model of which some blocks are kept: every per-layer entry sliced, none forgotten.
+"""The config of a model that keeps some of its blocks: every per-layer entry is adjusted.
 
-A list that keeps its old length makes transformers refuse the model, or, worse, give other numbers
-without a word; a count or an index that is not adjusted points at another block.
+A list of the old length makes transformers refuse the model or, worse, silently compute other numbers; a
+count or an index that is not adjusted refers to the wrong block.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from layerscope.errors import InputError
 
-# Lists that may have the length L by chance and speak of something else.
+# Lists that are not per layer, but may have length L by chance.
 _NOT_PER_LAYER: Final = {"architectures", "stage_names"}
-_PATTERNS: Final = {"hybrid_override_pattern"}  # a letter a layer
+_PATTERNS: Final = {"hybrid_override_pattern"}  # one letter per layer
 
-# Lists that hold numbers of layers rather than one entry a layer.
+# Lists of layer numbers, not of one entry per layer.
 _INDEXES: Final = (
     "mlp_only_layers",
     "full_attn_idxs",
@@ -26,18 +26,18 @@ _INDEXES: Final = (
     "moe_layers",
     "attn_layer_indices",
 )
-# Numbers that count layers from the start, and from the end.
+# Counts of layers from the start, and from the end.
 _LEADING: Final = ("first_k_dense_replace", "max_window_layers", "num_dense_layers")
 _TRAILING: Final = ("num_kv_shared_layers",)
 
-# Architectures whose kind of block follows from its number, so that a pattern cannot be kept.
+# Architectures that compute the kind of a block from its number, so that no pattern can be adjusted.
 _COMPUTED: Final = {"jamba": "attention, Mamba and expert blocks"}
 
 
 def text_config_of(config: Any) -> Any:
-    """Return the part of a config that describes the blocks (itself, unless it holds several)."""
+    """Return the part of a config that describes the blocks (the config itself, unless it is nested)."""
     get = getattr(config, "get_text_config", None)
-    # T5's decoder is not what was asked for, so only a nested config counts.
+    # For T5 this would be the decoder's config, so only a nested text config is used.
     inner = get() if get is not None and getattr(config, "text_config", None) is not None else None
     return inner if inner is not None else config
 
@@ -48,7 +48,7 @@ def block_config_of(config: Any, like: Any) -> Any:
     Args:
         config: of a whole model.
         like: the config of the module that holds the blocks; the part is this object, else the first
-            part of its class, else what `text_config_of` says.
+            part of the same class, else that of `text_config_of`.
     """
     parts = list(_parts_of(config))
     same = [part for part in parts if part is like] or [
@@ -66,19 +66,19 @@ def _parts_of(config: Any) -> Iterator[Any]:
 
 
 def kept_config(config: Any, kept: Sequence[int], like: Any = None) -> Any:
-    """Return a copy of a config for a model of some of the blocks.
+    """Return a copy of a config for a model with some of the blocks.
 
     Args:
-        config: of transformers; untouched.
+        config: of transformers; not changed.
         kept: the blocks to keep, counted from 0, in order.
-        like: the config of the module that holds the blocks, where `config` has several parts.
+        like: the config of the module that holds the blocks, if `config` has several parts.
 
     Raises:
-        InputError: the architecture computes from a block's number what kind of block it is.
+        InputError: the architecture computes the kind of a block from its number.
     """
     copies: dict[int, Any] = {}
     changed = copy.deepcopy(config, copies)
-    if hasattr(changed, "quantization_config"):  # what a GGUF file was; its weights are plain now
+    if hasattr(changed, "quantization_config"):  # of the GGUF file; the weights are dequantized now
         del changed.quantization_config
     part = text_config_of(config) if like is None else block_config_of(config, like)
     part = copies.get(id(part), changed)
@@ -101,7 +101,7 @@ def kept_config(config: Any, kept: Sequence[int], like: Any = None) -> Any:
         setattr(part, name, sum(old in first for old in kept))
     try:
         part.num_hidden_layers = len(kept)
-    except NotImplementedError as error:  # ProphetNet's, which counts two kinds of blocks
+    except NotImplementedError as error:  # ProphetNet counts two kinds of blocks
         raise InputError(
             f"the config of {part.model_type} has no one number of blocks that could be lowered, so "
             "blocks cannot be taken out of it; use the whole model."
@@ -113,14 +113,14 @@ def kept_config(config: Any, kept: Sequence[int], like: Any = None) -> Any:
 
 
 def read_again(config: Any) -> Any:
-    """Return a config as it is read from the file that it is written to.
+    """Return a config as it is after writing it to a file and reading it.
 
     Raises:
-        InputError: transformers writes what it does not read.
+        InputError: transformers cannot read what it writes.
     """
     try:
         found = type(config).from_dict(config.to_dict())
-    except Exception as error:  # whatever the architecture's own config raises
+    except Exception as error:  # a config class may raise anything
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"the config of a smaller {config.model_type} cannot be read again ({first.rstrip('.')}), so "
@@ -131,7 +131,7 @@ def read_again(config: Any) -> Any:
 
 
 def refuse_computed(config: Any) -> None:
-    """Raise an InputError where the kind of a block follows from its number."""
+    """Raise an InputError if the architecture computes the kind of a block from its number."""
     kind = str(getattr(config, "model_type", ""))
     if kind in _COMPUTED:
         raise InputError(
@@ -154,7 +154,7 @@ def _sliced(value: Any, kept: Sequence[int]) -> Any:
 
 
 def _counted(config: Any, depth: int) -> list[tuple[str, range]]:
-    """Return names of counts, each with the blocks that it counts."""
+    """Return the names of counts, each with the blocks that it counts."""
     found = []
     for name in (*_LEADING, *_TRAILING):
         count = getattr(config, name, None)
@@ -166,7 +166,7 @@ def _counted(config: Any, depth: int) -> list[tuple[str, range]]:
 
 
 def _renumber_overrides(config: Any, kept: Sequence[int]) -> None:
-    """Entries that some blocks have otherwise (Gemma 4's) are kept by the numbers of those blocks."""
+    """Renumber the entries that differ for some blocks (Gemma 4)."""
     spec = vars(config).get("_heterogeneity_spec")
     if spec is not None:
         of = spec.per_layer_overrides
@@ -176,7 +176,7 @@ def _renumber_overrides(config: Any, kept: Sequence[int]) -> None:
 
 
 def _rename_stages(config: Any, blocks: int) -> None:
-    """Vision backbones name a stage for each block, and say which of them they give out."""
+    """Rename the stages of a vision backbone, one for each block, and its output stages."""
     if not hasattr(config, "stage_names"):
         return
     config.stage_names = ["stem", *(f"stage{number}" for number in range(1, blocks + 1))]
@@ -186,6 +186,6 @@ def _rename_stages(config: Any, blocks: int) -> None:
 
 
 def _restate_patterns(config: Any) -> None:
-    """GPT-Neo writes its list of kinds as (kinds, times) as well, and reads that back."""
+    """Update GPT-Neo's second form of its list of block kinds, (kinds, times), which it reads."""
     if getattr(config, "attention_layers", None) and hasattr(config, "attention_types"):
         config.attention_types = [[list(config.attention_layers), 1]]

@@ -1,4 +1,4 @@
-"""What tells models, tokenizers and configs apart: hashes of all that decides their numbers."""
+"""Fingerprints of models, tokenizers and configs: hashes of everything that affects states."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from layerscope.errors import InputError
 OLDER: Final = "made by an older layerscope that could not tell fine-tuned copies apart"
 
 
-_CHUNK: Final = 1 << 24  # values that are copied to the CPU at a time
+_CHUNK: Final = 1 << 24  # values copied to the CPU at a time
 
 
 def weights_fingerprint(model: nn.Module) -> str:
     """Return a hash of every weight and persistent buffer: name, shape, dtype and all of its bytes.
 
-    The same on every device and in every order of the weights, which are read one at a time. Weights
-    that share memory are read once, and count like equal ones that do not.
+    It does not depend on the device or on the order of the weights, which are read one at a time. Weights
+    that share memory are read once; the hash is that of separate equal weights.
 
     Raises:
         InputError: a weight is not in memory.
@@ -47,7 +47,7 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def _tensors(entry: Any) -> Iterator[Tensor]:
-    """Yield the plain tensors of an entry of a state dict: of a quantized one, those inside it."""
+    """Yield the plain tensors of a state dict entry; for a quantized tensor, its inner tensors."""
     if isinstance(entry, Tensor) and hasattr(entry, "__tensor_flatten__"):
         inside, _ = entry.__tensor_flatten__()
         for name in inside:
@@ -60,7 +60,7 @@ def _tensors(entry: Any) -> Iterator[Tensor]:
 
 
 def _digest(tensor: Tensor) -> bytes:
-    """Return a hash of the values of a tensor, bit by bit."""
+    """Return a hash of all bytes of a tensor."""
     digest = xxhash.xxh3_128()
     flat = (tensor.dequantize() if tensor.is_quantized else tensor.detach()).reshape(-1)
     for start in range(0, flat.numel(), _CHUNK):
@@ -68,7 +68,7 @@ def _digest(tensor: Tensor) -> bytes:
     return digest.digest()
 
 
-# Case, accents, scripts, numbers, blanks and signs: what tokenizers of one vocabulary treat differently.
+# Case, accents, scripts, numbers, spaces and signs, in which tokenizers with one vocabulary may differ.
 _PROBE: Final = "layerscope probes, 1, 2, 3. A b,c  Don't\n\tNAÏVE  x=12345! Ещё 東京 🙂"
 
 
@@ -79,7 +79,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return _short_hash(facts)
 
 
-# Entries of a config that say where a model comes from or what a head makes of it.
+# Config entries that do not affect hidden states: origin, outputs and heads.
 _NO_MATTER: Final = frozenset(
     {
         "_name_or_path", "_commit_hash", "transformers_version", "architectures", "auto_map", "dtype",
@@ -90,12 +90,12 @@ _NO_MATTER: Final = frozenset(
 
 
 def config_fingerprint(config: Any) -> str:
-    """Return a short hash of a model's config: the same weights under another one give other states."""
+    """Return a short hash of a model's config: equal weights with another config give other states."""
     return _short_hash(_deciding(config.to_dict()))
 
 
 def _deciding(entry: Any) -> Any:
-    """Return a config, and those inside it, without what changes no hidden state."""
+    """Return a config, nested ones included, without the entries that do not affect hidden states."""
     if isinstance(entry, dict):
         return {str(k): _deciding(v) for k, v in entry.items() if k not in _NO_MATTER}
     return [_deciding(each) for each in entry] if isinstance(entry, list | tuple) else entry
@@ -107,7 +107,7 @@ def _short_hash(facts: Any) -> str:
 
 
 def is_older_fingerprint(fingerprint: object) -> bool:
-    """Whether a fingerprint of weights, as a record holds it, came from a few values of each weight.
+    """Whether a recorded weights fingerprint is of the older kind, which read few values per weight.
 
     >>> is_older_fingerprint("28a10a12fe4cceb0"), is_older_fingerprint("xxh3-28a10a12fe4cceb0")
     (True, False)

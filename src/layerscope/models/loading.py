@@ -1,7 +1,7 @@
-"""Models in: a hub id, a local folder, a GGUF file, a sentence-transformers folder or a loaded object.
+"""Load a model from a hub id, a local folder, a GGUF file or a sentence-transformers folder.
 
-Whatever comes, a `Backbone` goes out: the module to call, its blocks in order, its final norm, and the
-tokenizer. Heads are never run; an encoder-decoder gives its encoder.
+All sources are normalized to a `Backbone`: the module to call, its blocks in order, its final norm, and
+the tokenizer. Heads are never run; for an encoder-decoder, only the encoder is used.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from layerscope.models.backbone import (
 )
 from layerscope.settings import ModelOptions
 
-# What transformers' errors about code that comes with a checkpoint name; they have no type of their own.
+# The word in transformers' errors about code in a checkpoint, which have no type of their own.
 NEEDS_TRUST: Final = "trust_remote_code"
 
 
-# Files of which a tokenizer needs one, and the ends of the names of others.
+# A tokenizer needs one of these files, or a file with one of these suffixes.
 _VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json")
 
 
@@ -40,15 +40,15 @@ _VAGUE_NAMES: Final = {"model", "checkpoint", "main", "out", "hf"}
 
 
 def load(name: str | Path, options: ModelOptions | None = None, *, head: bool = False) -> Backbone:
-    """Load a model by name and tell its layers apart.
+    """Load a model by name and identify its layers.
 
     Args:
         name: hub id, local folder, GGUF file or sentence-transformers folder.
         options: how to load it.
-        head: whether to load the head that the checkpoint has as well (`Backbone.whole`).
+        head: whether to load the checkpoint's head too (`Backbone.whole`).
 
     Raises:
-        InputError: no such model, no weights or tokenizer with it, or code that needs trust.
+        InputError: no such model, missing weights or tokenizer, or code that needs trust.
     """
     options = options or ModelOptions()
     source = _locate(str(name))
@@ -61,19 +61,19 @@ def load(name: str | Path, options: ModelOptions | None = None, *, head: bool = 
 
 
 def label_of(name: str | Path) -> str:
-    """Return what a run calls the model of that name, before anything is loaded.
+    """Return the name of a model in a run, before anything is loaded.
 
     Raises:
-        InputError: it names a folder or a file where no model is.
+        InputError: a folder or a file that holds no model.
     """
     return _locate(str(name)).label
 
 
 def refuse_unloadable(name: str | Path, options: ModelOptions | None = None) -> None:
-    """Refuse a model that cannot be loaded, as far as that shows without reading a weight.
+    """Refuse a model that cannot be loaded, as far as this shows without reading weights.
 
     Raises:
-        InputError: as of `load`.
+        InputError: as for `load`.
     """
     options = options or ModelOptions()
     source = _locate(str(name))
@@ -87,9 +87,9 @@ def refuse_unloadable(name: str | Path, options: ModelOptions | None = None) -> 
 
 
 def holds_head(name: str | Path, options: ModelOptions | None = None) -> bool:
-    """Whether a checkpoint holds the weights of the class that its config names, head and all.
+    """Whether a checkpoint holds all weights of the class in its config, head included.
 
-    No weight is read. True where only loading the model would tell.
+    No weight is read. True if only loading the model would show it.
     """
     found = _without_weights(_locate(str(name)), options or ModelOptions(), head=True)
     return found is None or not _fresh_weights(found[0], *found)
@@ -98,7 +98,7 @@ def holds_head(name: str | Path, options: ModelOptions | None = None) -> bool:
 def _without_weights(
     source: _Source, options: ModelOptions, *, head: bool
 ) -> tuple[nn.Module, dict[str, Any]] | None:
-    """Return a model without its weights, and what its checkpoint lacks; None if only loading tells.
+    """Return a model without weights, and its loading report; None if only loading shows that.
 
     Raises:
         InputError: files are missing.
@@ -118,7 +118,7 @@ def _without_weights(
             )
         except OSError:
             raise
-        except Exception:  # quantized weights, or code of its own, that do without weights badly
+        except Exception:  # quantized weights or custom code may not work without weights
             return None
         return found
 
@@ -126,7 +126,7 @@ def _without_weights(
 
 
 def sentence_transformers_source(name: str | Path, revision: str | None = None) -> str | None:
-    """Return what sentence-transformers loads under a name, or None if it is no model of that library."""
+    """Return what sentence-transformers loads for a name, or None if it is no model of that library."""
     path = Path(name).expanduser()
     if path.exists():
         return str(path) if (path / "modules.json").is_file() else None
@@ -134,14 +134,14 @@ def sentence_transformers_source(name: str | Path, revision: str | None = None) 
 
     try:
         found = cached_file(str(name), "modules.json", revision=revision)
-    except OSError:  # not there, or the hub cannot be asked
+    except OSError:  # missing, or the hub cannot be reached
         return None
     return str(name) if found else None
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A resolved name: what transformers is asked for, and what people call it."""
+    """A resolved name: the path for transformers, and the label for people."""
 
     path: str
     label: str
@@ -215,7 +215,7 @@ def _load_model(source: _Source, options: ModelOptions, *, head: bool) -> nn.Mod
         "dtype": _checkpoint_dtype(source, options),
         "trust_remote_code": options.trust_remote_code,
         "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # they are refused by the report, below
+        "ignore_mismatched_sizes": True,  # refused below, by the report
     }
     if source.gguf_file:
         _require("gguf", "gguf")
@@ -242,7 +242,7 @@ def _auto(name: str) -> Any:
 
 
 def _class_to_load(source: _Source, options: ModelOptions, *, head: bool) -> Any:
-    """Return the class to load; an encoder that was saved by itself (T5Gemma's) has one of its own."""
+    """Return the class to load; an encoder that was saved alone (T5Gemma) has its own class."""
     if source.gguf_file and not head:
         return _auto("AutoModel")
     named = _class_with_head(source, options)
@@ -251,7 +251,7 @@ def _class_to_load(source: _Source, options: ModelOptions, *, head: bool) -> Any
 
 
 def _class_with_head(source: _Source, options: ModelOptions) -> Any:
-    """Return the class that the checkpoint was saved as; a GGUF file names none."""
+    """Return the class that the checkpoint was saved as, or an auto class if it names none."""
     arguments = {"gguf_file": source.gguf_file} if source.gguf_file else {}
     config = _explained(
         source,
@@ -272,7 +272,7 @@ def _class_with_head(source: _Source, options: ModelOptions) -> Any:
 
 
 def _checkpoint_dtype(source: _Source, options: ModelOptions) -> Any:
-    if options.dtype == "auto":  # a GGUF file is dequantized; float32 loses nothing of it
+    if options.dtype == "auto":  # a GGUF file is dequantized; float32 loses nothing
         return torch.float32 if source.gguf_file else "auto"
     return getattr(torch, options.dtype)
 
@@ -291,7 +291,7 @@ def _load_tokenizer(source: _Source, options: ModelOptions) -> Any:
         ),
         partial(_unreadable_tokenizer, source, options),
     )
-    # Where no vocabulary is found transformers makes an empty tokenizer, which reads every text alike.
+    # Without a vocabulary, transformers makes an empty tokenizer, to which all texts are the same.
     empty = set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens)
     if empty or (tokenizer.vocab_files_names and _lacks_a_vocabulary(source)):
         raise _no_tokenizer(source)
@@ -305,7 +305,7 @@ def _no_tokenizer(source: _Source) -> InputError:
 
 
 def _lacks_a_vocabulary(source: _Source) -> bool:
-    """Whether a local folder holds no file that a tokenizer could be made of."""
+    """Whether a local folder holds no vocabulary file."""
     folder = Path(source.path)
     return (
         source.gguf_file is None
@@ -333,7 +333,7 @@ def _unreadable_tokenizer(source: _Source, options: ModelOptions, error: Excepti
 
 
 def _file_of(source: _Source, options: ModelOptions, name: str) -> Path | None:
-    """Return a model's file on this machine, None if it is not there."""
+    """Return the local path of a model's file, None if it is missing."""
     if Path(source.path).is_dir():
         return Path(source.path, name)
     from transformers.utils.hub import cached_file
@@ -346,7 +346,7 @@ def _file_of(source: _Source, options: ModelOptions, name: str) -> Path | None:
 
 
 def _json_trouble(path: Path | None) -> str:
-    """Return why a file is no JSON, "" if it is, or is not there."""
+    """Return why a file is not JSON, "" if it is JSON or missing."""
     try:
         if path is not None and path.is_file():
             json.loads(path.read_text(encoding="utf-8"))
@@ -369,12 +369,12 @@ def _unreadable_weights(source: _Source, error: Exception) -> InputError | None:
 
 
 def _unreadable_gguf(path: Path, error: Exception) -> InputError | None:
-    """Return what is wrong with a file itself, None if it reads well and the fault is another."""
+    """Return the error for a damaged file, None if the file itself can be read."""
     from gguf import GGUFReader
 
     try:
         GGUFReader(path)
-    except Exception:  # it raises whatever its arrays and unpackers raise
+    except Exception:  # it may raise anything
         return InputError(
             f"the GGUF file {path.name!r} is damaged or was cut off after {path.stat().st_size} bytes "
             f"({_in_one_line(error)}); copy or download it again."
@@ -383,7 +383,7 @@ def _unreadable_gguf(path: Path, error: Exception) -> InputError | None:
 
 
 def _in_one_line(error: Exception, length: int = 200) -> str:
-    """Return what an error says, on one line and not too long."""
+    """Return the message of an error, on one line and shortened."""
     text = " ".join(str(error).split()) or type(error).__name__
     return (text if len(text) <= length else f"{text[:length]}...").rstrip(".:")
 
@@ -393,16 +393,16 @@ def _explained(
     load_it: Callable[[], Any],
     diagnose: Callable[[Exception], InputError | None] = lambda _error: None,
 ) -> Any:
-    """Call a transformers loader; turn what it raises into one sentence of ours.
+    """Call a transformers loader; turn its exception into an InputError of one sentence.
 
     Args:
         source: what is loaded.
         load_it: the loader.
-        diagnose: looks at the files for the cause, where no general one is known.
+        diagnose: inspects the files for the cause, if it is none of the general ones.
     """
     try:
         return load_it()
-    except Exception as error:  # a broken checkpoint raises whatever its reader raises
+    except Exception as error:  # a broken checkpoint may raise anything
         text = str(error)
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
         if NEEDS_TRUST in text:
@@ -421,7 +421,7 @@ def _explained(
 
 
 def _refuse_other_shapes(report: dict[str, Any], source: _Source) -> None:
-    """Refuse weights that do not fit the config, which transformers would leave at a random start."""
+    """Refuse weights that do not fit the config, which transformers would leave randomly initialized."""
     if other := sorted(str(key[0]) for key in report.get("mismatched_keys", ())):
         raise InputError(
             f"{source.label!r} cannot be loaded: {len(other)} of its weights have other shapes than its "
@@ -432,7 +432,7 @@ def _refuse_other_shapes(report: dict[str, Any], source: _Source) -> None:
 def _refuse_fresh_weights(
     part: nn.Module, model: nn.Module, report: dict[str, Any], source: _Source
 ) -> None:
-    """Refuse a checkpoint that leaves weights of a part of the model at their random start."""
+    """Refuse a checkpoint that leaves weights of a part of the model randomly initialized."""
     missing = _fresh_weights(part, model, report)
     if missing:
         raise InputError(
@@ -442,7 +442,7 @@ def _refuse_fresh_weights(
 
 
 def _fresh_weights(part: nn.Module, model: nn.Module, report: dict[str, Any]) -> list[str]:
-    """Return the weights of a part of a model that its checkpoint lacks, but for a pooler's."""
+    """Return the weights of a part of a model that its checkpoint lacks, except for a pooler's."""
     used = {id(weight) for weight in part.parameters()}
     needed = {name for name, weight in model.named_parameters() if id(weight) in used}
     lacking = needed.intersection(report.get("missing_keys", ()))
@@ -450,9 +450,9 @@ def _fresh_weights(part: nn.Module, model: nn.Module, report: dict[str, Any]) ->
 
 
 def _drop_fresh_pooler(model: nn.Module, report: dict[str, Any]) -> None:
-    """Take out a pooler that the checkpoint lacks: random, it would change the weights' fingerprint.
+    """Remove a pooler that the checkpoint lacks: random, it would change the weights' fingerprint.
 
-    No hidden state goes through it, and a checkpoint of a masked language model has none.
+    No hidden state depends on it, and a checkpoint of a masked language model has none.
     """
     core: Any = _core(model)
     if any("pooler" in name for name in report.get("missing_keys", ())) and hasattr(core, "pooler"):
@@ -460,7 +460,7 @@ def _drop_fresh_pooler(model: nn.Module, report: dict[str, Any]) -> None:
 
 
 def _refuse_device(options: ModelOptions) -> None:
-    """Refuse, before the weights are read, a device that is not there."""
+    """Refuse, before the weights are read, a device that does not exist."""
     if options.device != "auto" and not options.device_map:
         with _on(options.device):
             torch.empty(0, device=options.device)
@@ -475,7 +475,7 @@ def _move(model: nn.Module, device: str) -> nn.Module:
 
 @contextmanager
 def _on(device: str) -> Iterator[None]:
-    """Turn what torch raises about a device into one sentence."""
+    """Turn torch's errors about a device into an InputError of one sentence."""
     try:
         yield
     except (RuntimeError, AssertionError, ImportError) as error:

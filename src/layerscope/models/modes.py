@@ -1,4 +1,4 @@
-"""A model run without dropout and gradients, and given back in the modes that it came in."""
+"""Contexts that run a model without dropout and gradients and restore its modes afterwards."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a model without dropout and gradients; on leaving, everything is as it was found.
+    """Run a model without dropout and gradients; everything is restored on exit.
 
-    That is the mode and the hooks of every module, the kind of attention, the modes of autograd, and
-    the random states of torch, numpy and Python. Enter it for one forward pass: a generator that yields
-    inside would leave its caller in these modes.
+    Restored are the mode and the hooks of every module, the kind of attention, the autograd modes, and
+    the random states of torch, numpy and Python. Enter it for one forward pass only: a generator that
+    yields inside would leave its caller in these modes.
 
-    `no_grad` rather than `inference_mode`: a tensor made in inference mode can never take part in a
-    derivative, neither a state that is handed out nor a buffer that the model makes in this pass and
-    keeps (rotary angles for a longer text), on which a later training step would fail.
+    This uses `no_grad`, not `inference_mode`: tensors created in inference mode can never be part of a
+    gradient computation. That would break returned states, and later training steps on a buffer that the
+    model creates in this pass and keeps (rotary angles for a longer text).
     """
     with (
         torch.inference_mode(False),
@@ -30,7 +30,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         _random_states_kept(),
         modules_kept(model) as modules,
     ):
-        # Not by `eval()`: some models do more in it (LoRA merges weights), which no flag undoes.
+        # Not `eval()`: in some models it does more (LoRA merges weights), which no flag undoes.
         for module in modules:
             if module.training:
                 module.training = False
@@ -39,10 +39,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def modules_kept(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """Give the modules of a model; on leaving, put back the mode, hooks and kind of attention of each.
+    """Yield the modules of a model; on exit, restore the mode, hooks and kind of attention of each.
 
-    transformers hangs hooks of its own on a model when hidden states are first asked for, and BigBird
-    changes to full attention for good at the first short text.
+    transformers registers hooks on a model when hidden states are first requested, and BigBird
+    switches permanently to full attention at the first short text.
     """
     modules = list(model.modules())
     training = [module for module in modules if module.training]
@@ -68,7 +68,7 @@ def modules_kept(model: nn.Module) -> Iterator[list[nn.Module]]:
             module._modules.update(children)
 
 
-# By this attribute transformers knows that its hooks are on a model.
+# With this attribute, transformers marks a model that has its hooks.
 _RECORDING: Final = "_output_capturing_hooks_installed"
 
 
@@ -80,7 +80,7 @@ def _hooks_of(modules: list[nn.Module]) -> list[dict[int, Any]]:
 
 @contextmanager
 def _random_states_kept() -> Iterator[None]:
-    """Put the random states of torch (with those of GPUs in use), numpy and Python back on leaving."""
+    """Restore the random states of torch (with GPUs in use), numpy and Python on exit."""
     python, array = random.getstate(), np.random.get_state()
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     gpus = range(torch.cuda.device_count() if in_use else 0)

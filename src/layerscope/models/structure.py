@@ -1,4 +1,4 @@
-"""Where an architecture without a row of its own keeps its blocks, and how it is called: measured."""
+"""Find the blocks of an architecture without a row in the table, and how to call it, by measurement."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from layerscope.models.modes import _random_states_kept, evaluating
 
 
 def infer_architecture(core: nn.Module) -> Architecture:
-    """Find the blocks and the final norm of a model by its structure and prove them on its own states.
+    """Find the blocks and the final norm of a model by its structure and verify them on its states.
 
-    The longest list of like blocks is taken; on a short input, its outputs must be the hidden states
-    that the model reports (whose last entry may be normed: the module that does it is the final norm).
-    How it is to be called, so that a text has the same states in every batch, is measured.
+    The candidate is the longest list of blocks of one class. On a short input, its outputs must be the
+    hidden states that the model reports (the last entry may be normed, by the final norm). It is then
+    measured how to call the model so that a text has the same states in every batch.
 
     Raises:
-        InputError: no such list, the model's own hidden states say otherwise, or no way to call it gives
-            a text states that are its own.
+        InputError: no such list, the model's hidden states differ, or the states of a text always depend
+            on its batch.
     """
     path = longest_block_list(core)
     blocks = tuple(core.get_submodule(path).children())
@@ -49,13 +49,13 @@ def infer_architecture(core: nn.Module) -> Architecture:
     shifted = zip(reported[: len(blocks) - 1], hooked[:-1], strict=True)
     if not (_all_equal(inner) or _all_equal(shifted)):
         raise refusal
-    if last.shape[-1] != hooked[-1].shape[-1]:  # Reformer's two streams
+    if last.shape[-1] != hooked[-1].shape[-1]:  # Reformer has two streams
         raise InputError(
             f"{trial.name} gives out states of {last.shape[-1]} dimensions where its blocks hand on "
             f"{hooked[-1].shape[-1]}, so that its output is no layer's state; its layers cannot be read."
         )
     raw = _equal(reported[-1], hooked[-1])
-    given = last if raw else reported[-1]  # CLIP's list ends before its norm
+    given = last if raw else reported[-1]  # CLIP's list ends before the norm
     norm = None
     if not _equal(given, hooked[-1]):
         norm = _module_between(core, hooked[-1], given, seen)
@@ -67,7 +67,7 @@ def infer_architecture(core: nn.Module) -> Architecture:
 def _states_both_ways(
     trial: _Trial,
 ) -> tuple[list[Tensor], Tensor, dict[int, tuple[Tensor, Tensor]]]:
-    """Run a short input: the states the model reports, its output, what entered and left its modules."""
+    """Return for a short input the reported states, the output, and each module's input and output."""
     seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -108,7 +108,7 @@ def _all_equal(pairs: Any) -> bool:
 def _module_between(
     core: nn.Module, before: Tensor, after: Tensor, seen: dict[int, tuple[Tensor, Tensor]]
 ) -> str | None:
-    """Return the path of the first module outside the blocks that makes one state of the other."""
+    """Return the path of the first module outside the blocks that maps one state to the other."""
     for path, module in core.named_modules():
         entered, left = seen.get(id(module), (before, before))
         if _equal(entered, before) and _equal(left, after):
@@ -116,33 +116,33 @@ def _module_between(
     return None
 
 
-# How far two ways to one state may part by rounding alone, as a share of the state's own size. Wrong
-# masks, norms and orders part by a tenth and more; 30 blocks in bfloat16 round by a twentieth at the
-# worst token. Other formats get float32's: in float64 too, transformers computes norms and rotary angles
-# in float32.
+# How far two computations of a state may differ by rounding alone, as a share of the state's norm. Wrong
+# masks, norms and orders differ by a tenth and more; rounding in 30 blocks in bfloat16 differs by a
+# twentieth at the worst token. Other dtypes use float32's value: in float64 too, transformers computes
+# norms and rotary angles in float32.
 TOLERANCES: Final[Mapping[str, float]] = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 
 
-# The same where the padding alone is another, which changes no shape: of most models not one bit may
-# differ. Where rounding still does (experts, by the number of their tokens), texts of one length together
-# are slower, but not wrong.
+# The limit if only the ids in the padding differ. Shapes are equal, so most models give equal bits. If
+# rounding exceeds the limit (experts, by the number of their tokens), only texts of one length share a
+# batch, which is slower but not wrong.
 _UNTOUCHED: Final = 1e-3
 
 
-_SHORT, _LONG = 5, 40  # tokens of the texts that are tried
+_SHORT, _LONG = 5, 40  # tokens of the trial texts
 
 
 def measured_calls(
     core: nn.Module, blocks: tuple[nn.Module, ...], architecture: Architecture
 ) -> Architecture:
-    """Return a layout with `positions`, `padding` and `mask` as a model needs them, by trying.
+    """Return the layout with the `positions`, `padding` and `mask` that a model needs, by trial.
 
-    A short and a long text run together, padded on either side, and each of them alone: the states must
-    be the same. They must also stay the same when other ids stand in the padding, which shows mixing that
-    is smaller than the rounding of half precision.
+    A short and a long text run together, padded on either side, and each alone: the states must be the
+    same. They must also stay the same with other ids in the padding, which detects leaks that are
+    smaller than the rounding of half precision.
 
     Raises:
-        InputError: states that another random state, or another text of the same length, changes.
+        InputError: the states depend on the random state, or on another text of the same length.
     """
     trial = _Trial(core, blocks)
     trial.refuse_restless()
@@ -169,11 +169,11 @@ def measured_calls(
 
 
 class _Trial:
-    """Texts of ordinary tokens to try a model on: a short one and two longer ones.
+    """A model and trial texts of ordinary tokens: a short one and two longer ones.
 
     Attributes:
         texts: their token ids.
-        fillers: two ids that stand in the padding.
+        fillers: two alternative ids for the padding.
     """
 
     def __init__(self, core: nn.Module, blocks: tuple[nn.Module, ...]) -> None:
@@ -203,19 +203,19 @@ class _Trial:
         return argument in inspect.signature(self.core.forward).parameters
 
     def inputs(self, texts: list[list[int]]) -> dict[str, Any]:
-        """Return the inputs for texts of one length as a model's own documentation has them."""
+        """Return the inputs for texts of one length, as in a model's own documentation."""
         return inputs_of(self.core, torch.tensor(texts, device=self.device))
 
     def run(self, inputs: dict[str, Any], **options: Any) -> Any:
         """Call the model and return its output.
 
         Raises:
-            InputError: it does not run on these inputs.
+            InputError: the model does not run on these inputs.
         """
         try:
             with evaluating(self.core):
                 return self.core(**inputs, **options)
-        except Exception as error:  # a model raises anything for inputs that it cannot take
+        except Exception as error:  # a model may raise anything for inputs that it does not support
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(
                 f"{self.name} is not in layerscope's table of architectures and does not run on a short "
@@ -223,14 +223,14 @@ class _Trial:
             ) from error
 
     def cropped(self, state: Tensor, tokens: int = _SHORT) -> Tensor:
-        """Return states without the tokens that the model itself put behind the text."""
+        """Return states without the tokens that the model itself added after the text."""
         return state[:, :tokens] if state.ndim == 3 and state.shape[1] > tokens else state
 
     def states(self, inputs: dict[str, Any]) -> list[Tensor]:
-        """Return what enters block 1, what leaves each block and the output, each (text, token, dim).
+        """Return the input of block 1, the output of each block and of the model, (text, token, dim).
 
         Raises:
-            InputError: one of them has another shape.
+            InputError: a state has another shape.
         """
         seen: list[Any] = []
 
@@ -258,7 +258,7 @@ class _Trial:
         return [self.cropped(state.float(), tokens) for state in seen]
 
     def own(self, text: int) -> list[Tensor]:
-        """Return the states of one text alone, as the model's own documentation calls it."""
+        """Return the states of one text alone, called as in the model's own documentation."""
         if text not in self.alone:
             self.alone[text] = [
                 state[0].cpu() for state in self.states(self.inputs([self.texts[text]]))
@@ -268,7 +268,7 @@ class _Trial:
     def together(
         self, called: Architecture, texts: list[int], side: str = "right", filler: int = 0
     ) -> list[list[Tensor]]:
-        """Return the states of each of some texts from one batch."""
+        """Return the states of each text from one batch of some texts."""
         lengths = [len(self.texts[text]) for text in texts]
         width = max(lengths)
         ids = torch.full((len(texts), width), self.fillers[filler])
@@ -288,7 +288,7 @@ class _Trial:
         return [[state[row].cpu()[real[row]] for state in found] for row in range(len(texts))]
 
     def keeps(self, called: Architecture, texts: list[int], side: str = "right") -> bool:
-        """Whether each of some texts has the states in a batch of them that it has alone."""
+        """Whether each text has the same states in one batch of these texts as alone."""
         try:
             found = self.together(called, texts, side)
             others = self.together(called, texts, side, filler=1) if side == "right" else found
@@ -302,8 +302,8 @@ class _Trial:
 
     def padding(self, called: Architecture) -> Padding:
         """Return the sides on which padding changes nothing."""
-        # BigBird's attention is sparse from some hundred tokens on, padding counted: no short text
-        # shows that.
+        # BigBird's attention is sparse from some hundred tokens on, padding included, which no short
+        # text can show.
         if getattr(self.core, "attention_type", "") == "block_sparse":
             return "none"
         if not self.keeps(called, [0, 1]):
@@ -313,7 +313,7 @@ class _Trial:
     def same(
         self, found: list[Tensor], expected: list[Tensor], tolerance: float | None = None
     ) -> bool:
-        """Whether states are the same, by default but for rounding."""
+        """Whether states are equal up to a tolerance, by default that of rounding."""
         allowed = self.tolerance if tolerance is None else tolerance
         return all(
             one.shape == other.shape and _apart(one, other) <= allowed
@@ -337,9 +337,9 @@ class _Trial:
 
 
 def _apart(found: Tensor, expected: Tensor) -> float:
-    """Return how far two states (..., token, dim) part at the worst token, as a share of its norm.
+    """Return the difference of two states (..., token, dim) at the worst token, as a share of its norm.
 
-    Of the median norm where that is greater; infinite where a number is not finite.
+    The median norm replaces the token's norm if it is larger. Infinite if a value is not finite.
     """
     sizes = expected.norm(dim=-1)
     scale = sizes.clamp(min=max(float(sizes.median()), torch.finfo(sizes.dtype).tiny))
@@ -350,13 +350,13 @@ def _apart(found: Tensor, expected: Tensor) -> float:
 def inputs_of(
     model: nn.Module, ids: Tensor, real: Tensor | None = None, positions: Tensor | None = None
 ) -> dict[str, Any]:
-    """Return what a model is called with.
+    """Return the arguments to call a model with.
 
     Args:
         model: the model.
         ids: (text, token) token ids.
-        real: (text, token), True where a token is not padding; None gives no mask.
-        positions: (text, token) position ids; None gives none.
+        real: (text, token), True where a token is not padding; None passes no mask.
+        positions: (text, token) position ids; None passes none.
     """
     inputs: dict[str, Any] = {"input_ids": ids}
     if real is not None:

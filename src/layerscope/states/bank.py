@@ -1,11 +1,11 @@
-"""Pooled vectors of every site of a model, on disk, found again by the text they belong to.
+"""Pooled vectors of every site of a model, stored on disk by the text they belong to.
 
-What one forward pass gave for a text is kept under the hash of that text (a prompt included), in one
-folder for one model and one way to count tokens. Any task, layer or pooling reads it from there, one
-site at a time.
+The vectors of a text are stored under the hash of that text (with its prompt), in one folder for one
+model and one choice of counted tokens. Any task, layer or pooling reads them from there, one site at a
+time.
 
-Shards are written whole under names of their own and never changed, so that reading needs no lock. One
-process at a time writes; the others wait for it and then find what it wrote.
+Each shard is written whole, under a unique name, and never changed, so that reading needs no lock. One
+process at a time writes; the others wait and then find what it wrote.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 def hash_of(text: str) -> bytes:
-    """Return the name of a text in a bank."""
+    """Return the hash that names a text in a bank."""
     encoded = text.encode("utf-8", "surrogatepass")
     return hashlib.blake2b(encoded, digest_size=_HASH_BYTES).digest()
 
 
 def key(site: Site, pooling: Pooling) -> str:
-    """Name the rows of a site in a shard."""
+    """Return the name of the rows of a site in a shard."""
     return f"{pooling.value}/{site}"
 
 
 class VectorBank:
-    """The vectors of a folder, all of one model and one way to count tokens.
+    """The vectors in a folder, all of one model and one choice of counted tokens.
 
     Args:
-        folder: where the shards lie; made if need be.
-        identity: everything that decides the vectors besides text, site and pooling, as plain values.
-        facts: what else a reader should find in the folder's description; not compared.
+        folder: of the shards; created if missing.
+        identity: everything that decides the vectors except text, site and pooling, as plain values.
+        facts: further entries of the folder's description; not compared.
 
     Raises:
         InputError: the folder holds vectors of another identity, or something else.
     """
 
-    BUDGET: ClassVar[int] = 64_000_000  # bytes that wait in memory before they are written
-    SECONDS: ClassVar[float] = 30  # of work that a kill may cost
+    BUDGET: ClassVar[int] = 64_000_000  # bytes in memory before they are written
+    SECONDS: ClassVar[float] = 30  # of work that a kill may lose
 
     def __init__(
         self, folder: Path, identity: Mapping[str, Any], facts: Mapping[str, Any] | None = None
@@ -72,7 +72,7 @@ class VectorBank:
         if found is None:
             _refuse_other_files(folder)
             with locked(folder / LOCK_FILE, self._tell_waiting, keep=True):
-                found = description(folder)  # another process may have made it just now
+                found = description(folder)  # another process may have just created it
                 if found is None:
                     self._describe({}, facts or {})
         if found is not None:
@@ -86,22 +86,22 @@ class VectorBank:
         self._flushed = time.monotonic()
 
     def _describe(self, known: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-        """Write what the bank is; a fact that is not known now stays what it was."""
+        """Write the description; a fact that is None now keeps its earlier value."""
         told = {name: value for name, value in facts.items() if value is not None}
         described = {"schema_version": SCHEMA_VERSION, "identity": self.identity}
         write_json(self.folder / BANK_FILE, described | {"facts": {**known, **told}})
 
     def _learn(self, known: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-        """Write facts that the description lacks; one that may only be read serves without."""
+        """Write facts that the description lacks; a read-only bank works without them."""
         if any(value is not None and known.get(name) != value for name, value in facts.items()):
             with suppress(InputError):
                 self._describe(known, facts)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the only process that writes for the time of a block, which sees what others wrote.
+        """Lock the bank for writing, and load the shards that other processes wrote.
 
-        Where another process writes, a warning says so, and it is waited for.
+        While another process writes, wait for it, with a warning.
 
         Raises:
             InputError: the folder cannot be written to.
@@ -126,19 +126,19 @@ class VectorBank:
         return len({name for shard in self._shards for name in shard.names})
 
     def missing(self, names: Iterable[bytes], pooling: Pooling) -> list[bytes]:
-        """Return the texts that have no vectors of this pooling yet, each once, in their order."""
+        """Return the texts without vectors of this pooling, each once, in order."""
         known = self._index(pooling)
         return [name for name in dict.fromkeys(names) if name not in known]
 
     def add(self, names: Sequence[bytes], rows: Mapping[str, Array]) -> None:
-        """Keep one batch: rows by `key` and the rows of `FACTS`, one for each text."""
+        """Add one batch: rows by `key` and the rows of `FACTS`, one for each text."""
         self._waiting.append((names, rows))
         self._bytes += sum(array.nbytes for array in rows.values())
         if self._bytes > self.BUDGET or time.monotonic() - self._flushed > self.SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits to a new shard.
+        """Write the rows in memory to a new shard.
 
         Raises:
             RunError: the disk is full.
@@ -149,7 +149,7 @@ class VectorBank:
         merged = {"names": np.frombuffer(names, np.uint8).reshape(-1, _HASH_BYTES)}
         for rows_key in self._waiting[0][1]:
             merged[rows_key] = np.concatenate([rows[rows_key] for _, rows in self._waiting])
-        # Not a number: a process that opened the bank before does not know the others' numbers.
+        # A random name: a process that opened the bank earlier does not know the numbers of others.
         path = self.folder / f"shard-{secrets.token_hex(6)}.safetensors"
         save_shard(merged, path)
         self._enlist(path)
@@ -167,24 +167,24 @@ class VectorBank:
         return self._rows(key(site, pooling), names, self._index(pooling))
 
     def facts(self, pooling: Pooling, names: Sequence[bytes]) -> dict[str, Array]:
-        """Return `FACTS` of these texts: tokens, and whether cut or counted with all their tokens."""
+        """Return `FACTS` of these texts: tokens, whether truncated, whether all tokens are counted."""
         rows = self._rows("facts", names, self._index(pooling))
         return {name: rows[:, column] for column, name in enumerate(FACTS)}
 
-    # --- the plan of an encoding, so that one that was killed goes on with the same batches -------
+    # --- the plan of an encoding, so that an encoding that was killed resumes with the same batches
 
-    # Each has a file of its own: what one process left unfinished, another must not forget.
+    # Each plan has its own file, so that no process overwrites the unfinished plan of another.
 
     def save_plan(self, names: Sequence[bytes]) -> None:
-        """Keep which texts are about to be encoded together."""
+        """Save which texts are about to be encoded together."""
         write_atomically(self._plan_file(names), b"".join(names))
 
     def load_plan(self, missing: Sequence[bytes], asked: Collection[bytes]) -> list[bytes]:
-        """Return the texts of the unfinished encoding that these belong to; none if there is none.
+        """Return the texts of an unfinished encoding; empty if there is none that fits.
 
         Args:
-            missing: texts to encode, all of which must be in it.
-            asked: texts that are known, to which all of it must belong.
+            missing: texts to encode; the plan must contain all of them.
+            asked: texts at hand; the plan must contain no others.
         """
         for path in sorted(self.folder.glob(PLANS)):
             content = path.read_bytes()
@@ -194,7 +194,7 @@ class VectorBank:
         return []
 
     def drop_plan(self, names: Sequence[bytes]) -> None:
-        """Forget a plan: everything in it is encoded."""
+        """Remove a plan, because all of its texts are encoded."""
         self._plan_file(names).unlink(missing_ok=True)
 
     def _plan_file(self, names: Sequence[bytes]) -> Path:
@@ -204,7 +204,7 @@ class VectorBank:
     # --- shards -----------------------------------------------------------------------------------
 
     def _enlist_new(self) -> None:
-        """Take in the shards that other processes wrote since this one looked."""
+        """Load the shards that other processes wrote since the last look."""
         known = {shard.path for shard in self._shards}
         for path in sorted(self.folder.glob("shard-*.safetensors")):
             if path not in known:
@@ -218,7 +218,7 @@ class VectorBank:
                 index.update(shard.places(len(self._shards) - 1))
 
     def _index(self, pooling: Pooling) -> dict[bytes, tuple[int, int]]:
-        """Return text -> (shard, row) for a pooling; made once."""
+        """Return text -> (shard, row) for a pooling; built once."""
         if pooling.value not in self._indexes:
             index: dict[bytes, tuple[int, int]] = {}
             for number, shard in enumerate(self._shards):
@@ -261,7 +261,7 @@ class _Shard:
             with safe_open(path, framework="numpy") as shard:
                 content = shard.get_tensor("names").tobytes()
                 poolings = frozenset(k.partition("/")[0] for k in shard.keys() if "/" in k)  # noqa: SIM118
-        except Exception as error:  # safetensors has an error of its own
+        except Exception as error:  # safetensors raises its own error type
             raise InputError(
                 f"{str(path)!r} cannot be read ({error}); remove it, and its texts are encoded again."
             ) from error
@@ -273,7 +273,7 @@ class _Shard:
 
 
 def description(folder: Path) -> dict[str, Any] | None:
-    """Return what a bank's folder says of itself, None if it is none yet.
+    """Return the description of a bank, None if the folder has none yet.
 
     Raises:
         InputError: a description that cannot be read, or of a newer layerscope.
@@ -293,7 +293,7 @@ def description(folder: Path) -> dict[str, Any] | None:
 
 
 def refuse_no_bank(folder: Path) -> None:
-    """Refuse, before a model is loaded, a folder that holds other things or may not be written to."""
+    """Refuse, before a model is loaded, a folder that holds other things or is not writable."""
     if not folder.is_dir() or description(folder) is None:
         _refuse_other_files(folder)
     refuse_unwritable(folder)
@@ -308,7 +308,7 @@ def _refuse_other_files(folder: Path) -> None:
 
 
 def _is_foreign(file: Path) -> bool:
-    """Whether a file in a folder without a description is not what a killed start left there."""
+    """Whether a file in a folder without a description is none that an interrupted start left."""
     return file.name != LOCK_FILE and not file.name.startswith(f".{BANK_FILE}")
 
 

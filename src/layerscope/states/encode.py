@@ -1,4 +1,4 @@
-"""Texts -> pooled vectors of every site, in a bank: one forward pass for each distinct text, ever."""
+"""Texts -> pooled vectors of every site, in a bank: each distinct text runs through the model once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from layerscope.states.pooling import decided, first_token_ratio, pool
 from layerscope.states.sites import Site, TokenStates
 from layerscope.states.store import Array
 
-BANK_BUDGET: Final = 20_000_000_000  # bytes; past it only the pooling that is asked for is kept
+BANK_BUDGET: Final = 20_000_000_000  # bytes; beyond it only the requested pooling is kept
 _FLOAT: Final = 4
 
 
@@ -32,31 +32,31 @@ class TokenPolicy(TokenConfig):
 
     @classmethod
     def of_config(cls, config: TokenConfig) -> Self:
-        """Return the policy that a command's config holds."""
+        """Return the policy of a command's config."""
         return cls(**{name: getattr(config, name) for name in cls.model_fields})
 
     def by_rule(self, text: TokenizedText) -> list[bool]:
-        """For each token, whether it counts."""
+        """Return whether each token counts."""
         return text.counted(
             special_tokens=self.special_tokens,
             first_token=self.first_token is not FirstToken.DROP,
         )
 
     def counted(self, text: TokenizedText) -> list[bool]:
-        """For each token, whether it counts; all of them where by the rules none would."""
+        """Return whether each token counts; all tokens count if otherwise none would."""
         marks = self.by_rule(text)
         return marks if any(marks) else [True] * len(text.ids)
 
 
 @dataclass(frozen=True)
 class OpenBank:
-    """A bank with what was decided for it.
+    """A bank and the token policy that was decided for it.
 
     Attributes:
-        bank: where the vectors are.
-        policy: which tokens count, `auto` decided.
+        bank: the vectors.
+        policy: which tokens count, with `auto` decided.
         first_token_ratio: norm of position 0 over the median of the others, at the worst layer; None
-            where nobody asked for it.
+            if it was not needed.
     """
 
     bank: VectorBank
@@ -65,10 +65,10 @@ class OpenBank:
 
 
 def open_bank(folder: Path, backbone: Backbone, policy: TokenPolicy) -> OpenBank:
-    """Open or make the bank of a model.
+    """Open or create the bank of a model.
 
-    Whether the first token is a sink is measured once a model, on the built-in sample, so that neither
-    the order of tasks nor their texts can change what counts.
+    Whether the first token is a sink is measured once per model, on the built-in sample, so that neither
+    the order of tasks nor their texts can change which tokens count.
 
     Raises:
         InputError: the folder holds vectors of another model, or with other tokens counted.
@@ -110,12 +110,12 @@ def sample_ratio(backbone: Backbone, limit: int) -> float | None:
 
 @dataclass
 class Encoded:
-    """What an encoder has run through the model so far.
+    """Counts of what an encoder has run through the model so far.
 
     Attributes:
-        texts: texts that went through the model.
-        tokens: their tokens, padding not counted.
-        seconds: time that took.
+        texts: number of texts.
+        tokens: number of their tokens, without padding.
+        seconds: time taken.
     """
 
     texts: int = 0
@@ -128,16 +128,16 @@ class Encoded:
 
 
 class BankEncoder:
-    """Reads vectors of texts from a bank, and runs the model over those that it lacks.
+    """Reads vectors of texts from a bank, and runs the model on texts that the bank lacks.
 
     Args:
         backbone: the model.
         opened: its bank, and which tokens count.
-        pooling: the pooling whose vectors are asked for.
-        poolings: those to keep; None keeps all while the bank stays below its budget.
-        sites: those to keep; None keeps the output of every block and what the model gives.
+        pooling: the pooling whose vectors are read.
+        poolings: poolings to store; None stores all while the bank stays below its budget.
+        sites: sites to store; None stores the output of every block and of the model.
         batch_tokens: padded tokens in one forward pass.
-        progress: told of the tokens that went through the model.
+        progress: called with the number of tokens that went through the model.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class BankEncoder:
         self.notes: dict[str, None] = dict.fromkeys(note_on_padding(backbone))
 
     def vectors(self, site: Site, texts: Sequence[str]) -> Array:
-        """Return one site's vectors (text, dim) of some texts; the model reads those not yet kept.
+        """Return one site's vectors (text, dim) of some texts; the model runs on those not yet stored.
 
         Raises:
             RunError: states that are not finite, a text that does not fit in memory, a full disk.
@@ -169,23 +169,23 @@ class BankEncoder:
         return self.bank.vectors(site, self.pooling, names)
 
     def fill(self, texts: Sequence[str], names: Sequence[bytes]) -> None:
-        """Run the model over the texts that the bank lacks, all sites at once."""
+        """Run the model on the texts that the bank lacks, for all sites at once."""
         if not self.bank.missing(names, self.pooling):
             return
         with self.bank.writing():
             missing = self.bank.missing(names, self.pooling)
-            if not missing:  # the process that was waited for encoded them
+            if not missing:  # another process encoded them in the meantime
                 return
             started = time.perf_counter()
             by_name = dict(zip(names, texts, strict=True))
-            # Batches decide the last digits: an encoding that was killed goes on with its own.
+            # Batches decide the last digits, so an encoding that was killed resumes with its own batches.
             planned = self.bank.load_plan(missing, by_name.keys())
             if not planned:
                 planned = missing
                 self.bank.save_plan(planned)
             try:
                 self._encode([by_name[name] for name in planned], planned, set(missing))
-            finally:  # an interrupt or a failure loses nothing that was computed
+            finally:  # an interrupt or a failure must not lose computed vectors
                 self.bank.flush()
             self.bank.drop_plan(planned)
             self.encoded.seconds += time.perf_counter() - started
@@ -225,13 +225,13 @@ class BankEncoder:
 
     def _tokenized(self, texts: Sequence[str]) -> list[TokenizedText]:
         found = tokenize(self.backbone.tokenizer, texts, self.policy.max_length)
-        # A text of no token at all still needs a place for the model to stand on.
+        # The model needs at least one token, even for a text without any.
         filler = padding_id(self.backbone.tokenizer, self.backbone.model.config)
         nothing = TokenizedText((filler,), (True,), truncated=False)
         return [text if text.ids else nothing for text in found]
 
     def _poolings(self, texts: int) -> tuple[Pooling, ...]:
-        """Return which poolings to keep: all, unless others were asked for or the bank grows too big."""
+        """Return the poolings to store: all, unless some were chosen or the bank would grow too big."""
         if self.poolings is not None:
             return tuple(dict.fromkeys((self.pooling, *self.poolings)))
         one = texts * len(self.sites) * self.backbone.info.dim * _FLOAT
@@ -254,7 +254,7 @@ def refuse_non_finite(vectors: Tensor, site: Site, backbone: Backbone) -> None:
 
 @dataclass(frozen=True)
 class _Pooled:
-    """The reducer that extraction calls: token states of a site -> a vector a text and pooling."""
+    """Reducer for `extract`: token states of a site -> one vector per text and pooling."""
 
     poolings: tuple[Pooling, ...]
     backbone: Backbone

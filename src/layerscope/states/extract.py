@@ -1,7 +1,7 @@
-"""One forward pass a batch -> the token states of every site, one site at a time.
+"""One forward pass per batch -> the token states of every site, one site at a time.
 
-Hooks read each state as it appears and hand it to a reducer; what the reducer returns is all that
-stays. Nothing here knows a measure.
+Hooks pass each state to a reducer as it is computed; only what the reducer returns is kept. This module
+knows nothing of measures.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def silent(_stage: str, _done: int, _total: int) -> None:
 
 @dataclass(frozen=True)
 class BatchResult(Generic[Reduced]):
-    """What the reducer made of one batch: a result for every site."""
+    """The results of the reducer for one batch, one for every site."""
 
     items: tuple[int, ...]
     by_site: dict[Site, Reduced]
 
 
 class _StopForwardError(Exception):
-    """Raised from a hook to end the pass once the highest site asked for was read."""
+    """Raised from a hook to end the pass once the last requested site was read."""
 
 
 def sites_of(
@@ -50,8 +50,8 @@ def sites_of(
 ) -> tuple[Site, ...]:
     """Return the sites for some layers and stages, in the order in which the model computes them.
 
-    All layers by default. `block` brings layer 0 and, where layer L is asked for and the model has
-    one, the `final_norm` as well.
+    All layers by default. `block` includes layer 0 and, if layer L is requested and the model has
+    one, the `final_norm`.
 
     Raises:
         InputError: a layer or a stage that this model does not have.
@@ -107,18 +107,18 @@ def batches(
     finished: set[int] | frozenset[int] = frozenset(),
     tight: bool = False,
 ) -> Iterator[TokenBatch]:
-    """Yield texts in padded batches of similar length, but for batches of which all is finished.
+    """Yield texts in padded batches of similar length, without batches whose texts are all finished.
 
-    Of one length, where padding changes the model's states: see `groups`.
+    If padding changes the model's states, a batch has texts of one length: see `groups`.
 
     Args:
-        backbone: the model that they are for.
+        backbone: the model.
         texts: the texts as tokens.
         counted: for each token of each text, whether it counts.
         budget: padded tokens in one batch.
         items: which of the texts; None for all.
-        finished: texts that need not be run again. The plan never depends on them, so that a resumed
-            run makes the same batches.
+        finished: texts that need not run again. Batches do not depend on them, so that a resumed run
+            makes the same batches.
         tight: see `plan_batches`.
     """
     wanted = range(len(texts)) if items is None else items
@@ -135,14 +135,14 @@ def groups(
 ) -> list[list[int]]:
     """Return which texts share a batch, by their lengths alone; see `plan_batches`.
 
-    Where padding changes the states of a model, only texts of one length share a batch: no batch size and
-    no order of texts can then change a result.
+    If padding changes the states of a model, only texts of one length share a batch, so that neither
+    the batch size nor the order of texts changes a result.
     """
     return plan_batches(lengths, budget, tight=tight, one_length=backbone.padding == "none")
 
 
 def note_on_padding(backbone: Backbone) -> list[str]:
-    """Return a note for the record on how texts are batched, where that is out of the ordinary."""
+    """Return a note for the record if texts are batched in an unusual way."""
     if backbone.padding != "none":
         return []
     name = backbone.info.model_class
@@ -158,12 +158,12 @@ def extract(
     sites: Sequence[Site],
     reduce: Reducer[Reduced],
 ) -> Iterator[BatchResult[Reduced]]:
-    """Run every batch once and yield what `reduce` makes of each site's token states.
+    """Run every batch once and yield the results of `reduce` for each site's token states.
 
-    The pass ends after the last site. A batch that does not fit in memory is halved until it does.
-    Only `reduce` runs inside a pass, without gradients. Wherever the caller's code runs (over the
-    results, in `batches`), the model, its hooks, the modes of autograd and all random states are as
-    they were before.
+    The pass ends after the last site. A batch that does not fit in memory is halved until it fits.
+    Only `reduce` runs inside a pass, without gradients. Whenever the caller's code runs (between
+    results, in `batches`), the model, its hooks, the autograd modes and all random states are as they
+    were before.
 
     Raises:
         RunError: a single text does not fit in memory, or a site was never computed.
@@ -182,7 +182,7 @@ def extract(
 def _fitting(
     backbone: Backbone, batch: TokenBatch, sites: Sequence[Site], reduce: Reducer[Reduced]
 ) -> dict[Site, Reduced] | None:
-    """Run one batch; None if it does not fit in memory but may be halved."""
+    """Run one batch; return None if it does not fit in memory but can be halved."""
     try:
         with evaluating(backbone.model):
             return _run(backbone, batch, sites, reduce)
@@ -207,7 +207,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _run(
     backbone: Backbone, batch: TokenBatch, sites: Sequence[Site], reduce: Reducer[Reduced]
 ) -> dict[Site, Reduced]:
-    """Run one batch; all of its sites are reduced, or none is returned."""
+    """Run one batch and reduce all of its sites."""
     results: dict[Site, Reduced] = {}
     wanted = set(sites)
 
@@ -231,9 +231,9 @@ def _run(
 
 def _wide(state: Tensor, batch: TokenBatch) -> Tensor:
     wide = state if state.dtype in (torch.float32, torch.float64) else state.float()
-    if wide.ndim == 2:  # OPT lays its tokens in one row before the MLP
+    if wide.ndim == 2:  # OPT flattens (text, token) before the MLP
         return wide.reshape(*batch.ids.shape, -1)
-    return wide[:, : batch.ids.shape[1]]  # Longformer lengthens a batch to whole windows
+    return wide[:, : batch.ids.shape[1]]  # Longformer pads a batch to whole windows
 
 
 def _inputs(backbone: Backbone, batch: TokenBatch) -> dict[str, Any]:
@@ -246,14 +246,14 @@ def _inputs(backbone: Backbone, batch: TokenBatch) -> dict[str, Any]:
 
 
 class _Receive(Protocol):
-    """Takes the state of a site and, of a block, what entered it."""
+    """Receives the state of a site and, for a block, the block's input."""
 
     def __call__(self, site: Site, state: Tensor, entered: Tensor | None = None) -> None: ...
 
 
 def _taps(backbone: Backbone, wanted: set[Site], receive: _Receive) -> ExitStack:
-    """Hook every wanted site. A block that several layers share is told apart by counting its calls."""
-    with ExitStack() as stack:  # removes those that are on if a later one cannot be put on
+    """Hook every wanted site. Calls are counted for a block that several layers share."""
+    with ExitStack() as stack:  # removes the hooks if a later one cannot be registered
         _tap_all(backbone, wanted, receive, lambda handle: stack.callback(handle.remove))
         return stack.pop_all()
 
@@ -284,7 +284,7 @@ def _tap_all(
 
 
 class _Counter:
-    """Which layer a block is at, for blocks that are called once for each of several layers."""
+    """Counts the calls of a block that several layers share, and so tracks the current layer."""
 
     def __init__(self, layers: list[int]) -> None:
         self.layers = layers
@@ -326,7 +326,7 @@ def _site_maker(counter: _Counter, stage: str) -> Callable[[], Site]:
 
 
 def _block_hook(site: Callable[[], Site], receive: _Receive) -> Any:
-    """Return a hook that hands on what left a block, beside what entered it."""
+    """Return a hook that passes on a block's output and its input."""
 
     def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         left = output[0] if isinstance(output, tuple | list) else output
@@ -350,7 +350,7 @@ def _input_hook(site: Callable[[], Site], receive: _Receive) -> Any:
 
 
 def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Return the hidden states among a module's arguments: the first one, by place or by name."""
+    """Return the hidden states among a module's arguments: the first one, or `hidden_states`."""
     state = args[0] if args else kwargs["hidden_states"]
     if not isinstance(state, Tensor):
         raise RunError(f"expected hidden states as a block's first argument, got {type(state)}.")

@@ -1,4 +1,4 @@
-"""Token states of a text -> one vector; and whether the first token is an attention sink."""
+"""Pooling of token states into one vector per text, and detection of an attention sink."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from layerscope.states.sites import TokenStates
 
 
 def pool(tokens: TokenStates, pooling: Pooling) -> Tensor:
-    """Return one vector a text, (text, dim).
+    """Return one vector per text, (text, dim).
 
-    `first` and `last` take the first and last real token, special or not, since that is where models
-    trained for them put the text (CLS, EOS). The others see only the tokens that count;
-    `weighted_mean` weighs them by their place among those, 1, 2, 3... (Muennighoff 2022, SGPT).
+    `first` and `last` take the first and last real token, special or not, because models trained for
+    them represent the text there (CLS, EOS). The others use only the tokens that count;
+    `weighted_mean` weights these by their rank, 1, 2, 3... (Muennighoff 2022, SGPT).
     """
     match pooling:
         case Pooling.FIRST:
@@ -45,7 +45,7 @@ def mean(states: Tensor, weights: Tensor) -> Tensor:
     pooled = (weights[:, None] @ states)[:, 0] / total
     if bool(pooled.isfinite().all()):
         return pooled
-    # Zero times NaN is NaN: what stands where nothing counts must not reach the mean.
+    # Zero times NaN is NaN: states at positions that do not count must not reach the mean.
     clean = states.masked_fill((weights == 0)[..., None], 0)
     return (weights[:, None] @ clean)[:, 0] / total
 
@@ -64,8 +64,8 @@ def first_token_ratio(backbone: Backbone, texts: Sequence[TokenizedText]) -> flo
     """Return how far the first token's norm exceeds the others', at the worst layer.
 
     At each block the norm of position 0 is divided by the median norm of the other ordinary tokens,
-    and the median is taken over the first texts. None if no text has another ordinary token, or the
-    states are not finite (what to do about that, the pass decides).
+    and the median is taken over the first texts. None if no text has another ordinary token, or if the
+    states are not finite (which the pass itself handles).
     """
     short = [
         TokenizedText(text.ids[:_TOKENS], text.special[:_TOKENS], truncated=False)
@@ -86,14 +86,14 @@ def first_token_ratio(backbone: Backbone, texts: Sequence[TokenizedText]) -> flo
 
 
 def decided(first_token: FirstToken, ratio: float | None) -> FirstToken:
-    """Return a policy on the first token with `auto` decided: left out where it is a sink."""
+    """Return the policy on the first token with `auto` decided: drop it if it is a sink."""
     if first_token is not FirstToken.AUTO:
         return first_token
     return FirstToken.KEEP if ratio is None or ratio < SINK_RATIO else FirstToken.DROP
 
 
 def _ratios(tokens: TokenStates) -> torch.Tensor:
-    """Return first norm over median norm of the counted tokens, (text,)."""
+    """Return the norm of the first token over the median norm of the counted tokens, (text,)."""
     norms = tokens.states.norm(dim=-1)
     others = norms.masked_fill(~tokens.counted, torch.nan).nanmedian(dim=1).values
     first = norms.gather(1, tokens.real.int().argmax(dim=1, keepdim=True))[:, 0]

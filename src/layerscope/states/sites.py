@@ -1,4 +1,4 @@
-"""Hidden states on their way from the model to the measures, with named axes."""
+"""A place in a model where states are read, and the token states read there, with named axes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from layerscope.errors import RunError
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """One place in a model: a layer (0 is the embedding output) and a stage in it."""
+    """One place in a model: a layer (0 is the embedding output) and its stage."""
 
     layer: int
     stage: str = "block"
@@ -22,15 +22,15 @@ class Site:
 
 @dataclass(frozen=True)
 class TokenStates:
-    """The states of one site for a batch of texts, alive only while they are reduced.
+    """The states of one site for a batch of texts, in memory only while they are reduced.
 
     Attributes:
-        site: where they come from.
+        site: the place in the model.
         states: (text, token, dim), float32 or float64, padding included.
         real: (text, token), True where a token is not padding.
         counted: (text, token), True where a token counts: real, and neither a special token nor a
-            first token that the settings leave out.
-        entered: (text, token, dim) what entered the block, where the site is a block's output.
+            first token that the settings exclude.
+        entered: (text, token, dim), the block's input if the site is a block's output.
     """
 
     site: Site
@@ -51,7 +51,7 @@ class TokenStates:
 
 
 def layer_number(layer: int, depth: int) -> int:
-    """Return the number of a layer that may be counted from the last one, as -1.
+    """Return the number of a layer that may be negative (-1 is the last layer).
 
     >>> layer_number(-1, 12), layer_number(3, 12)
     (12, 3)

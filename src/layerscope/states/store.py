@@ -1,7 +1,7 @@
-"""What one pass leaves behind, kept in shards on disk: written atomically, found again after a kill.
+"""The results of a pass, stored in shards on disk, so that a run that was killed can resume.
 
-A shard holds some finished items (a text, or a view of one) and, under each key, their rows. Nothing
-is rewritten; a run that was killed reads which items are finished and computes the others.
+A shard holds some finished items (a text, or a view of one) and, under each key, their rows. Shards are
+written atomically and never changed; a resumed run reads which items are finished and computes the rest.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class StateStore:
-    """Rows by key for a set of items, gathered in memory and spilled to shards.
+    """Rows by key for a set of items, collected in memory and written to shards.
 
     Args:
-        folder: where the shards lie; None keeps them in a temporary folder that goes with the object.
-        budget: bytes that may wait in memory before they are written.
+        folder: of the shards; None uses a temporary folder that is removed with the object.
+        budget: bytes that may stay in memory before they are written.
     """
 
     BUDGET: ClassVar[int] = 64_000_000
-    SECONDS: ClassVar[float] = 30  # of work that a kill may cost
+    SECONDS: ClassVar[float] = 30  # of work that a kill may lose
 
     def __init__(self, folder: Path | None = None, budget: int = BUDGET) -> None:
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="layerscope-")
@@ -44,14 +44,14 @@ class StateStore:
         self._flushed = time.monotonic()
 
     def finished(self) -> set[int]:
-        """Items whose rows are kept."""
+        """Return the items whose rows are stored."""
         found: set[int] = set()
         for items, _ in self._parts("items"):
             found.update(items.tolist())
         return found
 
     def add(self, items: Array, rows: Mapping[str, Array]) -> None:
-        """Keep one batch: for every key an array with a row for each of `items`."""
+        """Add one batch: for every key an array with a row for each of `items`."""
         self._waiting.append((items, rows))
         self._bytes += sum(array.nbytes for array in rows.values())
         late = not self._temporary and time.monotonic() - self._flushed > self.SECONDS
@@ -59,7 +59,7 @@ class StateStore:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits to a new shard."""
+        """Write the rows in memory to a new shard."""
         if not self._waiting:
             return
         merged = {"items": np.concatenate([items for items, _ in self._waiting])}
@@ -72,7 +72,7 @@ class StateStore:
         self._flushed = time.monotonic()
 
     def rows(self, key: str, items: Array) -> Array:
-        """Return the rows of `items` under a key, in their order.
+        """Return the rows of `items` under a key, in the order of `items`.
 
         Raises:
             RunError: an item was never added.
@@ -113,13 +113,13 @@ class StateStore:
 
 
 def save_shard(arrays: dict[str, Array], path: Path) -> None:
-    """Write arrays to a shard; a reader, or a kill, finds the whole of it or nothing.
+    """Write arrays to a shard atomically.
 
     Raises:
         RunError: the disk is full.
         InputError: the folder cannot be written to.
     """
-    # Named so that a glob for shards does not find it before it is whole.
+    # The name keeps a glob for shards from finding it before it is complete.
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def save_shard(arrays: dict[str, Array], path: Path) -> None:
         partial.replace(path)
     except OSError as error:
         raise explained_write_error(error, path) from error
-    except Exception as error:  # safetensors wraps what the system says in an error of its own
+    except Exception as error:  # safetensors wraps the system's message in its own error type
         raise _from_safetensors(error, path) from error
 
 
