@@ -203,32 +203,11 @@ def test_what_cannot_be_compared_is_refused():
     )
     with pytest.raises(InputError, match="20 and 21 samples"):
         filtration_module.joint_counts(one, other)
-    with pytest.raises(UndefinedError, match="all pairs enter at one level, so there is no order"):
-        filtration_module.gfmi_birth(torch.tensor([[9]]))
     with pytest.raises(UndefinedError, match="at every level both graphs connect all samples"):
         filtration_module.gfmi_edge(torch.tensor([[9]]))
     for levels in ((), (3, 2), (0, 4), (7,)):
         with pytest.raises(InputError, match="rising numbers of edges from 1 to 6"):
             filtration_module.filtration(Pairs(normal(4, 3)), levels=levels)
-
-
-def test_birth_is_the_information_of_the_whole_table():
-    x = normal(60, 4)
-    y = x + 0.3 * normal(60, 4, 1)
-    parts = [filtration_module.filtration(Pairs(rows)) for rows in (x, y)]
-    from sklearn.metrics import normalized_mutual_info_score
-
-    expected = normalized_mutual_info_score(parts[0].codes.numpy(), parts[1].codes.numpy())
-    assert filtration_module.gfmi_birth(filtration_module.joint_counts(*parts)) == pytest.approx(
-        expected
-    )
-    assert filtration_module.gfmi_birth(
-        filtration_module.joint_counts(parts[0], parts[0])
-    ) == pytest.approx(1)
-    square = torch.zeros(6, 6, dtype=torch.int64)
-    square[0, 0] = 6
-    with pytest.raises(UndefinedError, match="one level"):
-        filtration_module.gfmi_birth(square)
 
 
 def slow_knn_information(one, other, n):
@@ -389,23 +368,6 @@ def test_component_forms_that_have_no_value():
         filtration_module.gfmi_component_counts(
             tree, filtration_module.spanning_tree(Pairs(normal(21, 3)))
         )
-
-
-def test_subsets_of_the_samples_give_the_value_with_its_error():
-    x = normal(400, 8)
-    y = x + 0.5 * normal(400, 8, 1)
-    found = filtration_module.subsampled_gfmi(x, y, nodes=200, draws=12)
-    whole = edge(x, y)
-    assert abs(found.value - whole) < 0.06
-    assert 0 < float(found.contributions.std()) < 0.03
-    again = filtration_module.subsampled_gfmi(x, y, nodes=200, draws=12)
-    assert torch.equal(found.contributions, again.contributions)
-    other = filtration_module.subsampled_gfmi(x, y, nodes=200, draws=12, seed=1)
-    assert not torch.equal(found.contributions, other.contributions)
-    everything = filtration_module.subsampled_gfmi(x, y, nodes=400, draws=2)
-    assert everything.contributions.tolist() == pytest.approx([whole] * 2)
-    with pytest.raises(InputError, match="expected 4 to 400 nodes, got 401"):
-        filtration_module.subsampled_gfmi(x, y, nodes=401)
 
 
 def test_the_error_from_halves_is_that_of_new_samples():

@@ -219,18 +219,6 @@ def gfmi_edge(joint: Tensor, sign: Sign = Sign.CLIP) -> float:
     return _mean_level(level_scores(joint, sign))
 
 
-def gfmi_birth(joint: Tensor) -> float:
-    """Normalized mutual information of the levels at which a pair enters; 0 to 1.
-
-    One number for the whole filtration, weighted towards its dense end.
-    """
-    p = joint.double() / joint.sum()
-    entropies = torch.special.entr(p.sum(0)).sum() + torch.special.entr(p.sum(1)).sum()
-    if not entropies > 0:
-        raise UndefinedError("all pairs enter at one level, so there is no order to compare")
-    return float(2 * (entropies - torch.special.entr(p).sum()).clamp(min=0) / entropies)
-
-
 def half_joint_counts(
     one: Filtration, other: Filtration, splits: Sequence[tuple[Tensor, Tensor]]
 ) -> Tensor:
@@ -334,42 +322,6 @@ def retention_information(kept: Tensor, density: float, sign: Sign = Sign.CLIP) 
     if sign is Sign.NONE or kept >= density:
         return score
     return -score if sign is Sign.SIGNED else score * 0
-
-
-def subsampled_gfmi(
-    one: Tensor,
-    other: Tensor,
-    nodes: int = 400,
-    draws: int = 10,
-    *,
-    kind: Closeness = Closeness.CENTERED_COSINE,
-    seed: int = 0,
-) -> Estimate:
-    """GFMI by edges of random subsets of the samples, for sets too large to compare whole.
-
-    The contributions are the draws' values: their standard deviation over `sqrt(draws)` is the
-    error of the subsampling. The mean is below the value on all samples (by .02 to .05 at 200 to
-    400 samples), as the sparsest levels mean other scales: compare only at equal `nodes`. The same
-    seed and number of samples draw the same subsets in every layer.
-
-    Args:
-        one: (sample, dim) vectors of one layer.
-        other: (sample, other dim) of the layer to compare with.
-        nodes: samples in a subset.
-        draws: number of subsets.
-        kind: by what pairs are ordered.
-        seed: of the subsets.
-    """
-    if not 4 <= nodes <= len(one):
-        raise InputError(f"expected 4 to {len(one)} nodes, got {nodes}")
-    generator = np.random.default_rng(seed)
-    values = []
-    for _ in range(draws):
-        chosen = torch.from_numpy(generator.permutation(len(one))[:nodes]).to(one.device)
-        parts = [filtration(Pairs(rows[chosen]), kind) for rows in (one, other)]
-        values.append(gfmi_edge(joint_counts(parts[0], parts[1])))
-    contributions = torch.tensor(values, dtype=torch.float64)
-    return Estimate(float(contributions.mean()), contributions)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from layerscope.errors import UndefinedError
@@ -30,7 +29,7 @@ from layerscope.metrics.neighbors import (
     neighbor_levels,
     shared_neighbors,
 )
-from layerscope.metrics.pairs import COUNT, Closeness, Pairs, half_sample_error, halvings
+from layerscope.metrics.pairs import COUNT, Closeness, Pairs, halvings
 from layerscope.metrics.similarity import Kernel
 from layerscope.metrics.subspaces import Frame, Frenet, frame, half_bases, trajectory
 
@@ -141,31 +140,6 @@ def _required(part: T | UndefinedError | None) -> T:
         raise UndefinedError(f"in the final layer {error}") from error
 
 
-@dataclass(frozen=True, eq=False)
-class FrenetError:
-    """Standard errors of the Frenet measures over samples, in their units (NaN where undefined)."""
-
-    speed: Tensor
-    turning: Tensor
-    displacement: float
-
-
-def frenet_error(layers: Sequence[LayerGeometry], k: int) -> FrenetError:
-    """Return the standard errors of `frenet` in feature space, from the halves that layers hold.
-
-    The path is walked once with the first and once with the second half of the samples, for each
-    halving; see `halves.half_sample_error`. With 5 halvings they are right to about a third.
-
-    Args:
-        layers: in order.
-        k: dimension that `frenet` used, `Frenet.k`.
-    """
-    found = [(_measured(one), _measured(other)) for one, other in half_paths(layers, k)]
-    errors = half_sample_error(found)
-    steps = len(layers) - 1
-    return FrenetError(errors[:steps], errors[steps:-1], float(errors[-1]))
-
-
 def half_paths(layers: Sequence[LayerGeometry], k: int) -> list[tuple[Frenet, Frenet]]:
     """Return, for each halving, the paths in feature space with one and with the other half.
 
@@ -180,7 +154,3 @@ def half_paths(layers: Sequence[LayerGeometry], k: int) -> list[tuple[Frenet, Fr
         )
         for split in zip(*(layer.halves for layer in layers), strict=True)
     ]
-
-
-def _measured(path: Frenet) -> Tensor:
-    return torch.cat([path.speed, path.turning, torch.tensor([path.end_distance]).double()])

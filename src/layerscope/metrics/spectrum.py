@@ -334,38 +334,6 @@ def log_det_entropy(
     return 0.5 * torch.log1p(d / (n * eps**2) * values).sum(-1)
 
 
-@dataclass(frozen=True)
-class EffectiveRankBound:
-    """Both sides of the bound between two effective ranks, and whether it holds."""
-
-    exponential_entropy: float
-    effective_rank: float
-    holds: bool
-
-
-def check_effective_rank_bound(rows: Tensor) -> EffectiveRankBound:
-    """Check `exp(S_1) <= effective rank` on rows (row, dim), to 1e-9 relative.
-
-    Theorem 1 of Skean et al. 2025 is printed the other way round: the shares of the squared
-    singular values majorize those of the singular values, so their entropy is the smaller. Equal
-    only when all nonzero singular values are.
-    """
-    values = torch.linalg.svdvals(rows.double()).square()
-    if not values.numel() or not values[0] > 0:
-        raise UndefinedError("all rows are zero, so there is no rank to bound")
-    entropy, rank = float(renyi_entropy(values).exp()), float(effective_rank(values))
-    return EffectiveRankBound(entropy, rank, entropy <= rank * (1 + 1e-9))
-
-
-def diff_erank(untrained: Tensor, trained: Tensor) -> float:
-    """Diff-eRank: how much the effective rank falls by training, from prompt entropies (text,).
-
-    `exp(mean entropy)` of an untrained copy of the model less that of the trained one, on the same
-    texts, `normalized` convention. Wei, Tan, Li, Wang, Huang 2024.
-    """
-    return float(untrained.mean().exp() - trained.mean().exp())
-
-
 def clamped_entropy(matrix: Tensor, alpha: float = 1.0) -> Tensor:
     """Entropy as the authors' code computes it from the smaller Gram matrix (n, n), in nats.
 
