@@ -12,6 +12,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.metrics import adjusted_mutual_info_score
 
 from layerscope.errors import InputError, UndefinedError
+from layerscope.metrics import components as components_module
 from layerscope.metrics import filtration as filtration_module
 from layerscope.metrics.filtration import Sign
 from layerscope.metrics.neighbors import nearest, neighbor_levels, retention, shared_neighbors
@@ -270,7 +271,7 @@ def test_the_neighbor_form_at_its_ends():
 @pytest.mark.parametrize("budget", [0, 10**9])
 def test_the_tree_is_single_linkage(kind, budget):
     vectors = normal(70, 4)
-    found = filtration_module.spanning_tree(Pairs(vectors, budget, 500), kind)
+    found = components_module.spanning_tree(Pairs(vectors, budget, 500), kind)
     rows = (vectors - vectors.mean(0)).numpy()
     if kind is not EUCLIDEAN:
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -279,24 +280,24 @@ def test_the_tree_is_single_linkage(kind, budget):
     assert found.lengths == pytest.approx(lengths, rel=1e-5)
     for count in (10, 50, 65):
         expected = fcluster(merges, 70 - count, "maxclust")
-        mine = filtration_module.components(found, count)
-        assert filtration_module.adjusted_information(mine, expected) == 1
+        mine = components_module.components(found, count)
+        assert components_module.adjusted_information(mine, expected) == 1
 
 
 def test_the_tree_of_a_lattice_and_of_duplicates_has_no_cycle():
     lattice = torch.cartesian_prod(*[torch.arange(4.0)] * 3).double()
     vectors = torch.cat([lattice, lattice[:9]])
-    found = filtration_module.spanning_tree(Pairs(vectors), EUCLIDEAN)
-    assert len(set(filtration_module.components(found, len(vectors) - 1))) == 1
+    found = components_module.spanning_tree(Pairs(vectors), EUCLIDEAN)
+    assert len(set(components_module.components(found, len(vectors) - 1))) == 1
     assert found.lengths.tolist() == [0] * 9 + [1] * 63
-    assert len(filtration_module.spanning_tree(Pairs(normal(4, 2)), EUCLIDEAN).edges) == 3
+    assert len(components_module.spanning_tree(Pairs(normal(4, 2)), EUCLIDEAN).edges) == 3
 
 
 def test_adjusted_information_by_hand():
     one, other = np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1])
-    expected = filtration_module._expected_information(np.array([2, 2]), np.array([3, 1]), 4)
+    expected = components_module._expected_information(np.array([2, 2]), np.array([3, 1]), 4)
     assert expected == pytest.approx(0.21576155, abs=1e-8)
-    assert filtration_module.adjusted_information(one, other) == pytest.approx(0, abs=1e-12)
+    assert components_module.adjusted_information(one, other) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -305,15 +306,15 @@ def test_adjusted_information_is_that_of_scikit_learn(seed):
     one = np.minimum(generator.geometric(0.05, 200), 40)
     other = np.where(generator.random(200) < 0.6, one, generator.integers(0, 60, 200))
     expected = adjusted_mutual_info_score(one, other)
-    assert filtration_module.adjusted_information(one, other) == pytest.approx(expected, abs=1e-9)
+    assert components_module.adjusted_information(one, other) == pytest.approx(expected, abs=1e-9)
 
 
 def test_adjusted_information_at_its_ends():
     singletons, whole, two = np.arange(9), np.zeros(9, dtype=int), np.arange(9) % 2
-    assert filtration_module.adjusted_information(singletons, singletons) == 1
-    assert filtration_module.adjusted_information(whole, two) == 0
-    assert filtration_module.adjusted_information(singletons, two) == pytest.approx(0, abs=1e-12)
-    assert filtration_module.adjusted_information(two, 5 - two) == 1
+    assert components_module.adjusted_information(singletons, singletons) == 1
+    assert components_module.adjusted_information(whole, two) == 0
+    assert components_module.adjusted_information(singletons, two) == pytest.approx(0, abs=1e-12)
+    assert components_module.adjusted_information(two, 5 - two) == 1
 
 
 def slow_component(x, y):
@@ -341,11 +342,11 @@ def slow_component(x, y):
 
 def component(x, y):
     pairs = Pairs(x), Pairs(y)
-    trees = [filtration_module.spanning_tree(part) for part in pairs]
+    trees = [components_module.spanning_tree(part) for part in pairs]
     limits = [filtration_module.filtration(part).thresholds for part in pairs]
-    return filtration_module.gfmi_component(
+    return components_module.gfmi_component(
         *trees, *limits
-    ), filtration_module.gfmi_component_counts(*trees)
+    ), components_module.gfmi_component_counts(*trees)
 
 
 def test_the_component_form_is_that_of_whole_graphs():
@@ -360,13 +361,13 @@ def test_the_component_form_is_that_of_whole_graphs():
 
 
 def test_component_forms_that_have_no_value():
-    tree = filtration_module.spanning_tree(Pairs(normal(20, 3)), EUCLIDEAN)
+    tree = components_module.spanning_tree(Pairs(normal(20, 3)), EUCLIDEAN)
     everything = torch.tensor([1e9])
     with pytest.raises(UndefinedError, match="both graphs are connected"):
-        filtration_module.gfmi_component(tree, tree, everything, everything)
+        components_module.gfmi_component(tree, tree, everything, everything)
     with pytest.raises(InputError, match="expected trees of the same samples"):
-        filtration_module.gfmi_component_counts(
-            tree, filtration_module.spanning_tree(Pairs(normal(21, 3)))
+        components_module.gfmi_component_counts(
+            tree, components_module.spanning_tree(Pairs(normal(21, 3)))
         )
 
 

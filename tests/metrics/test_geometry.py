@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from layerscope.errors import UndefinedError
-from layerscope.metrics.filtration import filtration, gfmi_edge, joint_counts, spanning_tree
+from layerscope.metrics.components import spanning_tree
+from layerscope.metrics.filtration import filtration, gfmi_edge, joint_counts
 from layerscope.metrics.geometry import half_paths, known, layer_geometry
 from layerscope.metrics.neighbors import nearest, retention
 from layerscope.metrics.pairs import Closeness, Pairs, half_sample_error

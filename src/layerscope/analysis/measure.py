@@ -18,9 +18,9 @@ from layerscope.analysis.reduce import CROSSED, POOLED, PROMPT, REFERENCE, Colum
 from layerscope.data.files import write_atomically
 from layerscope.data.views import of_spans
 from layerscope.errors import RunError, UndefinedError
+from layerscope.metrics.geometry import LayerStack
 from layerscope.metrics.inputs import SampleInputs, ViewInputs
-from layerscope.metrics.layers import Between, LayerStack
-from layerscope.metrics.measure import Measure
+from layerscope.metrics.measure import Between, Measure
 from layerscope.metrics.similarity import TokenCosines
 from layerscope.results.resampling import bootstrap_limits
 from layerscope.results.table import BLOCK, COLUMNS, CONTRIBUTION_COLUMNS
@@ -456,7 +456,7 @@ def _stack(
         seed=measurement.seed,
         components=any(record.name == "gfmi_component" for record in records),
         crossed=crossed if any(record.crosses_blocks for record in records) else None,
-        told=told,
+        prepared=told,
     )
 
 

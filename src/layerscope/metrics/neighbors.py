@@ -210,9 +210,9 @@ def corrected_retention(one: Neighbors, other: Neighbors, k: int = 10) -> Estima
     )
 
 
-def chance_retention(n: int, k: int) -> float:
+def chance_retention(n: int, k: int = 10) -> float:
     """Return the share of k neighbors that two unrelated lists over n samples have in common."""
-    return k / (n - 1)
+    return min(1.0, k / (n - 1))
 
 
 def trustworthiness(
@@ -243,6 +243,11 @@ def trustworthiness(
         penalties[start:stop] = excess.view(stop - start, len(news), k).sum(-1)
     scores = 1 - 2 / (k * (2 * n - 3 * k - 1)) * penalties
     return [Estimate(float(score.mean()), score) for score in scores.unbind(1)]
+
+
+def chance_trustworthiness(n: int, k: int = 10) -> float:
+    """Return the trustworthiness of unrelated layers of n samples: new neighbors of random rank."""
+    return 1 - max(0, n - 1 - k) * (n - k) / ((n - 1) * (2 * n - 3 * k - 1))
 
 
 def _ranks(block: Tensor, candidates: Tensor, start: int) -> Tensor:

@@ -295,6 +295,12 @@ def random_distance(k: int, ambient: int) -> float:
     return math.sqrt(mean) / (math.pi / 2)
 
 
+def random_level(n: int, d: int, k: int = 32) -> float:
+    """Return `random_distance` in feature space for n samples, 0 where subspaces fill the space."""
+    size = min(k, n - 1, d)
+    return 0.0 if size >= d else random_distance(size, d)
+
+
 def vector_angle(one: Tensor, other: Tensor) -> float:
     """Return the angle of two tensors of one shape, in radians, in Kahan's form; NaN for zeros."""
     lengths = one.norm(), other.norm()
