@@ -25,6 +25,7 @@ from layerscope.decisions.curves import (
 )
 from layerscope.decisions.dependence import Floats, ShiftTest, Unit
 from layerscope.errors import InputError, UndefinedError
+from layerscope.results.resampling import cluster_bootstrap, p_value
 from layerscope.results.table import BLOCK
 
 FEW_MODELS: Final = 5  # below, limits over models say little: whole models are what is drawn
@@ -258,7 +259,7 @@ def _nulls(
 def _reached(walks: Floats, group: Sequence[Association]) -> float:
     """Return the p value of the median distance correlation among those of random walks."""
     observed = np.median([association.dcor for association in group])
-    return float((1 + (walks >= observed - dependence.EQUAL).sum()) / (1 + len(walks)))
+    return p_value(int((walks >= observed - dependence.EQUAL).sum()), len(walks))
 
 
 def _summary(
@@ -309,7 +310,7 @@ def _over_clusters(
     if len(set(clusters)) == 1:
         return None, None, None, None
     values = pd.Series([association.spearman for association in group])
-    low, high = dependence.cluster_bootstrap(values, clusters, resamples=resamples, seed=seed)
+    low, high = cluster_bootstrap(values, clusters, resamples=resamples, seed=seed)
     try:
         signs = dependence.sign_test(values.groupby(clusters).median())
     except UndefinedError:  # every median is 0

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from layerscope.errors import InputError, UndefinedError
+from layerscope.results.resampling import p_value
 
 Floats = NDArray[np.float64]
 
@@ -283,9 +284,8 @@ def shift_test(units: Sequence[Unit], *, resamples: int = 10_000, seed: int = 0)
             for unit in units
         ]
         count += int((np.median(values, axis=0) >= observed - EQUAL).sum())
-    if complete:
-        return ShiftTest(count / combinations, 1 / combinations)
-    return ShiftTest((1 + count) / (1 + resamples), 1 / (1 + resamples))
+    smallest = p_value(int(complete), len(draws), complete=complete)
+    return ShiftTest(p_value(count, len(draws), complete=complete), smallest)
 
 
 def walk_null(units: Sequence[Unit], *, draws: int = 10_000, seed: int = 0) -> Floats:
@@ -353,55 +353,7 @@ def _parts(total: int, width: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-# --- intervals and families -------------------------------------------------------------------------
-
-
-def cluster_bootstrap(
-    values: ArrayLike,
-    clusters: Sequence[str],
-    *,
-    resamples: int = 10_000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Return percentile limits of the median of units when whole clusters are drawn again.
-
-    A drawn cluster comes with all its units: the tasks of a model are no independent draws. The same
-    seed and number of clusters draw the same clusters, so that measures are compared on equal terms.
-
-    Args:
-        values: (unit,)
-        clusters: for each unit, the cluster that it belongs to.
-        resamples: number of draws.
-        seed: of the draws.
-        level: share of the draws between the limits.
-
-    Raises:
-        UndefinedError: for fewer than 2 clusters.
-    """
-    numbers = np.asarray(values, dtype=float)
-    names, place = np.unique(np.asarray(clusters), return_inverse=True)
-    count = len(names)
-    if count < 2:
-        raise UndefinedError(f"an interval needs at least 2 to draw from, got {count}")
-    order = np.argsort(numbers, kind="stable")
-    generator = np.random.default_rng(seed)
-    medians = np.empty(resamples)
-    for start, stop in _parts(resamples, len(numbers)):
-        drawn = generator.multinomial(count, np.full(count, 1 / count), stop - start)
-        medians[start:stop] = _weighted_medians(numbers[order], drawn[:, place[order]])
-    low, high = np.quantile(medians, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def _weighted_medians(ascending: Floats, counts: NDArray[np.int64]) -> Floats:
-    """Return the median of values (unit,) that stand counts (draw, unit) times each, (draw,)."""
-    ranks = counts.cumsum(1)
-    total = ranks[:, -1:]
-    lower = (ranks > (total - 1) // 2).argmax(1)
-    upper = (ranks > total // 2).argmax(1)
-    medians: Floats = (ascending[lower] + ascending[upper]) / 2
-    return medians
+# --- signs and families -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,9 @@ from layerscope.decisions.predictors import (
 )
 from layerscope.errors import InputError
 from layerscope.results.display import Displayed
-from layerscope.results.resampling import resampled_means
+from layerscope.results.resampling import percentile_limits, resampled_means
 from layerscope.results.table import Run
 
-_TAIL: Final = 0.025
 _FEWEST_TEXTS: Final = 2
 
 
@@ -132,8 +131,8 @@ def told_apart(
     found: dict[tuple[int, int], bool | None] = {}
     for i, j in combinations(range(len(values)), 2):
         if i in means and j in means:
-            low, high = np.quantile(means[i] - means[j], [_TAIL, 1 - _TAIL])
-            apart: bool | None = bool(low > 0 or high < 0)
+            low, high = percentile_limits(means[i] - means[j])
+            apart: bool | None = low > 0 or high < 0
         else:
             apart = _by_limits(values[i], values[j], sized=sized)
         found[i, j] = found[j, i] = apart
