@@ -386,7 +386,7 @@ def measure_dynamics(
 
     def make() -> list[Cell]:
         stack = _stack(measurement, layers, store, advance, records)
-        cells = []
+        cells: list[Cell] = []
         for record in records:
             cells.extend(_cells(record, stack, measurement))
             advance()

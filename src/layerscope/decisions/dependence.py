@@ -1,8 +1,9 @@
-"""How strongly two curves go together, and how sure that is when their points are layers.
+"""Correlation of two curves over layers, and tests that respect the order of the layers.
 
-Layers are not independent draws: two curves that merely drift over depth look associated. So beside
-the coefficients stand nulls that keep the order of the layers (circular shifts, random walks), and
-intervals that resample whole models. Curves are plain arrays of one number a layer.
+Layers are not independent draws: two curves that merely drift over depth look associated. The null
+distributions therefore keep the order of the layers: circular shifts and random walks. Curves are
+plain arrays of one number per layer. The package dcor has the same coefficients (tests compare
+them), but its import takes seconds for compilation.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from layerscope.results.resampling import p_value
 Floats = NDArray[np.float64]
 
 FEWEST: Final = 4  # points: below, ranks say nothing and the bias correction divides by 0
-NOTHING_LEFT: Final = 1e-9  # a residual this small beside the whole is rounding
+NOTHING_LEFT: Final = 1e-9  # a residual this small relative to the whole is rounding
 EQUAL: Final = 1e-12  # shifts of equal value differ in the order of their sums
 BLOCK: Final = 4_000_000  # numbers that exist at a time: 32 MB
 
@@ -211,12 +212,11 @@ class Unit:
     """Two curves of one model on one task.
 
     Attributes:
-        cluster: the model. What a null draws is shared by the units of a cluster: the tasks of one
-            model rise and fall together, and taking each for a draw of its own would make noise look
-            significant.
+        cluster: the model. All units of a cluster share the draws of a null: the tasks of one model
+            rise and fall together, and separate draws would make noise look significant.
         layers: ascending layers, where both curves are defined.
-        measure: (layer,) the curve whose place the null takes.
-        score: (layer,) the curve that stays.
+        measure: (layer,) the curve that the null replaces.
+        score: (layer,) the curve that stays fixed.
     """
 
     cluster: str
@@ -249,7 +249,7 @@ class ShiftTest:
 
 
 def shift_test(units: Sequence[Unit], *, resamples: int = 10_000, seed: int = 0) -> ShiftTest:
-    """Return how often shifted measures go with the scores as closely as the measures in place.
+    """Return how often circularly shifted measures correlate as closely with the scores.
 
     The statistic is the median over units of the distance correlation. All combinations of the
     clusters' shifts are tried where they are no more than `resamples`, else that many random ones. A
@@ -289,13 +289,13 @@ def shift_test(units: Sequence[Unit], *, resamples: int = 10_000, seed: int = 0)
 
 
 def walk_null(units: Sequence[Unit], *, draws: int = 10_000, seed: int = 0) -> Floats:
-    """Return what random walks over the layers reach in the measures' place, (draw,).
+    """Return the statistic (draw,) with the measures replaced by random walks over the layers.
 
-    A walk of independent normal steps is the plainest curve that drifts over depth and knows nothing
-    of the scores. The statistic is that of `shift_test`.
+    A walk of independent normal steps is the simplest curve that drifts over depth independently of
+    the scores. The statistic is that of `shift_test`.
 
     Args:
-        units: at least one; of their measures nothing is used.
+        units: at least one; their measures are not used.
         draws: number of walks for each cluster.
         seed: of the walks.
 
@@ -365,7 +365,7 @@ class SignTest:
 
 
 def sign_test(values: ArrayLike) -> SignTest:
-    """Return whether values are more often of one sign than a coin would have it.
+    """Test whether values have one sign more often than by chance.
 
     Raises:
         UndefinedError: if no value differs from 0.

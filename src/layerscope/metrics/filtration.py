@@ -1,14 +1,13 @@
-"""Graph Filtration Mutual Information (GFMI): does a layer order the pairs of samples as another?
+"""Graph Filtration Mutual Information (GFMI): how alike two layers order the pairs of samples.
 
 Connecting the m closest pairs of samples, for growing m, gives a nested family of graphs: a
 filtration. A layer is aligned with the final layer when their graphs agree at every density.
 
 The name is that of Jiang, Yang, Tam 2026 ("Layer-wise Representation Dynamics"), of which only the
-abstract could be read: no definition of theirs was available. Three readings are offered, all ours,
-and results must print which: `gfmi_edge` (the default) scores whether pairs are connected,
-`gfmi_knn` the same for neighbor lists, `gfmi_component` the connected components. Our choices are
-the centered cosine, levels by mean degree 1, 2, 4, ... and mutual information normalized by the mean
-entropy.
+abstract could be read. Three interpretations are offered, all ours, and results name the one used:
+`gfmi_edge` (the default) compares whether pairs are connected, `gfmi_knn` neighbor lists, and
+`components.gfmi_component` the connected components. Our choices are the centered cosine, levels by
+mean degree 1, 2, 4, ... and mutual information normalized by the mean entropy.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ class Filtration:
     Attributes:
         codes: (pair,) uint8, number of levels at which the pair is not yet an edge; pairs are in
             the order of `Pairs.keys`. One byte a pair: 200 MB for 20,000 samples.
-        levels: number of edges asked for at each level, rising. Pairs that tie for the last place
-            all enter, so there may be more.
+        levels: requested number of edges at each level, rising. Pairs that tie for the last place
+            all become edges, so there may be more.
         thresholds: (level,) float64, the largest distance of an edge: squared distance, or 1 less
             the cosine.
         n: number of samples.
@@ -251,7 +250,7 @@ def gfmi_edge_halves(joints: Tensor, sign: Sign = Sign.CLIP) -> Tensor:
     """Return `gfmi_edge` (split, half) of halves of the samples; NaN where it has no value.
 
     GFMI is no mean over samples, so their contributions cannot be resampled: its error is
-    `halves.half_sample_error` of these.
+    `pairs.half_sample_error` of these.
 
     Args:
         joints: the tables of `half_joint_counts`.

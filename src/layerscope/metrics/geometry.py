@@ -57,7 +57,7 @@ NEIGHBORS = 64
 
 @dataclass(frozen=True, eq=False)
 class LayerGeometry:
-    """One layer, as the dynamics measures see it.
+    """What the measures between layers need of one layer.
 
     A part that has no value on these vectors is the `UndefinedError` that says why: take parts with
     `known`, which raises it.
@@ -67,7 +67,7 @@ class LayerGeometry:
         halves: feature bases of pairs of halves of the samples, for noise and error.
         cosine: nearest neighbors by cosine, for NRS.
         euclidean: nearest neighbors by distance, for the intrinsic dimension.
-        levels: size of neighborhood at which each sample enters another's, by cosine, one byte an
+        levels: size of neighborhood at which each sample enters another's, by cosine, one byte per
             ordered pair. Only of the final layer, None of others.
         shared: (sample, size) neighbors shared with the final layer, for GFMI by neighbor lists.
         kernel: for CKA; it holds the centered vectors.
@@ -75,7 +75,7 @@ class LayerGeometry:
         joint: pairs by their level here and in the final layer, for GFMI by edges.
         half_joint: the same of pairs inside halves of the samples, for its error.
         thresholds: (level,) of the filtration, for GFMI by components.
-        tree: spanning tree, for the same; None unless asked for.
+        tree: spanning tree, for GFMI by components; None unless requested.
     """
 
     frame: Frame
@@ -382,12 +382,12 @@ class LayerStack:
         return min((layer.frame.width for layer in self.geometry if layer.frame.width), default=0)
 
     def lowered(self, k: int) -> int | None:
-        """Return the dimension of subspaces where it is less than the k asked for."""
+        """Return the dimension of subspaces where it is lower than the requested k, else None."""
         return self._least_rank if 0 < self._least_rank < k else None
 
     @cached_property
     def subspace_note(self) -> str:
-        """How the subspaces of this run differ from those asked for, "" if they do not."""
+        """How the subspaces of this run differ from the requested ones, "" if they do not."""
         rank = self._least_rank
         notes = []
         if lowered := [str(k) for k in sorted(SUBSPACES) if 0 < rank < k]:

@@ -35,12 +35,12 @@ INVARIANCES: Final = {
 
 @dataclass(frozen=True)
 class Null:
-    """The level that a measure takes on states without structure.
+    """The value of a measure on states without structure.
 
     Attributes:
         label: what those states are.
-        level: the level from the number of rows n and of dimensions d.
-        varies: whether it depends on them.
+        level: (number of rows n, number of dimensions d) -> the value.
+        varies: whether it depends on n or d.
     """
 
     label: str
@@ -50,35 +50,35 @@ class Null:
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """What there is to know about one measure.
+    """The facts about one measure.
 
     Attributes:
         name: its name in tables, commands and Python.
         title: a few words for headings.
-        function: of the inputs, and of the convention where the measure has any, to a tensor
-            (text,) for prompt measures, to an `Estimate` for those of one layer, and to the
+        function: (inputs, and the convention where the measure has any) -> a tensor
+            (text,) for prompt measures, an `Estimate` for those of one layer, and the
             `Between` rows of a whole `geometry.LayerStack` for pair measures.
-        level: what it is measured on: the tokens of a prompt, a dataset's pooled vectors, views, or
-            the layers of a model together.
-        conventions: the preprocessings it comes in; empty where there is only one way.
+        level: what it measures: the tokens of a prompt, the pooled vectors of a dataset, views of
+            texts, or several layers together.
+        conventions: its preprocessings; empty where there is only one.
         formula: the formula in plain text.
         unit: of the value.
-        range: between what it lies; T tokens, N texts, D dimensions.
-        direction: which layers its paper, or the paper it comes from, selects by it.
-        direction_source: who says so.
-        invariances: by convention ("" where there is none), names out of `INVARIANCES`.
-        undefined: when it has no value, one sentence.
+        range: of the value; T tokens, N texts, D dimensions.
+        direction: of the layers that its paper selects: least or most of it.
+        direction_source: the source of the direction.
+        invariances: convention ("" where there is none) -> names of `INVARIANCES`.
+        undefined: a sentence that says when it has no value.
         reference: the paper.
-        note: what a reader must know to read it right, or "".
+        note: a sentence on how to read it, or "".
         takes_alpha: whether the function has an order `alpha`, as entropies do.
-        null: its level on states without structure, if known.
-        main: whether it is one of the few to look at first.
+        null: its value on states without structure, if known.
+        main: whether it is one of the main measures.
         paper_seven: whether it is one of the seven of Skean et al. 2025.
-        variants: names of rows that come with it: the same with another k, scale or sign.
-        place: where a pair measure stands: at a step of one block, at a layer, against the final
-            layer, at every two layers, or once for the model.
+        variants: names of its other rows: with another k, scale or sign.
+        place: where a pair measure has values: at each step of one block, at each layer, for each
+            layer and the final one, for every two layers, or once for the model.
         crosses_blocks: whether it needs every token before and after each block.
-        on_spans: whether a view measure is read on parts of texts rather than on misspelled copies.
+        on_spans: whether a view measure uses parts of texts rather than misspelled copies.
     """
 
     name: str

@@ -5,8 +5,8 @@ differ by k principal angles; depth draws a path whose speed, turning and length
 
 The name and the symbol d_{0,L} are those of Jiang, Yang, Tam 2026 ("Layer-wise Representation
 Dynamics"), of which only the abstract could be read. Our choices: centered vectors, k = 32, the
-geodesic distance, curvature as the angle between logarithms, and everything beside its level for
-random subspaces, because distances in feature space grow with the hidden width alone.
+geodesic distance, curvature as the angle between logarithms, and every distance reported with its
+level for random subspaces, because distances in feature space grow with the hidden width alone.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def half_bases(
     Args:
         vectors: (sample, dim).
         whole: their frame.
-        splits: pairs of indices, from `halves.halvings`.
+        splits: pairs of indices, from `pairs.halvings`.
         iterations: power iterations.
     """
     rows = centered(vectors.double())
@@ -314,8 +314,8 @@ def vector_angle(one: Tensor, other: Tensor) -> float:
 class Frenet:
     """The path of the layer subspace over depth. Angles and distances are in radians.
 
-    What has no value is NaN: anything beside a layer whose vectors are all equal, the turning where
-    a neighbor is the same subspace or of another dimension.
+    Undefined values are NaN: those next to a layer whose vectors are all equal, and the turning where
+    a neighboring layer has the same subspace or one of another dimension.
 
     Attributes:
         dimensions: (layer,) dimension of each subspace; 0 for an invalid layer.
