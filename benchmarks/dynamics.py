@@ -18,7 +18,7 @@ from torch import Tensor
 
 from layerscope.metrics import filtration
 from layerscope.metrics.catalogue import CATALOGUE
-from layerscope.metrics.layers import LayerStack
+from layerscope.metrics.geometry import LayerStack
 from layerscope.metrics.pairs import Pairs
 
 

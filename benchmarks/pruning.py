@@ -31,11 +31,9 @@ from layerscope.data.files import write_json
 from layerscope.data.tokens import tokenize
 from layerscope.decisions.prune import (
     RULES,
-    Against,
     Budget,
     Rule,
     Subsets,
-    against,
     budgets,
     eligible_blocks,
     measured_by,
@@ -48,6 +46,7 @@ from layerscope.export.trial import PERPLEXITY, Trial, TrialPlan, tried, without
 from layerscope.models import loading
 from layerscope.models.backbone import Backbone
 from layerscope.models.blocks import skipping
+from layerscope.results.resampling import Against, against
 from layerscope.results.table import load_run
 from layerscope.settings import EvaluateConfig, ModelOptions
 from layerscope.states.encode import sample_ratio

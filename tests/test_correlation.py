@@ -13,6 +13,7 @@ from layerscope.decisions import dependence
 from layerscope.decisions.correlate import correlate
 from layerscope.errors import InputError
 from layerscope.results.foreign import read_long
+from layerscope.results.resampling import cluster_bootstrap
 from layerscope.results.table import conform
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "published" / "pythia-410m.parquet"
@@ -306,13 +307,13 @@ def test_the_summary_is_the_median_over_models_and_tasks():
 def test_limits_draw_models_and_of_one_model_its_tasks():
     many = correlate(grid(models=3, tasks=2), resamples=200)
     units = many.units().query("metric == 'dime'")
-    expected = dependence.cluster_bootstrap(units["spearman"], list(units["model"]), resamples=200)
+    expected = cluster_bootstrap(units["spearman"], list(units["model"]), resamples=200)
     found = summary_of(many, "dime")
     assert (found.low, found.high) == pytest.approx(expected)
     assert "the limits draw whole models again, and 3 models are few" in many.notes
     one = correlate(grid(models=1, tasks=5), resamples=200)
     units = one.units().query("metric == 'dime'")
-    expected = dependence.cluster_bootstrap(units["spearman"], list(units["task"]), resamples=200)
+    expected = cluster_bootstrap(units["spearman"], list(units["task"]), resamples=200)
     found = summary_of(one, "dime")
     assert (found.low, found.high) == pytest.approx(expected)
     assert any("over its 5 tasks and speak of this model only" in note for note in one.notes)

@@ -11,6 +11,7 @@ from scipy import stats
 from layerscope.decisions import dependence
 from layerscope.decisions.dependence import Unit
 from layerscope.errors import InputError, UndefinedError
+from layerscope.results import resampling
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -123,7 +124,7 @@ def test_shifts_are_the_distance_correlations_of_rolled_curves():
 
 def test_the_median_of_drawn_clusters_is_the_median_of_their_units():
     values, clusters = rng().normal(size=11), list("aaaabbbbccc")
-    found = dependence.cluster_bootstrap(values, clusters, resamples=300, seed=4)
+    found = resampling.cluster_bootstrap(values, clusters, resamples=300, seed=4)
     drawn = rng(4).multinomial(3, [1 / 3] * 3, 300)
     slow = [
         np.median(np.concatenate([np.repeat(values[np.array(clusters) == name], count)
@@ -181,11 +182,12 @@ def test_blocks_change_no_number(monkeypatch):
         return [
             *dependence.walk_null(units, draws=400, seed=2),
             dependence.shift_test(units, **kinds).p,
-            *dependence.cluster_bootstrap(values, names, **kinds),
+            *resampling.cluster_bootstrap(values, names, **kinds),
         ]
 
     whole = numbers()
-    monkeypatch.setattr(dependence, "BLOCK", 900)
+    for module in (dependence, resampling):
+        monkeypatch.setattr(module, "BLOCK", 900)
     assert numbers() == pytest.approx(whole, abs=1e-12)
 
 
@@ -282,6 +284,6 @@ def test_covariates_need_points():
 
 def test_one_cluster_has_no_interval():
     with pytest.raises(UndefinedError, match="at least 2 to draw from, got 1"):
-        dependence.cluster_bootstrap([0.1, 0.2], ["a", "a"])
+        resampling.cluster_bootstrap([0.1, 0.2], ["a", "a"])
     with pytest.raises(UndefinedError, match="at least 4 units for limits, got 3"):
         dependence.spearman_limits(0.5, 3)

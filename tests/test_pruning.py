@@ -33,6 +33,7 @@ from layerscope.export.trial import Trial, perplexity
 from layerscope.models import backbone as backbone_module
 from layerscope.models import loading, modes
 from layerscope.models.blocks import remove_blocks
+from layerscope.results.resampling import against
 from layerscope.results.table import Run, conform, no_contributions
 from tiny import CONFIGS, save_tiny, texts, tiny_model, tiny_tokenizer, unusual_model
 
@@ -235,15 +236,15 @@ def test_additive_losses():
     assert subsets.exhaustive
     assert subsets.total == 10
     others = [sum(losses[block] for block in subset) for subset in subsets.subsets]
-    found = prune_module.against(losses[2] + losses[3], others, exhaustive=True, lower=True)
+    found = against(losses[2] + losses[3], others, exhaustive=True, lower=True)
     assert (found.mean, found.p, found.beats_random) == (8.0, 1 / 10, True)
 
 
 def test_drawn_subsets_count_themselves_in():
-    found = prune_module.against(0.5, [0.1, 0.5, 0.7, 0.2], exhaustive=False)
+    found = against(0.5, [0.1, 0.5, 0.7, 0.2], exhaustive=False)
     assert found.p == 3 / 5
     assert (found.mean, found.beats_random) == (pytest.approx(0.375), True)
-    best = prune_module.against(1.0, [0.0] * 20, exhaustive=False)
+    best = against(1.0, [0.0] * 20, exhaustive=False)
     assert best.p == 1 / 21
 
 

@@ -12,6 +12,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.metrics import adjusted_mutual_info_score
 
 from layerscope.errors import InputError, UndefinedError
+from layerscope.metrics import components as components_module
 from layerscope.metrics import filtration as filtration_module
 from layerscope.metrics.filtration import Sign
 from layerscope.metrics.neighbors import nearest, neighbor_levels, retention, shared_neighbors
@@ -203,32 +204,11 @@ def test_what_cannot_be_compared_is_refused():
     )
     with pytest.raises(InputError, match="20 and 21 samples"):
         filtration_module.joint_counts(one, other)
-    with pytest.raises(UndefinedError, match="all pairs enter at one level, so there is no order"):
-        filtration_module.gfmi_birth(torch.tensor([[9]]))
     with pytest.raises(UndefinedError, match="at every level both graphs connect all samples"):
         filtration_module.gfmi_edge(torch.tensor([[9]]))
     for levels in ((), (3, 2), (0, 4), (7,)):
         with pytest.raises(InputError, match="rising numbers of edges from 1 to 6"):
             filtration_module.filtration(Pairs(normal(4, 3)), levels=levels)
-
-
-def test_birth_is_the_information_of_the_whole_table():
-    x = normal(60, 4)
-    y = x + 0.3 * normal(60, 4, 1)
-    parts = [filtration_module.filtration(Pairs(rows)) for rows in (x, y)]
-    from sklearn.metrics import normalized_mutual_info_score
-
-    expected = normalized_mutual_info_score(parts[0].codes.numpy(), parts[1].codes.numpy())
-    assert filtration_module.gfmi_birth(filtration_module.joint_counts(*parts)) == pytest.approx(
-        expected
-    )
-    assert filtration_module.gfmi_birth(
-        filtration_module.joint_counts(parts[0], parts[0])
-    ) == pytest.approx(1)
-    square = torch.zeros(6, 6, dtype=torch.int64)
-    square[0, 0] = 6
-    with pytest.raises(UndefinedError, match="one level"):
-        filtration_module.gfmi_birth(square)
 
 
 def slow_knn_information(one, other, n):
@@ -291,7 +271,7 @@ def test_the_neighbor_form_at_its_ends():
 @pytest.mark.parametrize("budget", [0, 10**9])
 def test_the_tree_is_single_linkage(kind, budget):
     vectors = normal(70, 4)
-    found = filtration_module.spanning_tree(Pairs(vectors, budget, 500), kind)
+    found = components_module.spanning_tree(Pairs(vectors, budget, 500), kind)
     rows = (vectors - vectors.mean(0)).numpy()
     if kind is not EUCLIDEAN:
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -300,24 +280,24 @@ def test_the_tree_is_single_linkage(kind, budget):
     assert found.lengths == pytest.approx(lengths, rel=1e-5)
     for count in (10, 50, 65):
         expected = fcluster(merges, 70 - count, "maxclust")
-        mine = filtration_module.components(found, count)
-        assert filtration_module.adjusted_information(mine, expected) == 1
+        mine = components_module.components(found, count)
+        assert components_module.adjusted_information(mine, expected) == 1
 
 
 def test_the_tree_of_a_lattice_and_of_duplicates_has_no_cycle():
     lattice = torch.cartesian_prod(*[torch.arange(4.0)] * 3).double()
     vectors = torch.cat([lattice, lattice[:9]])
-    found = filtration_module.spanning_tree(Pairs(vectors), EUCLIDEAN)
-    assert len(set(filtration_module.components(found, len(vectors) - 1))) == 1
+    found = components_module.spanning_tree(Pairs(vectors), EUCLIDEAN)
+    assert len(set(components_module.components(found, len(vectors) - 1))) == 1
     assert found.lengths.tolist() == [0] * 9 + [1] * 63
-    assert len(filtration_module.spanning_tree(Pairs(normal(4, 2)), EUCLIDEAN).edges) == 3
+    assert len(components_module.spanning_tree(Pairs(normal(4, 2)), EUCLIDEAN).edges) == 3
 
 
 def test_adjusted_information_by_hand():
     one, other = np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1])
-    expected = filtration_module._expected_information(np.array([2, 2]), np.array([3, 1]), 4)
+    expected = components_module._expected_information(np.array([2, 2]), np.array([3, 1]), 4)
     assert expected == pytest.approx(0.21576155, abs=1e-8)
-    assert filtration_module.adjusted_information(one, other) == pytest.approx(0, abs=1e-12)
+    assert components_module.adjusted_information(one, other) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -326,15 +306,15 @@ def test_adjusted_information_is_that_of_scikit_learn(seed):
     one = np.minimum(generator.geometric(0.05, 200), 40)
     other = np.where(generator.random(200) < 0.6, one, generator.integers(0, 60, 200))
     expected = adjusted_mutual_info_score(one, other)
-    assert filtration_module.adjusted_information(one, other) == pytest.approx(expected, abs=1e-9)
+    assert components_module.adjusted_information(one, other) == pytest.approx(expected, abs=1e-9)
 
 
 def test_adjusted_information_at_its_ends():
     singletons, whole, two = np.arange(9), np.zeros(9, dtype=int), np.arange(9) % 2
-    assert filtration_module.adjusted_information(singletons, singletons) == 1
-    assert filtration_module.adjusted_information(whole, two) == 0
-    assert filtration_module.adjusted_information(singletons, two) == pytest.approx(0, abs=1e-12)
-    assert filtration_module.adjusted_information(two, 5 - two) == 1
+    assert components_module.adjusted_information(singletons, singletons) == 1
+    assert components_module.adjusted_information(whole, two) == 0
+    assert components_module.adjusted_information(singletons, two) == pytest.approx(0, abs=1e-12)
+    assert components_module.adjusted_information(two, 5 - two) == 1
 
 
 def slow_component(x, y):
@@ -362,11 +342,11 @@ def slow_component(x, y):
 
 def component(x, y):
     pairs = Pairs(x), Pairs(y)
-    trees = [filtration_module.spanning_tree(part) for part in pairs]
+    trees = [components_module.spanning_tree(part) for part in pairs]
     limits = [filtration_module.filtration(part).thresholds for part in pairs]
-    return filtration_module.gfmi_component(
+    return components_module.gfmi_component(
         *trees, *limits
-    ), filtration_module.gfmi_component_counts(*trees)
+    ), components_module.gfmi_component_counts(*trees)
 
 
 def test_the_component_form_is_that_of_whole_graphs():
@@ -381,31 +361,14 @@ def test_the_component_form_is_that_of_whole_graphs():
 
 
 def test_component_forms_that_have_no_value():
-    tree = filtration_module.spanning_tree(Pairs(normal(20, 3)), EUCLIDEAN)
+    tree = components_module.spanning_tree(Pairs(normal(20, 3)), EUCLIDEAN)
     everything = torch.tensor([1e9])
     with pytest.raises(UndefinedError, match="both graphs are connected"):
-        filtration_module.gfmi_component(tree, tree, everything, everything)
+        components_module.gfmi_component(tree, tree, everything, everything)
     with pytest.raises(InputError, match="expected trees of the same samples"):
-        filtration_module.gfmi_component_counts(
-            tree, filtration_module.spanning_tree(Pairs(normal(21, 3)))
+        components_module.gfmi_component_counts(
+            tree, components_module.spanning_tree(Pairs(normal(21, 3)))
         )
-
-
-def test_subsets_of_the_samples_give_the_value_with_its_error():
-    x = normal(400, 8)
-    y = x + 0.5 * normal(400, 8, 1)
-    found = filtration_module.subsampled_gfmi(x, y, nodes=200, draws=12)
-    whole = edge(x, y)
-    assert abs(found.value - whole) < 0.06
-    assert 0 < float(found.contributions.std()) < 0.03
-    again = filtration_module.subsampled_gfmi(x, y, nodes=200, draws=12)
-    assert torch.equal(found.contributions, again.contributions)
-    other = filtration_module.subsampled_gfmi(x, y, nodes=200, draws=12, seed=1)
-    assert not torch.equal(found.contributions, other.contributions)
-    everything = filtration_module.subsampled_gfmi(x, y, nodes=400, draws=2)
-    assert everything.contributions.tolist() == pytest.approx([whole] * 2)
-    with pytest.raises(InputError, match="expected 4 to 400 nodes, got 401"):
-        filtration_module.subsampled_gfmi(x, y, nodes=401)
 
 
 def test_the_error_from_halves_is_that_of_new_samples():

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from layerscope.errors import UndefinedError
-from layerscope.metrics.filtration import filtration, gfmi_edge, joint_counts, spanning_tree
-from layerscope.metrics.geometry import frenet_error, known, layer_geometry
+from layerscope.metrics.components import spanning_tree
+from layerscope.metrics.filtration import filtration, gfmi_edge, joint_counts
+from layerscope.metrics.geometry import half_paths, known, layer_geometry
 from layerscope.metrics.neighbors import nearest, retention
-from layerscope.metrics.pairs import Closeness, Pairs
+from layerscope.metrics.pairs import Closeness, Pairs, half_sample_error
 from layerscope.metrics.subspaces import frenet, noise_floor
 
 
@@ -29,6 +30,10 @@ def layers(count=4, n=200, d=20, seed=0):
 def family(vectors, **options):
     final = layer_geometry(vectors[-1], **options)
     return [*(layer_geometry(rows, final, **options) for rows in vectors[:-1]), final]
+
+
+def speed_error(found, k):
+    return half_sample_error([(one.speed, other.speed) for one, other in half_paths(found, k)])
 
 
 def test_the_record_holds_what_each_measure_computes_alone():
@@ -56,7 +61,7 @@ def test_a_constant_layer_has_a_record_of_reasons():
     assert known(found[1].joint).sum() == 200 * 199 // 2
     with pytest.raises(UndefinedError, match="constant layer 0"):
         _ = frenet([layer.frame for layer in found], 8).displacement
-    assert frenet_error(found, 8).speed.isnan().tolist() == [True, False, False]
+    assert speed_error(found, 8).isnan().tolist() == [True, False, False]
     backwards = family(vectors[::-1])
     with pytest.raises(UndefinedError, match="in the final layer all vectors are equal"):
         known(backwards[0].joint)
@@ -90,7 +95,7 @@ def test_errors_from_halves_are_those_of_new_samples():
         moved = rows + 0.5 * torch.tanh(rows @ fixed)
         found = family([rows, moved, moved + torch.tanh(moved @ fixed)])
         path = frenet([layer.frame for layer in found], 4)
-        runs.append((path.speed, frenet_error(found, 4).speed))
+        runs.append((path.speed, speed_error(found, 4)))
         assert noise_floor(found[0].halves, 4) > 0
     speeds, errors = (torch.stack(column) for column in zip(*runs, strict=True))
     ratio = errors.mean(0) / speeds.std(0)

@@ -1,7 +1,7 @@
 """Measures of several layers: every record held to what it declares, and what stands where."""
 
 import math
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -11,8 +11,9 @@ from layerscope.errors import UndefinedError
 from layerscope.metrics import layers, neighbors, similarity, subspaces
 from layerscope.metrics.catalogue import CATALOGUE, measure
 from layerscope.metrics.filtration import filtration, gfmi_edge, joint_counts
-from layerscope.metrics.layers import Between, LayerStack, frenet_displacement_sample
-from layerscope.metrics.measure import INVARIANCES, Measure
+from layerscope.metrics.geometry import LayerStack
+from layerscope.metrics.layers import frenet_displacement_sample
+from layerscope.metrics.measure import INVARIANCES, Between, Measure
 from layerscope.metrics.pairs import Closeness, Pairs
 from layerscope.metrics.similarity import TokenCosines, token_cosines
 
@@ -227,7 +228,8 @@ def test_notes_say_what_is_not_as_asked_for():
 def test_independent_layers_stand_at_their_null():
     vectors = [random_tensor(300, 80, seed=seed) for seed in range(3)]
     stack = stack_of(vectors)
-    for function in (layers.nrs, layers.nrs_corrected_to_final, layers.gfmi_edge, layers.cka):
+    corrected = partial(layers.nrs, place="final", corrected=True)
+    for function in (layers.nrs, corrected, layers.gfmi_edge, layers.cka):
         for row in function(stack):
             assert row.value == pytest.approx(row.null, abs=0.02), row.metric
     for row in layers.frenet_speed(stack):

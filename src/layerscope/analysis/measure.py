@@ -1,7 +1,8 @@
-"""The measures of one site, then of several layers, from what the pass stored."""
+"""The measures of one site, and of several layers, computed from the stored states."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -18,9 +19,9 @@ from layerscope.analysis.reduce import CROSSED, POOLED, PROMPT, REFERENCE, Colum
 from layerscope.data.files import write_atomically
 from layerscope.data.views import of_spans
 from layerscope.errors import RunError, UndefinedError
+from layerscope.metrics.geometry import LayerStack
 from layerscope.metrics.inputs import SampleInputs, ViewInputs
-from layerscope.metrics.layers import Between, LayerStack
-from layerscope.metrics.measure import Measure
+from layerscope.metrics.measure import Between, Measure
 from layerscope.metrics.similarity import TokenCosines
 from layerscope.results.resampling import bootstrap_limits
 from layerscope.results.table import BLOCK, COLUMNS, CONTRIBUTION_COLUMNS
@@ -31,12 +32,12 @@ from layerscope.states.store import Array, StateStore
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One measure at one site.
+    """The value of one measure at one site.
 
     Attributes:
         layer, stage: the site.
-        level: prompt, dataset or view.
-        metric: the measure's name.
+        level: prompt, dataset, view or pair.
+        metric: name of the measure.
         convention: empty where it has none.
         value: None where it is undefined.
         contributions: a number for each kept text (NaN where it has none) whose mean is the value;
@@ -45,10 +46,10 @@ class Cell:
         other_layer: the layer that this one is compared with, None where there is none.
         low, high: limits, where they do not come from contributions.
         n: number of texts, where it does not come from contributions.
-        note: what a reader of the record should know.
-        perturbation: what the views are that it is measured on; "none" where it is not on views.
-        corpus: whether the contributions are those of a corpus's texts instead of the user's.
-        dimension: of the subspaces that are compared, where it is less than the k of the name.
+        note: a sentence for readers of the record.
+        perturbation: kind of the views; "none" where the measure is not on views.
+        corpus: whether the contributions belong to the texts of a corpus instead of the user's.
+        dimension: of the compared subspaces, where it is lower than the k of the name.
     """
 
     layer: int
@@ -74,11 +75,11 @@ class ViewSet:
     """Views of one kind.
 
     Attributes:
-        perturbation: what they are, for the table.
+        perturbation: their kind, for the table.
         items: (text, view) rows of the store.
-        texts: (text,) which texts these are, by their place among all kept texts or in the corpus.
+        texts: (text,) index of each text among all kept texts, or in the corpus.
         width: number of all kept texts, or of those in the corpus.
-        corpus: whether they are of a corpus's texts instead of the user's.
+        corpus: whether the views are of the texts of a corpus instead of the user's.
     """
 
     perturbation: str
@@ -99,9 +100,9 @@ class Measurement:
     Attributes:
         measures: all of them.
         columns: the prompt measures, in the order of the store's columns.
-        conventions: measure -> its conventions that were asked for.
-        texts: items of the texts.
-        width: length of a cell's contributions, one for each kept text, measured or not.
+        conventions: measure -> its requested conventions.
+        texts: rows of the texts in the store.
+        width: number of kept texts, measured or not: the length of contributions.
         views: the views, by kind.
         reference: whether reference vectors are in the store.
         alpha: order of the entropies.
@@ -122,20 +123,16 @@ class Measurement:
 def measure_site(
     measurement: Measurement, site: Site, store: StateStore, folder: Path | None = None
 ) -> list[Cell]:
-    """Return the cells of a site; with a folder, kept there and read back if already made."""
-
-    def make() -> list[Cell]:
-        return [
-            *_prompt_cells(measurement, site, store),
-            *_dataset_cells(measurement, site, store),
-            *_view_cells(measurement, site, store),
-        ]
-
-    return kept_cells(make, folder / f"measured-{site}.safetensors" if folder else None)
+    """Return the cells of a site; with a folder, cached there."""
+    levels = (_prompt_cells, _dataset_cells, _view_cells)
+    return kept_cells(
+        lambda: [cell for cells in levels for cell in cells(measurement, site, store)],
+        folder / f"measured-{site}.safetensors" if folder else None,
+    )
 
 
 def kept_cells(make: Callable[[], list[Cell]], path: Path | None) -> list[Cell]:
-    """Return cells read from a file or, where there is none, made and kept there."""
+    """Return cells from a cache file, or compute them and write the file."""
     if path is not None and path.is_file():
         return _read_cells(path)
     # The contributions come from derivatives, which a caller's inference mode would forbid.
@@ -169,12 +166,13 @@ def _prompt_cells(measurement: Measurement, site: Site, store: StateStore) -> It
     for number, (record, convention) in enumerate(measurement.columns):
         values = numbers[:, number]
         kept = values[~np.isnan(values)]
-        yield Cell(
+        cell = Cell(
             *_where(site, record, convention),
             value=float(kept.mean()) if len(kept) else None,
-            contributions=spread_over(values, measurement.texts, measurement.width),
+            contributions=values,
             reason=record.undefined if len(kept) < len(values) else "",
         )
+        yield _spread(cell, measurement.texts, measurement.width)
 
 
 def _dataset_cells(measurement: Measurement, site: Site, store: StateStore) -> Iterable[Cell]:
@@ -182,17 +180,12 @@ def _dataset_cells(measurement: Measurement, site: Site, store: StateStore) -> I
     if not records:
         return
     inputs = SampleInputs(*_vectors(measurement, site, store, measurement.texts))
-    n, d = inputs.vectors.shape
     for record in records:
         for cell in _scalar_cells(measurement, site, record, inputs):
             yield _spread(cell, measurement.texts, measurement.width)
         if record.null is not None and record.null.varies:
-            layer, stage, level, name, convention = _where(site, record, None)
-            null = record.null.level(n, d)
-            yield Cell(layer, stage, level, f"{name}_null", convention, value=null)
-
-
-_NO_VIEWS: Final = "no text has views whose states can be measured"
+            null = Cell(*_where(site, record, None), value=record.null.level(*inputs.vectors.shape))
+            yield replace(null, metric=f"{record.name}_null")
 
 
 def _view_cells(measurement: Measurement, site: Site, store: StateStore) -> Iterable[Cell]:
@@ -200,13 +193,10 @@ def _view_cells(measurement: Measurement, site: Site, store: StateStore) -> Iter
     if not records:
         return
     for views in measurement.views:
-        if not len(views.texts):
-            for record in records:
-                for convention in measurement.conventions(record):
-                    where = _where(site, record, convention)
-                    yield Cell(*where, None, reason=_NO_VIEWS, perturbation=views.perturbation)
-            continue
-        inputs = ViewInputs(*_vectors(measurement, site, store, views.items), seed=measurement.seed)
+        inputs = None
+        if len(views.texts):
+            vectors = _vectors(measurement, site, store, views.items)
+            inputs = ViewInputs(*vectors, seed=measurement.seed)
         for record in records:
             for cell in _scalar_cells(measurement, site, record, inputs):
                 of_views = replace(cell, perturbation=views.perturbation, corpus=views.corpus)
@@ -216,7 +206,7 @@ def _view_cells(measurement: Measurement, site: Site, store: StateStore) -> Iter
 def _vectors(
     measurement: Measurement, site: Site, store: StateStore, items: Array
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return pooled and, where they were asked for, reference vectors, shaped (*items, dim)."""
+    """Return pooled and, if the store has them, reference vectors, shaped (*items, dim)."""
 
     def rows(kind: str) -> torch.Tensor:
         flat = store.rows(key(site, kind), items.reshape(-1))
@@ -229,12 +219,14 @@ def _scalar_cells(
     measurement: Measurement,
     site: Site,
     record: Measure,
-    inputs: SampleInputs | ViewInputs,
+    inputs: SampleInputs | ViewInputs | None,
 ) -> Iterable[Cell]:
-    """Return the cells of a measure, their contributions those of the inputs' texts."""
+    """Return the cells of a measure, with contributions of the texts of the inputs."""
     for convention in measurement.conventions(record):
         where = _where(site, record, convention)
         try:
+            if inputs is None:
+                raise UndefinedError("no text has views whose states can be measured")
             estimate = call(record, inputs, convention, measurement.alpha)
         except UndefinedError as error:
             yield Cell(*where, value=None, reason=str(error))
@@ -243,22 +235,18 @@ def _scalar_cells(
 
 
 def _spread(cell: Cell, texts: Array, width: int) -> Cell:
+    """Return a cell with contributions of all kept texts (width,); NaN for texts not measured."""
     if not len(cell.contributions):
         return cell
-    return replace(cell, contributions=spread_over(cell.contributions, texts, width))
+    everywhere = np.full(width, np.nan)
+    everywhere[texts] = cell.contributions
+    return replace(cell, contributions=everywhere)
 
 
 def _where(
     site: Site, record: Measure, convention: Convention | None
 ) -> tuple[int, str, str, str, str]:
     return site.layer, site.stage, record.level, record.name, str(convention or "")
-
-
-def spread_over(numbers: Array, texts: Array, width: int) -> Array:
-    """Return numbers (text,) at the places of their texts among all kept texts; NaN elsewhere."""
-    out = np.full(width, np.nan)
-    out[texts] = numbers
-    return out
 
 
 # --- numbers as frames ---------------------------------------------------------------------------
@@ -272,37 +260,23 @@ def run_frames(
     labels: dict[str, Any],
     resamples: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, Any]]]:
-    """Return the results table, the contributions, and what is undefined with its reason.
+    """Return the results table, the contributions, and the undefined values with their reasons.
 
     Args:
-        cells: all of them.
+        cells: of all sites.
         depth: number of blocks of the model.
-        texts: for each place in the contributions, which of the user's texts it is.
-        labels: model, revision, data and seed, which stand in every row.
+        texts: for each entry of the contributions, the index of the user's text.
+        labels: model, revision, data and seed, which are in every row.
         resamples: of the bootstrap.
     """
     limits = _limits(cells, int(labels["seed"]), resamples)
-    rows = []
-    for cell, (low, high, count) in zip(cells, limits, strict=True):
-        if cell.value is None:
-            continue
-        rows.append(
-            labels
-            | {
-                "perturbation": cell.perturbation,
-                "level": cell.level,
-                "layer": cell.layer,
-                "depth": cell.layer / depth,
-                "stage": cell.stage,
-                "other_layer": cell.other_layer,
-                "metric": cell.metric,
-                "convention": cell.convention,
-                "value": cell.value,
-                "low": low,
-                "high": high,
-                "n": count,
-            }
-        )
+    rows = [
+        labels
+        | {name: getattr(cell, name) for name in _FACTS if name in COLUMNS}
+        | {"depth": cell.layer / depth, "low": low, "high": high, "n": count}
+        for cell, (low, high, count) in zip(cells, limits, strict=True)
+        if cell.value is not None
+    ]
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     return table, _contribution_frame(cells, np.asarray(texts)), _undefined(cells)
 
@@ -312,7 +286,7 @@ def _limits(
 ) -> list[tuple[float | None, float | None, int | None]]:
     """Return low, high and the number of texts of every cell.
 
-    All on the same resamples of the user's texts, those of a corpus on resamples of its own.
+    All cells share the resamples of the user's texts; those of a corpus have resamples of their own.
     """
     found = [(cell.low, cell.high, cell.n) for cell in cells]
     for corpus in (False, True):
@@ -348,36 +322,26 @@ def _contribution_frame(cells: Sequence[Cell], texts: Array) -> pd.DataFrame:
 
 
 def _undefined(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """List what has no value, and what has none for some texts, with the reason."""
+    """Return the cells without a value, or without one for some texts, each with its reason."""
     found = []
     for cell in cells:
         missing = int(np.isnan(cell.contributions).sum()) if cell.level == "prompt" else 0
         if cell.value is None or missing:
-            entry = {
-                "metric": cell.metric,
-                "convention": cell.convention,
-                "layer": cell.layer,
-                "stage": cell.stage,
-                "reason": cell.reason,
-            }
-            if cell.other_layer is not None:
-                entry["other_layer"] = cell.other_layer
-            if cell.level == "view":
-                entry["perturbation"] = cell.perturbation
+            names = ["metric", "convention", "layer", "stage", "reason"]
+            names += ["other_layer"] * (cell.other_layer is not None)
+            names += ["perturbation"] * (cell.level == "view")
+            entry = {name: getattr(cell, name) for name in names}
             found.append(entry | ({"texts": missing} if cell.value is not None else {}))
     return found
 
 
 def dimensions_of(cells: Iterable[Cell]) -> dict[str, int]:
-    """Return by measure the dimension of its subspaces, of those where it is less than the name says."""
+    """Return measure -> dimension of its subspaces, where it is lower than the k of the name."""
     return {cell.metric: cell.dimension for cell in cells if cell.dimension is not None}
 
 
 def notes_of(cells: Iterable[Cell]) -> list[str]:
-    """Return what readers should know of some measures in this run, each once.
-
-    Of a measure on several kinds of views, what is to be known on the first.
-    """
+    """Return the notes on measures in this run, each once; of several kinds of views, on the first."""
     found: dict[str, str] = {}
     first: dict[tuple[str, str], str] = {}
     for cell in cells:
@@ -389,7 +353,7 @@ def notes_of(cells: Iterable[Cell]) -> list[str]:
 
 
 def refuse_nothing_measured(table: pd.DataFrame, undefined: list[dict[str, Any]]) -> None:
-    """Raise a RunError if no measure has a value anywhere: an empty table would be no answer."""
+    """Raise a RunError if no measure has a value at any layer."""
     if table["value"].notna().any():
         return
     why = f": {undefined[0]['reason'].rstrip('.')}" if undefined else ""
@@ -403,31 +367,29 @@ def measure_dynamics(
     folder: Path | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> list[Cell]:
-    """Return the cells of all pair measures; with a folder, kept there and read back if already made.
+    """Return the cells of all pair measures; with a folder, cached there.
 
     Args:
         measurement: what to measure, on which texts.
-        layers: number of layers, 0 to L; with fewer than 2 nothing is between them.
-        store: what the pass left.
-        folder: where the finished family is kept.
-        progress: told after every layer that was prepared and every measure.
+        layers: number of layers, L + 1; with fewer than 2 there are no pairs.
+        store: the stored states.
+        folder: of the cache.
+        progress: called after each prepared layer and each measure.
     """
     records = [record for record in measurement.measures if record.level == "pair"]
     if not records or layers < 2:
         return []
-    total, done = layers + len(records), 0
+    total, done = layers + len(records), itertools.count(1)
 
-    def tell() -> None:
-        nonlocal done
-        done += 1
-        progress("comparing layers", done, total)
+    def advance() -> None:
+        progress("comparing layers", next(done), total)
 
     def make() -> list[Cell]:
-        stack = _stack(measurement, layers, store, tell, records)
-        cells = []
+        stack = _stack(measurement, layers, store, advance, records)
+        cells: list[Cell] = []
         for record in records:
             cells.extend(_cells(record, stack, measurement))
-            tell()
+            advance()
         return cells
 
     progress("comparing layers", 0, total)
@@ -440,41 +402,38 @@ def _stack(
     measurement: Measurement,
     layers: int,
     store: StateStore,
-    told: Callable[[], None],
+    prepared: Callable[[], None],
     records: Sequence[Measure],
 ) -> LayerStack:
-    def read(layer: int) -> torch.Tensor:
-        return torch.from_numpy(store.rows(key(Site(layer), POOLED), measurement.texts))
+    def rows(layer: int, kind: str) -> torch.Tensor:
+        return torch.from_numpy(store.rows(key(Site(layer), kind), measurement.texts))
 
     def crossed(layer: int) -> TokenCosines:
-        rows = torch.from_numpy(store.rows(key(Site(layer), CROSSED), measurement.texts))
-        return TokenCosines(rows[:, 0], rows[:, 1])
+        return TokenCosines(*rows(layer, CROSSED)[:, :2].unbind(1))
 
     return LayerStack(
-        read,
+        lambda layer: rows(layer, POOLED),
         layers,
         seed=measurement.seed,
         components=any(record.name == "gfmi_component" for record in records),
         crossed=crossed if any(record.crosses_blocks for record in records) else None,
-        told=told,
+        prepared=prepared,
     )
 
 
-def _cells(record: Measure, stack: LayerStack, measurement: Measurement) -> list[Cell]:
-    found: list[Cell] = []
+def _cells(record: Measure, stack: LayerStack, measurement: Measurement) -> Iterable[Cell]:
     for row in record.function(stack):
-        found.append(_cell(row, measurement))
+        yield _cell(row, measurement)
         for name, level in (("null", row.null), ("floor", row.floor)):
             if level is not None:
-                found.append(_level(row, name, level))
-    return found
+                where = (row.layer, BLOCK, "pair", f"{row.metric}_{name}", "")
+                yield Cell(*where, value=level, other_layer=row.other_layer)
 
 
 def _cell(row: Between, measurement: Measurement) -> Cell:
-    where = (row.layer, BLOCK, "pair", row.metric, "")
     low, high = row.limits or (None, None)
     cell = Cell(
-        *where,
+        *(row.layer, BLOCK, "pair", row.metric, ""),
         value=row.value,
         reason=row.reason,
         other_layer=row.other_layer,
@@ -487,16 +446,4 @@ def _cell(row: Between, measurement: Measurement) -> Cell:
     if row.contributions is None:
         return cell
     numbers = row.contributions.cpu().numpy()
-    return replace(cell, contributions=spread_over(numbers, measurement.texts, measurement.width))
-
-
-def _level(row: Between, name: str, level: float) -> Cell:
-    return Cell(
-        row.layer,
-        BLOCK,
-        "pair",
-        f"{row.metric}_{name}",
-        "",
-        value=level,
-        other_layer=row.other_layer,
-    )
+    return _spread(replace(cell, contributions=numbers), measurement.texts, measurement.width)

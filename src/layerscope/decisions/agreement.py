@@ -19,6 +19,7 @@ from layerscope.decisions.predictors import RANDOM, Candidate
 from layerscope.decisions.rules import Floats
 from layerscope.errors import InputError, UndefinedError
 from layerscope.results.foreign import SUFFIXES, from_long
+from layerscope.results.resampling import p_value, percentile_limits
 from layerscope.results.table import RECORD_FILE, Run, load_run
 
 ONLY: Final = "score"  # the task's name where a table names none
@@ -187,7 +188,6 @@ TOP: Final = 3
 GIVEN_ALL: Final = "all"
 _EXACT: Final = 8  # most models whose every order is tried: 40,320
 _BLOCK: Final = 2_000_000
-_TAIL: Final = 0.025
 
 
 @dataclass(frozen=True)
@@ -344,8 +344,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _correlation(value: float, resampled: Floats) -> Correlation:
     if abs(value) > 1 - dependence.EQUAL:
         return Correlation(value, None, None)
-    low, high = np.nanquantile(resampled, [_TAIL, 1 - _TAIL])
-    return Correlation(value, float(low), float(high))
+    return Correlation(value, *percentile_limits(resampled))
 
 
 def _draws(
@@ -395,10 +394,11 @@ def permutation_p(x: Floats, y: Floats, *, seed: int = 0, resamples: int = 10_00
     reached = abs(one @ other) - dependence.EQUAL
     if len(x) <= _EXACT:
         orders = np.array(list(permutations(range(len(x)))))
-        return float((abs(one[orders] @ other) >= reached).mean())
+        count = int((abs(one[orders] @ other) >= reached).sum())
+        return p_value(count, len(orders), complete=True)
     generator = np.random.default_rng(seed)
     orders = generator.permuted(np.tile(np.arange(len(x)), (resamples, 1)), axis=1)
-    return float((1 + (abs(one[orders] @ other) >= reached).sum()) / (1 + resamples))
+    return p_value(int((abs(one[orders] @ other) >= reached).sum()), resamples)
 
 
 def _over_tasks(values: Floats, tasks: Sequence[Floats]) -> tuple[float | None, float | None]:

@@ -1,4 +1,4 @@
-"""What a correlation of measures with scores found, as records and as sentences."""
+"""Correlate the layer curves of measures with those of task scores, and word the notes."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from layerscope.decisions.curves import (
 )
 from layerscope.decisions.dependence import Floats, ShiftTest, Unit
 from layerscope.errors import InputError, UndefinedError
+from layerscope.results.resampling import cluster_bootstrap, p_value
 from layerscope.results.table import BLOCK
 
 FEW_MODELS: Final = 5  # below, limits over models say little: whole models are what is drawn
@@ -37,7 +38,7 @@ def reader_notes(
     left_out: Sequence[LeftOut],
     resamples: int,
 ) -> tuple[str, ...]:
-    """Return what must be known to read the summaries right, one sentence each."""
+    """Return sentences on how to read the summaries."""
     models = {association.score.cluster for association in associations}
     tasks = {association.score.name for association in associations}
     every = (
@@ -103,7 +104,7 @@ def _missing(left_out: Sequence[LeftOut]) -> list[str]:
 def nothing(
     left_out: Sequence[LeftOut], wanted: Iterable[ScoreKey], places: Iterable[Place]
 ) -> str:
-    """Return why no measure meets a score."""
+    """Return the reasons why no measure can be compared with a score."""
     reasons = list(dict.fromkeys(each.reason for each in left_out))
     if reasons == ["no measures of this model"]:
         scored = _few(sorted({score.cluster for score in wanted}))
@@ -133,15 +134,15 @@ def correlate(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Findings:
-    """Return how the measures in some tables go with the scores in them.
+    """Return the correlations of the measures in some tables with the scores in them.
 
     Args:
-        tables: results as `layerscope.results.table` has them; those of one model are taken together.
+        tables: long tables of `layerscope.results.table`; those of one model are combined.
         data: the texts whose measures are compared with every task; "own" for those of each task.
-            None takes the only data set there is, else the tasks' own.
+            None takes the only data set, or else the tasks' own.
         scores: tasks, or names of scores; None takes all.
-        measures: their names; None takes the catalogue's main ones and those it does not know,
-            "all" every one.
+        measures: their names; None takes the main ones of the catalogue and those not in it, "all"
+            every one.
         conventions: which; None takes all.
         stage: of both curves. "final_norm" takes the blocks' outputs, but of the last layer what
             the model gives after its final norm.
@@ -149,7 +150,7 @@ def correlate(
         seed: of the draws.
 
     Raises:
-        InputError: no measure meets a score, a name is unknown, or it is open which texts are meant.
+        InputError: no measure shares layers with a score, a name is unknown, or `data` is needed.
     """
     if resamples < 1:
         raise InputError(f"expected at least 1 resample, got {resamples}.")
@@ -209,7 +210,7 @@ def associate(
 def _given_depth(x: Floats, y: Floats, depth: Floats) -> float | None:
     try:
         return dependence.partial_spearman(x, y, np.column_stack([depth, depth**2])).value
-    except UndefinedError:  # such as a curve that only rises: it cannot be told from its depth
+    except UndefinedError:  # such as a curve that only rises, and so equals its depth in ranks
         return None
 
 
@@ -242,9 +243,9 @@ def summarize(
 def _nulls(
     groups: Sequence[Sequence[Association]], resamples: int, seed: int
 ) -> tuple[list[ShiftTest], list[Floats]]:
-    """Return the test by shifts of each measure, and what walks reach in its place."""
+    """Return each measure's test by circular shifts, and its null of random walks."""
     shifts, walks = [], []
-    known: dict[tuple[object, ...], Floats] = {}  # most measures meet the same scores
+    known: dict[tuple[object, ...], Floats] = {}  # most measures share the same scores
     for group in groups:
         units = [association.unit for association in group]
         scores = tuple((association.score, association.curve.layers) for association in group)
@@ -258,7 +259,7 @@ def _nulls(
 def _reached(walks: Floats, group: Sequence[Association]) -> float:
     """Return the p value of the median distance correlation among those of random walks."""
     observed = np.median([association.dcor for association in group])
-    return float((1 + (walks >= observed - dependence.EQUAL).sum()) / (1 + len(walks)))
+    return p_value(int((walks >= observed - dependence.EQUAL).sum()), len(walks))
 
 
 def _summary(
@@ -309,7 +310,7 @@ def _over_clusters(
     if len(set(clusters)) == 1:
         return None, None, None, None
     values = pd.Series([association.spearman for association in group])
-    low, high = dependence.cluster_bootstrap(values, clusters, resamples=resamples, seed=seed)
+    low, high = cluster_bootstrap(values, clusters, resamples=resamples, seed=seed)
     try:
         signs = dependence.sign_test(values.groupby(clusters).median())
     except UndefinedError:  # every median is 0

@@ -1,4 +1,4 @@
-"""Curves of measures paired with curves of scores, and how closely each pair goes together."""
+"""Layer curves of measures and of task scores read from tables, and the records of their correlation."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Association:
-    """How a measure's curve goes with a score's, of one model on one task.
+    """Correlation of the curves of a measure and of a score, for one model on one task.
 
     Attributes:
         measure: the measure.
@@ -107,7 +107,7 @@ class Association:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What takes no part, and why; `measure` is empty where no measure does."""
+    """A score or measure that is left out, and why; `measure` is empty where none is used."""
 
     model: str
     task: str
@@ -138,7 +138,7 @@ class Summary:
         p_shift: of `dcor` by circular shifts, the tasks of a model shifted together.
         p_shift_least: the least that p could be with these layers.
         p_walk: of `dcor` by random walks in the measure's place.
-        walk: what the walks reach in 1 of 20 draws.
+        walk: 95 % quantile of the distance correlation of the walks.
         p_holm: the larger of p_shift and p_walk, corrected over all measures after Holm.
         p_fdr: the same after Benjamini and Hochberg, for screens of many measures.
         dcor_of_means: distance correlation of the mean curves over the tasks, as published figures
@@ -174,7 +174,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Findings:
-    """All associations, what they come to, what takes no part, and what a reader should know."""
+    """All associations, their summaries, what is left out, and notes for readers."""
 
     associations: tuple[Association, ...]
     summaries: tuple[Summary, ...]
@@ -212,7 +212,7 @@ class Findings:
 
 
 def labels(measures: Iterable[MeasureKey]) -> dict[MeasureKey, str]:
-    """Return names that tell measures apart: the views only where they must, in a word if that does.
+    """Return unique names of measures: with the kind of views only where needed.
 
     >>> keys = [MeasureKey("dime", "", views) for views in ("characters p=0.3", "crops of 20 words")]
     >>> list(labels(keys).values()), list(labels(keys[:1]).values())
@@ -338,10 +338,10 @@ def measure_curves(
 
 
 def _chosen(known: set[str], measures: Sequence[str] | None) -> Iterable[str]:
-    """Return the measures asked for, by default the main ones and those that no catalogue knows.
+    """Return the requested measures, by default the main ones and those not in the catalogue.
 
-    Where a main one is missing, others of its family stand in: lidar_log for lidar. Levels to compare
-    a measure with (its null, its noise floor) are no measures, unless asked for by name.
+    Where a main one is missing, others of its family replace it: lidar_log for lidar. Reference
+    levels of a measure (its null, its noise floor) are only included by name.
     """
     if measures is not None and ALL not in measures:
         _check("measure in these runs", measures, known)

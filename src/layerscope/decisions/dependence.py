@@ -1,8 +1,9 @@
-"""How strongly two curves go together, and how sure that is when their points are layers.
+"""Correlation of two curves over layers, and tests that respect the order of the layers.
 
-Layers are not independent draws: two curves that merely drift over depth look associated. So beside
-the coefficients stand nulls that keep the order of the layers (circular shifts, random walks), and
-intervals that resample whole models. Curves are plain arrays of one number a layer.
+Layers are not independent draws: two curves that merely drift over depth look associated. The null
+distributions therefore keep the order of the layers: circular shifts and random walks. Curves are
+plain arrays of one number per layer. The package dcor has the same coefficients (tests compare
+them), but its import takes seconds for compilation.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from layerscope.errors import InputError, UndefinedError
+from layerscope.results.resampling import p_value
 
 Floats = NDArray[np.float64]
 
 FEWEST: Final = 4  # points: below, ranks say nothing and the bias correction divides by 0
-NOTHING_LEFT: Final = 1e-9  # a residual this small beside the whole is rounding
+NOTHING_LEFT: Final = 1e-9  # a residual this small relative to the whole is rounding
 EQUAL: Final = 1e-12  # shifts of equal value differ in the order of their sums
 BLOCK: Final = 4_000_000  # numbers that exist at a time: 32 MB
 
@@ -210,12 +212,11 @@ class Unit:
     """Two curves of one model on one task.
 
     Attributes:
-        cluster: the model. What a null draws is shared by the units of a cluster: the tasks of one
-            model rise and fall together, and taking each for a draw of its own would make noise look
-            significant.
+        cluster: the model. All units of a cluster share the draws of a null: the tasks of one model
+            rise and fall together, and separate draws would make noise look significant.
         layers: ascending layers, where both curves are defined.
-        measure: (layer,) the curve whose place the null takes.
-        score: (layer,) the curve that stays.
+        measure: (layer,) the curve that the null replaces.
+        score: (layer,) the curve that stays fixed.
     """
 
     cluster: str
@@ -248,7 +249,7 @@ class ShiftTest:
 
 
 def shift_test(units: Sequence[Unit], *, resamples: int = 10_000, seed: int = 0) -> ShiftTest:
-    """Return how often shifted measures go with the scores as closely as the measures in place.
+    """Return how often circularly shifted measures correlate as closely with the scores.
 
     The statistic is the median over units of the distance correlation. All combinations of the
     clusters' shifts are tried where they are no more than `resamples`, else that many random ones. A
@@ -283,19 +284,18 @@ def shift_test(units: Sequence[Unit], *, resamples: int = 10_000, seed: int = 0)
             for unit in units
         ]
         count += int((np.median(values, axis=0) >= observed - EQUAL).sum())
-    if complete:
-        return ShiftTest(count / combinations, 1 / combinations)
-    return ShiftTest((1 + count) / (1 + resamples), 1 / (1 + resamples))
+    smallest = p_value(int(complete), len(draws), complete=complete)
+    return ShiftTest(p_value(count, len(draws), complete=complete), smallest)
 
 
 def walk_null(units: Sequence[Unit], *, draws: int = 10_000, seed: int = 0) -> Floats:
-    """Return what random walks over the layers reach in the measures' place, (draw,).
+    """Return the statistic (draw,) with the measures replaced by random walks over the layers.
 
-    A walk of independent normal steps is the plainest curve that drifts over depth and knows nothing
-    of the scores. The statistic is that of `shift_test`.
+    A walk of independent normal steps is the simplest curve that drifts over depth independently of
+    the scores. The statistic is that of `shift_test`.
 
     Args:
-        units: at least one; of their measures nothing is used.
+        units: at least one; their measures are not used.
         draws: number of walks for each cluster.
         seed: of the walks.
 
@@ -353,55 +353,7 @@ def _parts(total: int, width: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-# --- intervals and families -------------------------------------------------------------------------
-
-
-def cluster_bootstrap(
-    values: ArrayLike,
-    clusters: Sequence[str],
-    *,
-    resamples: int = 10_000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Return percentile limits of the median of units when whole clusters are drawn again.
-
-    A drawn cluster comes with all its units: the tasks of a model are no independent draws. The same
-    seed and number of clusters draw the same clusters, so that measures are compared on equal terms.
-
-    Args:
-        values: (unit,)
-        clusters: for each unit, the cluster that it belongs to.
-        resamples: number of draws.
-        seed: of the draws.
-        level: share of the draws between the limits.
-
-    Raises:
-        UndefinedError: for fewer than 2 clusters.
-    """
-    numbers = np.asarray(values, dtype=float)
-    names, place = np.unique(np.asarray(clusters), return_inverse=True)
-    count = len(names)
-    if count < 2:
-        raise UndefinedError(f"an interval needs at least 2 to draw from, got {count}")
-    order = np.argsort(numbers, kind="stable")
-    generator = np.random.default_rng(seed)
-    medians = np.empty(resamples)
-    for start, stop in _parts(resamples, len(numbers)):
-        drawn = generator.multinomial(count, np.full(count, 1 / count), stop - start)
-        medians[start:stop] = _weighted_medians(numbers[order], drawn[:, place[order]])
-    low, high = np.quantile(medians, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def _weighted_medians(ascending: Floats, counts: NDArray[np.int64]) -> Floats:
-    """Return the median of values (unit,) that stand counts (draw, unit) times each, (draw,)."""
-    ranks = counts.cumsum(1)
-    total = ranks[:, -1:]
-    lower = (ranks > (total - 1) // 2).argmax(1)
-    upper = (ranks > total // 2).argmax(1)
-    medians: Floats = (ascending[lower] + ascending[upper]) / 2
-    return medians
+# --- signs and families -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -413,7 +365,7 @@ class SignTest:
 
 
 def sign_test(values: ArrayLike) -> SignTest:
-    """Return whether values are more often of one sign than a coin would have it.
+    """Test whether values have one sign more often than by chance.
 
     Raises:
         UndefinedError: if no value differs from 0.

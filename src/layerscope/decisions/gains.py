@@ -18,13 +18,13 @@ from layerscope.decisions.choose import Choice
 from layerscope.decisions.evidence import number_of_blocks
 from layerscope.decisions.rules import BASELINES, Floats, middle_layer, two_thirds_layer
 from layerscope.errors import InputError, unknown_name
+from layerscope.results.resampling import percentile_limits
 from layerscope.results.table import BLOCK, FINAL_NORM, TASK, Run
 
 MTEB: Final = "mteb/"
 ORACLE: Final = "best layer of each task"
 BEST_SINGLE: Final = "best single layer"
 LEAVE_ONE_OUT: Final = "best layer on the other tasks"
-_TAIL: Final = 0.025
 # A share of next to nothing says nothing: where the best layers gain less than half a point on
 # average, none is given.
 LEAST_ROOM: Final = 0.005
@@ -339,8 +339,8 @@ def _weights(models: Sequence[str], seed: int, resamples: int) -> Floats | None:
 def _mean(values: Floats, weights: Floats | None) -> Interval:
     if weights is None:
         return Interval(float(values.mean()), None, None)
-    low, high = np.quantile(weights @ values / weights.sum(1), [_TAIL, 1 - _TAIL])
-    return Interval(float(values.mean()), float(low), float(high))
+    limits = percentile_limits(weights @ values / weights.sum(1))
+    return Interval(float(values.mean()), *limits)
 
 
 def _ratio(part: Floats, whole: Floats, weights: Floats | None) -> Interval | None:
@@ -350,5 +350,4 @@ def _ratio(part: Floats, whole: Floats, weights: Floats | None) -> Interval | No
     if weights is None:
         return Interval(value, None, None)
     parts, wholes = weights @ part, weights @ whole
-    low, high = np.quantile(parts[wholes > 0] / wholes[wholes > 0], [_TAIL, 1 - _TAIL])
-    return Interval(value, float(low), float(high))
+    return Interval(value, *percentile_limits(parts[wholes > 0] / wholes[wholes > 0]))

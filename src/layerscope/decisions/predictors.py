@@ -1,4 +1,4 @@
-"""Numbers that models are ordered by, read from their runs."""
+"""Predictors that rank models, read from their runs."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Predictor:
     """One number of a model by which models can be ordered.
 
     Attributes:
-        name: what it is asked for by.
+        name: in commands and tables.
         title: for headings.
-        metric: the measure behind it, as tables name it; of trivial ones the fact of the model.
+        metric: name of its measure in tables; of trivial predictors, of a field of the model's record.
         convention: of the measure.
         kind: whether the measure is of the whole model or of its last layer, or the fact is of its
             size.
         direction: which models should be better.
-        source: who says so.
-        bound: of the number of texts and the width, what the measure is divided by.
-        formula: what it is, in words or signs.
+        source: of the direction.
+        bound: (number of texts, width) -> divisor of the measure.
+        formula: in words or symbols.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Predictor:
     formula: str
 
     def oriented(self, value: float) -> float:
-        """Return the value so that more should be better."""
+        """Return the value, negated where less is better."""
         return value if self.direction == "most" else -value
 
 
@@ -156,7 +156,7 @@ class Value:
         value: as models are ordered by it; None where it is undefined.
         low: its lower 95 % limit over texts, None where there is none.
         high: the upper limit.
-        raw: the same before it was put over what it can be at most, or its logarithm was taken.
+        raw: before division by its maximum, or before its logarithm was taken.
         contributions: (text,) numbers whose mean is the value, None where there are none.
         reason: why there is no value.
         measured: whether the run measured it or says why it has no value.
@@ -176,13 +176,13 @@ class Candidate:
     """One model of a ranking.
 
     Attributes:
-        name: unlike that of any other of the ranking.
-        given: what the caller gave.
-        called: the name in the run's record, by which scores know it.
-        architecture: as transformers calls it.
-        texts: number of texts that it was measured on.
+        name: unique in the ranking.
+        given: path or name from the caller.
+        called: the name in the run's record, which tables of scores use.
+        architecture: its name in transformers.
+        texts: number of measured texts.
         values: by the name of a predictor.
-        notes: what its run says of how far its numbers can be compared.
+        notes: sentences on how comparable its numbers are.
     """
 
     name: str
@@ -220,7 +220,7 @@ def candidates(runs: Sequence[tuple[str, Run]]) -> tuple[Candidate, ...]:
 
 
 def check_comparable(runs: Sequence[tuple[str, Run]], fingerprint: str | None = None) -> None:
-    """Refuse runs whose numbers cannot stand side by side.
+    """Refuse runs whose numbers cannot be compared.
 
     Args:
         runs: what the caller gave, and the run that it is.
@@ -301,7 +301,7 @@ def _weights(run: Run) -> str:
 
 
 def lacking(run: Run, wanted: Predictor) -> bool:
-    """Whether a run neither measured what a predictor needs nor says that it is undefined."""
+    """Whether a run lacks the measure of a predictor and has no reason why it is undefined."""
     return not value_of(run, wanted).measured
 
 
@@ -342,7 +342,7 @@ def _size(model: Mapping[str, Any], wanted: Predictor) -> Value:
 
 
 def _last(rows: pd.DataFrame, blocks: int) -> pd.Series[Any] | None:
-    """Return the row of what the model gives: after its final norm, else of its last block."""
+    """Return the row of the model's output: after its final norm, else of its last block."""
     for stage in (FINAL_NORM, BLOCK):
         found = rows[(rows["stage"] == stage) & (rows["layer"] == blocks)]
         if len(found):
@@ -374,7 +374,7 @@ def _undefined(record: Mapping[str, Any], wanted: Predictor) -> Value:
 
 
 def _of_fewer_dimensions(record: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what to know of predictors whose subspaces are smaller than those of other models."""
+    """Yield notes on predictors whose subspaces are smaller than those of other models."""
     used = record.get("subspace_dimensions", {})
     for each in ALL:
         if each.metric in used:

@@ -1,16 +1,15 @@
-"""Rules that say which blocks to drop first, and the Random baseline."""
+"""Rules that order the blocks of a model for removal, budgets, and the random baseline."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from itertools import combinations
 from typing import Final
 
 import numpy as np
-import pandas as pd
 
 from layerscope.decisions import evidence
 from layerscope.errors import InputError, unknown_name
@@ -19,19 +18,18 @@ from layerscope.metrics.measure import Measure
 from layerscope.results.table import TASK, Run
 from layerscope.settings import DRAWS
 
-FINAL: Final = 1.0  # GFMI of the final layer with itself
 _LRD: Final = "measure named in Jiang, Yang, Tam 2026; the rule is ours"
 Scores = Mapping[int, float]
 
 
 @dataclass(frozen=True)
 class Removal:
-    """Which blocks a rule drops.
+    """The blocks that a rule removes.
 
     Attributes:
-        blocks: in the order in which they go.
-        scores: block -> what it was chosen by, lowest first; of a contiguous rule, the first block of
-            a span -> the span's. Empty where a rule measures nothing.
+        blocks: in the order of removal.
+        scores: block -> its score, the lowest removed first; for a contiguous rule, first block of a
+            span -> score of the span. Empty where a rule measures nothing.
     """
 
     blocks: tuple[int, ...]
@@ -40,7 +38,7 @@ class Removal:
 
 @dataclass(frozen=True)
 class Measured:
-    """What rules read of a model: the rows of a run.
+    """The measures of a model that rules read, from the rows of a run.
 
     Attributes:
         run: a scan of the model.
@@ -52,33 +50,22 @@ class Measured:
 
     def layers(self, metric: str, convention: str = "") -> Scores:
         """Return layer -> value of a measure of single layers."""
-        return _by_layer(evidence.of_measure(self.run.table, metric, convention))
+        rows = evidence.of_measure(self.run.table, metric, convention)
+        return dict(zip(rows.index.astype(int), rows["value"].astype(float), strict=True))
 
     def path(self, metric: str) -> Scores:
         """Return layer -> value of a measure of several layers: steps by the block that makes them."""
-        return _by_layer(evidence.of_path(self.run.table, metric))
+        rows = evidence.of_path(self.run.table, metric)
+        return dict(zip(rows.index.astype(int), rows["value"].astype(float), strict=True))
 
-    def pairs(self, metric: str) -> dict[tuple[int, int], float]:
-        """Return (lower layer, higher layer) -> value of a measure of every two layers."""
-        table = self.run.table
-        rows = table[table["metric"] == metric]
-        places = zip(rows["layer"].astype(int), rows["other_layer"].astype(int), strict=True)
-        return dict(zip(places, rows["value"].astype(float), strict=True))
-
-    def reason(self, metrics: Sequence[str]) -> str:
-        """Return why a measure has no value somewhere, as the record says it."""
-        for entry in self.run.record.get("undefined", ()):
-            if entry.get("metric") in metrics:
-                return str(entry.get("reason", ""))
-        return ""
-
-
-def _by_layer(rows: pd.DataFrame) -> Scores:
-    return dict(zip(rows.index.astype(int), rows["value"].astype(float), strict=True))
+    def reason(self, metric: str) -> str:
+        """Return the run's first reason why a measure has no value somewhere, "" if none."""
+        undefined = self.run.record.get("undefined", ())
+        return next((str(e.get("reason", "")) for e in undefined if e.get("metric") == metric), "")
 
 
 def measured_by(run: Run, blocks: int) -> Measured:
-    """Return a run as rules read it.
+    """Return the measures of a run, checked.
 
     Raises:
         InputError: it holds measures of several sets of texts.
@@ -98,18 +85,18 @@ Choose = Callable[[Measured, Sequence[int], int, int], Removal]
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One way to choose the blocks that go.
+    """One way to choose the blocks to remove.
 
     Attributes:
         name: its name in tables and commands.
-        title: what goes first, in a few words.
-        formula: the block's score, of which the lowest goes first.
-        reads: names of measures in the catalogue; none where nothing is measured.
-        choose: of the measures, the eligible blocks, their number and a seed, to the removal.
+        title: what is removed first, in a few words.
+        formula: the score of a block; the lowest is removed first.
+        reads: names of measures in the catalogue; empty where nothing is measured.
+        choose: (measures, eligible blocks, number of blocks, seed) -> removal.
         source: who proposed it.
-        convention: in which it reads them, "" where they have none.
-        own_reading: whether the source could not be read, so that the rule is our reading of it.
-        at_once: whether the blocks are only chosen together, so that they cannot go one by one.
+        convention: of the measures, "" where they have none.
+        own_reading: whether the rule is our interpretation, as the source could not be read.
+        at_once: whether all blocks are chosen together, so that they cannot be removed one by one.
     """
 
     name: str
@@ -123,108 +110,95 @@ class Rule:
     at_once: bool = False
 
 
-def _lowest(reads: tuple[str, ...], score: Callable[[Measured], Scores], name: str) -> Choose:
-    """Return the choice of the lowest scores; of equal ones the deeper block goes first."""
+def _no_score(name: str, lacking: Sequence[int], measured: Measured, metric: str) -> InputError:
+    if found := _lacks(name, measured, metric):
+        return found
+    shown = ", ".join([*map(str, lacking[:5]), *["..."] * (len(lacking) > 5)])
+    why = f": {reason.rstrip('.')}" if (reason := measured.reason(metric)) else ""
+    return InputError(
+        f"the rule {name!r} has no score for block {shown}{why}; choose another rule, another "
+        "--pooling or more texts."
+    )
+
+
+def _lacks(name: str, measured: Measured, metric: str) -> InputError | None:
+    """Return the error for a run without the measure of a rule, None if it has or explains it."""
+    if (measured.run.table["metric"] == metric).any() or measured.reason(metric):
+        return None
+    return InputError(
+        f"the rule {name!r} reads {metric}, which the run lacks; scan again without --metrics, or "
+        f"with --metrics {metric}."
+    )
+
+
+def refuse_lacking(rule: Rule, run: Run) -> None:
+    """Refuse a run that a rule cannot read; called before a model is loaded.
+
+    Raises:
+        InputError: it lacks the rule's measures, or holds those of several sets of texts.
+    """
+    if rule.reads and (found := _lacks(rule.name, measured_by(run, 0), rule.reads[0])):
+        raise found
+
+
+def _by_score(
+    name: str, title: str, formula: str, metric: str, score: Callable[[Measured], Scores],
+    source: str, convention: str = "",
+) -> Rule:  # fmt: skip
+    """Return the rule of the lowest scores; of equal scores the deeper block is removed first."""
 
     def choose(measured: Measured, eligible: Sequence[int], count: int, _seed: int) -> Removal:
         scores = {block: value for block, value in score(measured).items() if block in eligible}
         lacking = [block for block in eligible if not math.isfinite(scores.get(block, math.nan))]
         if lacking:
-            raise _no_score(name, lacking, measured, reads)
+            raise _no_score(name, lacking, measured, metric)
         order = sorted(eligible, key=lambda block: (scores[block], -block))
         return Removal(tuple(order[:count]), scores)
 
-    return choose
+    reads = (catalogue.measure(metric).name,)
+    return Rule(
+        name=name, title=title, formula=formula, reads=reads, choose=choose, source=source,
+        convention=convention, own_reading=source == _LRD,
+    )  # fmt: skip
 
 
-def _no_score(
-    name: str, lacking: Sequence[int], measured: Measured, reads: tuple[str, ...]
-) -> InputError:
-    if found := _lacks(name, measured, reads):
-        return found
-    why = measured.reason(reads)
-    shown = ", ".join(map(str, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
-    return InputError(
-        f"the rule {name!r} has no score for block {shown}"
-        + (f": {why.rstrip('.')}" if why else "")
-        + "; choose another rule, another --pooling or more texts."
-    )
+def _by_step(
+    name: str, title: str, formula: str, metric: str,
+    turn: Callable[[float], float] = lambda value: value, source: str = _LRD,
+) -> Rule:  # fmt: skip
+    """Return the rule by a measure of the step that each block makes."""
+
+    def score(measured: Measured) -> Scores:
+        return {b: turn(value) for b, value in measured.path(metric).items()}
+
+    return _by_score(name, title, formula, metric, score, source)
 
 
-def _lacks(name: str, measured: Measured, reads: tuple[str, ...]) -> InputError | None:
-    """Return what to say of a run without the measures of a rule, None if it has or explains them."""
-    absent = [metric for metric in reads if not (measured.run.table["metric"] == metric).any()]
-    if not absent or measured.reason(absent):
-        return None
-    return InputError(
-        f"the rule {name!r} reads {', '.join(absent)}, which the run lacks; scan again without "
-        f"--metrics, or with --metrics {','.join(reads)}."
-    )
-
-
-def refuse_lacking(rule: Rule, run: Run) -> None:
-    """Refuse, before a model is loaded, a run that a rule cannot read.
-
-    Raises:
-        InputError: it lacks the rule's measures, or holds those of several sets of texts.
-    """
-    if rule.reads and (found := _lacks(rule.name, measured_by(run, 0), rule.reads)):
-        raise found
-
-
-def _steps(metric: str, turn: Callable[[float], float]) -> Callable[[Measured], Scores]:
-    return lambda measured: {b: turn(value) for b, value in measured.path(metric).items()}
-
-
-def _gfmi(reading: Callable[[float, float], float]) -> Callable[[Measured], Scores]:
-    """Return the scores by g before and after each block, g the GFMI of a layer to the final one."""
+def _by_gfmi(name: str, title: str, formula: str, reading: Callable[[float, float], float]) -> Rule:
+    """Return the rule by g before and after each block, g the GFMI of a layer with the final one."""
 
     def score(measured: Measured) -> Scores:
         found = measured.path("gfmi_edge")
-        if not found:
-            return {}
-        g = {measured.blocks: FINAL} | dict(found)
-        return {
-            b: reading(g[b - 1], g[b])
-            for b in range(1, measured.blocks + 1)
-            if {b - 1, b} <= g.keys()
-        }
+        g = {measured.blocks: 1.0} | dict(found) if found else {}  # of the final layer with itself
+        return {b: reading(g[b - 1], after) for b, after in g.items() if b - 1 in g}
 
-    return score
-
-
-def _scored(
-    name: str,
-    title: str,
-    formula: str,
-    reads: str,
-    score: Callable[[Measured], Scores],
-    source: str,
-) -> Rule:
-    choose = _lowest((reads,), score, name)
-    return Rule(
-        name=name, title=title, formula=formula, reads=(reads,), choose=choose, source=source
-    )
-
-
-def _of_lrd(
-    name: str, title: str, formula: str, reads: str, score: Callable[[Measured], Scores]
-) -> Rule:
-    """Return our reading of a rule by a measure that Jiang, Yang, Tam 2026 name."""
-    return replace(_scored(name, title, formula, reads, score, _LRD), own_reading=True)
+    return _by_score(name, title, formula, "gfmi_edge", score, _LRD)
 
 
 def _contiguous(measured: Measured, eligible: Sequence[int], count: int, _seed: int) -> Removal:
-    """Choose the span of blocks between the two layers whose vectors point most alike."""
-    pairs = measured.pairs("angular_matrix")
+    """Choose the span of blocks across which the vectors turn least."""
+    table = measured.run.table
+    rows = table[table["metric"] == "angular_matrix"]
+    places = zip(rows["layer"].astype(int), rows["other_layer"].astype(int), strict=True)
+    angles = dict(zip(places, rows["value"].astype(float), strict=True))
     spans = {
-        first: pairs.get((first - 1, first - 1 + count), math.nan)
+        first: angles.get((first - 1, first - 1 + count), math.nan)
         for first in eligible
         if set(range(first, first + count)) <= set(eligible)
     }
     lacking = [first for first, value in spans.items() if not math.isfinite(value)]
     if lacking:
-        raise _no_score("angular-contiguous", lacking, measured, ("angular_matrix",))
+        raise _no_score("angular-contiguous", lacking, measured, "angular_matrix")
     first = min(spans, key=lambda block: (spans[block], -block))
     return Removal(tuple(range(first, first + count)), spans)
 
@@ -234,72 +208,66 @@ def _deepest(_measured: Measured, eligible: Sequence[int], count: int, _seed: in
 
 
 def _random(_measured: Measured, eligible: Sequence[int], count: int, seed: int) -> Removal:
-    order = np.random.default_rng(seed).permutation(np.asarray(eligible))
-    return Removal(tuple(int(block) for block in order[:count]), {})
+    order = np.random.default_rng(seed).permutation(np.asarray(eligible)).tolist()
+    return Removal(tuple(order[:count]), {})
 
 
 RULES: Final[tuple[Rule, ...]] = (
-    _of_lrd("frenet", "least motion of the subspace", "Frenet speed of the step b - 1 to b",
-            "frenet_speed_k32", _steps("frenet_speed_k32", lambda v: v)),
-    _of_lrd("nrs", "most neighbors kept", "1 - NRS(b - 1, b)",
-            "nrs_k10", _steps("nrs_k10", lambda v: 1 - v)),
-    _of_lrd("gfmi-gain", "least change of alignment with the final layer", "|g_b - g_b-1|",
-            "gfmi_edge", _gfmi(lambda before, after: abs(after - before))),
-    _of_lrd("gfmi-signed-gain", "what moves away from the final layer", "g_b - g_b-1",
-            "gfmi_edge", _gfmi(lambda before, after: after - before)),
-    _of_lrd("gfmi-level-low", "what is least aligned with the final layer", "g_b",
-            "gfmi_edge", _gfmi(lambda _before, after: after)),
-    _of_lrd("gfmi-level-high", "what is most aligned with the final layer", "-g_b",
-            "gfmi_edge", _gfmi(lambda _before, after: -after)),
-    _scored("block-influence", "least turn of each token",
-            "1 - mean cos of a token before and after block b",
-            "block_influence", _steps("block_influence", lambda v: v), "Men et al. 2024, ShortGPT"),
+    _by_step("frenet", "least motion of the subspace", "Frenet speed of the step b - 1 to b",
+             "frenet_speed_k32"),
+    _by_step("nrs", "most neighbors kept", "1 - NRS(b - 1, b)", "nrs_k10", lambda v: 1 - v),
+    _by_gfmi("gfmi-gain", "least change of alignment with the final layer", "|g_b - g_b-1|",
+             lambda before, after: abs(after - before)),
+    _by_gfmi("gfmi-signed-gain", "what moves away from the final layer", "g_b - g_b-1",
+             lambda before, after: after - before),
+    _by_gfmi("gfmi-level-low", "what is least aligned with the final layer", "g_b",
+             lambda _before, after: after),
+    _by_gfmi("gfmi-level-high", "what is most aligned with the final layer", "-g_b",
+             lambda _before, after: -after),
+    _by_step("block-influence", "least turn of each token",
+             "1 - mean cos of a token before and after block b", "block_influence",
+             source="Men et al. 2024, ShortGPT"),
     Rule(name="angular-contiguous", title="the span of n blocks that turns vectors least",
          formula="mean angle of a text's vector before and after the span",
          reads=("angular_matrix",), choose=_contiguous, at_once=True,
          source="Gromov et al. 2024, on pooled vectors rather than the last token"),
-    _scored("angular", "least turn of each text's vector",
-            "mean angle of a text's vector before and after block b",
-            "angular_distance", _steps("angular_distance", lambda v: v),
-            "Gromov et al. 2024 for one block, on pooled vectors"),
-    _scored("cka", "most similar by CKA", "-unbiased CKA(b - 1, b)",
-            "cka_unbiased", _steps("cka_unbiased", lambda v: -v), "Kornblith et al. 2019"),
+    _by_step("angular", "least turn of each text's vector",
+             "mean angle of a text's vector before and after block b", "angular_distance",
+             source="Gromov et al. 2024 for one block, on pooled vectors"),
+    _by_step("cka", "most similar by CKA", "-unbiased CKA(b - 1, b)", "cka_unbiased",
+             lambda v: -v, "Kornblith et al. 2019"),
     Rule(name="deepest-first", title="the deepest before the protected ones", formula="-b",
          reads=(), choose=_deepest, source="Gromov et al. 2024, their simple rule"),
     Rule(name="random", title="drawn by the seed", formula="none", reads=(), choose=_random,
          source="baseline"),
 )  # fmt: skip
 ALIASES: Final[Mapping[str, str]] = {"gfmi": "gfmi-gain"}
+_CHANGING: Final = tuple(m for m in catalogue.CATALOGUE if m.place in ("", "layer", "final"))
 
 
 def rule(name: str) -> Rule:
-    """Return the rule of that name: one of `RULES`, or a measure, whose change across a block counts.
+    """Return the rule of that name: one of `RULES`, or the change of a measure across a block.
 
     A measure of single layers gives the rule |m_b - m_b-1|, in the convention after a colon
     ("dataset_entropy:paper"), by default normalized where it has conventions.
 
     Raises:
-        InputError: nobody knows the name, or the measure has no value at a layer.
+        InputError: the name is unknown, or the measure has no value at single layers.
     """
-    for known in RULES:
-        if known.name == ALIASES.get(name, name):
-            return known
+    if found := [known for known in RULES if known.name == ALIASES.get(name, name)]:
+        return found[0]
     metric, _, convention = name.partition(":")
     try:
         measure = catalogue.measure(metric)
     except InputError:
-        names = [*(known.name for known in RULES), *ALIASES, *(m.name for m in _changing())]
+        names = [*(known.name for known in RULES), *ALIASES, *(m.name for m in _CHANGING)]
         raise unknown_name("rule", name, names) from None
     return _change(metric, measure, convention)
 
 
-def _changing() -> list[Measure]:
-    return [measure for measure in catalogue.CATALOGUE if measure.place in ("", "layer", "final")]
-
-
 def _change(metric: str, measure: Measure, convention: str) -> Rule:
     """Return the rule that drops the blocks across which a measure changes least."""
-    if measure not in _changing():
+    if measure not in _CHANGING:
         raise InputError(
             f"{metric} has no value at single layers, so that no block changes it; rules that read "
             f"steps and pairs are {', '.join(known.name for known in RULES if known.reads)}."
@@ -316,28 +284,21 @@ def _change(metric: str, measure: Measure, convention: str) -> Rule:
         return {b: abs(v - values[b - 1]) for b, v in values.items() if b - 1 in values}
 
     name = f"{metric}:{convention}" if convention else metric
-    return Rule(
-        name=name,
-        title=f"least change of {metric}",
-        formula="|m_b - m_b-1|",
-        reads=(measure.name,),
-        choose=_lowest((metric,), score, name),
-        source="ours",
-        convention=convention,
-    )
+    title = f"least change of {metric}"
+    return _by_score(name, title, "|m_b - m_b-1|", metric, score, "ours", convention)
 
 
-# --- how many, and which may go --------------------------------------------------------------------
+# --- how many, and which may be removed ------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How many blocks go.
+    """The number of blocks to remove.
 
     Attributes:
-        asked: the budgets as they were asked for; several where they mean the same number.
-        count: n.
-        blocks: L.
+        asked: the budgets as the user wrote them; several where they mean the same number.
+        count: n, the number of blocks to remove.
+        blocks: L, the number of blocks of the model.
     """
 
     asked: tuple[str, ...]
@@ -350,7 +311,7 @@ class Budget:
 
 
 def budgets(asked: Iterable[float | str], blocks: int) -> tuple[Budget, ...]:
-    """Return the numbers of blocks that some budgets mean, equal ones merged, in their order.
+    """Return the numbers of blocks of some budgets, equal ones merged, in their order.
 
     A part of the blocks is rounded to the nearest whole number and at least 1: max(1, floor(b L + 1/2)).
 
@@ -363,14 +324,13 @@ def budgets(asked: Iterable[float | str], blocks: int) -> tuple[Budget, ...]:
     merged: dict[int, list[str]] = {}
     for each in asked:
         part = parsed_budget(each)
-        whole = isinstance(part, int)
-        count = part if whole else max(1, int(part * blocks + Decimal("0.5")))
-        merged.setdefault(int(count), []).append(str(each).strip())
+        count = part if isinstance(part, int) else max(1, int(part * blocks + Decimal("0.5")))
+        merged.setdefault(count, []).append(str(each).strip())
     return tuple(Budget(tuple(names), count, blocks) for count, names in merged.items())
 
 
 def parsed_budget(asked: float | str) -> Decimal | int:
-    """Return a part of the blocks below 1, or a number of blocks.
+    """Return a budget as a fraction of the blocks below 1, or as a number of blocks.
 
     >>> parsed_budget("15%"), parsed_budget(0.05), parsed_budget("3")
     (Decimal('0.15'), Decimal('0.05'), 3)
@@ -395,10 +355,10 @@ def parsed_budget(asked: float | str) -> Decimal | int:
 
 
 def eligible_blocks(blocks: int, protect: tuple[int, int] = (1, 1)) -> tuple[int, ...]:
-    """Return the blocks that may go: all but so many at the start and at the end.
+    """Return the blocks that may be removed: all but the protected ones at the start and the end.
 
     Raises:
-        InputError: nothing is left.
+        InputError: all blocks are protected.
     """
     first, last = protect
     found = tuple(range(1 + first, blocks - last + 1))
@@ -411,7 +371,7 @@ def eligible_blocks(blocks: int, protect: tuple[int, int] = (1, 1)) -> tuple[int
 
 
 def refuse_too_many(budget: Budget, eligible: Sequence[int]) -> None:
-    """Raise an InputError if a budget takes more blocks than may go."""
+    """Raise an InputError if a budget removes more blocks than are eligible."""
     if budget.count > len(eligible):
         raise InputError(
             f"a budget of {', '.join(budget.asked)} removes {budget.count} of {budget.blocks} blocks, "
@@ -426,17 +386,17 @@ def one_by_one(
     count: int,
     seed: int,
 ) -> Removal:
-    """Choose blocks greedily: after each removal the model that is left is measured again.
+    """Choose blocks greedily: the remaining model is measured again after each removal.
 
     Args:
-        rule: how to choose one; not a rule that chooses all at once.
-        rescored: removed blocks -> measures of the model without them, its blocks numbered anew.
-        eligible: the blocks that may go.
-        count: how many do.
-        seed: for rules that draw.
+        rule: how to choose one block; not a rule that chooses all at once.
+        rescored: removed blocks -> measures of the model without them, its blocks renumbered.
+        eligible: the blocks that may be removed.
+        count: the number to remove.
+        seed: for random rules.
 
     Returns:
-        The removal, each block with the score it had when it went.
+        The removal, each block with its score at the time of its removal.
     """
     removed: dict[int, float] = {}
     for step in range(count):
@@ -452,11 +412,11 @@ def one_by_one(
 
 @dataclass(frozen=True)
 class Subsets:
-    """Subsets of the blocks that may go, all of one size.
+    """Subsets of the eligible blocks, all of one size.
 
     Attributes:
         subsets: each in ascending order.
-        total: how many there are of this size.
+        total: number of all subsets of this size.
     """
 
     subsets: tuple[tuple[int, ...], ...]
@@ -477,8 +437,7 @@ def random_subsets(
     ((2, 3), (2, 4), (3, 4))
     """
     ordered = sorted(eligible)
-    total = math.comb(len(ordered), count)
-    if total <= draws:
+    if (total := math.comb(len(ordered), count)) <= draws:
         return Subsets(tuple(combinations(ordered, count)), total)
     generator = np.random.default_rng(seed)
     found: dict[tuple[int, ...], None] = {}
@@ -486,55 +445,3 @@ def random_subsets(
         picks = generator.choice(ordered, size=count, replace=False)
         found[tuple(sorted(int(pick) for pick in picks))] = None
     return Subsets(tuple(found), total)
-
-
-@dataclass(frozen=True)
-class Against:
-    """A result beside those of random subsets.
-
-    Attributes:
-        value: of the blocks that a rule chose.
-        mean: of the random subsets.
-        median: likewise.
-        low: their 10 % quantile.
-        high: their 90 % quantile.
-        p: share of subsets at least as good, exact if all were tried; with draws, (1 + number at
-            least as good) / (1 + draws).
-        subsets: how many were tried.
-        exhaustive: whether those are all.
-        lower: whether less is better.
-    """
-
-    value: float
-    mean: float
-    median: float
-    low: float
-    high: float
-    p: float
-    subsets: int
-    exhaustive: bool
-    lower: bool = False
-
-    @property
-    def beats_random(self) -> bool:
-        """Whether it is better than the mean of the random subsets."""
-        return self.value < self.mean if self.lower else self.value > self.mean
-
-
-def against(
-    value: float, others: Sequence[float], *, exhaustive: bool, lower: bool = False
-) -> Against:
-    """Place a result among those of random subsets; `lower` says that less is better.
-
-    >>> losses = [5, 1, 2, 9, 3]
-    >>> pairs = [losses[a] + losses[b] for a in range(5) for b in range(a)]
-    >>> found = against(1 + 2, pairs, exhaustive=True, lower=True)
-    >>> found.mean, found.p
-    (8.0, 0.1)
-    """
-    values = np.asarray(others, dtype=np.float64)
-    good = int((values <= value).sum() if lower else (values >= value).sum())
-    p = good / len(values) if exhaustive else (1 + good) / (1 + len(values))
-    low, high = (float(limit) for limit in np.quantile(values, [0.1, 0.9]))
-    mean, median = float(values.mean()), float(np.median(values))
-    return Against(value, mean, median, low, high, p, len(values), exhaustive, lower)

@@ -1,4 +1,4 @@
-"""Models in order by one predictor, what the texts cannot tell apart, and every other predictor."""
+"""Rank models by a predictor, with the pairs that are within noise on these texts."""
 
 from __future__ import annotations
 
@@ -34,16 +34,15 @@ from layerscope.decisions.predictors import (
 )
 from layerscope.errors import InputError
 from layerscope.results.display import Displayed
-from layerscope.results.resampling import resampled_means
+from layerscope.results.resampling import percentile_limits, resampled_means
 from layerscope.results.table import Run
 
-_TAIL: Final = 0.025
 _FEWEST_TEXTS: Final = 2
 
 
 @dataclass(frozen=True)
 class Place:
-    """A model's place by one predictor.
+    """The place of a model in the order by one predictor.
 
     Attributes:
         model: its name.
@@ -51,9 +50,9 @@ class Place:
         value: oriented as measured, not by direction.
         low: its lower 95 % limit, None where there is none.
         high: the upper limit.
-        raw: before it was put over what it can be at most.
-        tied: models that these texts cannot tell it from, in their order.
-        unsure: models against which nothing is known, for want of limits.
+        raw: before division by its maximum.
+        tied: models within noise of it on these texts, in order.
+        unsure: models without limits, so that the comparison is unknown.
         reason: why there is no value.
     """
 
@@ -73,9 +72,9 @@ def order(
 ) -> tuple[Place, ...]:
     """Return the models in order of a predictor, the better first; those without a value last.
 
-    Two models are told apart if the 95 % interval of their difference does not hold 0. Where both
-    have numbers for each text, the same resampled texts serve both; else the limits of each are
-    taken as independent, which on the same texts is cautious.
+    Two models differ if the 95 % interval of their difference does not contain 0. Where both have
+    numbers for each text, both use the same resampled texts; otherwise their limits are treated as
+    independent, which on the same texts is conservative.
 
     Args:
         models: with their values.
@@ -116,13 +115,13 @@ def _known(model: Candidate, by: Predictor) -> float:
 def told_apart(
     values: Sequence[Value], *, sized: bool = False, seed: int = 0, resamples: int = 1000
 ) -> dict[tuple[int, int], bool | None]:
-    """Return which of some values the texts tell apart, by their places; both ways round.
+    """Return (index, other index) -> whether two values differ beyond noise, in both orders.
 
-    None where nothing says how sure a value is.
+    None where a value has no limits.
 
     Args:
         values: of models, on the same texts.
-        sized: whether they are sizes, which no text makes uncertain.
+        sized: whether they are sizes, which do not depend on texts.
         seed: of the resampling.
         resamples: their number.
     """
@@ -132,8 +131,8 @@ def told_apart(
     found: dict[tuple[int, int], bool | None] = {}
     for i, j in combinations(range(len(values)), 2):
         if i in means and j in means:
-            low, high = np.quantile(means[i] - means[j], [_TAIL, 1 - _TAIL])
-            apart: bool | None = bool(low > 0 or high < 0)
+            low, high = percentile_limits(means[i] - means[j])
+            apart: bool | None = low > 0 or high < 0
         else:
             apart = _by_limits(values[i], values[j], sized=sized)
         found[i, j] = found[j, i] = apart
@@ -174,17 +173,17 @@ def _reach(value: Value) -> float | None:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ranking(Displayed):
-    """What `rank` found.
+    """Result of `rank`.
 
     Attributes:
-        by: the name of the predictor that the models are in order of.
-        data: name, fingerprint and number of the texts that all were measured on.
-        models: in that order.
+        by: the name of the predictor of the ranking.
+        data: name, fingerprint and number of the texts.
+        models: in order of the predictor.
         orders: by the name of each predictor, the models' places in its order.
-        scores: of the models on tasks, where they are known.
-        agreements: with scores, how well each predictor, and an order by lot, agrees with them.
+        scores: of the models on tasks, if known.
+        agreements: with scores, how well each predictor, and a random order, agrees with them.
         sentence: which model comes first, and how sure that is.
-        notes: what must be known to read it right, a sentence each.
+        notes: sentences on how to read it.
     """
 
     by: str
@@ -198,7 +197,7 @@ class Ranking(Displayed):
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """The models' places by the predictor that is followed."""
+        """The models' places by the predictor of the ranking."""
         return self.orders[self.by]
 
     @property
@@ -318,7 +317,7 @@ def rank_runs(
 
 
 def refuse_lacking(runs: Sequence[tuple[str, Run]], by: Predictor) -> None:
-    """Refuse a run without what models are to be ordered by.
+    """Refuse a run that lacks the measure to rank by.
 
     Raises:
         InputError: says which, and how to get it.

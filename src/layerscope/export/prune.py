@@ -27,11 +27,9 @@ from layerscope.config import (
 from layerscope.data.texts import Texts
 from layerscope.data.tokens import TokenizedText, length_limit, tokenize
 from layerscope.decisions.prune import (
-    Against,
     Budget,
     Removal,
     Rule,
-    against,
     budgets,
     eligible_blocks,
     parsed_budget,
@@ -57,6 +55,7 @@ from layerscope.models import blocks as blocks_module
 from layerscope.models.backbone import Backbone
 from layerscope.models.modes import evaluating
 from layerscope.results.folder import versions
+from layerscope.results.resampling import Against, against
 from layerscope.results.table import Run
 from layerscope.settings import EvaluateConfig, Format, Protected, ScanConfig
 

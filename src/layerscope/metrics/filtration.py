@@ -1,29 +1,23 @@
-"""Graph Filtration Mutual Information (GFMI): does a layer order the pairs of samples as another?
+"""Graph Filtration Mutual Information (GFMI): how alike two layers order the pairs of samples.
 
 Connecting the m closest pairs of samples, for growing m, gives a nested family of graphs: a
 filtration. A layer is aligned with the final layer when their graphs agree at every density.
 
 The name is that of Jiang, Yang, Tam 2026 ("Layer-wise Representation Dynamics"), of which only the
-abstract could be read: no definition of theirs was available. Three readings are offered, all ours,
-and results must print which: `gfmi_edge` (the default) scores whether pairs are connected,
-`gfmi_knn` the same for neighbor lists, `gfmi_component` the connected components. Our choices are
-the centered cosine, levels by mean degree 1, 2, 4, ... and mutual information normalized by the mean
-entropy.
+abstract could be read. Three interpretations are offered, all ours, and results name the one used:
+`gfmi_edge` (the default) compares whether pairs are connected, `gfmi_knn` neighbor lists, and
+`components.gfmi_component` the connected components. Our choices are the centered cosine, levels by
+mean degree 1, 2, 4, ... and mutual information normalized by the mean entropy.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.special import gammaln
 from torch import Tensor
 
 from layerscope.errors import InputError, UndefinedError
@@ -53,8 +47,8 @@ class Filtration:
     Attributes:
         codes: (pair,) uint8, number of levels at which the pair is not yet an edge; pairs are in
             the order of `Pairs.keys`. One byte a pair: 200 MB for 20,000 samples.
-        levels: number of edges asked for at each level, rising. Pairs that tie for the last place
-            all enter, so there may be more.
+        levels: requested number of edges at each level, rising. Pairs that tie for the last place
+            all become edges, so there may be more.
         thresholds: (level,) float64, the largest distance of an edge: squared distance, or 1 less
             the cosine.
         n: number of samples.
@@ -219,18 +213,6 @@ def gfmi_edge(joint: Tensor, sign: Sign = Sign.CLIP) -> float:
     return _mean_level(level_scores(joint, sign))
 
 
-def gfmi_birth(joint: Tensor) -> float:
-    """Normalized mutual information of the levels at which a pair enters; 0 to 1.
-
-    One number for the whole filtration, weighted towards its dense end.
-    """
-    p = joint.double() / joint.sum()
-    entropies = torch.special.entr(p.sum(0)).sum() + torch.special.entr(p.sum(1)).sum()
-    if not entropies > 0:
-        raise UndefinedError("all pairs enter at one level, so there is no order to compare")
-    return float(2 * (entropies - torch.special.entr(p).sum()).clamp(min=0) / entropies)
-
-
 def half_joint_counts(
     one: Filtration, other: Filtration, splits: Sequence[tuple[Tensor, Tensor]]
 ) -> Tensor:
@@ -268,7 +250,7 @@ def gfmi_edge_halves(joints: Tensor, sign: Sign = Sign.CLIP) -> Tensor:
     """Return `gfmi_edge` (split, half) of halves of the samples; NaN where it has no value.
 
     GFMI is no mean over samples, so their contributions cannot be resampled: its error is
-    `halves.half_sample_error` of these.
+    `pairs.half_sample_error` of these.
 
     Args:
         joints: the tables of `half_joint_counts`.
@@ -334,231 +316,3 @@ def retention_information(kept: Tensor, density: float, sign: Sign = Sign.CLIP) 
     if sign is Sign.NONE or kept >= density:
         return score
     return -score if sign is Sign.SIGNED else score * 0
-
-
-def subsampled_gfmi(
-    one: Tensor,
-    other: Tensor,
-    nodes: int = 400,
-    draws: int = 10,
-    *,
-    kind: Closeness = Closeness.CENTERED_COSINE,
-    seed: int = 0,
-) -> Estimate:
-    """GFMI by edges of random subsets of the samples, for sets too large to compare whole.
-
-    The contributions are the draws' values: their standard deviation over `sqrt(draws)` is the
-    error of the subsampling. The mean is below the value on all samples (by .02 to .05 at 200 to
-    400 samples), as the sparsest levels mean other scales: compare only at equal `nodes`. The same
-    seed and number of samples draw the same subsets in every layer.
-
-    Args:
-        one: (sample, dim) vectors of one layer.
-        other: (sample, other dim) of the layer to compare with.
-        nodes: samples in a subset.
-        draws: number of subsets.
-        kind: by what pairs are ordered.
-        seed: of the subsets.
-    """
-    if not 4 <= nodes <= len(one):
-        raise InputError(f"expected 4 to {len(one)} nodes, got {nodes}")
-    generator = np.random.default_rng(seed)
-    values = []
-    for _ in range(draws):
-        chosen = torch.from_numpy(generator.permutation(len(one))[:nodes]).to(one.device)
-        parts = [filtration(Pairs(rows[chosen]), kind) for rows in (one, other)]
-        values.append(gfmi_edge(joint_counts(parts[0], parts[1])))
-    contributions = torch.tensor(values, dtype=torch.float64)
-    return Estimate(float(contributions.mean()), contributions)
-
-
-@dataclass(frozen=True, eq=False)
-class Tree:
-    """The minimum spanning tree of a layer's samples, shortest edge first.
-
-    Its first edges are the connected components of the graph at any threshold.
-
-    Attributes:
-        edges: (n - 1, 2) int64 samples.
-        lengths: (n - 1,) float64 distances, as the thresholds of `Filtration`.
-    """
-
-    edges: NDArray[np.int64]
-    lengths: NDArray[np.float64]
-
-
-def spanning_tree(pairs: Pairs, kind: Closeness = Closeness.CENTERED_COSINE) -> Tree:
-    """Return the minimum spanning tree by Boruvka's rounds over blocks of rows.
-
-    In each round every component takes its nearest other sample; at most log2 N rounds, about 5 in
-    practice, each one pass over the pairs. Gower, Ross 1969 relate it to single linkage.
-    """
-    n = pairs.n
-    fits = 4 * n * n <= pairs.budget
-    kept = list(_distance_blocks(pairs, kind)) if fits else None
-    labels = np.arange(n)
-    edges: list[tuple[float, int, int]] = []
-    while len(edges) < n - 1:
-        found_blocks = _distance_blocks(pairs, kind) if kept is None else kept
-        lengths, partners = _nearest_outside(found_blocks, labels)
-        low = np.minimum(np.arange(n), partners)
-        high = np.maximum(np.arange(n), partners)
-        # One total order on edges (length, then samples) keeps ties from closing cycles.
-        order = np.lexsort((high, low, lengths))
-        first = order[np.unique(labels[order], return_index=True)[1]]
-        found = sorted((float(lengths[i]), int(low[i]), int(high[i])) for i in first)
-        labels, joined = _unite(labels, found)
-        edges += joined
-    edges.sort()
-    return Tree(
-        np.array([edge[1:] for edge in edges], dtype=np.int64).reshape(-1, 2),
-        np.array([edge[0] for edge in edges]),
-    )
-
-
-def _distance_blocks(pairs: Pairs, kind: Closeness) -> Iterator[Tensor]:
-    for start, stop in pairs.ranges():
-        yield pairs.distances(kind, start, stop).float()
-
-
-def _nearest_outside(
-    distances: Iterable[Tensor], labels: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the distance and index (sample,) of the nearest sample of another component."""
-    component = torch.from_numpy(labels)
-    lengths, partners = [], []
-    start = 0
-    for block in distances:
-        own = component[start : start + len(block), None]
-        outside = block.masked_fill((own == component).to(block.device), torch.inf)
-        nearest = outside.amin(1, keepdim=True)
-        # Of several nearest the total order needs the first, which min does not promise.
-        partners.append((outside == nearest).byte().argmax(1).cpu())
-        lengths.append(nearest[:, 0].double().cpu())
-        start += len(block)
-    return torch.cat(lengths).numpy(), torch.cat(partners).numpy()
-
-
-def _unite(
-    labels: NDArray[np.int64], edges: Sequence[tuple[float, int, int]]
-) -> tuple[NDArray[np.int64], list[tuple[float, int, int]]]:
-    """Return the labels after joining along edges, and the edges that joined two components."""
-    parent = {int(label): int(label) for label in np.unique(labels)}
-
-    def root(label: int) -> int:
-        while parent[label] != label:
-            parent[label] = parent[parent[label]]
-            label = parent[label]
-        return label
-
-    joined = []
-    for edge in edges:
-        one, other = root(int(labels[edge[1]])), root(int(labels[edge[2]]))
-        if one != other:
-            parent[max(one, other)] = min(one, other)
-            joined.append(edge)
-    names, inverse = np.unique(labels, return_inverse=True)
-    roots = np.array([root(int(name)) for name in names])
-    return roots[inverse], joined
-
-
-def components(tree: Tree, count: int) -> NDArray[np.int64]:
-    """Return the component (sample,) of every sample after the first `count` edges of the tree."""
-    i, j = tree.edges[:count].T
-    n = len(tree.edges) + 1
-    graph = coo_array((np.ones(count, dtype=np.int8), (i, j)), shape=(n, n))
-    labels: NDArray[np.int64] = connected_components(graph, directed=False)[1]
-    return labels
-
-
-def gfmi_component(one: Tree, other: Tree, thresholds: Tensor, other_thresholds: Tensor) -> float:
-    """GFMI by connected components: mean adjusted mutual information over levels; about 0 to 1.
-
-    Levels at which both graphs are connected say nothing and are left out; where one is, it counts
-    0. A giant component swallows most samples early, so few levels carry information.
-
-    Args:
-        one: spanning tree of one layer.
-        other: that of the other.
-        thresholds: (level,) `Filtration.thresholds` of the first.
-        other_thresholds: those of the second.
-    """
-    cuts = [
-        np.searchsorted(tree.lengths, limits.cpu().numpy(), side="right")
-        for tree, limits in ((one, thresholds), (other, other_thresholds))
-    ]
-    return _mean_agreement(one, other, list(zip(cuts[0], cuts[1], strict=True)))
-
-
-def gfmi_component_counts(one: Tree, other: Tree) -> float:
-    """GFMI by components of equal number: both trees cut to N/2, N/4, ... clusters, down to 2.
-
-    The adjusted-information analogue of the curves of Fowlkes, Mallows 1983.
-    """
-    n = len(one.edges) + 1
-    counts = [n >> halvings for halvings in range(1, n.bit_length()) if n >> halvings >= 2]
-    return _mean_agreement(one, other, [(n - count, n - count) for count in counts])
-
-
-def _mean_agreement(one: Tree, other: Tree, cuts: Sequence[tuple[int, int]]) -> float:
-    if len(one.edges) != len(other.edges):
-        raise InputError("expected trees of the same samples")
-    whole = len(one.edges)
-    scores = [
-        adjusted_information(components(one, first), components(other, second))
-        for first, second in cuts
-        if not first == second == whole
-    ]
-    if not scores:
-        raise UndefinedError("at every level both graphs are connected")
-    return float(np.mean(scores))
-
-
-def adjusted_information(one: NDArray[np.int64], other: NDArray[np.int64]) -> float:
-    """Adjusted mutual information of two partitions: 0 by chance, 1 if equal.
-
-    `(MI - E MI) / ((H_u + H_v) / 2 - E MI)`. Vinh, Epps, Bailey 2010. The expectation runs over
-    distinct sizes, as sparse graphs have thousands of components of one sample.
-    """
-    n = len(one)
-    _, first, sizes = np.unique(one, return_inverse=True, return_counts=True)
-    _, second, other_sizes = np.unique(other, return_inverse=True, return_counts=True)
-    _, shared = np.unique(first * len(other_sizes) + second, return_counts=True)
-    entropies = _entropy(sizes, n) + _entropy(other_sizes, n)
-    if len(shared) == len(sizes) == len(other_sizes):
-        return 1.0
-    information = entropies - _entropy(shared, n)
-    expected = _expected_information(sizes, other_sizes, n)
-    attainable = entropies / 2 - expected
-    # One component against any partition: no information is possible, and none is there.
-    if min(len(sizes), len(other_sizes)) == 1:
-        return 0.0
-    return float((information - expected) / attainable)
-
-
-def _entropy(sizes: NDArray[np.int64], n: int) -> float:
-    return float(-(sizes / n * np.log(sizes / n)).sum())
-
-
-def _expected_information(
-    sizes: NDArray[np.int64], other_sizes: NDArray[np.int64], n: int
-) -> float:
-    """Return the mean mutual information, in nats, of partitions with these sizes at random."""
-    first, times = np.unique(sizes, return_counts=True)
-    second, other_times = np.unique(other_sizes, return_counts=True)
-    total = 0.0
-    for a, repeated in zip(first, times, strict=True):
-        least, most = np.maximum(1, a + second - n), np.minimum(a, second)
-        widths = most - least + 1
-        owner = np.repeat(np.arange(len(second)), widths)
-        starts = np.repeat(widths.cumsum() - widths, widths)
-        shared = least[owner] + np.arange(len(owner)) - starts
-        b = second[owner]
-        log_chance = (
-            gammaln(a + 1) + gammaln(b + 1) + gammaln(n - a + 1) + gammaln(n - b + 1)
-            - gammaln(n + 1) - gammaln(shared + 1) - gammaln(a - shared + 1)
-            - gammaln(b - shared + 1) - gammaln(n - a - b + shared + 1)
-        )  # fmt: skip
-        terms = shared / n * np.log(n * shared / (a * b)) * np.exp(log_chance)
-        total += repeated * float((other_times[owner] * terms).sum())
-    return total

@@ -1,40 +1,55 @@
-"""What every measure of the dynamics family needs of one layer, computed once.
+"""What the measures between layers share: `LayerGeometry` of one layer, `LayerStack` of all.
 
 `layer_geometry` makes one pass over a layer's pooled vectors and keeps what is small: leading
-directions, neighbor lists, a kernel, and how its pairs of samples stand to the final layer's. Every
-measure between layers takes two of these. The matrix over pairs of samples is gone when it returns.
+directions, neighbor lists, a kernel, and the joint counts of its pairs of samples with those of the
+final layer. The matrix over pairs of samples is freed when it returns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from layerscope.errors import UndefinedError
+from layerscope.metrics import similarity, subspaces
+from layerscope.metrics.components import Tree, spanning_tree
 from layerscope.metrics.filtration import (
     Filtration,
-    Tree,
+    Sign,
     filtration,
+    gfmi_edge,
+    gfmi_edge_halves,
     half_joint_counts,
     joint_counts,
-    spanning_tree,
 )
+from layerscope.metrics.measure import Place
 from layerscope.metrics.neighbors import (
     NeighborLevels,
     Neighbors,
     nearest,
     neighbor_levels,
     shared_neighbors,
+    trustworthiness,
 )
 from layerscope.metrics.pairs import COUNT, Closeness, Pairs, half_sample_error, halvings
-from layerscope.metrics.similarity import Kernel
-from layerscope.metrics.subspaces import Frame, Frenet, frame, half_bases, trajectory
+from layerscope.metrics.similarity import CkaMatrix, Kernel, TokenCosines
+from layerscope.metrics.spectrum import Estimate
+from layerscope.metrics.subspaces import Frame, Frenet, Space, frame, half_bases, trajectory
 
 T = TypeVar("T")
+
+SUBSPACES = (32, 16, 64)
+"""Dimensions k of the layer subspace, the default first."""
+
+NEIGHBORHOODS = (10, 5, 20, 50)
+"""Neighbors k of NRS, the default first."""
+
 
 NEIGHBORS = 64
 """Length of the neighbor lists: the largest k of NRS is 50, the largest scale of GRIDE 64."""
@@ -42,7 +57,7 @@ NEIGHBORS = 64
 
 @dataclass(frozen=True, eq=False)
 class LayerGeometry:
-    """One layer, as the dynamics measures see it.
+    """What the measures between layers need of one layer.
 
     A part that has no value on these vectors is the `UndefinedError` that says why: take parts with
     `known`, which raises it.
@@ -52,7 +67,7 @@ class LayerGeometry:
         halves: feature bases of pairs of halves of the samples, for noise and error.
         cosine: nearest neighbors by cosine, for NRS.
         euclidean: nearest neighbors by distance, for the intrinsic dimension.
-        levels: size of neighborhood at which each sample enters another's, by cosine, one byte an
+        levels: size of neighborhood at which each sample enters another's, by cosine, one byte per
             ordered pair. Only of the final layer, None of others.
         shared: (sample, size) neighbors shared with the final layer, for GFMI by neighbor lists.
         kernel: for CKA; it holds the centered vectors.
@@ -60,7 +75,7 @@ class LayerGeometry:
         joint: pairs by their level here and in the final layer, for GFMI by edges.
         half_joint: the same of pairs inside halves of the samples, for its error.
         thresholds: (level,) of the filtration, for GFMI by components.
-        tree: spanning tree, for the same; None unless asked for.
+        tree: spanning tree, for GFMI by components; None unless requested.
     """
 
     frame: Frame
@@ -141,31 +156,6 @@ def _required(part: T | UndefinedError | None) -> T:
         raise UndefinedError(f"in the final layer {error}") from error
 
 
-@dataclass(frozen=True, eq=False)
-class FrenetError:
-    """Standard errors of the Frenet measures over samples, in their units (NaN where undefined)."""
-
-    speed: Tensor
-    turning: Tensor
-    displacement: float
-
-
-def frenet_error(layers: Sequence[LayerGeometry], k: int) -> FrenetError:
-    """Return the standard errors of `frenet` in feature space, from the halves that layers hold.
-
-    The path is walked once with the first and once with the second half of the samples, for each
-    halving; see `halves.half_sample_error`. With 5 halvings they are right to about a third.
-
-    Args:
-        layers: in order.
-        k: dimension that `frenet` used, `Frenet.k`.
-    """
-    found = [(_measured(one), _measured(other)) for one, other in half_paths(layers, k)]
-    errors = half_sample_error(found)
-    steps = len(layers) - 1
-    return FrenetError(errors[:steps], errors[steps:-1], float(errors[-1]))
-
-
 def half_paths(layers: Sequence[LayerGeometry], k: int) -> list[tuple[Frenet, Frenet]]:
     """Return, for each halving, the paths in feature space with one and with the other half.
 
@@ -182,5 +172,241 @@ def half_paths(layers: Sequence[LayerGeometry], k: int) -> list[tuple[Frenet, Fr
     ]
 
 
-def _measured(path: Frenet) -> Tensor:
-    return torch.cat([path.speed, path.turning, torch.tensor([path.end_distance]).double()])
+@dataclass(frozen=True, eq=False)
+class LayerStack:
+    """The pooled vectors of layers 0..L on one set of samples, and what measures share of them.
+
+    Attributes:
+        read: layer -> its vectors (sample, dim), in one order of samples.
+        count: number of layers, L + 1.
+        seed: of the halvings.
+        components: whether to prepare GFMI by components, which costs a spanning tree per layer.
+        crossed: layer -> the token cosines across the block that ends there; None where there are
+            no tokens, only vectors.
+        prepared: called after each layer whose geometry is ready.
+    """
+
+    read: Callable[[int], Tensor]
+    count: int
+    seed: int = 0
+    components: bool = True
+    crossed: Callable[[int], TokenCosines] | None = None
+    prepared: Callable[[], None] = lambda: None
+    _paths: dict[tuple[int, Space], Frenet] = field(default_factory=dict, init=False, repr=False)
+    _halves: dict[int, list[tuple[Frenet, Frenet]]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+    _half_gfmi: dict[tuple[int, Sign], Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def last(self) -> int:
+        """L, the number of the final layer."""
+        return self.count - 1
+
+    @property
+    def steps(self) -> list[tuple[int, int]]:
+        """Every layer but the first, with the one before it."""
+        return [(layer, layer - 1) for layer in range(1, self.count)]
+
+    @property
+    def inner(self) -> list[Place]:
+        """Every layer but the first and the final one."""
+        return [(layer, None) for layer in range(1, self.last)]
+
+    @property
+    def to_final(self) -> list[Place]:
+        """Every layer but the final one, with the final one."""
+        return [(layer, self.last) for layer in range(self.last)]
+
+    @property
+    def whole(self) -> list[Place]:
+        """The one place of a number that describes the whole model."""
+        return [(self.last, 0)]
+
+    @property
+    def every_two(self) -> list[Place]:
+        """All pairs of layers, the lower one first."""
+        return [(one, two) for one in range(self.count) for two in range(one + 1, self.count)]
+
+    @cached_property
+    def vectors(self) -> list[Tensor]:
+        """Vectors (sample, dim) of every layer."""
+        return [self.read(layer) for layer in range(self.count)]
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.vectors[0])
+
+    @cached_property
+    def geometry(self) -> list[LayerGeometry]:
+        """The geometry of every layer; that of the final layer is made first."""
+        final = self._geometry(self.last, None)
+        return [*(self._geometry(layer, final) for layer in range(self.last)), final]
+
+    def _geometry(self, layer: int, final: LayerGeometry | None) -> LayerGeometry:
+        found = layer_geometry(
+            self.vectors[layer], final, components=self.components, seed=self.seed
+        )
+        self.prepared()
+        return found
+
+    def path(self, k: int, space: Space = Space.FEATURE) -> Frenet:
+        """Return the path of the layers' k-dimensional subspaces.
+
+        Raises:
+            UndefinedError: no layer has a subspace, or it is the whole space.
+        """
+        if (k, space) not in self._paths:
+            frames = [layer.frame for layer in self.geometry]
+            self._paths[k, space] = subspaces.frenet(frames, k, space)
+        path = self._paths[k, space]
+        if not path.k:
+            raise UndefinedError("all vectors are equal in every layer")
+        # Centered columns are orthogonal to the constant one: samples have a dimension less.
+        room = path.ambient - (space is Space.SAMPLE)
+        if path.k >= room:
+            raise UndefinedError(
+                f"subspaces of dimension {path.k} fill all {room} of the {space} space"
+            )
+        return path
+
+    def halves(self, k: int) -> list[tuple[Frenet, Frenet]]:
+        """Return the paths of pairs of halves; none where a half has too few directions."""
+        size = self.path(k).k
+        if size not in self._halves:
+            widths = [
+                basis.shape[1]
+                for layer in self.geometry
+                if layer.frame.width
+                for split in layer.halves
+                for basis in split
+            ]
+            fits = min(widths, default=0) >= size
+            self._halves[size] = half_paths(self.geometry, size) if fits else []
+        return self._halves[size]
+
+    @cached_property
+    def end_halves(self) -> list[tuple[list[Frame], list[Frame]]]:
+        """Frames of the first and final layer in both halves of the samples, for each halving."""
+        ends = (self.vectors[0], self.vectors[-1])
+        return [
+            (
+                [subspaces.frame(end[one]) for end in ends],
+                [subspaces.frame(end[two]) for end in ends],
+            )
+            for one, two in halvings(self.n, seed=self.seed)
+        ]
+
+    def path_error(self, k: int, number: Callable[[Frenet], Tensor | float]) -> Tensor | None:
+        """Return the standard error of a number of the path, None where there is none."""
+        try:
+            found = [
+                (torch.as_tensor(number(one)), torch.as_tensor(number(other)))
+                for one, other in self.halves(k)
+            ]
+        except UndefinedError:
+            return None
+        return half_sample_error(found) if found else None
+
+    def noise(self, k: int, layers: Iterable[int]) -> float:
+        """Return the mean noise floor of some layers' subspaces, over the largest distance."""
+        path = self.path(k)
+        if not self.halves(k):
+            return math.nan
+        floors = [subspaces.noise_floor(self.geometry[layer].halves, path.k) for layer in layers]
+        return sum(floors) / len(floors) / path.largest
+
+    def lists(self, layer: int) -> Neighbors:
+        """Return the nearest neighbors by cosine."""
+        return known(self.geometry[layer].cosine)
+
+    def distances(self, layer: int) -> Neighbors:
+        """Return the nearest neighbors by distance."""
+        return known(self.geometry[layer].euclidean)
+
+    @cached_property
+    def cka(self) -> CkaMatrix:
+        """Linear CKA of every two layers."""
+        return similarity.cka_matrix([layer.kernel for layer in self.geometry])
+
+    def half_gfmi(self, layer: int, sign: Sign) -> Tensor:
+        """Return GFMI by edges (halving, half) of halves of the samples; NaN where undefined."""
+        if (layer, sign) not in self._half_gfmi:
+            joints = known(self.geometry[layer].half_joint)
+            self._half_gfmi[layer, sign] = gfmi_edge_halves(joints, sign)
+        return self._half_gfmi[layer, sign]
+
+    @cached_property
+    def shuffled_gfmi(self) -> float:
+        """GFMI by edges of the final layer against itself with its samples in another order."""
+        order = torch.randperm(self.n, generator=torch.Generator().manual_seed(self.seed))
+        final = self.geometry[-1].filtration
+        assert final is not None, "the final layer is made first, against no other"  # noqa: S101
+        other = filtration(Pairs(self.vectors[-1][order.to(self.vectors[-1].device)]))
+        return gfmi_edge(joint_counts(other, known(final)))
+
+    @cached_property
+    def trust(self) -> dict[Place, Estimate | UndefinedError]:
+        """(layer, next or previous layer) -> trustworthiness of the latter's neighbors in the former."""
+        found: dict[Place, Estimate | UndefinedError] = {}
+        for layer in range(self.count):
+            places = [(layer, other) for other in (layer - 1, layer + 1) if 0 <= other <= self.last]
+            found.update(self._trusted(layer, places))  # at once, as it takes all distances
+        return found
+
+    def _trusted(
+        self, layer: int, places: list[tuple[int, int]]
+    ) -> dict[Place, Estimate | UndefinedError]:
+        lists = {place: self.geometry[place[1]].cosine for place in places}
+        known_lists = {p: part for p, part in lists.items() if isinstance(part, Neighbors)}
+        found: dict[Place, Estimate | UndefinedError] = {
+            place: part for place, part in lists.items() if isinstance(part, UndefinedError)
+        }
+        if not known_lists:
+            return found
+        try:
+            scores = trustworthiness(
+                Pairs(self.vectors[layer]),
+                self.lists(layer),
+                list(known_lists.values()),
+                NEIGHBORHOODS[0],
+            )
+            return found | dict(zip(known_lists, scores, strict=True))
+        except UndefinedError as error:
+            return found | dict.fromkeys(known_lists, error)
+
+    @cached_property
+    def _least_rank(self) -> int:
+        """The least rank of a layer whose vectors are not all equal, 0 where there is none."""
+        return min((layer.frame.width for layer in self.geometry if layer.frame.width), default=0)
+
+    def lowered(self, k: int) -> int | None:
+        """Return the dimension of subspaces where it is lower than the requested k, else None."""
+        return self._least_rank if 0 < self._least_rank < k else None
+
+    @cached_property
+    def subspace_note(self) -> str:
+        """How the subspaces of this run differ from the requested ones, "" if they do not."""
+        rank = self._least_rank
+        notes = []
+        if lowered := [str(k) for k in sorted(SUBSPACES) if 0 < rank < k]:
+            notes.append(f"k is {rank}, the least rank of a layer, instead of {', '.join(lowered)}")
+        used = {min(k, rank) for k in SUBSPACES if rank}
+        if noisy := [str(k) for k in sorted(used) if self.n < 4 * k]:
+            notes.append(
+                f"{self.n} texts are fewer than 4 k for k = {', '.join(noisy)}, so estimation noise "
+                "rules those subspaces"
+            )
+        return f"Frenet: {'; '.join(notes)}." if notes else ""
+
+    @property
+    def neighbor_note(self) -> str:
+        """Which neighborhoods are large in this run, "" if none is."""
+        wide = [str(k) for k in sorted(NEIGHBORHOODS) if self.n / 10 < k < self.n]
+        return (
+            f"NRS: k = {', '.join(wide)} is more than a tenth of {self.n} texts, so much is retained "
+            "by chance; read the corrected score."
+            if wide
+            else ""
+        )

@@ -1,4 +1,4 @@
-"""What the measures take: hidden states checked once, and prepared once per preprocessing.
+"""Inputs of the measures: hidden states, checked once and preprocessed once per convention.
 
 Axes are named text (or sample), view, token, dim. Three conventions say what happens to the states
 before a formula: nothing (`paper`); mean removed, then rows of unit length (`normalized`); or what
@@ -63,8 +63,8 @@ class TokenInputs:
     Attributes:
         states: (text, token, dim), any floating type; below float32 they are raised to float32.
             Float64 states are measured in float64 throughout.
-        mask: (text, token) bool, True for the tokens that count. What stands elsewhere is ignored,
-            and a gap closes: the tokens beside it become neighbors.
+        mask: (text, token) bool, True for the tokens that count. All others are removed, so that the
+            tokens before and after a gap become neighbors.
 
     Raises:
         InputError: the shapes do not fit.
@@ -144,13 +144,13 @@ class TokenInputs:
 
 @dataclass(frozen=True, eq=False)
 class SampleInputs:
-    """One pooled vector a text at one layer.
+    """One pooled vector per text at one layer.
 
     Attributes:
         vectors: (sample, dim), computed with in float64.
         reference_vectors: (sample, dim) means of the centered unit tokens, which are what the
             authors' code pools; only the reference convention needs them.
-        eps: relative rounding of the vectors as they came.
+        eps: relative rounding of the vectors in their original dtype.
     """
 
     vectors: Tensor
@@ -204,7 +204,7 @@ class ViewInputs:
         reference_vectors: (sample, view, dim), as in `SampleInputs`.
         seed: of the permutations that are drawn for DiME, the same in every layer.
         permutations: (permutation, row) to use instead of drawn ones.
-        eps: relative rounding of the vectors as they came.
+        eps: relative rounding of the vectors in their original dtype.
     """
 
     vectors: Tensor
@@ -232,7 +232,7 @@ class ViewInputs:
         return unit_rows(self.vectors)
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Return what `compute` returned the first time it was asked for by this key."""
+        """Return `compute()`, called once per key."""
         if key not in self._computed:
             self._computed[key] = compute()
         found: T = self._computed[key]

@@ -1,16 +1,22 @@
-"""The records of the measures of several layers: Frenet, NRS, GFMI and what they are compared with.
+"""The records of the measures of several layers: Frenet, NRS, GFMI and their baselines.
 
-`layers.py` has their functions. What Jiang, Yang and Tam 2026 measure under these names could not be
+Their functions are in `layers`. What Jiang, Yang and Tam 2026 measure under these names could not be
 read beyond their abstract, so each record says what is ours.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final, Literal
 
 from layerscope.metrics import layers
+from layerscope.metrics.geometry import NEIGHBORHOODS, SUBSPACES
 from layerscope.metrics.measure import Measure, Null
+from layerscope.metrics.neighbors import chance_retention, chance_trustworthiness
+from layerscope.metrics.subspaces import random_level
 
 _LRD = "name: Jiang, Yang, Tam 2026 (abstract only)"
 _OURS = "LRD's own definition was not available"
@@ -19,13 +25,10 @@ _EACH: Final = frozenset(
     {"orthogonal", "scaling", "translation", "permutation", "layer scaling", "layer translation"}
 )
 _ROTATED: Final = _EACH | {"layer rotation"}
-_COSINES: Final = frozenset(
-    {"orthogonal", "scaling", "row scaling", "permutation", "layer rotation", "layer scaling"}
-)
 _SAME_FRAME: Final = frozenset(
     {"orthogonal", "scaling", "row scaling", "permutation", "layer scaling"}
 )
-# Halves are drawn by place, but they only make limits.
+_COSINES: Final = _SAME_FRAME | {"layer rotation"}
 _SUBSPACE = (
     "All vectors of a layer are equal (as CLS or EOS pooling makes layer 0), or the subspaces fill "
     "the space."
@@ -38,447 +41,320 @@ _FEW = "There are not more than k texts, all vectors of a layer are equal, or on
 _GRAPH = "There are fewer than 4 texts, or a vector equals the mean of its layer."
 _UNRELATED = "unrelated layers"
 
-
-def _subspaces(stem: str) -> tuple[str, ...]:
-    return tuple(f"{stem}_k{k}" for k in layers.SUBSPACES[1:])
-
-
-def _neighborhoods(stem: str) -> tuple[str, ...]:
-    return tuple(f"{stem}_k{k}" for k in layers.NEIGHBORHOODS[1:])
-
-
-_RANDOM: Final = Null("random subspaces", layers.random_level, varies=True)
-_KEPT_BY_CHANCE: Final = Null(_UNRELATED, lambda n, _d: layers.retention_level(n), varies=True)
+_RANDOM: Final = Null("random subspaces", random_level, varies=True)
+_KEPT_BY_CHANCE: Final = Null(_UNRELATED, lambda n, _d: chance_retention(n), varies=True)
 _ZERO: Final = Null(_UNRELATED, lambda _n, _d: 0.0)
 _RIGHT_ANGLE: Final = Null("random subspaces", lambda _n, _d: math.pi / 2)
 
+# What the measures of a family have in common; a record may say otherwise.
+_pair = partial(
+    Measure,
+    level="pair",
+    unit="fraction",
+    range="0 to 1",
+    direction="none",
+    direction_source=_NO_DIRECTION,
+)
+_frenet = partial(_pair, invariances={"": _EACH}, undefined=_SUBSPACE, reference=_LRD)
+_gfmi = partial(_pair, invariances={"": _ROTATED}, undefined=_GRAPH, reference=_LRD, null=_ZERO)
+_trust = partial(
+    _pair,
+    place="step",
+    invariances={"": _COSINES},
+    undefined="There are not more than 2 k texts, or vectors without a direction.",
+    reference="Venna, Kaski 2001",
+    null=Null(_UNRELATED, lambda n, _d: chance_trustworthiness(n), varies=True),
+)
+_cka = partial(
+    _pair,
+    range="about 0 to 1",
+    invariances={"": _ROTATED},
+    undefined="There are fewer than 4 texts, or all vectors of a layer are equal.",
+    reference="Kornblith et al. 2019; Song et al. 2012",
+    null=_ZERO,
+)
+_angle = partial(
+    _pair,
+    unit="fraction of pi",
+    invariances={"": _SAME_FRAME},
+    undefined="No text has a nonzero vector in both layers.",
+    reference="Gromov et al. 2024",
+    null=Null("random directions", lambda _n, _d: 0.5),
+)
+_dimension = partial(
+    _pair,
+    place="layer",
+    unit="dimensions",
+    range="0 to infinity",
+    invariances={"": _ROTATED},
+    note="Of one layer.",
+)
+
+
+def _names(stem: str, sizes: Sequence[int], *ends: str) -> tuple[str, ...]:
+    """Return the names of the variants: all but the first, which is the measure's own."""
+    return tuple(f"{stem}_k{k}{end}" for k in sizes for end in ("", *ends))[1:]
+
+
+def _nrs(
+    place: Literal["step", "final", "model"],
+    stem: str,
+    title: str,
+    formula: str,
+    *,
+    source: str = "",
+    note: str = f"{_OURS}.",
+) -> tuple[Measure, Measure]:
+    """Return the records of NRS at one place: as it is, and above chance."""
+    plain = _pair(
+        name=f"{stem}_k10",
+        title=title,
+        function=partial(layers.nrs, place=place),
+        place=place,
+        variants=_names(stem, NEIGHBORHOODS),
+        formula=formula,
+        invariances={"": _COSINES},
+        undefined=_FEW,
+        reference=f"{_LRD}; {source}" if source else _LRD,
+        note=note,
+        null=_KEPT_BY_CHANCE,
+    )
+    above = stem.replace("nrs", "nrs_corrected")
+    return plain, replace(
+        plain,
+        name=f"{above}_k10",
+        title=f"{title} above chance",
+        function=partial(layers.nrs, place=place, corrected=True),
+        variants=_names(above, NEIGHBORHOODS),
+        formula="mean of nrs_corrected over the blocks"
+        if place == "model"
+        else f"({stem} - c) / (1 - c), c = k / (N - 1)",
+        range="-k / (N - 1 - k) to 1",
+        undefined=f"{_FEW} Or k is N - 1.",
+        reference=f"{_LRD}; Lee et al. 2013" if source else _LRD,
+        note=f"{_OURS}.",
+        null=_ZERO,
+    )
+
+
 DYNAMICS: Final[tuple[Measure, ...]] = (
-    Measure(
+    _frenet(
         name="frenet_speed_k32",
         title="Frenet speed",
         function=layers.frenet_speed,
-        level="pair",
         place="step",
-        variants=_subspaces("frenet_speed"),
+        variants=_names("frenet_speed", SUBSPACES),
         formula="|theta| / (pi/2 sqrt(min(k, D - k))), theta the principal angles of U_l-1 and U_l",
         unit="fraction of the largest distance",
-        range="0 to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _EACH},
-        undefined=_SUBSPACE,
         reference=f"{_LRD}; geodesic distance: Edelman, Arias, Smith 1998",
-        note=(
-            f"{_OURS}: centering, k and the metric are our choice. _floor is what estimation noise "
-            f"alone gives, from halves of the texts. {_K_NOTE}"
-        ),
+        note=f"{_OURS}: centering, k and the metric are our choice. _floor is what estimation noise "
+        f"alone gives, from halves of the texts. {_K_NOTE}",
         null=_RANDOM,
     ),
-    Measure(
+    _frenet(
         name="frenet_turning_k32",
         title="Frenet turning",
         function=layers.frenet_turning,
-        level="pair",
         place="layer",
-        variants=_subspaces("frenet_turning"),
+        variants=_names("frenet_turning", SUBSPACES),
         formula="angle of -Log_U_l(U_l-1) and Log_U_l(U_l+1)",
         unit="radians",
         range="0 to pi",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _EACH},
         undefined=f"{_SUBSPACE} Or a neighboring layer has the same subspace.",
         reference=f"{_LRD}; log map: Bendokat, Zimmermann, Absil 2024",
-        note=(
-            f"{_OURS}. 0 straight on, pi back; estimation noise about one subspace gives 2 pi / 3. "
-            "Measured models stay within ten degrees of pi / 2."
-        ),
+        note=f"{_OURS}. 0 straight on, pi back; estimation noise about one subspace gives 2 pi / 3. "
+        "Measured models stay within ten degrees of pi / 2.",
         null=_RIGHT_ANGLE,
     ),
-    Measure(
+    _frenet(
         name="frenet_curvature_k32",
         title="Frenet curvature",
         function=layers.frenet_curvature,
-        level="pair",
         place="layer",
-        variants=_subspaces("frenet_curvature"),
+        variants=_names("frenet_curvature", SUBSPACES),
         formula="2 turning_l / (v_l-1 + v_l), v the distances to both neighbors in radians",
         unit="radians per radian of path",
         range="0 to infinity",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _EACH},
         undefined=f"{_SUBSPACE} Or a neighboring layer has the same subspace.",
-        reference=_LRD,
         note=f"{_OURS}. Where the turning is near pi / 2 everywhere, little more than 1 / speed.",
     ),
-    Measure(
+    _frenet(
         name="frenet_displacement_k32",
         title="Frenet displacement d_0,L",
         function=layers.frenet_displacement,
-        level="pair",
         place="model",
-        variants=_subspaces("frenet_displacement"),
+        variants=_names("frenet_displacement", SUBSPACES),
         formula="distance of U_0 and U_L / (pi/2 sqrt(min(k, D - k)))",
         unit="fraction of the largest distance",
-        range="0 to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _EACH},
-        undefined=_SUBSPACE,
-        reference=_LRD,
-        note=(
-            f"{_OURS}. The null rises with the hidden width D: compare models by the ratio to it, or "
-            f"by frenet_displacement_sample_k32. {_K_NOTE}"
-        ),
+        note=f"{_OURS}. The null rises with the hidden width D: compare models by the ratio to it, or "
+        f"by frenet_displacement_sample_k32. {_K_NOTE}",
         null=_RANDOM,
     ),
-    Measure(
+    _frenet(
         name="frenet_displacement_sample_k32",
         title="Displacement over samples",
         function=layers.frenet_displacement_sample,
-        level="pair",
         place="model",
-        variants=_subspaces("frenet_displacement_sample"),
+        variants=_names("frenet_displacement_sample", SUBSPACES),
         formula="distance of the left singular subspaces of X_0 and X_L / its largest",
         unit="fraction of the largest distance",
-        range="0 to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
         invariances={"": _ROTATED},
         undefined="All vectors of a layer are equal, or there are not more than k texts.",
         reference=f"{_LRD}; sample space: Raghu et al. 2017 (SVCCA)",
-        note=(
-            f"{_OURS}. One null for models of any width, as it depends on N alone. Limits take "
-            "2 (k + 2) texts."
-        ),
-        null=Null("random subspaces", lambda n, _d: layers.random_level(10**9, n), varies=True),
+        note=f"{_OURS}. One null for models of any width, as it depends on N alone. Limits take "
+        "2 (k + 2) texts.",
+        null=Null("random subspaces", lambda n, _d: random_level(10**9, n), varies=True),
     ),
-    Measure(
+    _frenet(
         name="frenet_arc_length_k32",
         title="Frenet arc length",
         function=layers.frenet_arc_length,
-        level="pair",
         place="model",
-        variants=_subspaces("frenet_arc_length"),
+        variants=_names("frenet_arc_length", SUBSPACES),
         formula="sum of frenet_speed over the blocks",
         unit="largest distances",
         range="0 to L",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _EACH},
-        undefined=_SUBSPACE,
         reference="ours",
         note="Grows with the number of blocks and, by noise, with fewer texts.",
     ),
-    Measure(
+    _frenet(
         name="frenet_straightness_k32",
         title="Frenet straightness",
         function=layers.frenet_straightness,
-        level="pair",
         place="model",
-        variants=(
-            "frenet_straightness_k32_bound",
-            *(
-                f"{name}{end}"
-                for name in _subspaces("frenet_straightness")
-                for end in ("", "_bound")
-            ),
-        ),
+        variants=_names("frenet_straightness", SUBSPACES, "_bound"),
         formula="frenet_displacement / frenet_arc_length",
-        unit="fraction",
-        range="0 to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _EACH},
         undefined=f"{_SUBSPACE} Or the subspace never moves.",
         reference="ours",
         note="_bound is the largest that a path of this length can have: distances are bounded.",
     ),
-    Measure(
+    _frenet(
         name="frenet_mean_turning_k32",
         title="Frenet mean turning",
         function=layers.frenet_mean_turning,
-        level="pair",
         place="model",
-        variants=_subspaces("frenet_mean_turning"),
+        variants=_names("frenet_mean_turning", SUBSPACES),
         formula="mean of frenet_turning over the inner layers",
         unit="radians",
         range="0 to pi",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _EACH},
         undefined="No inner layer has a turning.",
-        reference=_LRD,
         note=f"{_OURS}.",
         null=_RIGHT_ANGLE,
     ),
-    Measure(
-        name="nrs_k10",
-        title="NRS",
-        function=layers.nrs,
-        level="pair",
-        place="step",
-        variants=_neighborhoods("nrs"),
-        formula="mean over texts of |N_k(l-1) and N_k(l)| / k, N_k the k nearest by cosine",
-        unit="fraction",
-        range="0 to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _COSINES},
-        undefined=_FEW,
-        reference=f"{_LRD}; Doimo et al. 2020",
-        note=(
-            f"{_OURS}: neighborhood overlap, k = 10 and uncentered cosines are our choice. Compare "
-            "only at equal k / (N - 1)."
-        ),
-        null=_KEPT_BY_CHANCE,
+    *_nrs(
+        "step",
+        "nrs",
+        "NRS",
+        "mean over texts of |N_k(l-1) and N_k(l)| / k, N_k the k nearest by cosine",
+        source="Doimo et al. 2020",
+        note=f"{_OURS}: neighborhood overlap, k = 10 and uncentered cosines are our choice. Compare "
+        "only at equal k / (N - 1).",
     ),
-    Measure(
-        name="nrs_corrected_k10",
-        title="NRS above chance",
-        function=layers.nrs_corrected,
-        level="pair",
-        place="step",
-        variants=_neighborhoods("nrs_corrected"),
-        formula="(nrs - c) / (1 - c), c = k / (N - 1)",
-        unit="fraction",
-        range="-k / (N - 1 - k) to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _COSINES},
-        undefined=f"{_FEW} Or k is N - 1.",
-        reference=f"{_LRD}; Lee et al. 2013",
-        note=f"{_OURS}.",
-        null=_ZERO,
-    ),
-    Measure(
-        name="nrs_to_final_k10",
-        title="NRS to the final layer",
-        function=layers.nrs_to_final,
-        level="pair",
-        place="final",
-        variants=_neighborhoods("nrs_to_final"),
-        formula="mean over texts of |N_k(l) and N_k(L)| / k",
-        unit="fraction",
-        range="0 to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _COSINES},
-        undefined=_FEW,
-        reference=f"{_LRD}; Doimo et al. 2020",
+    *_nrs(
+        "final",
+        "nrs_to_final",
+        "NRS to the final layer",
+        "mean over texts of |N_k(l) and N_k(L)| / k",
+        source="Doimo et al. 2020",
         note=f"{_OURS}. The final layer is block L before the final norm.",
-        null=_KEPT_BY_CHANCE,
     ),
-    Measure(
-        name="nrs_corrected_to_final_k10",
-        title="NRS to the final layer above chance",
-        function=layers.nrs_corrected_to_final,
-        level="pair",
-        place="final",
-        variants=_neighborhoods("nrs_corrected_to_final"),
-        formula="(nrs_to_final - c) / (1 - c), c = k / (N - 1)",
-        unit="fraction",
-        range="-k / (N - 1 - k) to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _COSINES},
-        undefined=f"{_FEW} Or k is N - 1.",
-        reference=f"{_LRD}; Lee et al. 2013",
-        note=f"{_OURS}.",
-        null=_ZERO,
-    ),
-    Measure(
-        name="mean_nrs_k10",
-        title="Mean NRS",
-        function=layers.mean_nrs,
-        level="pair",
-        place="model",
-        variants=_neighborhoods("mean_nrs"),
-        formula="mean of nrs over the blocks",
-        unit="fraction",
-        range="0 to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _COSINES},
-        undefined=_FEW,
-        reference=_LRD,
-        note=f"{_OURS}.",
-        null=_KEPT_BY_CHANCE,
-    ),
-    Measure(
-        name="mean_nrs_corrected_k10",
-        title="Mean NRS above chance",
-        function=layers.mean_nrs_corrected,
-        level="pair",
-        place="model",
-        variants=_neighborhoods("mean_nrs_corrected"),
-        formula="mean of nrs_corrected over the blocks",
-        unit="fraction",
-        range="-k / (N - 1 - k) to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _COSINES},
-        undefined=f"{_FEW} Or k is N - 1.",
-        reference=_LRD,
-        note=f"{_OURS}.",
-        null=_ZERO,
-    ),
-    Measure(
+    *_nrs("model", "mean_nrs", "Mean NRS", "mean of nrs over the blocks"),
+    _gfmi(
         name="gfmi_edge",
         title="GFMI by edges",
         function=layers.gfmi_edge,
-        level="pair",
         place="final",
         variants=("gfmi_edge_signed",),
         formula="mean over mean degrees 1, 2, 4, ... of 2 I / (h(a) + h(b)) of a pair being an edge",
-        unit="fraction",
         range="0 to 1; signed: -1 to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _ROTATED},
-        undefined=_GRAPH,
         reference=f"{_LRD}; edge filtration: Lee, Kang, Chung, Kim, Lee 2012",
-        note=(
-            f"{_OURS}, and the variant is part of the name. Centered cosines; levels with fewer "
-            "common edges than chance count 0, in _signed below 0. _null is the final layer against "
-            "itself with the texts shuffled."
-        ),
+        note=f"{_OURS}, and the variant is part of the name. Centered cosines; levels with fewer "
+        "common edges than chance count 0, in _signed below 0. _null is the final layer against "
+        "itself with the texts shuffled.",
         null=Null(f"{_UNRELATED} of many texts", lambda _n, _d: 0.0),
     ),
-    Measure(
+    _gfmi(
         name="gfmi_knn",
         title="GFMI by neighbor lists",
         function=layers.gfmi_knn,
-        level="pair",
         place="final",
         formula="mean over k = 1, 2, ..., up to (N - 1) / 2, of 2 I / (h + h) of being in another's list",
-        unit="fraction",
-        range="0 to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
         invariances={"": _COSINES},
         undefined="There are fewer than 4 texts, all vectors of a layer are equal, or one is zero.",
-        reference=_LRD,
         note=f"{_OURS}. A function of NRS at each k: no evidence beside it.",
-        null=_ZERO,
     ),
-    Measure(
+    _gfmi(
         name="gfmi_component",
         title="GFMI by components",
         function=layers.gfmi_component,
-        level="pair",
         place="final",
         variants=("gfmi_component_counts",),
         formula="mean over levels of the adjusted mutual information of connected components",
-        unit="fraction",
         range="about 0 to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _ROTATED},
-        undefined=_GRAPH,
         reference=f"{_LRD}; adjusted information: Vinh, Epps, Bailey 2010",
-        note=(
-            f"{_OURS}. One giant component leaves few levels that say anything. _counts cuts both "
-            "trees to the same number of clusters. No limits."
-        ),
-        null=_ZERO,
+        note=f"{_OURS}. One giant component leaves few levels that say anything. _counts cuts both "
+        "trees to the same number of clusters. No limits.",
     ),
-    Measure(
+    _gfmi(
         name="mean_gfmi_edge",
         title="Mean GFMI by edges",
         function=layers.mean_gfmi_edge,
-        level="pair",
         place="model",
         formula="mean of gfmi_edge over layers 0..L-1",
-        unit="fraction",
-        range="0 to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _ROTATED},
-        undefined=_GRAPH,
-        reference=_LRD,
         note=f"{_OURS}. _null is the final layer against itself with the texts shuffled.",
         null=Null(f"{_UNRELATED} of many texts", lambda _n, _d: 0.0),
     ),
-    Measure(
+    _gfmi(
         name="mean_gfmi_knn",
         title="Mean GFMI by neighbor lists",
         function=layers.mean_gfmi_knn,
-        level="pair",
         place="model",
         formula="mean of gfmi_knn over layers 0..L-1",
-        unit="fraction",
-        range="0 to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
         invariances={"": _COSINES},
         undefined="There are fewer than 4 texts, all vectors of a layer are equal, or one is zero.",
-        reference=_LRD,
         note=f"{_OURS}.",
-        null=_ZERO,
     ),
-    Measure(
+    _cka(
         name="cka_unbiased",
         title="CKA with the layer before",
         function=layers.cka,
-        level="pair",
         place="step",
         formula="HSIC_u(K, K') / sqrt(HSIC_u(K, K) HSIC_u(K', K')), linear kernels",
-        unit="fraction",
-        range="about 0 to 1",
-        direction="none",
         direction_source="a block of high CKA changes little",
-        invariances={"": _ROTATED},
-        undefined="There are fewer than 4 texts, or all vectors of a layer are equal.",
-        reference="Kornblith et al. 2019; Song et al. 2012",
         note="Unbiased: unrelated layers give 0 on average, so it may be just below.",
-        null=_ZERO,
     ),
-    Measure(
+    _pair(
         name="procrustes_angle",
         title="Procrustes angle",
         function=layers.procrustes_angle,
-        level="pair",
         place="step",
         formula="arccos |X'Y|_*, X and Y centered, of Frobenius norm 1",
         unit="radians",
         range="0 to pi / 2",
-        direction="none",
         direction_source="a block of small angle changes little",
         invariances={"": _ROTATED},
         undefined="All vectors of a layer are equal.",
         reference="Ding, Denain, Steinhardt 2021; Williams et al. 2021",
         note="No limits.",
     ),
-    Measure(
+    _angle(
         name="angular_distance",
         title="Angular distance",
         function=layers.angular_distance,
-        level="pair",
         place="step",
         formula="mean over texts of arccos cos(x_l-1, x_l) / pi",
-        unit="fraction of pi",
-        range="0 to 1",
-        direction="none",
         direction_source="Gromov et al. 2024 remove the blocks across which it is least",
-        invariances={"": _SAME_FRAME},
-        undefined="No text has a nonzero vector in both layers.",
-        reference="Gromov et al. 2024",
         note="They take the last token's state; here it is the pooled vector.",
-        null=Null("random directions", lambda _n, _d: 0.5),
     ),
-    Measure(
+    _pair(
         name="block_influence",
         title="Block influence",
         function=layers.block_influence,
-        level="pair",
         place="step",
         crosses_blocks=True,
         formula="1 - mean over tokens of cos(h before a block, h after it)",
         unit="1 - cosine",
         range="0 to 2",
-        direction="none",
         direction_source="Men et al. 2024 remove the block of least influence first",
         # Of token states, which may be scaled one by one; nothing else is left as it was.
         invariances={"": _SAME_FRAME},
@@ -487,155 +363,87 @@ DYNAMICS: Final[tuple[Measure, ...]] = (
         note="On tokens, not on pooled vectors: every token that counts alike.",
         null=Null("random directions", lambda _n, _d: 1.0),
     ),
-    Measure(
+    _trust(
         name="trustworthiness_k10",
         title="Trustworthiness",
         function=layers.trustworthiness,
-        level="pair",
-        place="step",
         formula="1 - 2 / (N k (2N - 3k - 1)) sum of max(0, rank before - k) over neighbors after",
-        unit="fraction",
-        range="0 to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _COSINES},
-        undefined="There are not more than 2 k texts, or vectors without a direction.",
-        reference="Venna, Kaski 2001",
         note="Low where a block brings texts together that were far apart.",
-        null=Null(_UNRELATED, lambda n, _d: layers.trust_level(n), varies=True),
     ),
-    Measure(
+    _trust(
         name="continuity_k10",
         title="Continuity",
         function=layers.continuity,
-        level="pair",
-        place="step",
         formula="trustworthiness with the two layers swapped",
-        unit="fraction",
-        range="0 to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _COSINES},
-        undefined="There are not more than 2 k texts, or vectors without a direction.",
-        reference="Venna, Kaski 2001",
         note="Low where a block tears texts apart that were close.",
-        null=Null(_UNRELATED, lambda n, _d: layers.trust_level(n), varies=True),
     ),
-    Measure(
+    _cka(
         name="cka_matrix",
         title="CKA of every two layers",
         function=layers.cka_matrix,
-        level="pair",
         place="matrix",
         formula="cka_unbiased of layers l < m",
-        unit="fraction",
-        range="about 0 to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _ROTATED},
-        undefined="There are fewer than 4 texts, or all vectors of a layer are equal.",
-        reference="Kornblith et al. 2019; Song et al. 2012",
         note="No limits.",
-        null=_ZERO,
     ),
-    Measure(
+    _pair(
         name="nrs_matrix_k10",
         title="Mutual neighbors of every two layers",
         function=layers.nrs_matrix,
-        level="pair",
         place="matrix",
         formula="mean over texts of |N_k(l) and N_k(m)| / k, layers l < m",
-        unit="fraction",
-        range="0 to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
         invariances={"": _COSINES},
         undefined=_FEW,
         reference="Doimo et al. 2020; between models: Huh, Cheung, Wang, Isola 2024",
         note="No limits.",
         null=_KEPT_BY_CHANCE,
     ),
-    Measure(
+    _pair(
         name="grassmann_matrix_k32",
         title="Grassmann distance of every two layers",
         function=layers.grassmann_matrix,
-        level="pair",
         place="matrix",
         formula="frenet_speed between any layers l < m",
         unit="fraction of the largest distance",
-        range="0 to 1",
-        direction="none",
-        direction_source=_NO_DIRECTION,
         invariances={"": _EACH},
         undefined=_SUBSPACE,
         reference="Edelman, Arias, Smith 1998",
         note="No limits.",
         null=_RANDOM,
     ),
-    Measure(
+    _angle(
         name="angular_matrix",
         title="Angular distance of every two layers",
         function=layers.angular_matrix,
-        level="pair",
         place="matrix",
         formula="angular_distance over n = m - l blocks, layers l < m",
-        unit="fraction of pi",
-        range="0 to 1",
-        direction="none",
         direction_source="Gromov et al. 2024 remove the n blocks across which it is least",
-        invariances={"": _SAME_FRAME},
-        undefined="No text has a nonzero vector in both layers.",
-        reference="Gromov et al. 2024",
         note="No limits.",
-        null=Null("random directions", lambda _n, _d: 0.5),
     ),
-    Measure(
+    _dimension(
         name="two_nn",
         title="Intrinsic dimension, TwoNN",
         function=layers.two_nn,
-        level="pair",
-        place="layer",
         formula="(N - 1) / sum ln(r_2 / r_1), r the distances of the two nearest",
-        unit="dimensions",
-        range="0 to infinity",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _ROTATED},
         undefined="Over 5 % of the texts have two nearest equally far, or all have a duplicate.",
         reference="Facco, d'Errico, Rodriguez, Laio 2017",
         note="Of one layer, from the neighbor lists of the family. Too low in high dimension.",
     ),
-    Measure(
+    _dimension(
         name="gride_n2",
         title="Intrinsic dimension, GRIDE",
         function=layers.gride,
-        level="pair",
-        place="layer",
         variants=tuple(f"gride_n{scale}" for scale in layers.SCALES[1:]),
         formula="maximum likelihood from ln(r_2n / r_n)",
-        unit="dimensions",
-        range="0 to infinity",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _ROTATED},
         undefined="There are not more than 2 n texts, or over 5 % of the distances tie.",
         reference="Denti, Doimo, Laio, Mira 2022",
         note="Of one layer. A plateau over the scales n is the estimate.",
     ),
-    Measure(
+    _dimension(
         name="levina_bickel_k20",
         title="Intrinsic dimension, MLE",
         function=layers.levina_bickel,
-        level="pair",
-        place="layer",
         formula="1 / mean over texts of (1 / (k - 1)) sum over j < k of ln(T_k / T_j), k = 20",
-        unit="dimensions",
-        range="0 to infinity",
-        direction="none",
-        direction_source=_NO_DIRECTION,
-        invariances={"": _ROTATED},
         undefined="There are not more than 20 texts, or all neighbors are equally far.",
         reference="Levina, Bickel 2005; MacKay, Ghahramani 2005",
-        note="Of one layer.",
     ),
 )

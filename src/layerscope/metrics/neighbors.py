@@ -210,28 +210,9 @@ def corrected_retention(one: Neighbors, other: Neighbors, k: int = 10) -> Estima
     )
 
 
-def chance_retention(n: int, k: int) -> float:
+def chance_retention(n: int, k: int = 10) -> float:
     """Return the share of k neighbors that two unrelated lists over n samples have in common."""
-    return k / (n - 1)
-
-
-def chance_overlap_variance(n: int, k: int) -> float:
-    """Return the variance of one sample's number of shared neighbors in unrelated layers.
-
-    Hypergeometric: k draws from n - 1 samples of which k are neighbors.
-    """
-    share = chance_retention(n, k)
-    return k * share * (1 - share) * (n - 1 - k) / (n - 2)
-
-
-def mutual_neighbors(layers: Sequence[Neighbors], k: int = 10) -> Tensor:
-    """Return the NRS of every two layers, (layer, layer) float64, symmetric with diagonal 1."""
-    matrix = torch.eye(len(layers), dtype=torch.float64)
-    for row, one in enumerate(layers):
-        for column in range(row):
-            matrix[row, column] = retention(one, layers[column], k).value
-            matrix[column, row] = matrix[row, column]
-    return matrix
+    return min(1.0, k / (n - 1))
 
 
 def trustworthiness(
@@ -262,6 +243,11 @@ def trustworthiness(
         penalties[start:stop] = excess.view(stop - start, len(news), k).sum(-1)
     scores = 1 - 2 / (k * (2 * n - 3 * k - 1)) * penalties
     return [Estimate(float(score.mean()), score) for score in scores.unbind(1)]
+
+
+def chance_trustworthiness(n: int, k: int = 10) -> float:
+    """Return the trustworthiness of unrelated layers of n samples: new neighbors of random rank."""
+    return 1 - max(0, n - 1 - k) * (n - k) / ((n - 1) * (2 * n - 3 * k - 1))
 
 
 def _ranks(block: Tensor, candidates: Tensor, start: int) -> Tensor:
@@ -338,18 +324,6 @@ def two_nn(neighbors: Neighbors) -> Estimate:
     n, mean = len(logs), logs.mean()
     value = float((n - 1) / logs.sum())
     return Estimate(value, spread(value - value * (logs / mean - 1), kept))
-
-
-def two_nn_linear(neighbors: Neighbors, discarded: float = 0.1) -> float:
-    """Intrinsic dimension by TwoNN's original fit: the slope of -ln(1 - F) on ln(r_2 / r_1).
-
-    Least squares through the origin, without the largest ratios. Facco et al. 2017.
-    """
-    logs, _ = _log_ratios(neighbors, 1, 2)
-    n = len(logs)
-    x = logs.sort().values[: int(n * (1 - discarded))]
-    below = torch.arange(1, len(x) + 1, dtype=x.dtype, device=x.device) / n
-    return float((x @ -torch.log1p(-below)) / (x @ x))
 
 
 def gride(neighbors: Neighbors, near: int = 2) -> Estimate:

@@ -23,7 +23,7 @@ BLOCK = 2**20
 
 
 class Closeness(StrEnum):
-    """By what two samples are near each other."""
+    """The measure of closeness of two samples."""
 
     COSINE = "cosine"
     CENTERED_COSINE = "centered_cosine"
@@ -42,7 +42,7 @@ class Pairs:
     """The pairs of samples of one layer.
 
     Attributes:
-        vectors: (sample, dim), one pooled vector a sample; computed with in float64.
+        vectors: (sample, dim), one pooled vector per sample; converted to float64.
         budget: bytes that the Gram matrix may take before it is made in blocks each time.
         block: entries of one block of rows.
 
@@ -139,7 +139,7 @@ class Pairs:
             yield block[upper].view(torch.int32)
 
     def _lengths(self, kind: Closeness) -> Tensor:
-        """Return what the inner products are divided by, (sample,)."""
+        """Return the divisors (sample,) of the inner products."""
         if not bool(self.squares.any()):
             raise UndefinedError("all vectors are equal, so no two are nearer than others")
         if kind is Closeness.EUCLIDEAN:
@@ -166,7 +166,7 @@ def _over_lengths(block: Tensor, lengths: Tensor, start: int, stop: int, first: 
 
 
 def _without_rounding(distances: Tensor, scale: Tensor | float) -> Tensor:
-    """Set distances that cannot be told from rounding at this scale to 0, in place."""
+    """Set distances within rounding of 0 at this scale to 0, in place."""
     least = 64 * torch.finfo(distances.dtype).eps * scale
     return distances.masked_fill_(distances < least, 0)
 

@@ -34,8 +34,8 @@ def dataset_entropy(
 ) -> Estimate:
     """Matrix-based entropy of the pooled vectors, in nats; 0 to `ln min(N, D)`.
 
-    `paper` is uncentered and ruled by the common mean direction: read `dataset_entropy_centered`
-    beside it. `reference` is the authors' clamped form on vectors pooled as they pool.
+    `paper` is uncentered and dominated by the common mean direction: compare it with
+    `dataset_entropy_centered`. `reference` is the authors' clamped form on vectors pooled as theirs.
     Skean et al. 2025, eq. 1.
     """
     if convention is Convention.REFERENCE:

@@ -6,7 +6,7 @@ The baselines that Frenet, NRS and GFMI are compared with.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -171,43 +171,6 @@ def _aligned(criteria: Tensor) -> Tensor:
 def cka(one: Kernel, other: Kernel) -> Estimate:
     """Linear CKA of two layers, as in `cka_matrix`; their widths may differ."""
     return cka_matrix([one, other]).estimate(0, 1)
-
-
-def minibatch_cka(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Linear CKA from batches of samples: the ratio of mean unbiased criteria.
-
-    For sets of samples too large to hold; the criteria are unbiased in batches of any size, so their
-    means are too. Nguyen, Raghu, Kornblith 2021.
-
-    Args:
-        batches: pairs (sample, dim), (sample, other dim) of at least 4 samples each.
-    """
-    total = torch.zeros(2, 2, dtype=torch.float64)
-    for x, y in batches:
-        total += criteria([kernel(x), kernel(y)]).values.cpu()
-    return _ratio(float(total[0, 1]), float(total[0, 0]), float(total[1, 1]))
-
-
-def _ratio(across: float, own: float, other: float) -> float:
-    if not (own > 0 and other > 0):
-        raise UndefinedError("all vectors of a layer are equal, so it has nothing to align")
-    return across / math.sqrt(own * other)
-
-
-def biased_cka(vectors: Tensor, others: Tensor) -> float:
-    """Linear CKA as first published, 0 to 1; near 1 for unrelated layers where D far exceeds N.
-
-    `|X'Y|^2 / (|X'X| |Y'Y|)` of centered vectors. Kornblith et al. 2019; for reference only.
-    """
-    x, y = centered(vectors.double()), centered(others.double())
-    across, own, other = (_squared_product(*pair) for pair in ((x, y), (x, x), (y, y)))
-    return _ratio(across, own, other)
-
-
-def _squared_product(x: Tensor, y: Tensor) -> float:
-    if x.shape[1] * y.shape[1] <= len(x) ** 2:
-        return float((x.T @ y).square().sum())
-    return float(((x @ x.T) * (y @ y.T)).sum())
 
 
 def procrustes_angle(vectors: Tensor, others: Tensor) -> float:

@@ -31,7 +31,7 @@ class Estimate:
             jackknife), so that resampling them gives the spread of the value. Resampling the texts
             themselves would not: repeated rows lower a rank. Empty for a number that is not about
             the texts, such as an error of the computation.
-        note: what a reader must know of it on these very texts, or "".
+        note: a sentence on how to read it on these texts, or "".
     """
 
     value: float
@@ -122,7 +122,7 @@ def _left_vectors(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _inverse(values: Tensor) -> Tensor:
-    """Return the inverse of eigenvalues, 0 for those that cannot be told from zero."""
+    """Return the inverse of eigenvalues, 0 for those within rounding of zero."""
     return torch.where(values > _tolerance(values), values, math.inf).reciprocal()
 
 
@@ -190,10 +190,10 @@ def jackknife_estimate(value: float, without: Tensor) -> Estimate:
 
 
 def too_narrow(estimate: Estimate, name: str, n: int, d: int) -> Estimate:
-    """Return an estimate that says that n texts in d dimensions are too few for its limits.
+    """Return an estimate with the note that n texts in d dimensions are too few for its limits.
 
     The influence of a text is of first order. Where hardly any direction is seen twice, the spread
-    from one draw of texts to the next is mostly of second order, which contributions do not tell.
+    from one draw of texts to the next is mostly of second order, which contributions do not include.
     """
     note = (
         f"the limits of {name} are too narrow with {n} texts in {d} dimensions: more layers are "
@@ -210,7 +210,7 @@ def spread(contributions: Tensor, kept: Tensor) -> Tensor:
 
 
 def _tolerance(values: Tensor) -> Tensor:
-    """Return (..., 1): what an eigenvalue must exceed to be told from rounding."""
+    """Return (..., 1): the least eigenvalue above rounding."""
     size = values.shape[-1]
     return 4 * size * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
 
@@ -223,7 +223,7 @@ def _proportions(values: Tensor) -> Tensor:
 
 
 def _without_rounding(values: Tensor) -> Tensor:
-    """Return eigenvalues with those that cannot be told from rounding set to zero."""
+    """Return eigenvalues with those within rounding of zero set to zero."""
     return torch.where(values > _tolerance(values), values, 0)
 
 
@@ -332,38 +332,6 @@ def log_det_entropy(
     """
     values = n * _proportions(eigenvalues) if scaled else eigenvalues
     return 0.5 * torch.log1p(d / (n * eps**2) * values).sum(-1)
-
-
-@dataclass(frozen=True)
-class EffectiveRankBound:
-    """Both sides of the bound between two effective ranks, and whether it holds."""
-
-    exponential_entropy: float
-    effective_rank: float
-    holds: bool
-
-
-def check_effective_rank_bound(rows: Tensor) -> EffectiveRankBound:
-    """Check `exp(S_1) <= effective rank` on rows (row, dim), to 1e-9 relative.
-
-    Theorem 1 of Skean et al. 2025 is printed the other way round: the shares of the squared
-    singular values majorize those of the singular values, so their entropy is the smaller. Equal
-    only when all nonzero singular values are.
-    """
-    values = torch.linalg.svdvals(rows.double()).square()
-    if not values.numel() or not values[0] > 0:
-        raise UndefinedError("all rows are zero, so there is no rank to bound")
-    entropy, rank = float(renyi_entropy(values).exp()), float(effective_rank(values))
-    return EffectiveRankBound(entropy, rank, entropy <= rank * (1 + 1e-9))
-
-
-def diff_erank(untrained: Tensor, trained: Tensor) -> float:
-    """Diff-eRank: how much the effective rank falls by training, from prompt entropies (text,).
-
-    `exp(mean entropy)` of an untrained copy of the model less that of the trained one, on the same
-    texts, `normalized` convention. Wei, Tan, Li, Wang, Huang 2024.
-    """
-    return float(untrained.mean().exp() - trained.mean().exp())
 
 
 def clamped_entropy(matrix: Tensor, alpha: float = 1.0) -> Tensor:

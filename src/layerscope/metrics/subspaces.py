@@ -5,15 +5,15 @@ differ by k principal angles; depth draws a path whose speed, turning and length
 
 The name and the symbol d_{0,L} are those of Jiang, Yang, Tam 2026 ("Layer-wise Representation
 Dynamics"), of which only the abstract could be read. Our choices: centered vectors, k = 32, the
-geodesic distance, curvature as the angle between logarithms, and everything beside its level for
-random subspaces, because distances in feature space grow with the hidden width alone.
+geodesic distance, curvature as the angle between logarithms, and every distance reported with its
+level for random subspaces, because distances in feature space grow with the hidden width alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from itertools import pairwise
@@ -52,13 +52,11 @@ class Frame:
             layer's subspace for any k up to the width.
         sample: (sample, width) orthonormal columns, likewise.
         singular_values: (width,).
-        variance: sum of the squares of all singular values.
     """
 
     feature: Tensor
     sample: Tensor
     singular_values: Tensor
-    variance: float
 
     @property
     def width(self) -> int:
@@ -68,10 +66,6 @@ class Frame:
     def basis(self, space: Space, k: int) -> Tensor:
         """Return an orthonormal basis (ambient, min(k, width)) of the layer's subspace."""
         return (self.feature if space is Space.FEATURE else self.sample)[:, :k]
-
-    def explained(self, k: int) -> float:
-        """Return the share of the variance in the first k directions."""
-        return float(self.singular_values[:k].square().sum() / self.variance)
 
 
 def frame(vectors: Tensor, width: int = WIDTH, exact_limit: int = EXACT_LIMIT) -> Frame:
@@ -96,10 +90,9 @@ def frame(vectors: Tensor, width: int = WIDTH, exact_limit: int = EXACT_LIMIT) -
     kept = values > 4 * max(n, d) * torch.finfo(values.dtype).eps * values[:1]
     values, directions = values[kept], directions[:, kept]
     roots = values.sqrt()
-    variance = float(rows.square().sum())
     if directions.shape[0] == d and not n <= d <= exact_limit:
-        return Frame(directions, rows @ directions / roots, roots, variance)
-    return Frame(rows.T @ directions / roots, directions, roots, variance)
+        return Frame(directions, rows @ directions / roots, roots)
+    return Frame(rows.T @ directions / roots, directions, roots)
 
 
 def _leading(gram: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -138,7 +131,7 @@ def half_bases(
     Args:
         vectors: (sample, dim).
         whole: their frame.
-        splits: pairs of indices, from `halves.halvings`.
+        splits: pairs of indices, from `pairs.halvings`.
         iterations: power iterations.
     """
     rows = centered(vectors.double())
@@ -197,10 +190,15 @@ def noise_floor(bases: Sequence[tuple[Tensor, Tensor]], k: int) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class _Principal:
-    """Principal angles (m,) of two subspaces, and the vectors (ambient, m) that make them.
+class PrincipalAngles:
+    """The principal angles of two subspaces, and the tangents from each towards the other.
 
-    `turn` and `other_turn` (k, m) take the bases to the vectors.
+    Attributes:
+        angles: (m,) in radians, smallest first, m the smaller dimension.
+        vectors: (ambient, m) principal vectors of the first subspace.
+        other_vectors: (ambient, m) those of the second.
+        turn: (k, m) takes the first basis to its principal vectors.
+        other_turn: (k', m) takes the second basis to its principal vectors.
     """
 
     angles: Tensor
@@ -210,7 +208,12 @@ class _Principal:
     other_turn: Tensor
 
     def there(self) -> Tensor:
-        """Return the tangent (ambient, k) at the first subspace towards the second."""
+        """Return the tangent (ambient, k) at the first subspace towards the second: its logarithm.
+
+        Orthogonal to the first basis, with the geodesic distance as its Frobenius norm, whatever the
+        second basis. Needs no inverse (Bendokat, Zimmermann, Absil 2024). Where an angle is pi / 2
+        there are several shortest paths, and this is one of them.
+        """
         return _tangent(self.vectors, self.other_vectors, self.angles) @ self.turn.mT
 
     def back(self) -> Tensor:
@@ -218,7 +221,18 @@ class _Principal:
         return _tangent(self.other_vectors, self.vectors, self.angles) @ self.other_turn.mT
 
 
-def _principal(one: Tensor, other: Tensor) -> _Principal:
+def principal_angles(one: Tensor, other: Tensor) -> PrincipalAngles:
+    """Return the principal angles of two subspaces.
+
+    `atan2(sine, cosine)` is accurate at both ends; the arc cosine loses all angles below 1e-8.
+
+    Args:
+        one: (ambient, k) orthonormal columns.
+        other: (ambient, k') orthonormal columns.
+
+    Raises:
+        InputError: the subspaces have different numbers of coordinates.
+    """
     if one.shape[0] != other.shape[0]:
         raise InputError(
             f"subspaces of {one.shape[0]} and {other.shape[0]} coordinates cannot be compared; "
@@ -229,7 +243,7 @@ def _principal(one: Tensor, other: Tensor) -> _Principal:
     sines = (other_vectors - vectors * cosines).norm(dim=0)
     sines = torch.where(sines > 1e-13, sines, 0)  # equal subspaces differ by rounding
     angles = torch.atan2(sines, cosines.clamp(min=0))
-    return _Principal(angles, vectors, other_vectors, turn, other_turn.mT)
+    return PrincipalAngles(angles, vectors, other_vectors, turn, other_turn.mT)
 
 
 def _tangent(vectors: Tensor, towards: Tensor, angles: Tensor) -> Tensor:
@@ -239,28 +253,16 @@ def _tangent(vectors: Tensor, towards: Tensor, angles: Tensor) -> Tensor:
     return residual / lengths * angles
 
 
-def principal_angles(one: Tensor, other: Tensor) -> Tensor:
-    """Return the principal angles (min(k, k'),) in radians, smallest first, of two subspaces.
-
-    `atan2(sine, cosine)`, right at both ends, where the arc cosine loses all angles below 1e-8.
-
-    Args:
-        one: (ambient, k) orthonormal columns.
-        other: (ambient, k') orthonormal columns.
-    """
-    return _principal(one, other).angles
-
-
 def geodesic_distance(one: Tensor, other: Tensor) -> float:
     """Return the root of the sum of squared principal angles, in radians.
 
     Each dimension that one has more than the other adds `pi / 2` squared (Ye, Lim 2016). NaN where
     one has no dimension, because its layer's vectors are all equal.
     """
-    return _length(_principal(one, other))
+    return _length(principal_angles(one, other))
 
 
-def _length(step: _Principal) -> float:
+def _length(step: PrincipalAngles) -> float:
     dimensions = len(step.turn), len(step.other_turn)
     if not all(dimensions):
         return math.nan
@@ -293,18 +295,10 @@ def random_distance(k: int, ambient: int) -> float:
     return math.sqrt(mean) / (math.pi / 2)
 
 
-def log_map(one: Tensor, other: Tensor) -> Tensor:
-    """Return the tangent (ambient, k) at one subspace of the shortest path to another.
-
-    Orthogonal to `one`, of Frobenius norm the geodesic distance, the same whatever basis `other`
-    has. Needs no inverse (Bendokat, Zimmermann, Absil 2024). Where an angle is pi / 2 there are
-    several shortest paths, and this is one of them.
-    """
-    if one.shape != other.shape:
-        raise InputError(
-            f"expected two subspaces of one dimension, got {tuple(one.shape)} and {tuple(other.shape)}"
-        )
-    return _principal(one, other).there()
+def random_level(n: int, d: int, k: int = 32) -> float:
+    """Return `random_distance` in feature space for n samples, 0 where subspaces fill the space."""
+    size = min(k, n - 1, d)
+    return 0.0 if size >= d else random_distance(size, d)
 
 
 def vector_angle(one: Tensor, other: Tensor) -> float:
@@ -320,8 +314,8 @@ def vector_angle(one: Tensor, other: Tensor) -> float:
 class Frenet:
     """The path of the layer subspace over depth. Angles and distances are in radians.
 
-    What has no value is NaN: anything beside a layer whose vectors are all equal, the turning where
-    a neighbor is the same subspace or of another dimension.
+    Undefined values are NaN: those next to a layer whose vectors are all equal, and the turning where
+    a neighboring layer has the same subspace or one of another dimension.
 
     Attributes:
         dimensions: (layer,) dimension of each subspace; 0 for an invalid layer.
@@ -329,25 +323,17 @@ class Frenet:
         speed: (layer - 1,) distance of each layer to the next.
         turning: (layer - 2,) angle between arriving and leaving at each inner layer: 0 straight on,
             pi back; pi / 2 for unrelated subspaces, 2 pi / 3 for noise about one subspace.
-        comparison: (layer - 2,) the same angle from the three distances as if space were flat,
-            which is at least the turning (Toponogov).
         curvature: (layer - 2,) turning over the mean of the two speeds; where the turning is near
             pi / 2 everywhere, it is little more than the inverse of the speed.
-        at_cut_locus: (layer - 2,) bool, the direction to a neighbor and so the turning is not
-            unique, as an angle to it is pi / 2.
         end_distance: distance of the first and last layer, NaN where undefined.
-        notes: sentences on what was not as asked for.
     """
 
     dimensions: tuple[int, ...]
     ambient: int
     speed: Tensor
     turning: Tensor
-    comparison: Tensor
     curvature: Tensor
-    at_cut_locus: Tensor
     end_distance: float
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def k(self) -> int:
@@ -409,63 +395,38 @@ class Frenet:
             raise UndefinedError(f"all vectors are equal in layers {constant}")
 
 
-def frenet(
-    frames: Sequence[Frame],
-    k: int = 32,
-    space: Space = Space.FEATURE,
-    *,
-    unequal: bool = False,
-) -> Frenet:
+def frenet(frames: Sequence[Frame], k: int = 32, space: Space = Space.FEATURE) -> Frenet:
     """Return the motion of the k-dimensional layer subspace over depth.
 
     Args:
         frames: of the layers in order, of one set of samples.
-        k: dimension of the subspaces. A layer of lower rank lowers it for the whole model, with a
-            note, so that layers stay comparable.
+        k: dimension of the subspaces. A layer of lower rank lowers it for the whole model, so that
+            layers stay comparable.
         space: of the subspaces.
-        unequal: let each layer have its own dimension up to k instead (Ye, Lim 2016); turning has
-            no value between different dimensions.
+
+    Raises:
+        InputError: fewer than 2 layers, or k is not from 1 to `WIDTH`.
     """
-    dimensions = _common_dimensions(frames, k, unequal=unequal)
-    bases = [frame.basis(space, size) for frame, size in zip(frames, dimensions, strict=True)]
-    notes = []
-    if not unequal and 0 < max(dimensions) < k:
-        notes.append(f"k lowered from {k} to {max(dimensions)}, the least rank of a layer")
-    if len(frames[0].sample) < 4 * max(dimensions):
-        notes.append(
-            f"{len(frames[0].sample)} samples are fewer than 4 k = {4 * max(dimensions)}: "
-            "estimation noise rules the subspaces"
-        )
-    return trajectory(bases, tuple(notes))
-
-
-def _common_dimensions(frames: Sequence[Frame], k: int, *, unequal: bool) -> list[int]:
     if not 1 <= k <= WIDTH or len(frames) < 2:
         raise InputError(
             f"expected 2 or more layers and k from 1 to {WIDTH}, got {len(frames)} and {k}"
         )
-    common = k if unequal else min([k, *(frame.width for frame in frames if frame.width)])
-    return [min(common, frame.width) for frame in frames]
+    common = min([k, *(frame.width for frame in frames if frame.width)])
+    return trajectory([frame.basis(space, common) for frame in frames])
 
 
-def trajectory(bases: Sequence[Tensor], notes: tuple[str, ...] = ()) -> Frenet:
+def trajectory(bases: Sequence[Tensor]) -> Frenet:
     """Return the motion along subspaces given by orthonormal bases (ambient, k) in layer order."""
-    steps = [_principal(*pair) for pair in pairwise(bases)]
+    steps = [principal_angles(*pair) for pair in pairwise(bases)]
     speed = [_length(step) for step in steps]
-    across = [geodesic_distance(*pair) for pair in zip(bases, bases[2:], strict=False)]
     turning = _numbers(_turning(*pair) for pair in pairwise(steps))
-    sides = zip(pairwise(speed), across, strict=True)
-    cut = [_at_cut_locus(arriving, leaving) for arriving, leaving in pairwise(steps)]
     return Frenet(
         dimensions=tuple(basis.shape[1] for basis in bases),
         ambient=len(bases[0]),
         speed=_numbers(speed),
         turning=turning,
-        comparison=_numbers(_flat_turning(*legs, opposite) for legs, opposite in sides),
         curvature=turning * 2 / _numbers(map(sum, pairwise(speed))),
-        at_cut_locus=torch.tensor(cut, dtype=torch.bool),
         end_distance=geodesic_distance(bases[0], bases[-1]),
-        notes=notes,
     )
 
 
@@ -473,38 +434,8 @@ def _numbers(values: Iterable[float]) -> Tensor:
     return torch.tensor(list(values), dtype=torch.float64)
 
 
-def _turning(arriving: _Principal, leaving: _Principal) -> float:
+def _turning(arriving: PrincipalAngles, leaving: PrincipalAngles) -> float:
     sizes = {len(arriving.turn), len(arriving.other_turn), len(leaving.other_turn)}
     if len(sizes) > 1 or not all(sizes):
         return math.nan
     return vector_angle(-arriving.back(), leaving.there())
-
-
-def _flat_turning(arriving: float, leaving: float, across: float) -> float:
-    """Return pi less the angle between two sides of a flat triangle."""
-    if not (arriving > 0 and leaving > 0):
-        return math.nan
-    cosine = (arriving**2 + leaving**2 - across**2) / (2 * arriving * leaving)
-    return math.pi - math.acos(max(-1.0, min(1.0, cosine)))
-
-
-def _at_cut_locus(arriving: _Principal, leaving: _Principal) -> bool:
-    return bool((torch.cat([arriving.angles, leaving.angles]).cos() < 1e-6).any())
-
-
-def grassmann_distances(
-    frames: Sequence[Frame], k: int = 32, space: Space = Space.FEATURE
-) -> Tensor:
-    """Return the distances of every two layers' subspaces, over the largest: (layer, layer).
-
-    Zero on the diagonal, NaN for a layer whose vectors are all equal. k is lowered to the least
-    rank as in `frenet`. In the sample space the layers may be of different models.
-    """
-    sizes = _common_dimensions(frames, k, unequal=False)
-    bases = [frame.basis(space, size) for frame, size in zip(frames, sizes, strict=True)]
-    matrix = torch.zeros(len(frames), len(frames), dtype=torch.float64)
-    for row, one in enumerate(bases):
-        for column, other in enumerate(bases[: row + 1]):
-            distance = 0.0 if row == column and sizes[row] else geodesic_distance(one, other)
-            matrix[row, column] = matrix[column, row] = distance
-    return matrix / largest_distance(max(sizes), len(bases[0]))

@@ -73,7 +73,7 @@ def curvature(inputs: TokenInputs, convention: Convention) -> Tensor:
     """Mean angle between successive steps of the token trajectory, in radians; 0 to pi.
 
     0 on a straight line, pi/2 for a random walk, 2 pi/3 for independent tokens. A step of length
-    zero has no direction: the two angles beside it are left out. NaN where no angle is left, so for
+    zero has no direction: its two angles are left out. NaN where no angle is left, so for
     fewer than 3 tokens. `reference` is what the authors' code computes: the angle between the
     centered unit tokens themselves, from an arc cosine that is NaN when rounding exceeds 1.
     Skean et al. 2025, section 3.3.2; Hosseini, Fedorenko 2023.

@@ -7,11 +7,13 @@ Both resample the contributions of texts: numbers whose mean is the value (see
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from layerscope.errors import InputError
+from layerscope.errors import InputError, UndefinedError
 
 Floats = NDArray[np.float64]
 
@@ -144,3 +146,127 @@ def resampled_means(rows: Floats, seed: int, resamples: int) -> Floats:
         with np.errstate(invalid="ignore"):  # a resample may miss every defined text: NaN
             means[:, start : start + size] = filled @ weights.T / counts
     return means
+
+
+def percentile_limits(draws: Floats, level: float = 0.95) -> tuple[float, float]:
+    """Return the lower and upper percentile limits of resampled values (draw,); NaN is left out."""
+    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def cluster_bootstrap(
+    values: ArrayLike,
+    clusters: Sequence[str],
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Return percentile limits of the median of values when whole clusters are resampled.
+
+    All values of a cluster are drawn together: the tasks of one model are not independent. The same
+    seed and number of clusters draw the same clusters, so measures are compared on equal terms.
+
+    Args:
+        values: (unit,)
+        clusters: the cluster of each unit.
+        resamples: number of draws.
+        seed: of the draws.
+        level: share of the draws between the limits.
+
+    Raises:
+        UndefinedError: for fewer than 2 clusters.
+    """
+    numbers = np.asarray(values, dtype=float)
+    names, place = np.unique(np.asarray(clusters), return_inverse=True)
+    count = len(names)
+    if count < 2:
+        raise UndefinedError(f"an interval needs at least 2 to draw from, got {count}")
+    order = np.argsort(numbers, kind="stable")
+    generator = np.random.default_rng(seed)
+    medians = np.empty(resamples)
+    block = max(1, BLOCK // len(numbers))
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        drawn = generator.multinomial(count, np.full(count, 1 / count), size)
+        medians[start : start + size] = _weighted_medians(numbers[order], drawn[:, place[order]])
+    return percentile_limits(medians, level)
+
+
+def _weighted_medians(ascending: Floats, counts: NDArray[np.int64]) -> Floats:
+    """Return the median of values (unit,), each repeated counts (draw, unit) times, (draw,)."""
+    ranks = counts.cumsum(1)
+    total = ranks[:, -1:]
+    lower = (ranks > (total - 1) // 2).argmax(1)
+    upper = (ranks > total // 2).argmax(1)
+    medians: Floats = (ascending[lower] + ascending[upper]) / 2
+    return medians
+
+
+def p_value(reached: int, tried: int, *, complete: bool = False) -> float:
+    """Return how likely chance reaches an observed value, from the number of draws that did.
+
+    Args:
+        reached: number of draws at least as extreme as the observation.
+        tried: number of draws.
+        complete: whether these are all possible draws, the observation included; otherwise it counts
+            as one more, so that p is never 0.
+    """
+    return reached / tried if complete else (1 + reached) / (1 + tried)
+
+
+@dataclass(frozen=True)
+class Against:
+    """A value compared with those of random draws.
+
+    Attributes:
+        value: the observed one.
+        mean: of the draws.
+        median: of the draws.
+        low: their 10 % quantile.
+        high: their 90 % quantile.
+        p: see `p_value`: how likely a draw is at least as good.
+        subsets: number of draws.
+        exhaustive: whether these are all possible draws.
+        lower: whether less is better.
+    """
+
+    value: float
+    mean: float
+    median: float
+    low: float
+    high: float
+    p: float
+    subsets: int
+    exhaustive: bool
+    lower: bool = False
+
+    @property
+    def beats_random(self) -> bool:
+        """Whether it is better than the mean of the draws."""
+        return self.value < self.mean if self.lower else self.value > self.mean
+
+
+def against(
+    value: float, others: Sequence[float], *, exhaustive: bool, lower: bool = False
+) -> Against:
+    """Compare a value with those of random draws; `lower` says that less is better.
+
+    >>> losses = [5, 1, 2, 9, 3]
+    >>> pairs = [losses[a] + losses[b] for a in range(5) for b in range(a)]
+    >>> found = against(1 + 2, pairs, exhaustive=True, lower=True)
+    >>> found.mean, found.p
+    (8.0, 0.1)
+    """
+    draws = np.asarray(others, dtype=np.float64)
+    good = int((draws <= value).sum() if lower else (draws >= value).sum())
+    return Against(
+        value,
+        float(draws.mean()),
+        float(np.median(draws)),
+        *percentile_limits(draws, 0.8),
+        p_value(good, len(draws), complete=exhaustive),
+        len(draws),
+        exhaustive,
+        lower,
+    )
