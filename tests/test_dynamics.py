@@ -281,7 +281,7 @@ def test_arrays_have_dynamics_but_no_tokens():
 
 def test_selection_and_summary_take_no_part_of_them(bert_run):
     scan_found = api.Scan(bert_run)
-    names = {choice.metric for choice in scan_found.preferences()}
+    names = {metric for metric, _, _ in scan_found.preferred()}
     assert names.isdisjoint(record.name for record in PAIRS)
 
 

@@ -6,14 +6,16 @@ import pandas as pd
 import pytest
 
 from fake_runs import fake_run
-from layerscope.decisions import evidence, preferences, rules
+from layerscope.decisions import choose, evidence, rules
 from layerscope.errors import InputError
 from layerscope.render import charts, matplotlib, plotly
+from layerscope.results.table import Run
 
 
 def chosen(**options):
-    table, contributions, _ = fake_run(**options)
-    return table, preferences.preferences(table, contributions)
+    table, contributions, record = fake_run(**options)
+    (known,) = evidence.evidences(Run(table, contributions, record))
+    return table, choose.preferred(known)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def test_a_line_holds_the_tables_numbers(run, figure):
     np.testing.assert_array_equal([point.value for point in line.points], rows["value"])
     np.testing.assert_array_equal([point.low for point in line.points], rows["low"])
     assert [point.layer for point in line.points] == list(range(8))
-    (choice,) = [c for c in choices if (c.metric, c.convention) == ("lidar", "normalized")]
+    choice = choices["lidar", "normalized", "characters p=0.3"]
     assert (line.preferred, line.near) == (choice.layer, choice.within_noise)
 
 
@@ -125,7 +127,7 @@ def test_runs_of_one_model_are_told_apart(run):
 
 def test_ten_models_still_look_different(run):
     table, _ = run
-    runs = [(table.assign(model=f"model {index}"), ()) for index in range(10)]
+    runs = [(table.assign(model=f"model {index}"), {}) for index in range(10)]
     lines = charts.compare(runs).panels[0].lines
     assert len({(line.color, line.dash) for line in lines}) == 10
 
@@ -196,13 +198,13 @@ def test_every_kind_of_views_has_panels_of_its_own(run):
     crops = "crops of 20 words"
     views = table[table["metric"].isin(["infonce", "lidar"])].assign(perturbation=crops)
     views["value"] = 3 * views["value"]
-    preferred = [
-        replace(choice, perturbation=crops, layer=1)
-        for choice in choices
-        if choice.metric in ("infonce", "lidar")
-    ]
+    preferred = choices | {
+        (metric, convention, crops): replace(choice, layer=1)
+        for (metric, convention, _), choice in choices.items()
+        if metric in ("infonce", "lidar")
+    }
     both = pd.concat([table, views], ignore_index=True)
-    figure = charts.describe(both, [*choices, *preferred])
+    figure = charts.describe(both, preferred)
     own = [panel for panel in figure.panels if not panel.on_spans]
     assert tuple(own) == charts.describe(table, choices).panels
     spans = [panel for panel in figure.panels if panel.on_spans]
@@ -218,7 +220,7 @@ def test_every_kind_of_views_has_panels_of_its_own(run):
         if (panel.metric, line.convention) == ("lidar", "normalized")
     ]
     assert [point.value for point in line.points] == expected.tolist()
-    compared = charts.compare([(both, [*choices, *preferred]), (table, choices)])
+    compared = charts.compare([(both, preferred), (table, choices)])
     on_crops = [panel for panel in compared.panels if panel.on_spans]
     assert on_crops
     assert all(len(panel.lines) == 1 for panel in on_crops), "one of the two runs has crops"

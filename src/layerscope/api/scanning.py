@@ -33,8 +33,7 @@ from layerscope.api.common import (
 from layerscope.config import AnyPath, Count, Flag, Kind, Text, checked
 from layerscope.data import reading
 from layerscope.data.texts import Texts
-from layerscope.decisions import evidence
-from layerscope.decisions import preferences as preferences_module
+from layerscope.decisions import choose, evidence
 from layerscope.decisions.select import Selection, decide
 from layerscope.errors import InputError
 from layerscope.metrics import catalogue
@@ -80,21 +79,20 @@ class Scan(Result):
     def page(self) -> str:
         """Return the run as one self-contained HTML page."""
         run = (self.run.table, self.run.contributions, self.run.record)
-        return page_module.page([run], choices=[self.preferences()], advice=[self._advice])
+        return page_module.page([run], choices=[self.preferred()], advice=[self._advice])
 
-    def preferences(self) -> tuple[preferences_module.Preference, ...]:
-        """Return the layer that each measure prefers, in each convention, with the baselines."""
-        return self._preferences
+    def preferred(self) -> dict[evidence.Key, choose.Choice]:
+        """Return the layer that each measure prefers, by metric, convention and perturbation."""
+        return dict(self._preferred)
 
     @cached_property
-    def _preferences(self) -> tuple[preferences_module.Preference, ...]:
-        """Bootstrapped once: the choice of a layer, the plots and the JSON all ask for them."""
-        seed = int(self.record.get("settings", {}).get("seed", 0))
-        return preferences_module.preferences(self.run.table, self.run.contributions, seed=seed)
+    def _preferred(self) -> dict[evidence.Key, choose.Choice]:
+        """Made once: the table, the page and the plots all show them."""
+        return choose.preferred(self._evidences[0])
 
     @cached_property
     def _evidences(self) -> tuple[evidence.Evidence, ...]:
-        """What is known of the layers: its texts are resampled once, when a choice first asks."""
+        """The curves over the layers; the texts are resampled once, at the first choice."""
         return evidence.evidences(self.run)
 
     @cached_property
@@ -114,7 +112,7 @@ class Scan(Result):
     def _figure(self, metrics: tuple[str, ...]) -> charts.Figure:
         chosen = catalogue.select(metrics) if metrics else catalogue.CATALOGUE
         dim = self.record.get("model", {}).get("dim")
-        return charts.describe(self.run.table, self.preferences(), dim=dim, measures=chosen)
+        return charts.describe(self.run.table, self.preferred(), dim=dim, measures=chosen)
 
 
 @checked

@@ -35,6 +35,7 @@ from layerscope.settings import ModelOptions, ReadingConfig, ScanConfig
 if TYPE_CHECKING:
     from layerscope.analysis.run import Estimates
     from layerscope.api.scanning import Scan
+    from layerscope.decisions.select import Selection
 
 _SCAN_EXAMPLE = """
 Measure every layer of a model on texts, in one pass.
@@ -98,9 +99,8 @@ def scan(
         _print_scan(found, as_json)
 
 
-def _recommendation(found: Scan) -> dict[str, Any]:
-    """Return the choice of a layer as plain values."""
-    chosen = found.select()
+def _recommendation(chosen: Selection) -> dict[str, Any]:
+    """Return the layer to use as plain values."""
     return {
         "rule": chosen.rule,
         "layer": chosen.layer,
@@ -113,11 +113,12 @@ def _print_scan(found: Scan, as_json: bool) -> None:
     from layerscope.render import terminal as terminal_module
 
     if as_json:
+        chosen = found.select()
         print_json(
             {
                 "folder": str(found.folder),
-                "recommendation": _recommendation(found),
-                "preferences": [asdict(choice) for choice in found.preferences()],
+                "recommendation": _recommendation(chosen),
+                "choices": [asdict(choice) for choice in chosen.choices],
                 "record": found.record,
                 "table": records(found.table()),
             }
@@ -127,7 +128,7 @@ def _print_scan(found: Scan, as_json: bool) -> None:
     open_console().print(
         terminal_module.scan_summary(
             run.table, run.contributions, run.record,
-            choices=found.preferences(), advice=found.advice(),
+            choices=found.preferred(), advice=found.advice(),
         )
     )  # fmt: skip
     print_page(Path(str(found.folder)) / "page.html")

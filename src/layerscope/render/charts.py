@@ -12,8 +12,8 @@ import pandas as pd
 from layerscope.data.views import of_spans
 from layerscope.decisions import evidence, rules
 from layerscope.decisions.choose import Choice
+from layerscope.decisions.evidence import Key
 from layerscope.decisions.gains import Scores
-from layerscope.decisions.preferences import Preference
 from layerscope.decisions.select import Selection
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE
@@ -176,7 +176,7 @@ class Figure:
 
 def describe(
     table: pd.DataFrame,
-    choices: Iterable[Preference] = (),
+    choices: Mapping[Key, Choice] | None = None,
     *,
     dim: int | None = None,
     measures: Sequence[Measure] = CATALOGUE,
@@ -188,14 +188,14 @@ def describe(
 
     Args:
         table: Results of one run.
-        choices: Its preferences, which are marked.
+        choices: The layer that each measure prefers (`choose.preferred`), which is marked.
         dim: Width of the hidden states; without it the levels that depend on it are left out.
         measures: The catalogue, or those of its measures that are wanted.
 
     Raises:
         InputError: If the table holds no measure of the catalogue and no score.
     """
-    preferred = _by_measure(choices)
+    preferred = choices or {}
     panels = []
     for measure in measures:
         if measure.level == "pair":
@@ -213,7 +213,7 @@ def describe(
 
 
 def compare(
-    runs: Sequence[tuple[pd.DataFrame, Iterable[Preference]]],
+    runs: Sequence[tuple[pd.DataFrame, Mapping[Key, Choice]]],
     *,
     measures: Sequence[Measure] = CATALOGUE,
 ) -> Figure:
@@ -225,7 +225,7 @@ def compare(
         InputError: If the tables hold no measure of the catalogue.
     """
     names = run_names([table for table, _ in runs])
-    kept = [(table, _by_measure(choices)) for table, choices in runs]
+    kept = list(runs)
     panels = []
     for measure in measures:
         if measure.level == "pair":
@@ -276,13 +276,6 @@ def run_names(tables: Sequence[pd.DataFrame]) -> list[str]:
     return [f"{name} ({index})" for index, name in enumerate(names, start=1)]
 
 
-_Preferred = Mapping[tuple[str, str, str], Preference]
-
-
-def _by_measure(choices: Iterable[Preference]) -> _Preferred:
-    return {(each.metric, each.convention, each.perturbation): each for each in choices}
-
-
 def _kinds(tables: Sequence[pd.DataFrame], measure: Measure) -> dict[str, list[str]]:
     """Return the kinds of views that a measure was made on, each with its conventions."""
     found: dict[str, list[str]] = {}
@@ -296,7 +289,11 @@ def _kinds(tables: Sequence[pd.DataFrame], measure: Measure) -> dict[str, list[s
 
 
 def _line(
-    table: pd.DataFrame, measure: Measure, convention: str, views: str, preferred: _Preferred
+    table: pd.DataFrame,
+    measure: Measure,
+    convention: str,
+    views: str,
+    preferred: Mapping[Key, Choice],
 ) -> Line | None:
     """Return a measure's curve, or None where it is defined nowhere."""
 

@@ -12,10 +12,10 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from layerscope.decisions import evidence
-from layerscope.decisions import preferences as preferences_module
+from layerscope.decisions import choose, evidence
 from layerscope.decisions import rules as rules_module
-from layerscope.decisions.preferences import Preference, Recommendation
+from layerscope.decisions.choose import Choice
+from layerscope.decisions.evidence import Key
 from layerscope.decisions.select import Selection, decide
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE
@@ -65,9 +65,9 @@ def _embedded(value: object) -> Markup:
 
 DASHES: Final = {"solid": "none", "dash": "7 4", "dot": "2 4"}
 AGREEMENT: Final = {
-    "same": "same layer",
-    "overlap": "within noise",
-    "differ": "disagree",
+    "same": ("same", "same layer"),
+    "within noise": ("overlap", "within noise"),
+    "another": ("differ", "disagree"),
 }
 SECTIONS: Final = {
     "model": "Model",
@@ -126,7 +126,6 @@ class RunView:
     blocks: int
     lines: tuple[str, ...]
     advice: Selection
-    votes: Recommendation
     middle: int
     last_stage: str
     preferences: list[dict[str, Any]]
@@ -144,7 +143,7 @@ def page(
     *,
     title: str | None = None,
     measures: Sequence[Measure] = CATALOGUE,
-    choices: Sequence[Sequence[Preference]] | None = None,
+    choices: Sequence[Mapping[Key, Choice]] | None = None,
     advice: Sequence[Selection] | None = None,
 ) -> str:
     """Return the whole page as HTML.
@@ -153,7 +152,7 @@ def page(
         runs: (table, contributions, record) of each run; several are drawn over depth.
         title: What stands on top; by default the models and texts.
         measures: The catalogue.
-        choices: The preferences of each run, where they are made already.
+        choices: The layer that each measure prefers in each run, where it is known already.
         advice: The layer to use of each run by the default rule, where it is chosen already.
 
     Raises:
@@ -163,8 +162,8 @@ def page(
         raise InputError("expected at least one run to report on, got none")
     if choices is None:
         choices = [
-            preferences_module.preferences(table, contributions, measures=measures)
-            for table, contributions, _ in runs
+            choose.preferred(evidence.evidences(table_module.Run(t, c, dict(record)))[0], measures)
+            for t, c, record in runs
         ]
     if advice is None:
         advice = [decide(table_module.Run(t, c, dict(record)), rules=()) for t, c, record in runs]
@@ -192,7 +191,7 @@ def page(
 
 
 def _figure(
-    runs: Sequence[Run], choices: Sequence[Sequence[Preference]], measures: Sequence[Measure]
+    runs: Sequence[Run], choices: Sequence[Mapping[Key, Choice]], measures: Sequence[Measure]
 ) -> Figure:
     """Return the curves; none where the runs hold only numbers of whole models."""
     if len(runs) > 1:
@@ -383,7 +382,7 @@ def _view(
     place: str,
     name: str,
     run: Run,
-    choices: Sequence[Preference],
+    choices: Mapping[Key, Choice],
     advice: Selection,
     measures: Sequence[Measure],
 ) -> RunView:
@@ -402,10 +401,11 @@ def _view(
         blocks=blocks,
         lines=words_module.settings_lines(record),
         advice=advice,
-        votes=preferences_module.recommendation(choices, measures=measures),
         middle=rules_module.middle_layer(blocks),
-        last_stage=choices[0].last_stage if choices else table_module.BLOCK,
-        preferences=_preference_rows(choices, measures),
+        last_stage=table_module.FINAL_NORM
+        if (table["stage"] == table_module.FINAL_NORM).any()
+        else table_module.BLOCK,
+        preferences=_preference_rows(choices, table, measures),
         main=_grid(main, choices, table, blocks),
         rest=_grid(rest, choices, table, blocks),
         undefined=words_module.undefined_reasons(record),
@@ -420,62 +420,56 @@ def _view(
 
 
 def _preference_rows(
-    choices: Sequence[Preference], measures: Sequence[Measure]
+    choices: Mapping[Key, Choice], table: pd.DataFrame, measures: Sequence[Measure]
 ) -> list[dict[str, Any]]:
-    titles = {measure.name: measure.title for measure in measures}
-    agreed = {
-        (item.metric, item.perturbation): item for item in preferences_module.agreement(choices)
+    return [
+        _preference_row((measure.name, convention, views), choices, table, measure)
+        for measure in measures
+        for convention in charts.STYLES
+        for views in evidence.perturbations(table, measure.name, convention)
+        if (measure, convention) in evidence.measured(table, measures)
+    ]
+
+
+def _preference_row(
+    key: Key, choices: Mapping[Key, Choice], table: pd.DataFrame, measure: Measure
+) -> dict[str, Any]:
+    choice, paper = choices.get(key), choices.get((key[0], evidence.PAPER, key[2]))
+    row: dict[str, Any] = {
+        "title": measure.title,
+        "views": "" if key[2] == "none" else key[2],
+        "convention": key[1],
+        "direction": str(measure.direction),
+        "layer": None if choice is None else choice.layer,
     }
-    order = [measure.name for measure in measures]
-    conventions = list(charts.STYLES)
-    rows = []
-    for choice in sorted(
-        choices, key=lambda c: (order.index(c.metric), conventions.index(c.convention))
-    ):
-        values = (choice.value, choice.last_value, choice.middle_value)
-        digits = words_module.decimals([value for value in values if value is not None])
-        there, last, middle = (_number(value, digits) for value in values)
-        found = agreed.get((choice.metric, choice.perturbation))
-        verdict = (
-            ""
-            if found is None
-            else "same"
-            if found.same
-            else "overlap"
-            if found.overlap
-            else "differ"
-        )
-        lead = choice.convention == evidence.NORMALIZED
-        rows.append(
-            {
-                "title": titles.get(choice.metric, choice.metric),
-                "views": "" if choice.perturbation == "none" else choice.perturbation,
-                "convention": choice.convention,
-                "direction": choice.direction,
-                "layer": choice.layer,
-                "reason": choice.reason,
-                "value": there,
-                "last": last,
-                "middle": middle,
-                "near": words_module.layer_ranges(choice.within_noise),
-                "agreement": (verdict, AGREEMENT[verdict]) if verdict and lead else ("", ""),
-            }
-        )
-    return rows
+    if choice is None or choice.layer is None:
+        reason = "the measure is defined at no layer" if choice is None else choice.reason
+        undirected = str(measure.direction) == "none"
+        return row | {"reason": "the measure has no preferred direction" if undirected else reason}
+    values = evidence.beside_baselines(table, key, choice.layer)
+    digits = words_module.decimals([value for value in values if value is not None])
+    there, last, middle = (_number(value, digits) for value in values)
+    both = paper is not None and paper.layer is not None and key[1] == evidence.NORMALIZED
+    return row | {
+        "value": there,
+        "last": last,
+        "middle": middle,
+        "near": words_module.layer_ranges(choice.within_noise),
+        "agreement": AGREEMENT[choose.agreement(paper, choice)] if both and paper else ("", ""),
+    }
 
 
 def _grid(
-    columns: Sequence[Column], choices: Sequence[Preference], table: pd.DataFrame, blocks: int
+    columns: Sequence[Column], choices: Mapping[Key, Choice], table: pd.DataFrame, blocks: int
 ) -> Grid:
     """Return the layers by measures, the final norm last."""
-    preferred = {(each.metric, each.convention, each.perturbation): each for each in choices}
     limits = _limits(table)
     layers = sorted({layer for item in columns for layer in item.values})
     rows = [
         Row(
             str(layer),
             f"{layer / blocks if blocks else 0:.2f}",
-            [_cell(item, layer, preferred.get(_which(item)), limits) for item in columns],
+            [_cell(item, layer, choices.get(_which(item)), limits) for item in columns],
         )
         for layer in layers
     ]
@@ -505,7 +499,7 @@ def _which(item: Column) -> tuple[str, str, str]:
 
 
 def _cell(
-    item: Column, layer: int, choice: Preference | None, limits: Mapping[tuple[Any, ...], str]
+    item: Column, layer: int, choice: Choice | None, limits: Mapping[tuple[Any, ...], str]
 ) -> Cell:
     flat = item.least == item.greatest
     mark = "" if flat else {item.greatest: "▲", item.least: "▼"}.get(layer, "")

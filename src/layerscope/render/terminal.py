@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from layerscope.data.views import of_spans
-from layerscope.decisions import evidence, preferences
+from layerscope.decisions import choose, evidence
 from layerscope.decisions.choose import Choice
+from layerscope.decisions.evidence import Key
 from layerscope.decisions.gains import Gain, Interval
-from layerscope.decisions.preferences import Agreement, Preference, Recommendation
 from layerscope.decisions.rules import BASELINES, RANDOM
 from layerscope.decisions.select import Selection, decide
 from layerscope.metrics.catalogue import CATALOGUE
@@ -238,7 +238,6 @@ def _scores(by_metric: Mapping[str, Mapping[int, float]], symbols: Symbols) -> T
     return grid if grid.row_count else None
 
 
-_MOST_VOTES: Final = 3
 SHORT_HEADS: Final = {
     "prompt_entropy": "prompt S",
     "dataset_entropy": "data S",
@@ -256,7 +255,7 @@ def scan_summary(
     record: Mapping[str, Any],
     *,
     measures: Sequence[Measure] = CATALOGUE,
-    choices: Sequence[Preference] | None = None,
+    choices: Mapping[Key, Choice] | None = None,
     advice: Selection | None = None,
 ) -> RenderableType:
     """Return what `scan` prints: the run, its layers by the main measures, the layers preferred.
@@ -266,7 +265,7 @@ def scan_summary(
         contributions: Its per-text numbers, for the layers that are within noise of each other.
         record: run.json as a dict; whatever it lacks is left out.
         measures: The catalogue.
-        choices: The preferences of all measures, where they are made already.
+        choices: The layer that each measure prefers, where it is known already.
         advice: The layer to use by the default rule, where it is chosen already.
     """
     columns = main_columns(table, measures)
@@ -274,15 +273,17 @@ def scan_summary(
     views = [measure for measure in measures if measure.main and measure.level == "view"]
     wanted = [measure for measure in measures if measure in shown or measure in views]
     if choices is None:
-        choices = preferences.preferences(table, contributions, measures=wanted)
+        (known,) = evidence.evidences(Run(table, contributions, dict(record)))
+        choices = choose.preferred(known)
     names = {measure.name for measure in wanted}
-    choices = [choice for choice in choices if choice.metric in names]
     own = {(item.measure.name, item.perturbation) for item in columns}
-    main = [choice for choice in choices if (choice.metric, choice.perturbation) in own]
-    spans = [choice for choice in choices if choice not in main and of_spans(choice.perturbation)]
+    preferred = {
+        key: choice
+        for key, choice in choices.items()
+        if key[0] in names and ((key[0], key[2]) in own or of_spans(key[2]))
+    }
     if advice is None:
         advice = decide(Run(table, contributions, dict(record)), rules=())
-    votes = preferences.recommendation(main, measures=shown)
 
     def build(symbols: Symbols) -> RenderableType:
         parts = [_scan_header(record, table, symbols)]
@@ -290,21 +291,24 @@ def scan_summary(
             parts.append(Padding(_scan_layers(columns, table, symbols), (0, 0, 0, 1)))
         parts.append(_scan_footnotes(columns, record, symbols))
         if columns:
-            parts.append(_preferences([*main, *spans], measures, symbols))
+            parts.append(_preferences(preferred, table, measures, symbols))
         if (dynamics := dynamics_table(table, symbols)) is not None:
             parts.append(dynamics)
         if columns:
-            parts.append(_scan_advice(advice, votes, symbols))
+            parts.append(_scan_advice(advice, symbols))
         return Group(*parts)
 
     return Adaptive(build)
 
 
 def preference_table(
-    choices: Sequence[Preference], *, measures: Sequence[Measure] = CATALOGUE
+    choices: Mapping[Key, Choice],
+    table: pd.DataFrame,
+    *,
+    measures: Sequence[Measure] = CATALOGUE,
 ) -> RenderableType:
     """Return the table of preferred layers alone."""
-    return Adaptive(lambda symbols: _preferences(choices, measures, symbols))
+    return Adaptive(lambda symbols: _preferences(choices, table, measures, symbols))
 
 
 def _scan_header(
@@ -406,80 +410,82 @@ def _views_of(entry: Mapping[str, Any], columns: Sequence[Column]) -> str:
 
 
 def _preferences(
-    choices: Sequence[Preference], measures: Sequence[Measure], symbols: Symbols
+    choices: Mapping[Key, Choice],
+    table: pd.DataFrame,
+    measures: Sequence[Measure],
+    symbols: Symbols,
 ) -> RenderableType:
-    """Return one row a measure: the preferred layer, what it gains, whether conventions agree.
+    """Return one row a measure: the preferred layer, its value, whether conventions agree.
 
-    Measures on parts of texts stand in tables of their own, one for each kind.
+    Measures on parts of texts have tables of their own, one for each kind.
     """
-    titles = {measure.name: symbols.text(measure.title) for measure in measures}
-    first = [choice for choice in choices if not of_spans(choice.perturbation)]
-    parts: list[RenderableType] = [_preference_grid(first, titles, symbols)] if first else []
-    for label in dict.fromkeys(c.perturbation for c in choices if of_spans(c.perturbation)):
-        own = [choice for choice in choices if choice.perturbation == label]
-        parts += [
-            Text(symbols.text(f"\non {label}:"), "bold"),
-            _preference_grid(own, titles, symbols),
-        ]
+    parts: list[RenderableType] = []
+    labels = dict.fromkeys(key[2] if of_spans(key[2]) else "" for key in choices)
+    for label in sorted(labels, key=bool):
+        own = {k: c for k, c in choices.items() if (k[2] if of_spans(k[2]) else "") == label}
+        if label:
+            parts.append(Text(symbols.text(f"\non {label}:"), "bold"))
+        parts.append(_preference_grid(own, table, measures, symbols))
     legend = f"paper: layer on raw states; {symbols.same} same, {symbols.overlap} within noise, "
     parts.append(Text(f"{legend}{symbols.differ} another", "dim"))
     return Padding(Group(*parts), (0, 0, 1, 1))
 
 
 def _preference_grid(
-    choices: Sequence[Preference], titles: Mapping[str, str], symbols: Symbols
+    choices: Mapping[Key, Choice],
+    table: pd.DataFrame,
+    measures: Sequence[Measure],
+    symbols: Symbols,
 ) -> RenderableType:
-    agreed = {item.metric: item for item in preferences.agreement(choices)}
-    papers = {c.metric: c for c in choices if c.convention == evidence.PAPER}
     grid = grid_of(
         "measure", "prefers", "layer", "there", "last", "middle", "within noise", "paper"
     )
     grid.columns[0].min_width = 15  # tables below one another align
     for index in (2, 3, 4, 5):
         grid.columns[index].justify = "right"
-    for choice in _decisive(choices):
-        values = (choice.value, choice.last_value, choice.middle_value)
+    order = [measure.name for measure in measures]
+    for key in sorted(_decisive(choices), key=lambda key: order.index(key[0])):
+        choice, measure = choices[key], measures[order.index(key[0])]
+        values = evidence.beside_baselines(table, key, choice.layer)
         digits = decimals([value for value in values if value is not None])
         grid.add_row(
-            Text(titles.get(choice.metric, symbols.text(choice.metric))),
-            Text(choice.direction, "dim"),
+            Text(symbols.text(measure.title)),
+            Text(str(measure.direction), "dim"),
             Text(str(choice.layer), "bold green"),
             *(Text(number(value, digits, symbols)) for value in values),
             Text(layer_ranges(choice.within_noise)),
-            _paper(papers.get(choice.metric), agreed.get(choice.metric), symbols),
+            _paper(choices, key, symbols),
         )
     return grid
 
 
-def _decisive(choices: Sequence[Preference]) -> list[Preference]:
-    """Return one preference a measure: normalized, or where that was not asked for, the first."""
-    found: dict[str, Preference] = {}
-    for choice in choices:
-        if choice.convention == evidence.NORMALIZED or choice.metric not in found:
-            found[choice.metric] = choice
-    return [choice for choice in found.values() if choice.layer is not None]
+def _decisive(choices: Mapping[Key, Choice]) -> list[Key]:
+    """Return one choice a measure: normalized, or where that is missing, the first."""
+    found: dict[str, Key] = {}
+    for key, choice in choices.items():
+        better = key[1] == evidence.NORMALIZED or key[0] not in found
+        if choice.layer is not None and better:
+            found[key[0]] = key
+    return list(found.values())
 
 
-def _paper(choice: Preference | None, agreed: Agreement | None, symbols: Symbols) -> Text:
-    if choice is None or choice.layer is None or agreed is None:
+def _paper(choices: Mapping[Key, Choice], key: Key, symbols: Symbols) -> Text:
+    raw = choices.get((key[0], evidence.PAPER, key[2]))
+    if raw is None or raw.layer is None or key[1] != evidence.NORMALIZED:
         return Text(symbols.undefined, "dim")
-    if agreed.same:
-        return Text(f"{choice.layer} {symbols.same}", "green")
-    if agreed.overlap:
-        return Text(f"{choice.layer} {symbols.overlap}")
-    return Text(f"{choice.layer} {symbols.differ}", "red")
+    signs = {
+        "same": (symbols.same, "green"),
+        "within noise": (symbols.overlap, ""),
+        "another": (symbols.differ, "red"),
+    }
+    sign, style = signs[choose.agreement(raw, choices[key])]
+    return Text(f"{raw.layer} {sign}", style)
 
 
-def _scan_advice(advice: Selection, votes: Recommendation, symbols: Symbols) -> RenderableType:
-    """Return the layer to use with the sentence that says how sure it is, then the paper's votes."""
+def _scan_advice(advice: Selection, symbols: Symbols) -> RenderableType:
+    """Return the layer to use with the sentence that says how sure it is."""
     head, by, rest = symbols.text(advice.sentence).partition(" by the rule")
     text = Text.assemble((head, "bold green"), by, rest) if rest else Text(head)
-    if votes.votes:
-        counted = ", ".join(
-            f"layer {vote.layer} ({len(vote.metrics)} of {votes.voters})"
-            for vote in votes.votes[:_MOST_VOTES]
-        )
-        text.append(symbols.text(f"\nThe paper's measures vote for {counted}."), "dim")
     return Padding(text, (0, 0, 0, 1))
 
 

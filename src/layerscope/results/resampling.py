@@ -1,7 +1,7 @@
-"""Limits for a mean over texts, and which layers cannot be told from the best one.
+"""Bootstrap limits of a mean over texts.
 
-Both resample the contributions of texts: numbers whose mean is the value (see
-`metrics.spectrum.Estimate`). A text left undefined is NaN and takes no part.
+The contributions of texts are resampled: numbers whose mean is the value (see
+`metrics.spectrum.Estimate`). An undefined contribution is NaN and is left out.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-
-from layerscope.errors import InputError
 
 Floats = NDArray[np.float64]
 
@@ -45,40 +43,6 @@ def bootstrap_limits(
     if known.any():
         low[known], high[known] = np.nanquantile(means[known], [tail, 1 - tail], axis=-1)
     return low.reshape(shape), high.reshape(shape)
-
-
-def within_noise(
-    contributions: Floats,
-    best_index: int,
-    seed: int,
-    resamples: int = 1000,
-    level: float = 0.95,
-) -> NDArray[np.bool_]:
-    """Return which layers cannot be told from the best one on these texts.
-
-    Those whose paired difference from the best layer's mean has a bootstrap interval that contains
-    0, and the best layer itself. A difference uses the texts that are defined in both layers; where
-    there are fewer than 2, nothing tells the layers apart and the answer is True, except that a
-    layer without any defined text is False.
-
-    Args:
-        contributions: (layer, text) float64, NaN where undefined.
-        best_index: the layer to compare with.
-        seed: of the resampling weights.
-        resamples: number of resampled differences.
-        level: confidence of the interval.
-
-    Returns:
-        (layer,) bool.
-    """
-    if not -len(contributions) <= best_index < len(contributions):
-        raise InputError(f"layer {best_index} is not among the {len(contributions)} given")
-    differences = contributions - contributions[best_index]
-    low, high = bootstrap_limits(differences, seed, resamples, level)
-    apart = (low > 0) | (high < 0)
-    within: NDArray[np.bool_] = ~apart & (~np.isnan(contributions)).any(-1)
-    within[best_index] = True
-    return within
 
 
 def resampled_means(rows: Floats, seed: int, resamples: int) -> Floats:
