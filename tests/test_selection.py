@@ -66,7 +66,7 @@ def preferred(table, contributions=NOTHING, *measures):
 def values(table, direction="least"):
     """The measure at the preferred layer, on the model's own output and at the middle layer."""
     ((key, choice),) = preferred(table, NOTHING, measure("prompt_entropy", direction)).items()
-    return evidence.beside_baselines(table, key, choice.layer)
+    return evidence.with_baselines(table, key, choice.layer)
 
 
 @pytest.mark.parametrize(("direction", "layer", "value"), [("least", 1, 0.5), ("most", 2, 3.0)])
@@ -206,7 +206,7 @@ def test_a_measure_of_several_kinds_of_views_prefers_a_layer_on_each():
     found = preferred(table, contributions, measure("infonce", "least"))
     one, other = (found["infonce", "normalized", views] for views in (COPIES, CROPS))
     key = ("infonce", "normalized", COPIES)
-    assert (one.layer, evidence.beside_baselines(table, key, one.layer)[0]) == (1, 0.5)
+    assert (one.layer, evidence.with_baselines(table, key, one.layer)[0]) == (1, 0.5)
     assert (other.layer, other.within_noise) == (2, (1, 2))
     explicit = evidence.of_measure(table, "infonce", "normalized", perturbation=CROPS)
     assert explicit["value"].tolist() == [3.0, 2.0, 1.0]

@@ -40,7 +40,9 @@ from layerscope.metrics import catalogue
 from layerscope.metrics.measure import Measure
 from layerscope.models.backbone import Backbone
 from layerscope.render import charts, matplotlib, plotly
-from layerscope.render import page as page_module
+from layerscope.render.drawing import Figure
+from layerscope.render.scans import run_view
+from layerscope.render.view import View
 from layerscope.results.folder import RunFolder, versions
 from layerscope.results.table import Run, load_run
 from layerscope.settings import DEFAULT_LIMIT, ModelOptions, ScanConfig
@@ -76,10 +78,13 @@ class Scan(Result):
         """Return the layer to use by the default rule alone."""
         return self._advice
 
-    def page(self) -> str:
-        """Return the run as one self-contained HTML page."""
-        run = (self.run.table, self.run.contributions, self.run.record)
-        return page_module.page([run], choices=[self.preferred()], advice=[self._advice])
+    def view(self) -> View:
+        """Return what the terminal and the page show."""
+        return self._view
+
+    @cached_property
+    def _view(self) -> View:
+        return run_view(self.run, preferred=self._preferred, advice=self._advice)
 
     def preferred(self) -> dict[evidence.Key, choose.Choice]:
         """Return the layer that each measure prefers, by metric, convention and perturbation."""
@@ -109,7 +114,7 @@ class Scan(Result):
         """Write the plot to a .png, .svg or .pdf file (needs the extra `plots`)."""
         matplotlib.save(self._figure(metrics), path)
 
-    def _figure(self, metrics: tuple[str, ...]) -> charts.Figure:
+    def _figure(self, metrics: tuple[str, ...]) -> Figure:
         chosen = catalogue.select(metrics) if metrics else catalogue.CATALOGUE
         dim = self.record.get("model", {}).get("dim")
         return charts.describe(self.run.table, self.preferred(), dim=dim, measures=chosen)

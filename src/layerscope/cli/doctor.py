@@ -57,7 +57,7 @@ def doctor(
     Failures.debug = debug
     calm_libraries(threads)
     from layerscope import api
-    from layerscope.render import terminal_models
+    from layerscope.render import models, terminal
     from layerscope.render.progress import bars
 
     found = api.doctor(
@@ -72,6 +72,6 @@ def doctor(
     if as_json:
         print_json(found.as_dict())
     elif not quiet:
-        open_console().print(terminal_models.diagnosis_table(found))
+        open_console().print(terminal.drawn(models.diagnosis_view(found)))
     if not found.healthy:
         raise SystemExit(1)

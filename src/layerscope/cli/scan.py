@@ -110,7 +110,7 @@ def _recommendation(chosen: Selection) -> dict[str, Any]:
 
 
 def _print_scan(found: Scan, as_json: bool) -> None:
-    from layerscope.render import terminal as terminal_module
+    from layerscope.render import terminal
 
     if as_json:
         chosen = found.select()
@@ -124,13 +124,7 @@ def _print_scan(found: Scan, as_json: bool) -> None:
             }
         )
         return
-    run = found.run
-    open_console().print(
-        terminal_module.scan_summary(
-            run.table, run.contributions, run.record,
-            choices=found.preferred(), advice=found.advice(),
-        )
-    )  # fmt: skip
+    open_console().print(terminal.drawn(found.view()))
     print_page(Path(str(found.folder)) / "page.html")
 
 
@@ -138,6 +132,7 @@ def _print_estimate(estimates: Estimates, as_json: bool) -> None:
     if as_json:
         print_json(asdict(estimates))
         return
-    from layerscope.render import terminal as terminal_module
+    from layerscope.render import estimates as estimates_module
+    from layerscope.render import terminal
 
-    open_console().print(terminal_module.estimate_table(estimates))
+    open_console().print(terminal.drawn(estimates_module.scan_view(estimates)))

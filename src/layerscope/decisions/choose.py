@@ -29,7 +29,7 @@ class Choice:
         convention: The preprocessing it was decided in; "" if the rule looks at none.
         blocks: L.
         layer: The layer of the greatest score, the shallower of equals; None if there is none.
-        stage: "final_norm" if the layer is meant as the model gives it, else "block".
+        stage: "final_norm" if the layer is meant after the model's final norm, else "block".
         scores: The rule's score of each layer 0..L, greater is better; None where undefined.
         within_noise: Layers that the texts cannot tell from the chosen one, itself included.
         wins: The share of resamples of the texts in which each layer is chosen; None if the rule

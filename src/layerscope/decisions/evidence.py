@@ -82,7 +82,7 @@ def of_measure(
     return rows.set_index("layer").sort_index()
 
 
-def beside_baselines(
+def with_baselines(
     table: pd.DataFrame, key: Key, layer: int | None
 ) -> tuple[float | None, float | None, float | None]:
     """Return a measure at a layer, on the model's own output and at the middle layer.
@@ -150,10 +150,10 @@ def measured(
 
 
 def of_path(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return the defined rows of a measure of several layers, indexed by the layer they are told of.
+    """Return the defined rows of a measure of several layers, indexed by layer.
 
-    For measures with one value a layer: steps of blocks, angles at a layer, layers against the final
-    one. Empty where it was not measured.
+    For measures with one value a layer: of the step into it, the angle at it, or it against the final
+    layer. Empty where it was not measured.
 
     Raises:
         InputError: If a layer has two values.
