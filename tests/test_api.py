@@ -36,7 +36,7 @@ def test_a_scan_offers_table_choice_plot_and_page(scan, tmp_path):
     assert len(scan.table()) > 100
     assert scan.folder is None
     assert scan.select().layer in range(5)
-    assert {choice.metric for choice in scan.preferences()} >= {"curvature", "lidar", "rankme"}
+    assert {metric for metric, _, _ in scan.preferred()} >= {"curvature", "lidar", "rankme"}
     assert scan.plot("curvature").data
     assert "<html" in scan.page()
     pytest.importorskip("matplotlib")
@@ -57,7 +57,7 @@ def test_saving_and_loading(scan, tmp_path):
     again = layerscope.load(tmp_path / "run")
     pd.testing.assert_frame_equal(again.table(), scan.table(), check_exact=True)
     assert again.select() == scan.select()
-    assert again.preferences() == scan.preferences()
+    assert again.preferred() == scan.preferred()
     with pytest.raises(InputError, match="already holds a finished run"):
         scan.save(tmp_path / "run")
     scan.save(tmp_path / "run", overwrite=True)

@@ -17,7 +17,7 @@ from commands import run
 from layerscope import api, cli
 from layerscope.cli.app import app
 from layerscope.data.misspellings import AugmentationConfig
-from layerscope.decisions import evidence, preferences
+from layerscope.decisions import choose, evidence
 from layerscope.metrics.catalogue import CATALOGUE
 from tiny import save_tiny, texts, tiny_model
 
@@ -213,7 +213,7 @@ def test_json_is_json_and_nothing_else(command, tiny_folder, text_file):
         raise AssertionError(f"{constant} is no JSON")
 
     found = json.loads(finished.out, parse_constant=refuse)
-    assert set(found) == {"folder", "recommendation", "preferences", "record", "table"}
+    assert set(found) == {"folder", "recommendation", "choices", "record", "table"}
     table = api.load("out").table()
     assert len(found["table"]) == len(table)
     assert [row["value"] for row in found["table"]] == table["value"].tolist()
@@ -317,7 +317,9 @@ def test_the_built_in_sample_is_the_default(command, tiny_folder):
 
 
 @pytest.mark.parametrize("options", [(), ("--json",), ("--svg", "plot.svg")])
-def test_preferences_and_the_choice_are_made_once_a_command(monkeypatch, capsys, tmp_path, options):
+def test_preferred_layers_and_the_choice_are_made_once_a_command(
+    monkeypatch, capsys, tmp_path, options
+):
     """The table, the page, the plot and the JSON show the same ones."""
     made = []
 
@@ -330,7 +332,7 @@ def test_preferences_and_the_choice_are_made_once_a_command(monkeypatch, capsys,
 
         monkeypatch.setattr(where, name, call)
 
-    counted(preferences, "preferences")
+    counted(choose, "preferred")
     counted(evidence, "evidences")
     counted(evidence, "resampled_means")
     monkeypatch.chdir(tmp_path)
@@ -349,4 +351,4 @@ def test_preferences_and_the_choice_are_made_once_a_command(monkeypatch, capsys,
     scan = ("scan", "model", "--data", "texts.txt", *measures, *options)
     finished = run(monkeypatch, capsys, *scan)
     assert finished.code == 0, finished.err
-    assert sorted(made) == ["evidences", "preferences", "resampled_means"]
+    assert sorted(made) == ["evidences", "preferred", "resampled_means"]

@@ -20,7 +20,7 @@ from layerscope import api
 from layerscope.decisions.correlate import correlate
 from layerscope.decisions.curves import STATISTICS
 from layerscope.errors import InputError
-from layerscope.render import correlation_charts, correlation_page, terminal_tasks
+from layerscope.render import correlations, plotly, terminal
 from layerscope.render import page as page_module
 from layerscope.results.table import CONTRIBUTION_COLUMNS, Run, conform, save_run
 
@@ -71,7 +71,7 @@ def shown(findings, encoding="utf-8", width=80):
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding, newline="\n")
     console = Console(file=stream, width=width, color_system=None, legacy_windows=False)
-    console.print(terminal_tasks.correlation_table(findings))
+    console.print(terminal.drawn(correlations.correlation_view(findings)))
     stream.flush()
     return raw.getvalue().decode(encoding)
 
@@ -137,7 +137,7 @@ def test_many_measures_are_cut_and_said_to_be():
 
 def test_the_matrix_holds_the_findings_matrix(three):
     for statistic in STATISTICS:
-        matrix = correlation_charts.matrix(three, statistic)
+        matrix = correlations.heatmap(three, statistic)
         expected = three.matrix(statistic)
         assert matrix.columns == tuple(expected.index)
         assert matrix.rows == tuple(expected.columns)
@@ -150,17 +150,17 @@ def test_a_cell_without_value_is_empty():
     own = table[table["metric"] != "rankme"]
     findings = correlate([own, own[own["metric"] == "infonce"].assign(data="STS17")], data="own",
                          resamples=20)  # fmt: skip
-    assert correlation_charts.matrix(findings).rows == ("STS17",)
+    assert correlations.heatmap(findings).rows == ("STS17",)
     none = correlate([table], measures=["rankme", "infonce"], resamples=20)
-    empty = correlation_charts.matrix(none, "partial")
+    empty = correlations.heatmap(none, "partial")
     column = empty.columns.index("rankme")
     assert {row[column] for row in empty.values} == {None}
-    (trace,), _ = correlation_charts.matrix_parts(empty)
+    (trace,), _ = plotly.parts(empty)
     assert {row[column] for row in trace["text"]} == {""}
 
 
 def test_a_cloud_is_the_mean_over_the_tasks_of_each_model(three):
-    clouds = correlation_charts.clouds(three)
+    clouds = correlations.clouds(three)
     cloud = clouds.panels[0]
     group = [
         each for each in three.associations
@@ -181,9 +181,7 @@ def test_a_cloud_is_the_mean_over_the_tasks_of_each_model(three):
 
 
 def test_one_task_names_its_score():
-    cloud = correlation_charts.clouds(
-        correlate([made_up()], scores=["STS17"], resamples=20)
-    ).panels[0]
+    cloud = correlations.clouds(correlate([made_up()], scores=["STS17"], resamples=20)).panels[0]
     assert cloud.y_title == "STS17"
 
 
@@ -216,7 +214,7 @@ def drawings(text):
 
 
 def test_the_page_holds_all_and_asks_for_nothing(three):
-    text = correlation_page.page(three)
+    text = page_module.page(correlations.correlation_view(three))
     own = text.replace(page_module.library(), "")
     assert "default-src 'none'" in own
     assert not re.search(r"(src|href)=", own)
@@ -229,7 +227,9 @@ def test_the_page_holds_all_and_asks_for_nothing(three):
 
 
 def test_hostile_names_stay_text():
-    text = correlation_page.page(correlate([made_up(HOSTILE, task=[HOSTILE])], resamples=20))
+    text = page_module.page(
+        correlations.correlation_view(correlate([made_up(HOSTILE, task=[HOSTILE])], resamples=20))
+    )
     assert HOSTILE not in text
     matrix, *_, cloud = drawings(text)
     assert "<" not in matrix["data"][0]["y"][0]
@@ -241,7 +241,7 @@ def test_a_browser_draws_every_panel(three, tmp_path):
     if browser is None:
         pytest.skip("needs chromium")
     page = tmp_path / "page.html"
-    page.write_text(correlation_page.page(three), encoding="utf-8")
+    page.write_text(page_module.page(correlations.correlation_view(three)), encoding="utf-8")
     done = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
          f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=8000", "--dump-dom",

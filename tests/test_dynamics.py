@@ -20,9 +20,8 @@ from layerscope.data.objects import as_texts
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE
 from layerscope.models.backbone import Backbone, backbone_of
-from layerscope.render import charts, plotly
-from layerscope.render import page as page_module
-from layerscope.render import terminal as terminal_module
+from layerscope.render import charts, plotly, terminal
+from layerscope.render.scans import run_view
 from layerscope.results.table import Run
 from layerscope.settings import ScanConfig
 from tiny import texts, tiny_model, tiny_tokenizer
@@ -281,7 +280,7 @@ def test_arrays_have_dynamics_but_no_tokens():
 
 def test_selection_and_summary_take_no_part_of_them(bert_run):
     scan_found = api.Scan(bert_run)
-    names = {choice.metric for choice in scan_found.preferences()}
+    names = {metric for metric, _, _ in scan_found.preferred()}
     assert names.isdisjoint(record.name for record in PAIRS)
 
 
@@ -290,7 +289,7 @@ def test_selection_and_summary_take_no_part_of_them(bert_run):
 
 def printed(run: Run, width: int = 80) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(terminal_module.scan_summary(run.table, run.contributions, run.record))
+    console.print(terminal.drawn(run_view(run)))
     return console.export_text()
 
 
@@ -323,15 +322,7 @@ def test_the_page_has_curves_scores_and_heatmaps(bert_run):
     section = page[page.index('<section id="dynamics">') :]
     for record in PAIRS:
         assert f"{record.name}" in section, record.name
-    assert 'id="heat-0-3"' in section
-
-
-def test_two_runs_on_one_page_have_curves_by_model_and_heatmaps_each(bert_run):
-    other = scan("gpt2", 30)
-    runs = [(run.table, run.contributions, run.record) for run in (bert_run, other)]
-    page = page_module.page(runs)
-    assert 'id="heat-0-0"' in page
-    assert 'id="heat-1-0"' in page
+    assert 'id="heat-3"' in section
 
 
 def test_curves_of_a_run_have_their_noise_floor_and_null(bert_run):

@@ -6,14 +6,16 @@ import pandas as pd
 import pytest
 
 from fake_runs import fake_run
-from layerscope.decisions import evidence, preferences, rules
+from layerscope.decisions import choose, evidence, rules
 from layerscope.errors import InputError
-from layerscope.render import charts, matplotlib, plotly
+from layerscope.render import charts, drawing, matplotlib, plotly
+from layerscope.results.table import Run
 
 
 def chosen(**options):
-    table, contributions, _ = fake_run(**options)
-    return table, preferences.preferences(table, contributions)
+    table, contributions, record = fake_run(**options)
+    (known,) = evidence.evidences(Run(table, contributions, record))
+    return table, choose.preferred(known)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def test_a_line_holds_the_tables_numbers(run, figure):
     np.testing.assert_array_equal([point.value for point in line.points], rows["value"])
     np.testing.assert_array_equal([point.low for point in line.points], rows["low"])
     assert [point.layer for point in line.points] == list(range(8))
-    (choice,) = [c for c in choices if (c.metric, c.convention) == ("lidar", "normalized")]
+    choice = choices["lidar", "normalized", "characters p=0.3"]
     assert (line.preferred, line.near) == (choice.layer, choice.within_noise)
 
 
@@ -62,9 +64,9 @@ def test_conventions_share_an_axis_only_where_neither_is_squeezed(figure):
     shared = [{line.convention for line in p.lines} for p in figure.panels if p.metric == "infonce"]
     assert shared == [{"normalized", "paper"}, {"reference"}]
     for panel in figure.panels:
-        low, high = charts._union(panel.lines)
+        low, high = drawing.extent(panel.lines)
         for line in panel.lines[1:]:
-            bottom, top = line.extent
+            bottom, top = drawing.extent([line])
             assert high - low <= 2.5 * (top - bottom) * 1.0001
 
 
@@ -85,49 +87,20 @@ def test_the_middle_is_marked_where_selection_says(figure):
 
 
 def test_a_point_in_words():
-    point = charts.Point(3, 0.5, 2.39812, 2.3, 2.5, 1000)
+    point = drawing.Point(3, 0.5, 2.39812, 2.3, 2.5, 1000)
     assert point.words == "2.398 [2.3, 2.5], 1,000 texts"
-    assert charts.Point(3, 0.5, 2.0, None, None, None).words == "2"
+    assert drawing.Point(3, 0.5, 2.0, None, None, None).words == "2"
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 6, 7, 12, 30, 80])
 def test_ticks_are_few_and_hold_both_ends(figure, blocks):
-    sized = charts.Figure("", figure.panels, blocks, False)
-    values, labels = charts.ticks(sized)
+    sized = drawing.Figure("", figure.panels, blocks, False)
+    values, labels = sized.ticks
     assert (values[0], values[-1]) == (0, blocks)
     assert len(values) == len(labels) == len(set(values)) <= 9
-    low, high = charts.x_range(sized)
+    low, high = sized.x_range
     assert low < values[0]
     assert high > values[-1]
-
-
-def test_runs_are_compared_by_depth_in_one_panel_a_convention(run):
-    other = chosen(blocks=12, model="other/model", seed=2)
-    figure = charts.compare([run, other])
-    assert figure.by_depth
-    assert figure.middle == 0.5
-    for panel in figure.panels:
-        assert [line.name for line in panel.lines] == ["example/decoder-30m", "other/model"]
-        assert len({line.convention for line in panel.lines}) == 1
-        assert len({line.color for line in panel.lines}) == 2
-        assert max(figure.x(point) for line in panel.lines for point in line.points) == 1
-
-
-def test_runs_of_one_model_are_told_apart(run):
-    table, _ = run
-    step = table.assign(revision="step1000")
-    assert charts.run_names([table, step]) == [
-        "example/decoder-30m main",
-        "example/decoder-30m step1000",
-    ]
-    assert charts.run_names([table, table])[1].endswith("letters.txt (2)")
-
-
-def test_ten_models_still_look_different(run):
-    table, _ = run
-    runs = [(table.assign(model=f"model {index}"), ()) for index in range(10)]
-    lines = charts.compare(runs).panels[0].lines
-    assert len({(line.color, line.dash) for line in lines}) == 10
 
 
 def test_a_table_without_known_measures_is_refused(run):
@@ -138,16 +111,16 @@ def test_a_table_without_known_measures_is_refused(run):
 
 def test_a_level_far_from_the_curves_is_told_not_drawn(figure):
     panel = figure.panels[0]
-    low, high = charts._union(panel.lines)
-    assert panel.is_near(charts.Level((low + high) / 2, "near"))
-    assert not panel.is_near(charts.Level(high + 3 * (high - low), "far"))
+    low, high = drawing.extent(panel.lines)
+    assert panel.is_near(drawing.Level((low + high) / 2, "near"))
+    assert not panel.is_near(drawing.Level(high + 3 * (high - low), "far"))
 
 
 def test_bands_break_where_a_layer_is_missing(figure):
     points = lines_of(figure, "lidar")["normalized"].points
     line = lines_of(figure, "lidar")["normalized"]
     broken = replace(line, points=points[:3] + points[4:])
-    bands = plotly._plotly_bands(figure, broken)
+    bands = plotly.bands_of(figure, broken)
     assert [len(band["x"]) for band in bands] == [6, 8]
     assert bands[0]["y"] == [p.high for p in points[:3]] + [p.low for p in reversed(points[:3])]
 
@@ -162,7 +135,7 @@ def test_plotly_draws_every_line(figure):
 @pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
 def test_images_are_written(run, figure, tmp_path, ending):
     pytest.importorskip("matplotlib", reason="the extra 'plots' is not installed")
-    few = charts.Figure(figure.title, figure.panels[:2], figure.blocks, figure.by_depth)
+    few = drawing.Figure(figure.title, figure.panels[:2], figure.blocks, figure.by_depth)
     matplotlib.save(few, tmp_path / f"page{ending}")
     starts = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
     assert (tmp_path / f"page{ending}").read_bytes().startswith(starts[ending])
@@ -196,13 +169,13 @@ def test_every_kind_of_views_has_panels_of_its_own(run):
     crops = "crops of 20 words"
     views = table[table["metric"].isin(["infonce", "lidar"])].assign(perturbation=crops)
     views["value"] = 3 * views["value"]
-    preferred = [
-        replace(choice, perturbation=crops, layer=1)
-        for choice in choices
-        if choice.metric in ("infonce", "lidar")
-    ]
+    preferred = choices | {
+        (metric, convention, crops): replace(choice, layer=1)
+        for (metric, convention, _), choice in choices.items()
+        if metric in ("infonce", "lidar")
+    }
     both = pd.concat([table, views], ignore_index=True)
-    figure = charts.describe(both, [*choices, *preferred])
+    figure = charts.describe(both, preferred)
     own = [panel for panel in figure.panels if not panel.on_spans]
     assert tuple(own) == charts.describe(table, choices).panels
     spans = [panel for panel in figure.panels if panel.on_spans]
@@ -218,10 +191,6 @@ def test_every_kind_of_views_has_panels_of_its_own(run):
         if (panel.metric, line.convention) == ("lidar", "normalized")
     ]
     assert [point.value for point in line.points] == expected.tolist()
-    compared = charts.compare([(both, [*choices, *preferred]), (table, choices)])
-    on_crops = [panel for panel in compared.panels if panel.on_spans]
-    assert on_crops
-    assert all(len(panel.lines) == 1 for panel in on_crops), "one of the two runs has crops"
 
 
 def test_measures_not_of_views_name_none(figure):

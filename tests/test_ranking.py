@@ -21,7 +21,8 @@ from layerscope.decisions.agreement import (
 )
 from layerscope.decisions.predictors import Value
 from layerscope.errors import InputError
-from layerscope.render.terminal_models import ranking_summary
+from layerscope.render import terminal
+from layerscope.render.correlations import ranking_view
 from layerscope.results import resampling
 from layerscope.results.table import COLUMNS, CONTRIBUTION_COLUMNS, Run
 
@@ -297,8 +298,8 @@ def test_the_paired_answer_is_that_of_differences_text_by_text():
     values = [Value(float(n.mean()), contributions=pd.Series(n)) for n in own]
     found = rank_module.told_apart(values, seed=3)
     for i in range(4):
-        within = resampling.within_noise(own, i, seed=3)
-        assert [found.get((i, j), False) for j in range(4)] == (~within).tolist()
+        low, high = resampling.bootstrap_limits(own - own[i], seed=3)
+        assert [found.get((i, j), False) for j in range(4)] == ((low > 0) | (high < 0)).tolist()
 
 
 def test_only_texts_that_all_models_have_are_compared():
@@ -475,7 +476,7 @@ def lines(found, monkeypatch, *, ascii_only=False):
     if ascii_only:
         monkeypatch.setattr(type(console), "encoding", property(lambda _self: "ascii"))
     with console.capture() as captured:
-        console.print(ranking_summary(found))
+        console.print(terminal.drawn(ranking_view(found)))
     return captured.get()
 
 

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from fake_runs import fake_run
-from layerscope.errors import InputError
 from layerscope.render import page as page_module
+from layerscope.render.scans import run_view
+from layerscope.render.words import plain
+from layerscope.results.table import Run
 
 HOSTILE = '</script><script>document.title="taken"</script><img src=https://example.com/x>'
 
@@ -20,7 +22,11 @@ def run():
 
 @pytest.fixture(scope="module")
 def html(run):
-    return page_module.page([run])
+    return drawn(run)
+
+
+def drawn(run):
+    return page_module.page(run_view(Run(*run)))
 
 
 def without_library(text):
@@ -48,10 +54,10 @@ def test_the_toolbar_has_no_upload(html):
 
 
 def test_the_library_is_written_once_and_keeps_its_license(run):
-    several = page_module.page([run, fake_run(blocks=12, model="other", seed=1)])
-    assert several.count("plotly.js (cartesian - minified)") == 1
-    assert "Licensed under the MIT license" in several
-    assert len(several) < 2.5e6
+    html = drawn(run)
+    assert html.count("plotly.js (cartesian - minified)") == 1
+    assert "Licensed under the MIT license" in html
+    assert len(html) < 2.5e6
 
 
 def test_every_panel_has_a_place_and_no_value_is_nan(html):
@@ -87,11 +93,7 @@ def test_foreign_words_are_escaped_everywhere():
     record[HOSTILE] = {HOSTILE: HOSTILE}
     record["undefined"][0]["reason"] = HOSTILE
     run = (table, contributions, record)
-    for text in (
-        page_module.page([run]),
-        page_module.page([run, fake_run()]),
-        page_module.page([run], title=HOSTILE),
-    ):
+    for text in (drawn(run), drawn((table.assign(model=HOSTILE), contributions, {}))):
         assert HOSTILE not in text
         assert "<img" not in without_library(text)
         assert text.count("</script>") == 3
@@ -101,21 +103,7 @@ def test_foreign_words_are_escaped_everywhere():
 @pytest.mark.parametrize("record", [{}, {"model": {"name": "x"}}, {"undefined": [{}], "notes": []}])
 def test_missing_parts_of_the_record_are_left_out(run, record):
     table, contributions, _ = run
-    assert "Layer" in page_module.page([(table, contributions, record)])
-
-
-def test_several_runs_are_overlaid_by_depth(run):
-    other = fake_run(blocks=12, model="other/model", seed=1)
-    html = page_module.page([run, other])
-    names = {trace["name"] for trace in drawings(html)[0]["data"] if trace.get("hovertemplate")}
-    assert {"example/decoder-30m", "other/model"} <= names
-    assert html.count('class="card advice"') == 2
-    assert html.count("This is a hint, not a proof") == 1
-
-
-def test_no_run_is_refused():
-    with pytest.raises(InputError, match="expected at least one run to report on"):
-        page_module.page([])
+    assert "Layer" in drawn((table, contributions, record))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +121,7 @@ def test_no_run_is_refused():
     ],
 )
 def test_a_records_values_in_words(value, words):
-    assert page_module._worded(value) == words
+    assert plain(value) == words
 
 
 def test_a_browser_draws_every_panel_without_errors(html, tmp_path):
@@ -163,7 +151,7 @@ def test_measures_on_parts_of_texts_have_a_section_of_their_own(run, html):
         pd.concat([frame, frame[frame["metric"] == "lidar"].assign(perturbation=crops)])
         for frame in (table, contributions)
     ]
-    both = page_module.page([(*parts, record)])
+    both = drawn((*parts, record))
     heading = "On parts of texts: same topic, other words"
     assert heading in both
     assert heading not in html

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from fake_runs import fake_run
-from layerscope.decisions import choose, evidence, preferences, rules
+from layerscope.decisions import choose, evidence, rules
 from layerscope.decisions.rules import Rule
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE
@@ -54,16 +54,27 @@ NOTHING = contributions_of([])
 
 
 def only(table, contributions=NOTHING, direction="least"):
-    (choice,) = preferences.preferences(
-        table, contributions, measures=(measure("prompt_entropy", direction),)
-    )
+    (choice,) = preferred(table, contributions, measure("prompt_entropy", direction)).values()
     return choice
+
+
+def preferred(table, contributions=NOTHING, *measures):
+    (known,) = evidence.evidences(Run(table, contributions, {}))
+    return choose.preferred(known, measures or CATALOGUE)
+
+
+def values(table, direction="least"):
+    """The measure at the preferred layer, on the model's own output and at the middle layer."""
+    ((key, choice),) = preferred(table, NOTHING, measure("prompt_entropy", direction)).items()
+    return evidence.with_baselines(table, key, choice.layer)
 
 
 @pytest.mark.parametrize(("direction", "layer", "value"), [("least", 1, 0.5), ("most", 2, 3.0)])
 def test_direction_decides_which_layer_is_preferred(direction, layer, value):
-    choice = only(table_of([1.0, 0.5, 3.0, 2.0]), direction=direction)
-    assert (choice.layer, choice.value, choice.within_noise) == (layer, value, (layer,))
+    table = table_of([1.0, 0.5, 3.0, 2.0])
+    choice = only(table, direction=direction)
+    assert (choice.layer, values(table, direction)[0]) == (layer, value)
+    assert choice.within_noise == (layer,)
 
 
 def test_equal_values_prefer_the_shallower_layer():
@@ -71,43 +82,39 @@ def test_equal_values_prefer_the_shallower_layer():
 
 
 def test_undefined_layers_take_no_part():
-    choice = only(table_of([None, 0.9, 0.5, None]))
-    assert choice.layer == 2
-    assert choice.last_value is None
-    assert choice.middle_value == 0.9
+    table = table_of([None, 0.9, 0.5, None], blocks=3)
+    assert only(table).layer == 2
+    assert values(table) == (0.5, None, 0.9)
 
 
-def test_measure_without_direction_prefers_nothing_and_says_why():
-    choice = only(table_of([1.0, 2.0]), direction="none")
-    assert (choice.layer, choice.within_noise) == (None, ())
-    assert choice.reason == "the measure has no preferred direction"
+def test_measure_without_direction_prefers_nothing():
+    assert not preferred(table_of([1.0, 2.0]), NOTHING, measure("prompt_entropy", "none"))
 
 
-def test_measure_defined_nowhere_says_so():
+def test_measure_defined_nowhere_prefers_nothing():
     table = table_of([1.0, 2.0])
     table["value"] = pd.NA
-    assert only(table).reason == "the measure is defined at no layer"
+    assert not preferred(table)
 
 
 @pytest.mark.parametrize(("blocks", "middle"), [(7, 3), (6, 3), (12, 6), (1, 0)])
 def test_middle_is_half_rounded_down(blocks, middle):
-    values = [float(layer) for layer in range(blocks + 1)]
-    choice = only(table_of(values))
-    assert (choice.middle_layer, choice.middle_value) == (middle, float(middle))
+    table = table_of([float(layer) for layer in range(blocks + 1)])
+    assert (rules.middle_layer(blocks), values(table)[2]) == (middle, float(middle))
 
 
 def test_last_is_the_final_norm_where_there_is_one():
     blocks = table_of([1.0, 2.0, 3.0])
     normed = table_of([9.0], stage="final_norm", blocks=2).assign(layer=2, depth=1.0)
-    assert (only(blocks).last_stage, only(blocks).last_value) == ("block", 3.0)
-    both = only(pd.concat([blocks, normed]))
-    assert (both.last_stage, both.last_value, both.layer) == ("final_norm", 9.0, 0)
+    assert values(blocks)[1] == 3.0
+    both = pd.concat([blocks, normed])
+    assert (values(both)[1], only(both).layer) == (9.0, 0)
 
 
 def test_number_of_blocks_is_known_where_the_pass_stopped_early():
     stopped = table_of([1.0, 2.0, 3.0], blocks=8)
     assert evidence.number_of_blocks(stopped) == 8
-    assert only(stopped).last_value is None
+    assert values(stopped)[1] is None
     assert evidence.number_of_blocks(table_of([1.0], blocks=4)) == 0
     with pytest.raises(
         InputError, match="expected a results table with layers, got one without rows"
@@ -118,7 +125,9 @@ def test_number_of_blocks_is_known_where_the_pass_stopped_early():
 def test_two_runs_in_one_table_are_refused():
     table = table_of([1.0, 2.0])
     with pytest.raises(InputError, match="got several: the table holds more than one model"):
-        only(pd.concat([table, table.assign(model="other")]))
+        evidence.of_measure(
+            pd.concat([table, table.assign(model="other")]), "prompt_entropy", "normalized"
+        )
 
 
 def test_layers_that_texts_cannot_tell_apart_are_within_noise():
@@ -139,95 +148,30 @@ def test_a_text_undefined_at_one_layer_is_left_out_of_the_comparison():
     assert only(table_of([5.0, 1.0]), contributions_of(matrix)).within_noise == (1,)
 
 
-def test_agreement_is_the_same_layer_or_shared_noise():
-    def choice(metric, convention, layer, near):
-        return replace(
-            only(table_of([1.0, 0.5])),
-            metric=metric,
-            convention=convention,
-            layer=layer,
-            within_noise=near,
-        )
-
-    found = preferences.agreement(
-        [
-            choice("a", "paper", 1, (1,)),
-            choice("a", "normalized", 1, (1, 2)),
-            choice("b", "paper", 1, (1, 2)),
-            choice("b", "normalized", 3, (2, 3)),
-            choice("c", "paper", 0, (0,)),
-            choice("c", "normalized", 3, (2, 3)),
-            choice("d", "", 3, (3,)),
-            choice("e", "paper", None, ()),
-            choice("e", "normalized", 3, (3,)),
-        ]
+@pytest.mark.parametrize(
+    ("paper", "normalized", "expected"),
+    [
+        ((1, (1,)), (1, (1, 2)), "same"),
+        ((1, (1, 2)), (3, (2, 3)), "within noise"),
+        ((0, (0,)), (3, (2, 3)), "another"),
+    ],
+)
+def test_agreement_is_the_same_layer_or_shared_noise(paper, normalized, expected):
+    one, other = (
+        replace(only(table_of([1.0, 0.5])), layer=layer, within_noise=near)
+        for layer, near in (paper, normalized)
     )
-    assert [(item.metric, item.same, item.overlap) for item in found] == [
-        ("a", True, True),
-        ("b", False, True),
-        ("c", False, False),
-    ]
-
-
-def votes(*choices):
-    seven = [item for item in CATALOGUE if item.paper_seven]
-    template = only(table_of([1.0, 0.5]))
-    return preferences.recommendation(
-        [
-            replace(
-                template,
-                metric=seven[index].name,
-                convention=convention,
-                layer=near[0],
-                within_noise=near,
-            )
-            for index, convention, near in choices
-        ]
-    )
-
-
-def test_most_votes_win_and_ties_go_to_the_shallower_layer():
-    found = votes((0, "normalized", (2, 3)), (1, "normalized", (3,)), (2, "normalized", (2, 5)))
-    assert (found.layer, found.voters) == (2, 3)
-    assert [(vote.layer, len(vote.metrics)) for vote in found.votes] == [(2, 2), (3, 2), (5, 1)]
-    assert found.sentence.startswith("Layer 2: 2 of 3 measures")
-
-
-def test_measures_that_do_not_agree_are_said_not_to():
-    found = votes(*((index, "normalized", (index,)) for index in range(5)))
-    assert found.sentence.startswith("Layer 0: only 1 of 5 measures")
-    assert "do not agree on a layer" in found.sentence
-
-
-def test_only_the_normalized_convention_of_the_seven_votes():
-    found = votes((0, "normalized", (2,)), (1, "paper", (6,)), (2, "paper", (6,)))
-    assert (found.layer, found.voters, found.paper_layer) == (2, 1, 6)
-    assert "(paper convention) the same vote picks layer 6" in found.sentence
-    other = replace(only(table_of([1.0, 0.5])), metric="mteb/STS/cosine")
-    assert preferences.recommendation([other]).layer is None
-
-
-def test_the_sentence_says_that_it_is_a_hint_and_why():
-    sentence = votes((0, "normalized", (2,))).sentence
-    assert "48.60, middle 49.49" in sentence
-    assert "Evaluate" in sentence
-
-
-def test_without_votes_there_is_no_layer():
-    found = preferences.recommendation([])
-    assert (found.layer, found.votes) == (None, ())
-    assert found.sentence.startswith("No layer is recommended: none of the paper's measures")
+    assert choose.agreement(one, other) == expected
 
 
 def test_a_whole_run():
     table, contributions, _ = fake_run()
-    choices = preferences.preferences(table, contributions)
-    by_key = {(choice.metric, choice.convention): choice for choice in choices}
-    curvature = by_key["curvature", "normalized"]
-    assert 0 not in curvature.within_noise
-    assert curvature.last_stage == "final_norm"
-    assert ("dime", "paper") not in by_key
-    assert preferences.recommendation(choices).layer in range(8)
+    choices = preferred(table, contributions)
+    assert 0 not in choices["curvature", "normalized", "none"].within_noise
+    named = {(metric, convention) for metric, convention, _ in choices}
+    assert ("dime", "paper") not in named
+    assert {(m.name, "normalized") for m in CATALOGUE if m.paper_seven} <= named
+    assert {choice.layer for choice in choices.values()} <= set(range(8))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +183,7 @@ def test_layer_names(layer, stage, name):
 
 # --- several kinds of views -----------------------------------------------------------------------
 
-CROPS, COPIES, CAPPED = "crops of 20 words", "characters p=0.3", "characters p=0.3 cap=10"
+CROPS, COPIES = "crops of 20 words", "characters p=0.3"
 
 
 def on_views(values, perturbation, convention="normalized"):
@@ -259,11 +203,11 @@ def test_a_measure_of_several_kinds_of_views_prefers_a_layer_on_each():
         ]
     )
     contributions.loc[contributions["perturbation"] == "none", "perturbation"] = COPIES
-    one, other = preferences.preferences(
-        table, contributions, measures=(measure("infonce", "least"),)
-    )
-    assert (one.perturbation, one.layer, one.value) == (COPIES, 1, 0.5)
-    assert (other.perturbation, other.layer, other.within_noise) == (CROPS, 2, (1, 2))
+    found = preferred(table, contributions, measure("infonce", "least"))
+    one, other = (found["infonce", "normalized", views] for views in (COPIES, CROPS))
+    key = ("infonce", "normalized", COPIES)
+    assert (one.layer, evidence.with_baselines(table, key, one.layer)[0]) == (1, 0.5)
+    assert (other.layer, other.within_noise) == (2, (1, 2))
     explicit = evidence.of_measure(table, "infonce", "normalized", perturbation=CROPS)
     assert explicit["value"].tolist() == [3.0, 2.0, 1.0]
     assert evidence.of_measure(table, "infonce", "normalized")["value"].tolist() == [1.0, 0.5, 0.9]
@@ -276,23 +220,14 @@ def test_conventions_agree_or_not_on_each_kind_of_views():
         on_views([1.0, 0.5, 0.9], CROPS),
         on_views([1.0, 0.5, 0.2], CROPS, "paper"),
     ]
-    choices = preferences.preferences(pd.concat(tables), NOTHING, measures=(BY_NAME["infonce"],))
-    found = {item.perturbation: item.same for item in preferences.agreement(choices)}
-    assert found == {COPIES: True, CROPS: False}
-
-
-def test_the_papers_vote_takes_its_own_views():
-    tables = [
-        on_views([1.0, 0.5, 0.9], CROPS),
-        on_views([1.0, 0.5, 0.1], COPIES),
-        on_views([0.1, 0.5, 0.9], CAPPED),
-    ]
-    choices = preferences.preferences(pd.concat(tables), NOTHING, measures=(BY_NAME["infonce"],))
-    advice = preferences.recommendation(choices)
-    assert (advice.layer, advice.voters) == (2, 1)
-    assert advice.votes[0].metrics == ("infonce",)
-    spans = [choice for choice in choices if choice.perturbation == CROPS]
-    assert preferences.recommendation(spans).layer is None
+    choices = preferred(pd.concat(tables), NOTHING, BY_NAME["infonce"])
+    found = {
+        views: choose.agreement(
+            choices["infonce", "paper", views], choices["infonce", "normalized", views]
+        )
+        for views in (COPIES, CROPS)
+    }
+    assert found == {COPIES: "same", CROPS: "another"}
 
 
 # --- choices by rules ------------------------------------------------------------------------------
@@ -302,29 +237,6 @@ RULE = rules.least("prompt_entropy")
 
 def run_of(table, contributions=NOTHING, record=None):
     return Run(table, contributions, record or {})
-
-
-def test_a_choice_of_one_measure_is_its_preference():
-    table, contributions, record = fake_run()
-    run = run_of(table, contributions, record)
-    for preference in preferences.preferences(table, contributions):
-        rule = rules.find(f"{preference.direction} {preference.metric}")
-        choice = choose.choose(run, rule, convention=preference.convention or None)
-        assert choice.layer == preference.layer
-        assert choice.within_noise == preference.within_noise
-        assert choice.scores[choice.layer] == pytest.approx(
-            preference.value * (1 if preference.direction == "most" else -1)
-        )
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_the_rule_of_votes_votes_as_the_recommendation(seed):
-    table, contributions, record = fake_run(seed=seed, texts=40)
-    expected = preferences.recommendation(preferences.preferences(table, contributions))
-    choice = choose.choose(run_of(table, contributions, record), rules.find("vote of the seven"))
-    assert choice.layer == expected.layer
-    votes = {vote.layer: float(len(vote.metrics)) for vote in expected.votes}
-    assert choice.scores == tuple(votes.get(layer, 0.0) for layer in range(8))
 
 
 def test_wins_are_the_shares_of_resamples():

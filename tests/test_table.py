@@ -80,8 +80,7 @@ def test_numbers_from_before_several_kinds_of_views_say_which_they_are_of():
     assert scan.record["augmentation"][label]["mean_edit_distance"] == pytest.approx(
         0.119, abs=0.001
     )
-    (choice,) = [c for c in scan.preferences() if (c.metric, c.convention) == ("infonce", "paper")]
-    assert choice.perturbation == label
+    choice = scan.preferred()["infonce", "paper", label]
     assert len(choice.within_noise) > 1, "the contributions were found"
 
 

@@ -24,6 +24,8 @@ from layerscope.models import loading
 from layerscope.models.backbone import Backbone
 from layerscope.models.fingerprints import OLDER, is_older_fingerprint
 from layerscope.render import page as page_module
+from layerscope.render.scans import run_view
+from layerscope.render.view import View
 from layerscope.results.display import Displayed
 from layerscope.results.folder import RunFolder
 from layerscope.results.table import Run
@@ -105,7 +107,11 @@ class Result(Displayed):
 
     def page(self) -> str:
         """Return the run as one self-contained HTML page."""
-        return page_module.page([(self.run.table, self.run.contributions, self.run.record)])
+        return page_module.page(self.view())
+
+    def view(self) -> View:
+        """Return what the terminal and the page show."""
+        return run_view(self.run)
 
     @checked
     def save(self, folder: AnyPath, *, overwrite: Flag = False) -> Self:

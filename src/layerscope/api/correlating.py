@@ -13,7 +13,9 @@ from layerscope.config import AnyPath, Count, Natural, Several, Strings, Text, T
 from layerscope.decisions import correlate as correlate_module
 from layerscope.decisions.curves import Findings
 from layerscope.errors import unknown_name
-from layerscope.render import correlation_charts, correlation_page
+from layerscope.render import correlations, matplotlib, plotly
+from layerscope.render import page as page_module
+from layerscope.render.drawing import Clouds, Heatmap
 from layerscope.results.display import Displayed
 
 Kind = Literal["matrix", "scatter"]
@@ -72,7 +74,7 @@ class Correlations(Displayed):
         Raises:
             InputError: the kind or the coefficient is unknown.
         """
-        return correlation_charts.correlation_to_plotly(self._drawing(kind, statistic))
+        return plotly.to_plotly(self._drawing(kind, statistic))
 
     @checked
     def save_plot(self, path: AnyPath, kind: PlotKind = "matrix", statistic: Text = "dcor") -> None:
@@ -81,20 +83,18 @@ class Correlations(Displayed):
         Raises:
             InputError: the kind, the coefficient or the file's ending is unknown.
         """
-        correlation_charts.save_correlation(self._drawing(kind, statistic), path)
+        matplotlib.save(self._drawing(kind, statistic), path)
 
     def page(self) -> str:
         """Return all of it as one self-contained HTML page."""
-        return correlation_page.page(self.findings)
+        return page_module.page(correlations.correlation_view(self.findings))
 
-    def _drawing(
-        self, kind: Kind, statistic: str
-    ) -> correlation_charts.Matrix | correlation_charts.Clouds:
+    def _drawing(self, kind: Kind, statistic: str) -> Heatmap | Clouds:
         if kind not in KINDS:
             raise unknown_name("kind of plot", kind, KINDS)
         if kind == "matrix":
-            return correlation_charts.matrix(self.findings, statistic)
-        return correlation_charts.clouds(self.findings)
+            return correlations.heatmap(self.findings, statistic)
+        return correlations.clouds(self.findings)
 
 
 @checked

@@ -33,14 +33,15 @@ from layerscope.api.plans import ShowProgress, command, part, shown_progress, wi
 from layerscope.config import AnyPath, Exactly, Flag, Kind, Text, checked
 from layerscope.data import reading
 from layerscope.data.texts import Texts
-from layerscope.decisions import evidence
-from layerscope.decisions import preferences as preferences_module
+from layerscope.decisions import choose, evidence
 from layerscope.decisions.select import Selection, decide
 from layerscope.metrics import catalogue
 from layerscope.metrics.measure import Measure
 from layerscope.models.backbone import Backbone
 from layerscope.render import charts, matplotlib, plotly
-from layerscope.render import page as page_module
+from layerscope.render.drawing import Figure
+from layerscope.render.scans import run_view
+from layerscope.render.view import View
 from layerscope.results.folder import RunFolder, versions
 from layerscope.results.table import Run, load_run
 from layerscope.settings import ModelOptions, ReadingConfig, ScanConfig
@@ -67,24 +68,26 @@ class Scan(Result):
         """Return the layer to use by the default rule alone."""
         return self._advice
 
-    def page(self) -> str:
-        """Return the run as one self-contained HTML page."""
-        run = (self.run.table, self.run.contributions, self.run.record)
-        return page_module.page([run], choices=[self.preferences()], advice=[self._advice])
-
-    def preferences(self) -> tuple[preferences_module.Preference, ...]:
-        """Return the layer that each measure prefers, in each convention, with the baselines."""
-        return self._preferences
+    def view(self) -> View:
+        """Return what the terminal and the page show."""
+        return self._view
 
     @cached_property
-    def _preferences(self) -> tuple[preferences_module.Preference, ...]:
-        """Bootstrapped once: the choice of a layer, the plots and the JSON all ask for them."""
-        seed = int(self.record.get("settings", {}).get("seed", 0))
-        return preferences_module.preferences(self.run.table, self.run.contributions, seed=seed)
+    def _view(self) -> View:
+        return run_view(self.run, preferred=self._preferred, advice=self._advice)
+
+    def preferred(self) -> dict[evidence.Key, choose.Choice]:
+        """Return the layer that each measure prefers, by metric, convention and perturbation."""
+        return dict(self._preferred)
+
+    @cached_property
+    def _preferred(self) -> dict[evidence.Key, choose.Choice]:
+        """Made once: the table, the page and the plots all show them."""
+        return choose.preferred(self._evidences[0])
 
     @cached_property
     def _evidences(self) -> tuple[evidence.Evidence, ...]:
-        """What is known of the layers: its texts are resampled once, when a choice first asks."""
+        """The curves over the layers; the texts are resampled once, at the first choice."""
         return evidence.evidences(self.run)
 
     @cached_property
@@ -101,10 +104,10 @@ class Scan(Result):
         """Write the plot to a .png, .svg or .pdf file (needs the extra `plots`)."""
         matplotlib.save(self._figure(metrics), path)
 
-    def _figure(self, metrics: tuple[str, ...]) -> charts.Figure:
+    def _figure(self, metrics: tuple[str, ...]) -> Figure:
         chosen = catalogue.select(metrics) if metrics else catalogue.CATALOGUE
         dim = self.record.get("model", {}).get("dim")
-        return charts.describe(self.run.table, self.preferences(), dim=dim, measures=chosen)
+        return charts.describe(self.run.table, self.preferred(), dim=dim, measures=chosen)
 
 
 @checked

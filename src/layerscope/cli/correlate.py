@@ -130,10 +130,10 @@ def _write(found: Correlations, path: Path, *, said: bool) -> None:
 
 
 def _print(found: Correlations, as_json: bool) -> None:
-    from layerscope.render import terminal_tasks
+    from layerscope.render import correlations, terminal
 
     if not as_json:
-        open_console().print(terminal_tasks.correlation_table(found.findings))
+        open_console().print(terminal.drawn(correlations.correlation_view(found.findings)))
         return
     whole: dict[str, Any] = {
         "measures": records(found.table()),

@@ -92,18 +92,18 @@ def cut(
     if as_json:
         print_json(_facts(found))
     elif not quiet:
-        from layerscope.render import terminal_models
+        from layerscope.render import models, terminal
 
-        open_console().print(terminal_models.cut_summary(found))
+        open_console().print(terminal.drawn(models.cut_view(found)))
 
 
 def _print_estimate(found: CutEstimates, as_json: bool) -> None:
     if as_json:
         print_json(asdict(found))
         return
-    from layerscope.render import terminal_models
+    from layerscope.render import estimates, terminal
 
-    open_console().print(terminal_models.cut_estimate_table(found))
+    open_console().print(terminal.drawn(estimates.cut_view(found)))
 
 
 def _layer(text: str) -> Any:

@@ -56,7 +56,7 @@ def doctor(
     Failures.debug = debug
     calm_libraries(threads)
     from layerscope import api
-    from layerscope.render import terminal_models
+    from layerscope.render import models, terminal
 
     found = api.doctor(
         model,
@@ -69,6 +69,6 @@ def doctor(
     if as_json:
         print_json(found.as_dict())
     elif not quiet:
-        open_console().print(terminal_models.diagnosis_table(found))
+        open_console().print(terminal.drawn(models.diagnosis_view(found)))
     if not found.healthy:
         raise SystemExit(1)

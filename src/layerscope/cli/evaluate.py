@@ -96,9 +96,10 @@ def evaluate(
         if as_json:
             print_json(asdict(estimates))
         else:
-            from layerscope.render import terminal_tasks
+            from layerscope.render import estimates as estimates_module
+            from layerscope.render import terminal
 
-            open_console().print(terminal_tasks.evaluation_estimate_table(estimates))
+            open_console().print(terminal.drawn(estimates_module.evaluation_view(estimates)))
         return
     folder = out or api.default_folder(model, "tasks")
     Failures.folder = folder
@@ -117,7 +118,7 @@ def _print_evaluation(found: Evaluation, as_json: bool) -> None:
             }
         )
         return
-    from layerscope.render import terminal_tasks
+    from layerscope.render import terminal
 
-    open_console().print(terminal_tasks.evaluation_summary(found.run.table, found.record))
+    open_console().print(terminal.drawn(found.view()))
     print_page(Path(str(found.folder)) / "page.html")

@@ -123,39 +123,43 @@ def _print_estimate(found: PruningEstimates, as_json: bool) -> None:
     if as_json:
         print_json(asdict(found))
         return
-    from layerscope.render import terminal_models
+    from layerscope.render import estimates, terminal
 
     open_console().print(
-        terminal_models.pruning_estimate_table(
-            [
-                ("blocks", f"{found.of}, of which {len(found.eligible)} may go"),
-                ("to drop", ", ".join(map(str, found.budgets))),
-                *(("which", ", ".join(map(str, blocks))) for blocks in found.removed),
-                *([("models to try", f"{found.tried:,}")] if found.tried else []),
-                *([("scans", f"{found.scans:,}")] if found.scan else []),
-            ],
-            found.weight_bytes,
-            found.free_bytes,
-            found.scan,
+        terminal.drawn(
+            estimates.pruning_view(
+                [
+                    ("blocks", f"{found.of}, of which {len(found.eligible)} may go"),
+                    ("to drop", ", ".join(map(str, found.budgets))),
+                    *(("which", ", ".join(map(str, blocks))) for blocks in found.removed),
+                    *([("models to try", f"{found.tried:,}")] if found.tried else []),
+                    *([("scans", f"{found.scans:,}")] if found.scan else []),
+                ],
+                found.weight_bytes,
+                found.free_bytes,
+                found.scan,
+            )
         )
     )
 
 
 def _print(found: Pruning) -> None:
-    from layerscope.render import terminal_models
+    from layerscope.render import models, terminal
 
     open_console().print(
-        terminal_models.pruning_summary(
-            found.rule,
-            found.outcomes,
-            model=f"{found.model['name']}, {found.model['blocks']} blocks",
-            scheme=found.scheme,
-            kinds=found.kinds,
-            eligible=found.eligible,
-            costs=found.costs,
-            shipped=found.shipped,
-            usage=found.usage,
-            notes=found.notes,
+        terminal.drawn(
+            models.pruning_view(
+                found.rule,
+                found.outcomes,
+                model=f"{found.model['name']}, {found.model['blocks']} blocks",
+                scheme=found.scheme,
+                kinds=found.kinds,
+                eligible=found.eligible,
+                costs=found.costs,
+                shipped=found.shipped,
+                usage=found.usage,
+                notes=found.notes,
+            )
         )
     )
 

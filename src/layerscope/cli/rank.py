@@ -89,7 +89,8 @@ def rank(
     Failures.debug = debug
     calm_libraries(threads)
     from layerscope import api
-    from layerscope.render import terminal_models
+    from layerscope.render import correlations, terminal
+    from layerscope.render import estimates as estimates_module
 
     only_runs = all(api.is_run(model) for model in models)
     texts = data if data is not None or only_runs else "sample"
@@ -108,10 +109,10 @@ def rank(
         if as_json:
             print_json({model: each and asdict(each) for model, each in estimates})
         else:
-            open_console().print(terminal_models.ranking_estimate_table(estimates))
+            open_console().print(terminal.drawn(estimates_module.ranking_view(estimates)))
         return
     found = api.rank(models, texts, **arguments)
     if as_json:
         print_json({"folder": None if folder is None else str(folder)} | found.as_dict())
     elif not quiet:
-        open_console().print(terminal_models.ranking_summary(found))
+        open_console().print(terminal.drawn(correlations.ranking_view(found)))

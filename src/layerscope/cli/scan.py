@@ -35,6 +35,7 @@ from layerscope.settings import ModelOptions, ReadingConfig, ScanConfig
 if TYPE_CHECKING:
     from layerscope.analysis.run import Estimates
     from layerscope.api.scanning import Scan
+    from layerscope.decisions.select import Selection
 
 _SCAN_EXAMPLE = """
 Measure every layer of a model on texts, in one pass.
@@ -93,9 +94,8 @@ def scan(
         _print_scan(found, as_json)
 
 
-def _recommendation(found: Scan) -> dict[str, Any]:
-    """Return the choice of a layer as plain values."""
-    chosen = found.select()
+def _recommendation(chosen: Selection) -> dict[str, Any]:
+    """Return the layer to use as plain values."""
     return {
         "rule": chosen.rule,
         "layer": chosen.layer,
@@ -105,26 +105,21 @@ def _recommendation(found: Scan) -> dict[str, Any]:
 
 
 def _print_scan(found: Scan, as_json: bool) -> None:
-    from layerscope.render import terminal as terminal_module
+    from layerscope.render import terminal
 
     if as_json:
+        chosen = found.select()
         print_json(
             {
                 "folder": str(found.folder),
-                "recommendation": _recommendation(found),
-                "preferences": [asdict(choice) for choice in found.preferences()],
+                "recommendation": _recommendation(chosen),
+                "choices": [asdict(choice) for choice in chosen.choices],
                 "record": found.record,
                 "table": records(found.table()),
             }
         )
         return
-    run = found.run
-    open_console().print(
-        terminal_module.scan_summary(
-            run.table, run.contributions, run.record,
-            choices=found.preferences(), advice=found.advice(),
-        )
-    )  # fmt: skip
+    open_console().print(terminal.drawn(found.view()))
     print_page(Path(str(found.folder)) / "page.html")
 
 
@@ -132,6 +127,7 @@ def _print_estimate(estimates: Estimates, as_json: bool) -> None:
     if as_json:
         print_json(asdict(estimates))
         return
-    from layerscope.render import terminal as terminal_module
+    from layerscope.render import estimates as estimates_module
+    from layerscope.render import terminal
 
-    open_console().print(terminal_module.estimate_table(estimates))
+    open_console().print(terminal.drawn(estimates_module.scan_view(estimates)))

@@ -53,8 +53,8 @@ def select(
     """Say which layer to use, without labels."""
     Failures.debug = debug
     from layerscope import api
-    from layerscope.render import charts, matplotlib
-    from layerscope.render import terminal as terminal_module
+    from layerscope.render import charts, matplotlib, terminal
+    from layerscope.render import tasks as task_views
 
     pictures = plots_asked(png, svg)
     given = api.run_of(run)
@@ -71,7 +71,9 @@ def select(
     if as_json:
         print_json(_facts(found))
         return
-    open_console().print(terminal_module.selection_summary(found, given.record, every=every))
+    open_console().print(
+        terminal.drawn(task_views.selection_view(found, given.record, every=every))
+    )
 
 
 def _facts(found: Selection) -> dict[str, Any]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
-from layerscope.decisions.evidence import Evidence, evidences, paired_limits
-from layerscope.decisions.rules import Curves, Floats, Rule
+from layerscope.decisions.evidence import Evidence, Key, evidences, paired_limits
+from layerscope.decisions.rules import Curves, Floats, Rule, least, most
 from layerscope.errors import InputError
+from layerscope.metrics.catalogue import CATALOGUE
+from layerscope.metrics.measure import Measure
 from layerscope.results.table import BLOCK, FINAL_NORM, Run
 
 _MOST_LISTED: Final = 4
@@ -27,7 +29,7 @@ class Choice:
         convention: The preprocessing it was decided in; "" if the rule looks at none.
         blocks: L.
         layer: The layer of the greatest score, the shallower of equals; None if there is none.
-        stage: "final_norm" if the layer is meant as the model gives it, else "block".
+        stage: "final_norm" if the layer is meant after the model's final norm, else "block".
         scores: The rule's score of each layer 0..L, greater is better; None where undefined.
         within_noise: Layers that the texts cannot tell from the chosen one, itself included.
         wins: The share of resamples of the texts in which each layer is chosen; None if the rule
@@ -130,6 +132,34 @@ def choice_of(evidence: Evidence, rule: Rule, convention: str | None = None) -> 
         fixed=rule.fixed,
         reason=reason,
     )
+
+
+def preferred(evidence: Evidence, measures: Iterable[Measure] = CATALOGUE) -> dict[Key, Choice]:
+    """Return the layer where each measure is at the end, least or most, that its source prefers.
+
+    Returns:
+        A choice for each metric, convention and perturbation of `Evidence.curves`. Measures without
+        a preferred direction are left out.
+    """
+    directions = {measure.name: str(measure.direction) for measure in measures}
+    ends = {"least": least, "most": most}
+    return {
+        (metric, convention, perturbation): choice_of(
+            evidence,
+            ends[directions[metric]](metric, "" if perturbation == "none" else perturbation),
+            convention or None,
+        )
+        for metric, convention, perturbation in evidence.curves
+        if directions.get(metric) in ends
+    }
+
+
+def agreement(one: Choice, other: Choice) -> Literal["same", "within noise", "another"]:
+    """Return whether two choices take the same layer, share one within noise, or neither."""
+    if one.layer == other.layer:
+        return "same"
+    overlap = not set(one.within_noise).isdisjoint(other.within_noise)
+    return "within noise" if overlap else "another"
 
 
 def _scores(rule: Rule, curves: Curves) -> Floats:

@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 
 from layerscope.data.views import ViewKind, view_kind
-from layerscope.decisions.rules import Curves, Floats, Need, Rule
+from layerscope.decisions.rules import Curves, Floats, Need, Rule, middle_layer
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE
 from layerscope.metrics.measure import Measure
 from layerscope.results.resampling import resampled_means
 from layerscope.results.table import BLOCK, FINAL_NORM, TASK, Run
+
+Key = tuple[str, str, str]
+"""Metric, convention ("" where the measure has none) and perturbation of the texts."""
 
 PAPER: Final = "paper"
 NORMALIZED: Final = "normalized"
@@ -79,6 +82,26 @@ def of_measure(
     return rows.set_index("layer").sort_index()
 
 
+def with_baselines(
+    table: pd.DataFrame, key: Key, layer: int | None
+) -> tuple[float | None, float | None, float | None]:
+    """Return a measure at a layer, on the model's own output and at the middle layer.
+
+    The output is after the final norm where the run has that stage, else of the last block. None
+    where the measure is undefined or was not made.
+    """
+    metric, convention, perturbation = key
+    normed = (table["stage"] == FINAL_NORM).any()
+
+    def at(place: int | None, stage: str = BLOCK) -> float | None:
+        values = of_measure(table, metric, convention, stage, perturbation)["value"]
+        return None if place is None or place not in values.index else float(values[place])
+
+    blocks = number_of_blocks(table)
+    last = at(blocks, FINAL_NORM if normed else BLOCK)
+    return at(layer), last, at(middle_layer(blocks))
+
+
 def perturbation_of(metric: str, labels: Iterable[str], wanted: ViewKind | str = "") -> str | None:
     """Return which of the perturbations that a measure was made on is meant; None for none.
 
@@ -127,10 +150,10 @@ def measured(
 
 
 def of_path(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return the defined rows of a measure of several layers, indexed by the layer they are told of.
+    """Return the defined rows of a measure of several layers, indexed by layer.
 
-    For measures with one value a layer: steps of blocks, angles at a layer, layers against the final
-    one. Empty where it was not measured.
+    For measures with one value a layer: of the step into it, the angle at it, or it against the final
+    layer. Empty where it was not measured.
 
     Raises:
         InputError: If a layer has two values.
@@ -144,8 +167,6 @@ def of_path(table: pd.DataFrame, metric: str) -> pd.DataFrame:
 # The convention to decide by is the first of these that a run has.
 _PREFERRED: Final = (NORMALIZED, REFERENCE, PAPER)
 _LEVEL: Final = 0.95
-
-_Key = tuple[str, str, str]  # metric, convention, perturbation
 
 
 @dataclass(frozen=True)
@@ -168,8 +189,8 @@ class Evidence:
     data: str
     blocks: int
     normed: bool
-    curves: Mapping[_Key, Floats]
-    contributions: Mapping[_Key, Floats]
+    curves: Mapping[Key, Floats]
+    contributions: Mapping[Key, Floats]
     record: Mapping[str, Any]
     seed: int = 0
     resamples: int = 1000
@@ -219,14 +240,14 @@ class Evidence:
                 return f"{need}: {error}".rstrip(".")
         return ""
 
-    def _keys(self, rule: Rule, convention: str | None) -> dict[Need, _Key]:
+    def _keys(self, rule: Rule, convention: str | None) -> dict[Need, Key]:
         lacking = self.lacks(rule, convention)
         if lacking:
             raise InputError(f"the rule {rule.name!r} needs {lacking}.")
         keys = {need: self._key(need, convention or self.convention) for need in rule.needs}
         return {need: key for need, key in keys.items() if key is not None}
 
-    def _key(self, need: Need, convention: str) -> _Key | None:
+    def _key(self, need: Need, convention: str) -> Key | None:
         wanted = (convention, "") if need.convention is None else (need.convention,)
         for name in wanted:
             labels = [p for metric, c, p in self.curves if (metric, c) == (need.metric, name)]
@@ -267,7 +288,7 @@ class Evidence:
         return {metric for metric, _, _ in self.curves}
 
     @cached_property
-    def _resampled(self) -> dict[_Key, Floats]:
+    def _resampled(self) -> dict[Key, Floats]:
         """Every measure (resample, layer), all on the same resampled texts."""
         if not self.contributions:
             return {}
@@ -277,16 +298,16 @@ class Evidence:
         return {key: part.T for key, part in zip(self.contributions, parts, strict=True)}
 
     @cached_property
-    def _noises(self) -> dict[_Key, Floats]:
+    def _noises(self) -> dict[Key, Floats]:
         """Those asked for so far: every layer against every other takes a while."""
         return {}
 
-    def _noise(self, key: _Key) -> Floats:
+    def _noise(self, key: Key) -> Floats:
         if key not in self._noises:
             self._noises[key] = self._noise_of(key)
         return self._noises[key]
 
-    def _noise_of(self, key: _Key) -> Floats:
+    def _noise_of(self, key: Key) -> Floats:
         layers = self.blocks + 1
         if key not in self.contributions:
             return np.zeros((2, layers, layers))
@@ -358,15 +379,15 @@ def _data_sets(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield str(data), part
 
 
-def _keyed(rows: pd.DataFrame) -> Iterator[tuple[_Key, pd.DataFrame]]:
+def _keyed(rows: pd.DataFrame) -> Iterator[tuple[Key, pd.DataFrame]]:
     names = ["metric", "convention", "perturbation"]
     texts = rows[names].astype("string").fillna("")
     for key, part in rows.groupby([texts[name] for name in names], sort=False, observed=True):
         yield (str(key[0]), str(key[1]), str(key[2])), part
 
 
-def _curves(rows: pd.DataFrame, blocks: int) -> dict[_Key, Floats]:
-    curves: dict[_Key, Floats] = {}
+def _curves(rows: pd.DataFrame, blocks: int) -> dict[Key, Floats]:
+    curves: dict[Key, Floats] = {}
     for key, part in _keyed(rows):
         if part["layer"].duplicated().any():
             raise InputError(
@@ -379,14 +400,14 @@ def _curves(rows: pd.DataFrame, blocks: int) -> dict[_Key, Floats]:
     return curves
 
 
-def _contributions(run: Run, rows: pd.DataFrame, blocks: int) -> dict[_Key, Floats]:
+def _contributions(run: Run, rows: pd.DataFrame, blocks: int) -> dict[Key, Floats]:
     """Return (layer, text) of each measure, the texts in one order for all."""
     kept = run.contributions
     if rows["model"].nunique() > 1 or rows["data"].nunique() > 1:
         return {}  # per-text numbers do not say whose they are
     kept = kept[kept["stage"] == BLOCK]
     texts = pd.Index(np.sort(kept["text"].unique()))
-    found: dict[_Key, Floats] = {}
+    found: dict[Key, Floats] = {}
     for key, part in _keyed(kept):
         matrix = np.full((blocks + 1, len(texts)), np.nan)
         where = part["layer"].to_numpy(dtype=int), texts.get_indexer(part["text"])

@@ -1,4 +1,4 @@
-"""What a choice gained where task scores are known: over each baseline, and of what was to be had.
+"""Score gain of a chosen layer over baselines, and its share of the gain of the best layers.
 
 A unit is one task of one model. Everything is paired within units: a rule's score, the baselines and
 the best layer of the same task. A mean names its tasks, and two means are compared only over the
@@ -39,7 +39,7 @@ class Scores:
         blocks: L.
         tasks: their names, in the table's order.
         values: (task, layer) of the blocks' outputs 0..L, in mteb's unit; NaN where not scored.
-        last: (task,) of what the model gives: after the final norm where scored, else block L.
+        last: (task,) of the model's own output: after the final norm where scored, else block L.
         last_stage: "final_norm" or "block", saying which.
     """
 
@@ -52,14 +52,14 @@ class Scores:
 
     @property
     def candidates(self) -> Floats:
-        """(task, L + 2): the blocks' outputs, then what the model gives."""
+        """(task, L + 2): the blocks' outputs, then the model's own output."""
         found: Floats = np.column_stack([self.values, self.last])
         return found
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One task of one model, at the chosen layer and beside it.
+    """One task of one model, at the chosen layer, the baselines and the best layer.
 
     Attributes:
         model: the model's name.
@@ -67,7 +67,7 @@ class Unit:
         layer: the chosen layer; None for any layer.
         score: at it; for any layer the mean over all.
         last, middle, two_thirds, random: at the baselines.
-        best: at the best layer of this task, what the model gives included.
+        best: at the best layer of this task, the model's own output included.
         best_layer: that layer.
     """
 
@@ -111,7 +111,7 @@ class Gain:
         over: by baseline, the mean gain over it.
         best: mean at the best layer of each task.
         share: of the gain of the best layers over the last, how much the choices have, of means;
-            None where less than `LEAST_ROOM` is to be had.
+            None where the best layers gain less than `LEAST_ROOM`.
     """
 
     rule: str
@@ -245,7 +245,7 @@ def _at(scores: Scores, place: int, layer: int | None, score: float) -> Unit | N
 
 
 def labeled(scores: Sequence[Scores], *, seed: int = 0, resamples: int = 1000) -> tuple[Gain, ...]:
-    """Return what layers known only with labels gain: no rule's choice, but what there is to be had.
+    """Return the gains of layers that only labels can find, as bounds for the rules.
 
     The best single layer of each model over its tasks; the same found on all tasks but one and
     scored on that one; and the best layer of each task.

@@ -118,7 +118,7 @@ class Rule:
             the greatest score is chosen, NaN never, and where all are equal no layer is.
         needs: the measures that it looks at; none for a fixed layer.
         reference: who proposed it.
-        normed: whether the layer is meant as the model gives it, after the final norm.
+        normed: whether the layer is meant after the final norm.
         main: whether it stands in a terminal's short table.
     """
 
@@ -250,7 +250,7 @@ def median_rank(*rules: Rule) -> Rule:
 def borda(*rules: Rule) -> Rule:
     """Return the rule of most points: one for each layer beaten, none where undefined.
 
-    The mean rank in another dress, but that a layer undefined for some rules stays a candidate.
+    Like the mean rank, except that a layer undefined for some rules stays a candidate.
     """
 
     def points(scores: Sequence[Floats]) -> Floats:
@@ -335,7 +335,7 @@ def vote(*rules: tuple[str, Direction]) -> Rule:
 
 
 def _within_noise(scores: Floats, noise: Floats, sign: float) -> NDArray[np.bool_]:
-    """Return which layers cannot be told from the best one, (..., layer)."""
+    """Return which layers are within noise of the best one, (..., layer)."""
     undefined = np.isnan(scores)
     best = np.where(undefined, -np.inf, scores).argmax(-1)
     difference = sign * (scores - np.take_along_axis(scores, best[..., None], -1))
@@ -453,7 +453,7 @@ RULES: Final[tuple[Rule, ...]] = (
 DEFAULT_RULE: Final = RETRIEVAL.name
 # What is taken where a run lacks what the default rule needs: no published rule beats it.
 FALLBACK_RULE: Final = MIDDLE.name
-# How far a choice may be trusted, said beside each one.
+# How far a choice may be trusted; shown with each one.
 CAUTION: Final = (
     "This is a hint, not a proof. Over ten tasks and three small models the rule 'most retrieval' "
     "scored 2.0 points more than the last layer and 5.7 more than the middle one, but 0.9 less than "

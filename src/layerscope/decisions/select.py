@@ -29,7 +29,7 @@ class Selection(Displayed):
         gains: with task scores, what each of them gained, and over which tasks.
         labeled: the same of layers that only labels could find, to compare with.
         scores: the task scores of each model.
-        lacking: the rules without a choice, and what the run lacks for them.
+        lacking: the rules without a choice, each with what the run is missing.
         sentence: the choice in words, and how far to trust it.
     """
 
@@ -108,13 +108,13 @@ def decide(
     resamples: int = 1000,
     known: Sequence[evidence_module.Evidence] | None = None,
 ) -> Selection:
-    """Return the layer to use by one rule, with all others beside it.
+    """Return the layer to use by one rule, and the choices of all other rules.
 
     Args:
         run: measures, task scores, or both.
         rule: a rule or the name of one; by default `rules.DEFAULT_RULE`, and where the run lacks
             what that needs, `rules.FALLBACK_RULE`.
-        rules: the rules to show beside it.
+        rules: the other rules to ask.
         tasks: the tasks to count gains over; by default mteb's.
         convention: to decide in; by default normalized, or what the run has.
         seed: of the resampling of texts and tasks.
@@ -165,7 +165,7 @@ def _with(rules: Iterable[Rule], rule: str | Rule | None) -> tuple[Rule, ...]:
 def _lacking(
     made: Iterable[tuple[tuple[Choice, ...], Mapping[str, str]]], choices: Iterable[Choice]
 ) -> dict[str, str]:
-    """Return what lacks for the rules that have no choice on any set of texts."""
+    """Return what is missing for the rules that have no choice on any set of texts."""
     have = {choice.rule for choice in choices}
     return {rule: what for _, lacks in made for rule, what in lacks.items() if rule not in have}
 

@@ -1,7 +1,7 @@
-"""Limits for a mean over texts, and which layers cannot be told from the best one.
+"""Bootstrap limits of a mean over texts.
 
-Both resample the contributions of texts: numbers whose mean is the value (see
-`metrics.spectrum.Estimate`). A text left undefined is NaN and takes no part.
+The contributions of texts are resampled: numbers whose mean is the value (see
+`metrics.spectrum.Estimate`). An undefined contribution is NaN and is left out.
 """
 
 from __future__ import annotations
