@@ -18,7 +18,7 @@ from layerscope.analysis.run import scan_backbone
 from layerscope.data import misspellings, tokens
 from layerscope.data import views as data_views
 from layerscope.data.misspellings import AugmentationConfig, View, views
-from layerscope.data.objects import as_texts
+from layerscope.data.texts import as_texts
 from layerscope.data.views import SpanConfig, spans
 from layerscope.errors import InputError, NonFiniteError, RunError, UndefinedError
 from layerscope.metrics import views as views_module

@@ -15,7 +15,7 @@ import transformers as hf
 
 import layerscope
 from layerscope import api
-from layerscope.data.objects import as_texts
+from layerscope.data.texts import as_texts
 from layerscope.errors import InputError
 from tiny import CONFIGS, GQA, condition, texts, tiny_model, tiny_tokenizer
 

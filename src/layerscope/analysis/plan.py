@@ -13,8 +13,7 @@ from layerscope.analysis.measure import ViewSet
 from layerscope.analysis.reduce import Column
 from layerscope.config import Augmentation, FirstToken
 from layerscope.data.misspellings import AugmentationConfig
-from layerscope.data.reading import SAMPLE, read_texts
-from layerscope.data.texts import Texts
+from layerscope.data.texts import SAMPLE, Texts, read_texts
 from layerscope.data.tokens import TokenizedText, length_limit, tokenize
 from layerscope.data.views import SpanConfig, SpanKind, Style, Views, views_of
 from layerscope.errors import InputError

@@ -14,10 +14,8 @@ from pydantic import BeforeValidator, PlainValidator
 from torch import nn
 
 from layerscope.config import AnyPath, Flag, Kind, Listed, Text, To, Words, checked
-from layerscope.data import objects, reading
-from layerscope.data.formats import refuse_options
-from layerscope.data.objects import is_table
-from layerscope.data.texts import Texts, TextSource
+from layerscope.data.tables import is_table
+from layerscope.data.texts import Texts, TextSource, as_texts, read_texts, refuse_options
 from layerscope.errors import InputError
 from layerscope.evaluation.tables import Table, listed_tables
 from layerscope.models import backbone as backbone_module
@@ -143,8 +141,8 @@ def texts_of(
         return data
     if isinstance(data, str | os.PathLike):
         name = data if isinstance(data, str) else Path(data)
-        return reading.read_texts(name, column=column, split=split, limit=limit, seed=seed)
-    return objects.as_texts(data, column=column, split=split, limit=limit, seed=seed)
+        return read_texts(name, column=column, split=split, limit=limit, seed=seed)
+    return as_texts(data, column=column, split=split, limit=limit, seed=seed)
 
 
 def refuse_tokenizer(model: Any, tokenizer: Any) -> None:

@@ -19,7 +19,7 @@ from layerscope.api.common import (
     unwatched,
 )
 from layerscope.config import Count, Natural, Strings, Text, checked
-from layerscope.data.reading import SAMPLE
+from layerscope.data.texts import SAMPLE
 from layerscope.diagnosis.examine import check_names, examine
 from layerscope.diagnosis.results import Diagnosis
 from layerscope.diagnosis.subject import Origin, of_images, of_texts, takes_images

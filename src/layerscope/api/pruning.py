@@ -37,8 +37,7 @@ from layerscope.config import (
     Text,
     checked,
 )
-from layerscope.data import reading
-from layerscope.data.texts import Texts
+from layerscope.data.texts import SAMPLE, Texts, read_texts
 from layerscope.data.tokens import TokenizedText, length_limit, tokenize
 from layerscope.decisions import prune as prune_module
 from layerscope.decisions.prune import Budget, Measured, Removal, Rule
@@ -580,7 +579,7 @@ def _held_out(
     if not causal or not asked.plans:
         return (), ()
     seen = set(texts.texts)
-    sample = reading.read_texts(reading.SAMPLE, limit=None).texts
+    sample = read_texts(SAMPLE, limit=None).texts
     unseen = [text for text in sample if text not in seen]
     note = f"perplexity on {HELD_OUT} texts of the built-in sample"
     if len(unseen) >= HELD_OUT:

@@ -31,8 +31,7 @@ from layerscope.api.common import (
     unwatched,
 )
 from layerscope.config import AnyPath, Count, Flag, Kind, Text, checked
-from layerscope.data import reading
-from layerscope.data.texts import Texts
+from layerscope.data.texts import STANDARD_INPUT, Texts
 from layerscope.decisions import evidence
 from layerscope.decisions import preferences as preferences_module
 from layerscope.decisions.select import Selection, decide
@@ -166,7 +165,7 @@ def scan(
             dim) or of the pooled vectors of augmented views (layer, sample, view, dim), or a list with
             the array of each layer.
         data: a file, a datasets id, "-" for standard input, "sample", or the texts themselves as a
-            list, an array, a column, a table or a dataset (`data.objects.as_texts` lists them);
+            list, an array, a column, a table or a dataset (`data.texts.as_texts` lists them);
             nothing for arrays.
         out: folder for the run; None writes nothing.
         overwrite: whether a run in that folder may be replaced.
@@ -270,7 +269,7 @@ def default_folder(model: Text, data: Text) -> Path:
     """Return where a scan goes if nobody says: runs/<model>--<data>."""
     names = (
         Path(model).resolve().name if Path(model).exists() else model,
-        "stdin" if data == reading.STANDARD_INPUT else Path(data).stem,
+        "stdin" if data == STANDARD_INPUT else Path(data).stem,
     )
     return Path(
         "runs", "--".join(re.sub(r"[^\w.-]+", "-", name).strip("-") or "run" for name in names)

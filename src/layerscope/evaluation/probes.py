@@ -19,9 +19,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from layerscope.config import Config, Count, FirstToken, Natural, Several
 from layerscope.data.files import write_json
-from layerscope.data.labels import label_codes
 from layerscope.data.tokens import TokenizedText, length_limit, tokenize
 from layerscope.errors import InputError
+from layerscope.evaluation.labels import label_codes
 from layerscope.evaluation.requirements import require_extra
 from layerscope.evaluation.tables import Table
 from layerscope.evaluation.tasks import TaskPlan

@@ -12,7 +12,9 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from layerscope.data.labels import (
+from layerscope.data.tables import SUFFIXES
+from layerscope.errors import InputError, RunError, unknown_name
+from layerscope.evaluation.labels import (
     KINDS,
     binary_labels,
     canonical,
@@ -21,10 +23,8 @@ from layerscope.data.labels import (
     strings,
     unrolled,
 )
-from layerscope.errors import InputError, RunError, unknown_name
 from layerscope.evaluation.requirements import require_extra
 from layerscope.evaluation.tables import (
-    SUFFIXES,
     Table,
     fingerprint,
     listed_tables,

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from layerscope.config import FirstToken, Pooling
-from layerscope.data import reading
+from layerscope.data.texts import SAMPLE, read_texts
 from layerscope.data.tokens import TokenizedText, length_limit, padding_id, tokenize
 from layerscope.models.backbone import Backbone, non_finite_states
 from layerscope.settings import TokenConfig
@@ -104,7 +104,7 @@ def first_token_for(backbone: Backbone, asked: FirstToken, limit: int) -> FirstT
 
 def sample_ratio(backbone: Backbone, limit: int) -> float | None:
     """Return how far the first token's norm exceeds the others' on the built-in sample."""
-    texts = reading.read_texts("sample", limit=64).texts
+    texts = read_texts(SAMPLE, limit=64).texts
     return first_token_ratio(backbone, tokenize(backbone.tokenizer, texts, limit))
 
 
