@@ -59,9 +59,7 @@ Labelled = Annotated[
     Any, PlainValidator(_labelled), Words("a labelled file or an object with columns")
 ]
 # The arguments that several functions take; `checked` refuses anything else.
-Model = Annotated[
-    str | Path | nn.Module, Kind("a hub id, a folder, a GGUF file or a loaded transformers model")
-]
+Model = Annotated[str | Path | nn.Module, Kind("a hub id, a folder, a GGUF file or a loaded model")]
 Data = Annotated[TextSource, Kind(_TEXTS)]
 Tasks = Annotated[
     str | Iterable[str], To(Annotated[Listed[Text], BeforeValidator(_comma_separated)])
@@ -151,14 +149,16 @@ def refuse_tokenizer(model: Any, tokenizer: Any) -> None:
     Raises:
         InputError: a tokenizer with the name of a model, or none with a loaded model that needs one.
     """
-    if isinstance(model, str | Path) and tokenizer is not None:
+    sentences = backbone_module.is_sentence_transformer(model)
+    if (sentences or isinstance(model, str | Path)) and tokenizer is not None:
+        name = "a SentenceTransformer" if sentences else repr(str(model))
         raise InputError(
-            f"expected a tokenizer with a loaded model only; {str(model)!r} has its own, so leave "
+            f"expected a tokenizer with a loaded model only; {name} has its own, so leave "
             "tokenizer= out."
         )
     sees = getattr(model, "main_input_name", "input_ids") == "pixel_values"
     loaded_model = isinstance(model, nn.Module) and hasattr(model, "config")
-    if loaded_model and tokenizer is None and not sees:
+    if loaded_model and not sentences and tokenizer is None and not sees:
         raise InputError(
             f"a {type(model).__name__} reads texts, but there is no tokenizer; pass tokenizer= with a "
             "loaded model."

@@ -74,7 +74,8 @@ def cut(
     """Save the model cut after block `layer`; it is loaded in a new process and compared first.
 
     Args:
-        model: a hub id, a local folder, a GGUF file, or a loaded transformers model (give `tokenizer`).
+        model: a hub id, a local folder, a GGUF file, a `SentenceTransformer` or a loaded transformers
+            model (give `tokenizer`).
         layer: 1 to L; "auto" takes the layer that a rule chooses, from `run` or from a scan of `data`.
         out: folder for the model.
         run: a scan of this model: what the choice and the model card rest on.
@@ -302,7 +303,7 @@ def _source(
     model: str | Path | nn.Module, settings: CutConfig, options: ModelOptions | None
 ) -> Any:
     """Return the sentence-transformers model that the source is part of, if it is."""
-    if settings.format != "sentence-transformers" or isinstance(model, nn.Module):
+    if settings.format != "sentence-transformers":
         return None
     return sentence.load_source(model, options)
 

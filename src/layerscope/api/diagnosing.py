@@ -44,8 +44,9 @@ def doctor(
     """Prove that layer k is layer k for this very model, or say where it is not.
 
     Args:
-        model: a hub id, a local folder, a GGUF file, a sentence-transformers folder, or a loaded
-            transformers model (give `tokenizer`). A loaded model of images is read as well.
+        model: a hub id, a local folder, a GGUF file, a sentence-transformers folder, a
+            `SentenceTransformer`, or a loaded transformers model (give `tokenizer`). A loaded model of
+            images is read as well.
         data: texts, as for `scan`; a few are enough. For a model of images, pixel values (sample,
             channel, height, width); seeded noise otherwise.
         tokenizer: of a loaded model of texts, which needs it; a model given by name has its own.

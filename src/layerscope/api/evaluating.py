@@ -90,7 +90,8 @@ def evaluate(
     """Score every layer of a model on tasks of mteb, from one pass over their texts.
 
     Args:
-        model: a hub id, a local folder, a GGUF file or a loaded transformers model (give `tokenizer`).
+        model: a hub id, a local folder, a GGUF file, a `SentenceTransformer` or a loaded transformers
+            model (give `tokenizer`).
         tasks: names of mteb's tasks, of folders in `task_data`, "paper32", or paths of tables.
         task_data: a folder with a folder for each task; what it holds is not asked of the hub.
         tables: one or several labelled files or tables in Python (data frames, `datasets`, dicts of

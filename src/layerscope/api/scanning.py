@@ -55,9 +55,7 @@ Measured = Annotated[
     | torch.Tensor
     | list[Any]
     | tuple[Any, ...],
-    Kind(
-        "a hub id, a folder, a GGUF file, a loaded transformers model or an array (layer, sample, dim)"
-    ),
+    Kind("a hub id, a folder, a GGUF file, a loaded model or an array (layer, sample, dim)"),
 ]
 
 
@@ -160,7 +158,8 @@ def scan(
     """Measure every layer of a model on texts, in one pass.
 
     Args:
-        model: a hub id, a local folder, a GGUF file, a loaded transformers model (give `tokenizer`),
+        model: a hub id, a local folder, a GGUF file, a loaded transformers model (give `tokenizer`), a
+            `SentenceTransformer`,
             what `models.loading.load` returned, or plain arrays of pooled vectors (layer, sample,
             dim) or of the pooled vectors of augmented views (layer, sample, view, dim), or a list with
             the array of each layer.

@@ -21,8 +21,9 @@ from layerscope.config import Pooling
 from layerscope.data.tokens import TokenizedText
 from layerscope.errors import InputError, RunError
 from layerscope.export.shorten import LAST, OutputPath
-from layerscope.models.backbone import Backbone
+from layerscope.models.backbone import Backbone, is_sentence_transformer
 from layerscope.models.loading import sentence_transformers_source
+from layerscope.models.modes import evaluating
 from layerscope.settings import ModelOptions
 from layerscope.states.pooling import pool
 from layerscope.states.sites import Site, TokenStates
@@ -137,14 +138,16 @@ def require_extra() -> None:
         )
 
 
-def load_source(name: str | Path, options: ModelOptions | None = None) -> Any:
-    """Return the sentence-transformers model of a name, for the modules that follow its transformer.
+def load_source(model: str | Path | nn.Module, options: ModelOptions | None = None) -> Any:
+    """Return the `SentenceTransformer` of a name, for the modules that follow its transformer.
 
-    The transformer itself is left out: it is loaded already. None if there is no model of that library
-    under the name.
+    The transformer itself is left out, since it is loaded already. An object of that library is
+    returned as it is. None if there is no model of that library.
     """
+    if isinstance(model, nn.Module):
+        return model if is_sentence_transformer(model) else None
     options = options or ModelOptions()
-    found = sentence_transformers_source(name, options.revision)
+    found = sentence_transformers_source(model, options.revision)
     if found is None:
         return None
     require_extra()
@@ -205,10 +208,16 @@ def source_vector(source: Any, states: Tensor, text: TokenizedText, *, normalize
     }
     if prompt := default_prompt(source):
         features["prompt_length"] = _prompt_length(source.tokenizer, prompt)
-    with torch.no_grad():
-        for module in list(source)[1:]:
+    rest = torch.nn.Sequential(*list(source)[1:])
+    device = next((weight.device for weight in rest.parameters()), states.device)
+    features = {
+        name: value.to(device) if isinstance(value, Tensor) else value
+        for name, value in features.items()
+    }
+    with evaluating(rest):
+        for module in rest:
             features = module(features)
-    vector: Tensor = features["sentence_embedding"][0]
+    vector: Tensor = features["sentence_embedding"][0].to(states.device)
     return torch.nn.functional.normalize(vector, dim=0) if normalize else vector
 
 

@@ -93,9 +93,13 @@ def backbone_of(
     A model in the table of architectures is read by it; any other by its longest list of like blocks,
     which is then checked against the hidden states that the model itself reports.
 
+    Of a `SentenceTransformer` object the transformer and its own tokenizer are taken.
+
     Raises:
         InputError: not a transformers model, or its blocks cannot be told apart for certain.
     """
+    if is_sentence_transformer(model):
+        model, tokenizer = _transformer_of(model)
     if not hasattr(model, "config"):
         raise InputError(f"expected a transformers model, got {type(model).__name__}.")
     core = _core(model)
@@ -120,7 +124,7 @@ def backbone_of(
         padding=architecture.padding,
         mask=architecture.mask,
         info=ModelInfo(
-            name=name or str(getattr(model.config, "name_or_path", "")) or type(model).__name__,
+            name=name or name_of(model),
             revision=revision,
             architecture=kind,
             model_class=type(core).__name__,
@@ -135,6 +139,33 @@ def backbone_of(
             config_fingerprint=config_fingerprint(config),
         ),
     )
+
+
+def is_sentence_transformer(model: object) -> bool:
+    """Whether an object is a `SentenceTransformer`, seen without importing that library."""
+    return any(
+        kind.__name__ == "SentenceTransformer"
+        and kind.__module__.startswith("sentence_transformers.")
+        for kind in type(model).__mro__
+    )
+
+
+def name_of(model: nn.Module) -> str:
+    """Return what a loaded model is called: where its config was loaded from, else its class."""
+    model = _transformer_of(model)[0] if is_sentence_transformer(model) else model
+    return str(getattr(model.config, "name_or_path", "")) or type(model).__name__
+
+
+def _transformer_of(source: Any) -> tuple[nn.Module, Any]:
+    """Return the transformers model that a `SentenceTransformer` starts with, and its tokenizer."""
+    first = next(iter(source), None)
+    model = getattr(first, "auto_model", None)
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            "expected a SentenceTransformer whose first module is a Transformer, got one that starts "
+            f"with {type(first).__name__}, which has no layers."
+        )
+    return model, getattr(first, "tokenizer", None)
 
 
 def non_finite_states(backbone: Backbone, where: str = "", more: str = "") -> NonFiniteError:
