@@ -28,7 +28,7 @@ from layerscope.metrics.measure import Measure
 from layerscope.models.backbone import Backbone, backbone_of
 from layerscope.results.table import COLUMNS, CONTRIBUTION_COLUMNS, Run
 from layerscope.settings import ScanConfig
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site
 from tiny import texts, tiny_model, tiny_tokenizer
 
 COUNT = 10

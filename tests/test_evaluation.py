@@ -39,7 +39,7 @@ from layerscope.results.table import COLUMNS, load_run
 from layerscope.settings import EvaluateConfig
 from layerscope.states.bank import VectorBank
 from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site
 from tiny import WORDS, save_tiny, tiny_model, tiny_tokenizer, with_column_changed
 
 pytest.importorskip("mteb")

@@ -29,8 +29,7 @@ from layerscope.models.fingerprints import weights_fingerprint
 from layerscope.models.loading import NEEDS_TRUST, holds_head, load, refuse_unloadable
 from layerscope.models.structure import measured_calls
 from layerscope.settings import ModelOptions
-from layerscope.states.extract import extract, sites_of
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site, extract, sites_of
 from tiny import (
     COMMON,
     CONFIGS,

@@ -24,8 +24,7 @@ from layerscope.evaluation.tables import Table, read_table
 from layerscope.evaluation.tasks import plan_table
 from layerscope.models.backbone import backbone_of
 from layerscope.states.encode import TokenPolicy
-from layerscope.states.extract import sites_of
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site, sites_of
 from tiny import WORDS, tiny_model, tiny_tokenizer
 
 pytest.importorskip("sklearn")

@@ -21,9 +21,15 @@ from layerscope.metrics import catalogue
 from layerscope.metrics.measure import Measure
 from layerscope.models.backbone import Backbone
 from layerscope.settings import Convention, ScanConfig
-from layerscope.states.extract import Progress, check_stages, note_on_padding, silent, sites_of
+from layerscope.states.extract import (
+    Progress,
+    Site,
+    check_stages,
+    note_on_padding,
+    silent,
+    sites_of,
+)
 from layerscope.states.pooling import decided, first_token_ratio
-from layerscope.states.sites import Site
 
 # So many of the user's texts, or half of fewer, are enough to take spans of them.
 ENOUGH: Final = 100

@@ -24,8 +24,7 @@ from layerscope.models.architectures import ARCHITECTURES
 from layerscope.models.backbone import Backbone
 from layerscope.models.structure import TOLERANCES
 from layerscope.settings import FEW_TEXTS, ModelOptions
-from layerscope.states.extract import extract, sites_of
-from layerscope.states.sites import TokenStates
+from layerscope.states.extract import TokenStates, extract, sites_of
 
 TOKENS: Final = 64
 _LEAST: Final = 2

@@ -17,9 +17,8 @@ from layerscope.diagnosis.subject import TOKENS, Subject, real_tokens
 from layerscope.diagnosis.trace import distance, same
 from layerscope.errors import RunError
 from layerscope.models.loading import sentence_transformers_source
-from layerscope.states.extract import batches, extract, sites_of
+from layerscope.states.extract import Site, TokenStates, batches, extract, sites_of
 from layerscope.states.pooling import SINK_RATIO, first_token_ratio, pool
-from layerscope.states.sites import Site, TokenStates
 
 _IMAGES = "this model reads images; it has no tokenizer"
 

@@ -11,7 +11,7 @@ import numpy as np
 from layerscope.settings import EvaluateConfig
 from layerscope.states.bank import hash_of
 from layerscope.states.encode import BankEncoder
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site
 from layerscope.states.store import Array
 
 

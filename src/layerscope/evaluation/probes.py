@@ -28,9 +28,16 @@ from layerscope.evaluation.tasks import TaskPlan
 from layerscope.models.backbone import Backbone
 from layerscope.settings import PROBES, EvaluateConfig, Probe
 from layerscope.states.encode import TokenPolicy, refuse_non_finite, sample_ratio
-from layerscope.states.extract import Progress, batches, extract, silent, sites_of
+from layerscope.states.extract import (
+    Progress,
+    Site,
+    TokenStates,
+    batches,
+    extract,
+    silent,
+    sites_of,
+)
 from layerscope.states.pooling import decided, mean
-from layerscope.states.sites import Site, TokenStates
 from layerscope.states.store import Array, StateStore
 
 Floats = NDArray[np.float32]

@@ -16,7 +16,7 @@ from layerscope.models.backbone import ModelInfo
 from layerscope.models.fingerprints import OLDER, is_older_fingerprint
 from layerscope.results.folder import versions
 from layerscope.results.table import TASK, Run, conform, no_contributions
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site
 
 _IDENTITY: Final = ("type", "metric", "split", "subset", "revision", "mteb")
 

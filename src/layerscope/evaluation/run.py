@@ -28,8 +28,7 @@ from layerscope.models.backbone import Backbone
 from layerscope.settings import EvaluateConfig
 from layerscope.states.bank import description, hash_of
 from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
-from layerscope.states.extract import Progress, groups, silent, sites_of
-from layerscope.states.sites import Site
+from layerscope.states.extract import Progress, Site, groups, silent, sites_of
 from layerscope.states.store import Array
 
 _BATCH: Final = (

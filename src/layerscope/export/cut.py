@@ -27,7 +27,7 @@ from layerscope.models.modes import evaluating
 from layerscope.results.folder import versions
 from layerscope.settings import CutConfig
 from layerscope.states.encode import first_token_for
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site
 
 
 @dataclass(frozen=True)

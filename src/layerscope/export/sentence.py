@@ -25,8 +25,8 @@ from layerscope.models.backbone import Backbone, is_sentence_transformer
 from layerscope.models.loading import sentence_transformers_source
 from layerscope.models.modes import evaluating
 from layerscope.settings import ModelOptions
+from layerscope.states.extract import Site, TokenStates
 from layerscope.states.pooling import pool
-from layerscope.states.sites import Site, TokenStates
 
 _MODES: Final = {
     Pooling.MEAN: "mean",

@@ -27,8 +27,7 @@ from layerscope.models.blocks import skipping
 from layerscope.models.modes import evaluating
 from layerscope.settings import EvaluateConfig
 from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
-from layerscope.states.extract import batches, extract, sites_of
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site, batches, extract, sites_of
 
 PERPLEXITY: Final = "perplexity"
 _SPEED_TOKENS: Final = 512

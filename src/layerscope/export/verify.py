@@ -22,8 +22,7 @@ from layerscope.errors import RunError
 from layerscope.export.formats import MismatchError
 from layerscope.export.shorten import OutputPath
 from layerscope.models.backbone import Backbone
-from layerscope.states.extract import batches, extract
-from layerscope.states.sites import Site, TokenStates
+from layerscope.states.extract import Site, TokenStates, batches, extract
 
 ONNX_LIMIT: Final = 1e-4  # another runtime, which sums in another order
 NEW_TOKENS: Final = 16

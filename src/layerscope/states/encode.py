@@ -18,9 +18,17 @@ from layerscope.data.tokens import TokenizedText, length_limit, padding_id, toke
 from layerscope.models.backbone import Backbone, non_finite_states
 from layerscope.settings import TokenConfig
 from layerscope.states.bank import VectorBank, description, hash_of, key
-from layerscope.states.extract import Progress, batches, extract, note_on_padding, silent, sites_of
+from layerscope.states.extract import (
+    Progress,
+    Site,
+    TokenStates,
+    batches,
+    extract,
+    note_on_padding,
+    silent,
+    sites_of,
+)
 from layerscope.states.pooling import decided, first_token_ratio, pool
-from layerscope.states.sites import Site, TokenStates
 from layerscope.states.store import Array
 
 BANK_BUDGET: Final = 20_000_000_000  # bytes; past it only the pooling that is asked for is kept

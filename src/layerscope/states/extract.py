@@ -20,7 +20,48 @@ from layerscope.models.architectures import STAGES
 from layerscope.models.backbone import Backbone
 from layerscope.models.modes import evaluating
 from layerscope.models.structure import inputs_of
-from layerscope.states.sites import Site, TokenStates
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """One place in a model: a layer (0 is the embedding output) and a stage in it."""
+
+    layer: int
+    stage: str = "block"
+
+    def __str__(self) -> str:
+        return f"{self.stage}.{self.layer}"
+
+
+@dataclass(frozen=True)
+class TokenStates:
+    """The states of one site for a batch of texts, alive only while they are reduced.
+
+    Attributes:
+        site: where they come from.
+        states: (text, token, dim), float32 or float64, padding included.
+        real: (text, token), True where a token is not padding.
+        counted: (text, token), True where a token counts: real, and neither a special token nor a
+            first token that the settings leave out.
+        entered: (text, token, dim) what entered the block, where the site is a block's output.
+    """
+
+    site: Site
+    states: Tensor
+    real: Tensor
+    counted: Tensor
+    entered: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        expected = tuple(self.states.shape[:2])
+        if self.states.ndim != 3 or {tuple(self.real.shape), tuple(self.counted.shape)} != {
+            expected
+        }:
+            raise RunError(
+                f"expected states (text, token, dim) with masks (text, token) at {self.site}, got "
+                f"{tuple(self.states.shape)}, {tuple(self.real.shape)}, {tuple(self.counted.shape)}."
+            )
+
 
 Reduced = TypeVar("Reduced")
 Reducer = Callable[[TokenStates], Reduced]
