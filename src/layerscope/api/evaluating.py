@@ -29,8 +29,8 @@ from layerscope.config import AnyPath, Flag, checked
 from layerscope.data.files import refuse_unwritable
 from layerscope.decisions.gains import task_name
 from layerscope.errors import RunError
+from layerscope.evaluation.datasets import require_extra
 from layerscope.evaluation.probes import refuse_nothing_to_probe, run_probes
-from layerscope.evaluation.requirements import require_extra
 from layerscope.evaluation.results import (
     evaluation_versions,
     known_scores,

@@ -39,7 +39,7 @@ from layerscope.decisions.prune import (
 )
 from layerscope.decisions.prune import rule as rule_of
 from layerscope.errors import InputError
-from layerscope.evaluation.requirements import require_extra
+from layerscope.evaluation.datasets import require_extra
 from layerscope.evaluation.run import quiet
 from layerscope.evaluation.tables import listed_tables
 from layerscope.evaluation.tasks import TaskPlan, resolve
