@@ -22,10 +22,8 @@ from layerscope import api
 from layerscope.data.tokens import TokenizedText, length_limit, pad, tokenize
 from layerscope.errors import InputError, RunError
 from layerscope.models import backbone as backbone_module
-from layerscope.models import fingerprints
 from layerscope.models.architectures import ARCHITECTURES
-from layerscope.models.backbone import backbone_of, non_finite_states
-from layerscope.models.fingerprints import weights_fingerprint
+from layerscope.models.backbone import backbone_of, non_finite_states, weights_fingerprint
 from layerscope.models.loading import NEEDS_TRUST, holds_head, load, refuse_unloadable
 from layerscope.models.structure import measured_calls
 from layerscope.settings import ModelOptions
@@ -383,7 +381,7 @@ WEIGHT_DTYPES = [
 @pytest.mark.parametrize("kind", ["parameter", "buffer"])
 def test_one_bit_anywhere_changes_the_fingerprint(monkeypatch, dtype, kind):
     """Also where rows divide by 64, and in a tensor that is hashed in several pieces."""
-    monkeypatch.setattr(fingerprints, "_CHUNK", 1000)
+    monkeypatch.setattr(backbone_module, "_CHUNK", 1000)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randint(0, 100, (64, 128), generator=generator).to(dtype)
     module = torch.nn.Module()
@@ -440,8 +438,8 @@ def test_tied_weights_are_read_once_and_count_like_equal_ones(monkeypatch):
     weight = torch.rand(16, 16)
     tied, equal = module_of(a=weight, b=weight), module_of(a=weight, b=weight.clone())
     read = []
-    digest = fingerprints._digest
-    monkeypatch.setattr(fingerprints, "_digest", lambda tensor: read.append(1) or digest(tensor))
+    digest = backbone_module._digest
+    monkeypatch.setattr(backbone_module, "_digest", lambda tensor: read.append(1) or digest(tensor))
     assert weights_fingerprint(tied) == weights_fingerprint(equal)
     assert len(read) == 1 + 2
 
@@ -463,7 +461,7 @@ def test_weights_that_are_nowhere_have_no_fingerprint():
 
 def test_a_loaded_model_is_hashed_once(tiny_folder, text_file, tmp_path, monkeypatch):
     hashed = []
-    real = fingerprints.weights_fingerprint
+    real = backbone_module.weights_fingerprint
     monkeypatch.setattr(
         backbone_module, "weights_fingerprint", lambda model: hashed.append(1) or real(model)
     )

@@ -20,8 +20,7 @@ from layerscope.errors import InputError
 from layerscope.evaluation.tables import Table, listed_tables
 from layerscope.models import backbone as backbone_module
 from layerscope.models import loading
-from layerscope.models.backbone import Backbone
-from layerscope.models.fingerprints import OLDER, is_older_fingerprint
+from layerscope.models.backbone import OLDER, Backbone, is_older_fingerprint
 from layerscope.render import page as page_module
 from layerscope.results.display import Displayed
 from layerscope.results.folder import RunFolder

@@ -26,7 +26,7 @@ from layerscope.config import AnyPath, Count, Flag, Natural, Text, To, Words, ch
 from layerscope.data.texts import Texts
 from layerscope.decisions.rules import DEFAULT_RULE, find
 from layerscope.errors import InputError
-from layerscope.export import formats, onnx, sentence
+from layerscope.export import formats, sentence
 from layerscope.export.cut import (
     Cut,
     CutEstimates,
@@ -258,7 +258,7 @@ def _refuse_place(
     if settings.format == "sentence-transformers":
         sentence.require_extra()
     if settings.format == "onnx":
-        onnx.require_onnx()
+        formats.require_onnx()
 
 
 def _refuse_choice(

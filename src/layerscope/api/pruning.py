@@ -45,17 +45,14 @@ from layerscope.errors import InputError
 from layerscope.export import formats, sentence
 from layerscope.export import prune as export_prune
 from layerscope.export import trial as trial_module
-from layerscope.export.prune import (
+from layerscope.export.prune import Outcome, Saving, evidence_of, record_of
+from layerscope.export.request import (
     Budgets,
-    Outcome,
     PruneRequest,
-    Saving,
-    evidence_of,
     fitting,
     listed_budgets,
     named_rule,
     notes_of,
-    record_of,
     tasks_of,
 )
 from layerscope.export.ship import Shipped
@@ -556,7 +553,7 @@ def _tried(
     for outcome, subsets in zip(outcomes, drawn, strict=True):
         others = tuple(trials[each] for each in subsets.subsets)
         pruned = trials[outcome.removed]
-        compared = export_prune.comparisons(full, pruned, others, exhaustive=subsets.exhaustive)
+        compared = trial_module.comparisons(full, pruned, others, exhaustive=subsets.exhaustive)
         found.append(
             replace(
                 outcome, trial=pruned, comparisons=compared, subsets=others, total=subsets.total

@@ -40,8 +40,13 @@ from layerscope.decisions.predictors import DEFAULT, check_comparable, needed, p
 from layerscope.decisions.rank import Ranking, rank_runs, refuse_lacking
 from layerscope.errors import InputError, unknown_name
 from layerscope.models import loading as models_module
-from layerscope.models.backbone import Backbone, is_sentence_transformer, name_of
-from layerscope.models.fingerprints import OLDER, is_older_fingerprint
+from layerscope.models.backbone import (
+    OLDER,
+    Backbone,
+    is_older_fingerprint,
+    is_sentence_transformer,
+    name_of,
+)
 from layerscope.results.folder import RunFolder
 from layerscope.results.table import RECORD_FILE, Run, is_interrupted, load_run
 from layerscope.settings import DEFAULT_LIMIT, Convention, ModelOptions, RankConfig, ScanConfig

@@ -12,8 +12,7 @@ from layerscope.errors import InputError
 from layerscope.evaluation.probes import Probed
 from layerscope.evaluation.run import Outcome, Score
 from layerscope.evaluation.tasks import TaskPlan
-from layerscope.models.backbone import ModelInfo
-from layerscope.models.fingerprints import OLDER, is_older_fingerprint
+from layerscope.models.backbone import OLDER, ModelInfo, is_older_fingerprint
 from layerscope.results.folder import versions
 from layerscope.results.table import TASK, Run, conform, no_contributions
 from layerscope.states.extract import Site

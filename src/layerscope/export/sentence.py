@@ -8,7 +8,7 @@ of the tokenizer's own is put before every text as a prompt, takes the sink's pl
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,6 @@ from layerscope.data.tokens import TokenizedText
 from layerscope.errors import InputError, RunError
 from layerscope.export.shorten import LAST, OutputPath
 from layerscope.models.backbone import Backbone, is_sentence_transformer
-from layerscope.models.loading import sentence_transformers_source
 from layerscope.models.modes import evaluating
 from layerscope.settings import ModelOptions
 from layerscope.states.extract import Site, TokenStates
@@ -37,6 +36,7 @@ _MODES: Final = {
 }
 _SEES_ALL: Final = (Pooling.LAST, Pooling.FIRST)
 PROMPT_NAME: Final = "text"
+Read = Iterable[tuple[Tensor, TokenizedText]]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,43 @@ class Counting:
         marks = torch.tensor([self.marks(text)])
         vector = pool(TokenStates(Site(0), states[None], real, marks), self.pooling)[0]
         return torch.nn.functional.normalize(vector, dim=0) if self.normalize else vector
+
+    def notes(self, tokenizer: Any) -> list[str]:
+        """Return what a model card says of it."""
+        notes = [
+            f"{self.pooling.value} pooling, vectors {'' if self.normalize else 'not '}normalized."
+        ]
+        if self.silent:
+            names = ", ".join(tokenizer.convert_ids_to_tokens(sorted(self.silent)))
+            notes.append(f"Tokens that do not count: {names}.")
+        if self.prompt:
+            notes.append(
+                f"The first token is an attention sink and the tokenizer adds none, so {self.prompt!r} "
+                "is put before every text as a prompt and does not count."
+            )
+        return notes
+
+    def agreement(self, plain: Read, prompted: Read) -> str:
+        """Say how near the vectors with the prompt are to those that were scanned without one.
+
+        Args:
+            plain: of each text without the prompt, its states (token, dim) and its tokens.
+            prompted: the same with the prompt.
+        """
+        scanned = [self._without_first(states, text) for states, text in plain]
+        given = [self.vector(states, text) for states, text in prompted]
+        cosine = torch.cosine_similarity(torch.stack(scanned), torch.stack(given)).mean()
+        return (
+            f"With that prompt the vectors are near those that were scanned without it, not equal: mean "
+            f"cosine {float(cosine):.3f} over {len(given)} texts."
+        )
+
+    def _without_first(self, states: Tensor, text: TokenizedText) -> Tensor:
+        """Return the vector without position 0, as a scan makes it."""
+        if len(text.ids) == 1:
+            return self.vector(states, text)
+        rest = TokenizedText(text.ids[1:], text.special[1:], truncated=False)
+        return self.vector(states[1:], rest)
 
 
 def counting_of(
@@ -138,6 +175,20 @@ def require_extra() -> None:
         )
 
 
+def source_name(name: str | Path, revision: str | None = None) -> str | None:
+    """Return what sentence-transformers loads under a name; None if it is not a model of that library."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return str(path) if (path / "modules.json").is_file() else None
+    from transformers.utils.hub import cached_file
+
+    try:
+        found = cached_file(str(name), "modules.json", revision=revision)
+    except OSError:  # not there, or the hub cannot be asked
+        return None
+    return str(name) if found else None
+
+
 def load_source(model: str | Path | nn.Module, options: ModelOptions | None = None) -> Any:
     """Return the `SentenceTransformer` of a name, for the modules that follow its transformer.
 
@@ -147,7 +198,7 @@ def load_source(model: str | Path | nn.Module, options: ModelOptions | None = No
     if isinstance(model, nn.Module):
         return model if is_sentence_transformer(model) else None
     options = options or ModelOptions()
-    found = sentence_transformers_source(model, options.revision)
+    found = source_name(model, options.revision)
     if found is None:
         return None
     require_extra()

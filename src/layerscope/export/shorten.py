@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from layerscope.data.tokens import TokenizedText
 from layerscope.errors import InputError
-from layerscope.models.backbone import Backbone
+from layerscope.models.backbone import Backbone, probe
 from layerscope.models.blocks import (
     bare,
     block_path,
     carried_entries,
     kept_weights,
-    probe,
     refuse_surgery,
 )
 from layerscope.models.configs import block_config_of, kept_config, read_again

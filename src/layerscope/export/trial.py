@@ -8,17 +8,18 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any, Final
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from layerscope.data.tokens import TokenizedText
+from layerscope.decisions.prune import Against, against
 from layerscope.errors import NonFiniteError
 from layerscope.evaluation.run import score_tasks
 from layerscope.evaluation.tasks import TaskPlan
@@ -134,6 +135,99 @@ def perplexity(backbone: Backbone, texts: Sequence[TokenizedText]) -> float | No
             tokens += ids.shape[1] - 1
     mean = loss / tokens if tokens else math.nan
     return math.exp(mean) if math.isfinite(mean) and mean < 700 else None
+
+
+# --- how it compares ------------------------------------------------------------------------------
+
+MEAN: Final = "mean of the tasks"
+Change = Callable[[Trial], float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One test: its value in the full model and without the blocks, and the change in percent.
+
+    Attributes:
+        name: of the task, "perplexity", or "mean of the tasks".
+        full: in the full model; None for the mean of the tasks, as their scores are unlike.
+        pruned: without the blocks, likewise.
+        change: in percent of the full model's value.
+        random: that change beside those of random subsets; None where none were tried.
+        lacking: random subsets without a value, which are left out.
+    """
+
+    name: str
+    full: float | None
+    pruned: float | None
+    change: float
+    random: Against | None = None
+    lacking: int = 0
+
+
+def comparisons(
+    full: Trial, pruned: Trial, others: Sequence[Trial], *, exhaustive: bool
+) -> tuple[Comparison, ...]:
+    """Compare every test that both models have a value of.
+
+    Args:
+        full: the trial of the full model.
+        pruned: of the model without the chosen blocks.
+        others: of random subsets.
+        exhaustive: whether those are all subsets of the size.
+    """
+    tasks = [task for task in full.scores if task in pruned.scores and full.scores[task] > 0]
+    found = [
+        _comparison(
+            task, full.scores[task], pruned.scores[task], pruned, others,
+            _of_task(full, task), exhaustive=exhaustive,
+        )
+        for task in tasks
+    ]  # fmt: skip
+    if len(tasks) > 1:
+        changes = [_of_task(full, task) for task in tasks]
+
+        def mean(trial: Trial) -> float:
+            return fmean(change(trial) for change in changes)
+
+        found.append(_comparison(MEAN, None, None, pruned, others, mean, exhaustive=exhaustive))
+    if full.perplexity and pruned.perplexity:
+        found.append(
+            _comparison(
+                PERPLEXITY, full.perplexity, pruned.perplexity, pruned, others,
+                _of_perplexity(full.perplexity), exhaustive=exhaustive, lower=True,
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def _of_task(full: Trial, task: str) -> Change:
+    """Return a trial's change of a score in percent; NaN where it has none."""
+    return lambda trial: 100 * (trial.scores.get(task, math.nan) / full.scores[task] - 1)
+
+
+def _of_perplexity(full: float) -> Change:
+    return lambda trial: 100 * ((trial.perplexity or math.nan) / full - 1)
+
+
+def _comparison(
+    name: str,
+    full: float | None,
+    value: float | None,
+    pruned: Trial,
+    others: Sequence[Trial],
+    change: Change,
+    *,
+    exhaustive: bool,
+    lower: bool = False,
+) -> Comparison:
+    changes = [change(trial) for trial in others]
+    known = [each for each in changes if not math.isnan(each)]
+    own = change(pruned)
+    lacking = len(changes) - len(known)
+    beside = (
+        against(own, known, exhaustive=exhaustive and not lacking, lower=lower) if known else None
+    )
+    return Comparison(name, full, value, own, beside, lacking)
 
 
 # --- what it costs -----------------------------------------------------------------------------

@@ -1,12 +1,17 @@
-"""A model with its layers told apart."""
+"""A loaded model, its layers in order, and the fingerprints that identify it."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
-from torch import nn
+import xxhash
+from torch import Tensor, nn
 
 from layerscope.errors import InputError, NonFiniteError
 from layerscope.models.architectures import (
@@ -17,12 +22,10 @@ from layerscope.models.architectures import (
     blocks_of,
     stages_of,
 )
-from layerscope.models.fingerprints import (
-    config_fingerprint,
-    tokenizer_fingerprint,
-    weights_fingerprint,
-)
+from layerscope.models.modes import evaluating
 from layerscope.models.structure import infer_architecture
+
+_PROBE_TOKENS: Final = 6
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A model with its layers told apart.
+    """A model with its layers in order.
 
     Attributes:
         model: the module to call with `input_ids` and `attention_mask`; never has a head.
@@ -88,7 +91,7 @@ class Backbone:
 def backbone_of(
     model: nn.Module, tokenizer: Any, *, name: str = "", revision: str = ""
 ) -> Backbone:
-    """Tell the layers of a loaded transformers model apart.
+    """Find the layers of a loaded transformers model.
 
     A model in the table of architectures is read by it; any other by its longest list of like blocks,
     which is then checked against the hidden states that the model itself reports.
@@ -192,6 +195,40 @@ def non_finite_states(backbone: Backbone, where: str = "", more: str = "") -> No
     return NonFiniteError(f"{said}; try --dtype {wider}{more}.")
 
 
+def given_by(
+    backbone: Backbone, module: nn.Module, inputs: dict[str, Tensor], **options: Any
+) -> tuple[Tensor, Any]:
+    """Run the model once; return what one of its modules gave, and the model's own output."""
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple | list) else output)
+
+    if hasattr(backbone.model.config, "use_cache"):
+        options["use_cache"] = False
+    handle = module.register_forward_hook(keep)
+    try:
+        with evaluating(backbone.model):
+            output = backbone.model(**inputs, **options)
+    finally:
+        handle.remove()
+    return seen[-1], output
+
+
+def probe(backbone: Backbone, seed: int = 0) -> dict[str, Tensor]:
+    """Return a short input: a few tokens, or for a model of images a small noise."""
+    config: Any = backbone.model.config
+    if getattr(backbone.model, "main_input_name", "input_ids") == "pixel_values":
+        size = config.image_size
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        generator = torch.Generator().manual_seed(seed)
+        pixels = torch.rand((1, config.num_channels, height, width), generator=generator)
+        return {"pixel_values": pixels.to(backbone.device, next(backbone.model.parameters()).dtype)}
+    low = min(5, config.vocab_size - _PROBE_TOKENS)
+    ids = torch.arange(low, low + _PROBE_TOKENS, device=backbone.device)[None]
+    return {"input_ids": ids}
+
+
 def _core(model: nn.Module) -> nn.Module:
     """Return what computes the hidden states: no head, the encoder of a pair, the text of a many."""
     core: Any = getattr(model, "base_model", model)
@@ -210,3 +247,104 @@ def _is_pair(core: Any) -> bool:
     both = all(isinstance(getattr(core, part, None), nn.Module) for part in ("encoder", "decoder"))
     alone = type(core).__name__.endswith("EncoderModel")
     return both or alone or bool(getattr(core.config, "is_encoder_decoder", False))
+
+
+# --- fingerprints: hashes of all that decides the numbers of a model ------------------------------
+
+OLDER: Final = "made by an older layerscope that could not tell fine-tuned copies apart"
+_CHUNK: Final = 1 << 24  # values that are copied to the CPU at a time
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """Return a hash of every weight and persistent buffer: name, shape, dtype and all of its bytes.
+
+    The same on every device and in every order of the weights, which are read one at a time. Weights
+    that share memory are read once, and count like equal ones that do not.
+
+    Raises:
+        InputError: a weight is not in memory.
+    """
+    total = xxhash.xxh3_128()
+    known: dict[tuple[Any, ...], bytes] = {}
+    for name, entry in sorted(model.state_dict().items()):
+        for tensor in _tensors(entry):
+            if tensor.is_meta:
+                raise InputError(
+                    f"{type(model).__name__} cannot be told apart from other models: its weight {name!r} "
+                    "is not in memory but offloaded; load it without a device map, or on a larger device."
+                )
+            memory = (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride())
+            if not tensor.numel() or memory not in known:
+                known[memory] = _digest(tensor)
+            total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            total.update(known[memory])
+    return f"xxh3-{total.hexdigest()}"
+
+
+def _tensors(entry: Any) -> Iterator[Tensor]:
+    """Yield the plain tensors of an entry of a state dict: of a quantized one, those inside it."""
+    if isinstance(entry, Tensor) and hasattr(entry, "__tensor_flatten__"):
+        inside, _ = entry.__tensor_flatten__()
+        for name in inside:
+            yield from _tensors(getattr(entry, name))
+    elif isinstance(entry, Tensor):
+        yield entry
+    elif isinstance(entry, list | tuple):
+        for each in entry:
+            yield from _tensors(each)
+
+
+def _digest(tensor: Tensor) -> bytes:
+    """Return a hash of the values of a tensor, bit by bit."""
+    digest = xxhash.xxh3_128()
+    flat = (tensor.dequantize() if tensor.is_quantized else tensor.detach()).reshape(-1)
+    for start in range(0, flat.numel(), _CHUNK):
+        digest.update(flat[start : start + _CHUNK].cpu().view(torch.uint8).numpy().data)
+    return digest.digest()
+
+
+# Case, accents, scripts, numbers, blanks and signs: what tokenizers of one vocabulary treat differently.
+_PROBE: Final = "layerscope probes, 1, 2, 3. A b,c  Don't\n\tNAÏVE  x=12345! Ещё 東京 🙂"
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Return a short hash of the tokenizer's vocabulary, special tokens and its ids of a probe text."""
+    probe = tokenizer(_PROBE)["input_ids"]
+    facts = [sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map, probe]
+    return _short_hash(facts)
+
+
+# Entries of a config that say where a model comes from or what a head makes of it.
+_NO_MATTER: Final = frozenset(
+    {
+        "_name_or_path", "_commit_hash", "transformers_version", "architectures", "auto_map", "dtype",
+        "torch_dtype", "id2label", "label2id", "problem_type", "return_dict", "use_cache",
+        "output_hidden_states", "output_attentions", "tie_word_embeddings",
+    }
+)  # fmt: skip
+
+
+def config_fingerprint(config: Any) -> str:
+    """Return a short hash of a model's config: the same weights under another one give other states."""
+    return _short_hash(_deciding(config.to_dict()))
+
+
+def _deciding(entry: Any) -> Any:
+    """Return a config, and those inside it, without what changes no hidden state."""
+    if isinstance(entry, dict):
+        return {str(k): _deciding(v) for k, v in entry.items() if k not in _NO_MATTER}
+    return [_deciding(each) for each in entry] if isinstance(entry, list | tuple) else entry
+
+
+def _short_hash(facts: Any) -> str:
+    said = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def is_older_fingerprint(fingerprint: object) -> bool:
+    """Whether a fingerprint of weights, as a record holds it, came from a few values of each weight.
+
+    >>> is_older_fingerprint("28a10a12fe4cceb0"), is_older_fingerprint("xxh3-28a10a12fe4cceb0")
+    (True, False)
+    """
+    return re.fullmatch("[0-9a-f]{16}", str(fingerprint)) is not None

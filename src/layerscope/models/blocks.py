@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from layerscope.errors import InputError
 from layerscope.models.backbone import Backbone
 from layerscope.models.configs import kept_config, read_again, refuse_computed, text_config_of
-from layerscope.models.modes import evaluating, modules_kept
+from layerscope.models.modes import modules_kept
 
 # Attributes that hold a block's number, or that of another block.
 _NUMBERS: Final = (
@@ -33,7 +33,6 @@ _NUMBERS: Final = (
 )
 # Attributes of blocks that change nothing in what a block computes.
 _IDLE: Final = {"training", "gradient_checkpointing", "store_full_length_kv"}
-_PROBE_TOKENS: Final = 6
 
 
 def kept_blocks(backbone: Backbone, removed: Iterable[int]) -> tuple[int, ...]:
@@ -433,37 +432,3 @@ def _numbered(block: nn.Module) -> list[tuple[nn.Module, str]]:
         for name in _NUMBERS
         if type(getattr(module, name, None)) is int
     ]
-
-
-def given_by(
-    backbone: Backbone, module: nn.Module, inputs: dict[str, Tensor], **options: Any
-) -> tuple[Tensor, Any]:
-    """Run the model once; return what one of its modules gave, and the model's own output."""
-    seen: list[Tensor] = []
-
-    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-        seen.append(output[0] if isinstance(output, tuple | list) else output)
-
-    if hasattr(backbone.model.config, "use_cache"):
-        options["use_cache"] = False
-    handle = module.register_forward_hook(keep)
-    try:
-        with evaluating(backbone.model):
-            output = backbone.model(**inputs, **options)
-    finally:
-        handle.remove()
-    return seen[-1], output
-
-
-def probe(backbone: Backbone, seed: int = 0) -> dict[str, Tensor]:
-    """Return a short input: a few tokens, or for a model of images a small noise."""
-    config: Any = backbone.model.config
-    if getattr(backbone.model, "main_input_name", "input_ids") == "pixel_values":
-        size = config.image_size
-        height, width = size if isinstance(size, list | tuple) else (size, size)
-        generator = torch.Generator().manual_seed(seed)
-        pixels = torch.rand((1, config.num_channels, height, width), generator=generator)
-        return {"pixel_values": pixels.to(backbone.device, next(backbone.model.parameters()).dtype)}
-    low = min(5, config.vocab_size - _PROBE_TOKENS)
-    ids = torch.arange(low, low + _PROBE_TOKENS, device=backbone.device)[None]
-    return {"input_ids": ids}

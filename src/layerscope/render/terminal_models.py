@@ -20,10 +20,10 @@ from layerscope.decisions.prune import Rule
 from layerscope.decisions.rank import Place, Ranking
 from layerscope.diagnosis.results import Check, Diagnosis, LayerFacts, Verdict
 from layerscope.export.cut import Cut, CutEstimates
-from layerscope.export.prune import Comparison, Outcome
+from layerscope.export.prune import Outcome
 from layerscope.export.ship import Shipped
 from layerscope.export.shorten import LAST
-from layerscope.export.trial import PERPLEXITY, Cost
+from layerscope.export.trial import PERPLEXITY, Comparison, Cost
 from layerscope.render.terminal import duration, estimate_table, size_words
 from layerscope.render.words import (
     Adaptive,

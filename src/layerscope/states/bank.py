@@ -25,7 +25,7 @@ from safetensors import safe_open
 from layerscope.config import Pooling
 from layerscope.data.files import LOCK_FILE, locked, refuse_unwritable, write_atomically, write_json
 from layerscope.errors import InputError, RunError
-from layerscope.models.fingerprints import OLDER, is_older_fingerprint
+from layerscope.models.backbone import OLDER, is_older_fingerprint
 from layerscope.states.extract import Site
 from layerscope.states.store import Array, ShardWriter, read_shard, shards_in
 
