@@ -21,7 +21,7 @@ _BLOCK: Final = 1 << 20
 
 
 def close_names(path: Path) -> str:
-    """Say which names beside a path that is not there are like its own, or that none is."""
+    """Return a hint for a path that does not exist: similar names in its folder, or that none is."""
     if not path.parent.is_dir():
         return f"there is no folder {str(path.parent)!r} either; check the path."
     names = sorted(entry.name for entry in path.parent.iterdir())

@@ -81,7 +81,7 @@ def examine(
 
     Args:
         subject: the model and what it is read on.
-        skip: checks to leave out; they are told as skipped.
+        skip: checks to leave out; they are reported as skipped.
         progress: told of the checks that are done.
 
     Raises:

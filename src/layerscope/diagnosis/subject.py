@@ -48,7 +48,7 @@ class Subject:
     """A model and what it is examined on.
 
     Attributes:
-        backbone: the model, its layers told apart.
+        backbone: the model, its layers in order.
         origin: where it came from.
         texts: as strings, the longest last; empty for a model of images.
         whole: the same as tokens, cut to `TOKENS`.

@@ -125,7 +125,7 @@ def loaded_from_hub(name: str, split: str, subset: str) -> Any:
     """Return a task of mteb with the data that it loads itself, from the hub or its cache.
 
     Raises:
-        RunError: they cannot be had.
+        RunError: they cannot be loaded.
     """
     task = _make_task(name, split, subset)
     try:

@@ -50,7 +50,7 @@ def parse_kind(name: str) -> str:
 
 
 def infer_kind(frame: pd.DataFrame, where: str) -> str:
-    """Tell by its columns what kind of task a table is.
+    """Infer from its columns what kind of task a table is.
 
     Raises:
         InputError: the columns of no kind.

@@ -1,4 +1,4 @@
-"""Scores -> rows of the long table and a record, alone or beside what a run holds already."""
+"""Scores -> rows of the long table and a record, alone or added to an existing run."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _whole(value: Any) -> int | None:
 
 
 def refuse_other_run(run: Run, model: ModelInfo, deciding: Mapping[str, Any], where: str) -> None:
-    """Refuse to put scores beside what another model or other settings gave.
+    """Refuse to add scores to a run of another model or other settings.
 
     Raises:
         InputError: which of them differ.
@@ -157,7 +157,7 @@ def merged(
     evaluation: Mapping[str, Any],
     probes: Mapping[str, Probed] | None = None,
 ) -> Run:
-    """Return a run with these scores, beside what another run of the same model holds.
+    """Return a run with these scores, added to another run of the same model.
 
     Args:
         base: a run of the same model; None makes a run of the scores alone.

@@ -64,7 +64,7 @@ class Table:
 def read_table(
     given: Any, *, kind: str | None = None, seed: int = 0, name: str | None = None
 ) -> Table:
-    """Read a labelled table and tell what kind of task it is.
+    """Read a labelled table and infer its kind of task.
 
     A classification needs texts to train on and others to test on: files or splits named train and
     test, a column `split`, or else half of every class, chosen by the seed.
@@ -166,7 +166,7 @@ def frames_of(given: Any) -> dict[str, pd.DataFrame]:
             name, and so does the only split of a dict.
 
     Raises:
-        InputError: it is something else, has no rows, or no telling which split is meant.
+        InputError: it is something else, has no rows, or it is unclear which split is meant.
     """
     where = type(given).__name__
     if not (isinstance(given, Mapping) and holds_tables(given)):
@@ -237,7 +237,7 @@ def table_files(path: Path) -> dict[str, list[Path]]:
     """Return the files of each split of a table; one without splits stands under the empty name.
 
     Raises:
-        InputError: nothing there, or no telling which file is meant.
+        InputError: nothing there, or it is unclear which file is meant.
     """
     if not path.exists():
         raise InputError(f"there is no table {str(path)!r}; check the path.")
@@ -273,7 +273,7 @@ def _without_empty(frame: pd.DataFrame, split: str, notes: list[str]) -> pd.Data
 
 
 def _by_split_column(frames: dict[str, pd.DataFrame], where: str) -> dict[str, pd.DataFrame]:
-    """Return the parts of a single file that a column `split` tells apart."""
+    """Split a single file by its column `split`."""
     if list(frames) != [""] or "split" not in frames[""].columns:
         return frames
     frame = frames[""]

@@ -84,7 +84,7 @@ class TaskPlan:
         source: "hub:" and the dataset's id, or the local path.
         build: returns a new mteb task object with its data loaded, each time as if it were the
             first: a clustering task carries random state, so that one object scored twice gives two
-            numbers. The data are loaded once. Raises `RunError` if they cannot be had and
+            numbers. The data are loaded once. Raises `RunError` if they cannot be loaded and
             `InputError` if their columns do not fit.
         notes: what was done to the data, in sentences.
     """
@@ -106,7 +106,7 @@ def resolve(
     task_data: Path | None = None,
     tables: Any = (),
 ) -> tuple[TaskPlan, ...]:
-    """Return what will be scored for names of tasks and for local tables.
+    """Return a plan for each named task and each local table.
 
     A name is one of mteb's, with a subset after a colon if not the English one is meant ("STS17",
     "STS17:es-es"); "paper32" for the tasks of the paper; a folder in `task_data`; or the path of a

@@ -1,4 +1,4 @@
-"""A model cut after a block: which blocks stay, what it must give, and the verified checkpoint."""
+"""Plan a cut after a block (which blocks stay, what the model must give), save and verify it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from layerscope.config import FirstToken, Pooling
 from layerscope.data.tokens import TokenizedText, length_limit
 from layerscope.errors import InputError
 from layerscope.export import formats, sentence, ship, shorten, verify
-from layerscope.export.sentence import Counting
+from layerscope.export.sentence import PoolingMask
 from layerscope.export.ship import Plan, Shipped, Story, usage_of
 from layerscope.export.shorten import OutputPath
 from layerscope.export.verify import Verification
@@ -209,7 +209,7 @@ def _found(backbone: Backbone, kept: range, site: Site, settings: CutConfig) -> 
 
 
 def _before_another(backbone: Backbone, site: Site, settings: CutConfig) -> Place | None:
-    """Find it before one block more, where the last block's own state is not to be had."""
+    """Find the layer before one more block, where transformers does not return the last block's state."""
     if site.layer == backbone.depth:
         return None
     try:
@@ -272,13 +272,13 @@ def with_texts(
 
 def _counting(
     backbone: Backbone, settings: CutConfig, source: Any, tokens: Sequence[TokenizedText]
-) -> Counting | None:
-    """Say which tokens count in the folder, as a scan does; None where the source says."""
+) -> PoolingMask | None:
+    """Return which tokens are pooled, as a scan pools; None where the source's own modules say."""
     if source is not None and not settings.asks_for_pooling:
         return None
     limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
     policy = first_token_for(backbone, settings.first_token or FirstToken.AUTO, limit)
-    return sentence.counting_of(
+    return sentence.pooling_mask(
         backbone.tokenizer,
         tokens,
         settings.pooling or Pooling.MEAN,

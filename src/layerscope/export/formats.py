@@ -1,7 +1,7 @@
-"""A checkpoint's folder: there whole and verified, or not there.
+"""Write a checkpoint's folder: complete and verified, or not at all.
 
-It is written beside its place under a hidden name, and moved there in the end. What stood there before
-goes only then, and only if it was made here.
+It is written under a hidden name in the same parent folder, then moved into place. A folder that was
+there before is removed only then, and only if layerscope made it.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def free_bytes(out: Path) -> int:
 
 
 def claimed(out: Path) -> AbstractContextManager[None]:
-    """Return what keeps other processes from writing to a place, by a hidden file beside it.
+    """Return what keeps other processes from writing to a place, by a hidden file in the same folder.
 
     Raises:
         InputError: on entering: another process is at work there.

@@ -16,7 +16,7 @@ from layerscope.decisions.prune import Budget, Removal
 from layerscope.errors import InputError
 from layerscope.export import sentence, ship, shorten, verify
 from layerscope.export.request import PruneRequest
-from layerscope.export.sentence import Counting
+from layerscope.export.sentence import PoolingMask
 from layerscope.export.ship import Compared, Plan, Shipped, Story
 from layerscope.export.trial import Comparison, Cost, Trial, output_site, without, writes_text
 from layerscope.export.verify import NEW_TOKENS, Verification
@@ -66,7 +66,7 @@ class Saving:
 
     Attributes:
         format: of the folder.
-        source: the sentence-transformers model that it is part of, whose pooling comes along.
+        source: the sentence-transformers model that it is part of, whose pooling is kept.
         pooling: token states -> a vector, for sentence-transformers without a source.
         special_tokens: whether tokens that the tokenizer adds count there.
         drop_first: whether position 0 is left out there.
@@ -187,7 +187,7 @@ def with_writing(
 
 
 def output_of(backbone: Backbone, removed: Sequence[int], how: Saving) -> shorten.OutputPath:
-    """Return where the saved model will give out its states, from a run on a short input.
+    """Return where the saved model will return its states, from a run on a short input.
 
     Raises:
         InputError: it would give other states than the source without these blocks.
@@ -218,7 +218,7 @@ def output_of(backbone: Backbone, removed: Sequence[int], how: Saving) -> shorte
 
 
 def cached(config: Any) -> bool:
-    """Whether a model runs with a key-value cache unless told otherwise."""
+    """Whether a model runs with a key-value cache by default."""
     return bool(getattr(configs.text_config_of(config), "use_cache", True))
 
 
@@ -234,10 +234,10 @@ def texts_to_compare(backbone: Backbone, how: Saving, texts: Sequence[str]) -> C
         InputError: the format cannot say which tokens count.
     """
 
-    def counting(tokens: Sequence[TokenizedText]) -> Counting | None:
+    def counting(tokens: Sequence[TokenizedText]) -> PoolingMask | None:
         if how.source is not None:
             return None
-        return sentence.counting_of(
+        return sentence.pooling_mask(
             backbone.tokenizer,
             tokens,
             how.pooling,

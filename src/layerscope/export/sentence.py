@@ -1,8 +1,9 @@
 """A smaller model as a sentence-transformers folder, of that library's own modules alone.
 
-Which tokens count is part of the vector that was measured, so it comes along: special tokens are given
-weight zero by `WordWeights`. No module leaves out an ordinary first token that is a sink; there a token
-of the tokenizer's own is put before every text as a prompt, takes the sink's place, and gets weight zero.
+Which tokens are pooled is part of the vector that was measured, so the folder keeps it: `WordWeights`
+gives special tokens the weight zero. No module leaves out an ordinary first token that is a sink; there
+a token of the tokenizer's own is put before every text as a prompt, takes the sink's place, and gets
+weight zero.
 """
 
 from __future__ import annotations
@@ -40,24 +41,24 @@ Read = Iterable[tuple[Tensor, TokenizedText]]
 
 
 @dataclass(frozen=True)
-class Counting:
-    """Which tokens count, as a sentence-transformers folder can say it.
+class PoolingMask:
+    """Which tokens are pooled, in terms that a sentence-transformers folder can express.
 
     Attributes:
         pooling: token states -> a vector.
-        silent: ids of tokens of weight zero.
-        prompt: put before every text, one of the silent tokens; "" for none.
+        excluded: ids of tokens excluded from pooling (weight zero).
+        prompt: put before every text, an excluded token; "" for none.
         normalize: whether vectors are scaled to unit length.
     """
 
     pooling: Pooling
-    silent: frozenset[int] = frozenset()
+    excluded: frozenset[int] = frozenset()
     prompt: str = ""
     normalize: bool = False
 
     def marks(self, text: TokenizedText) -> list[bool]:
         """For each token of a text (with the prompt before it), whether it counts."""
-        marks = [token not in self.silent for token in text.ids]
+        marks = [token not in self.excluded for token in text.ids]
         return marks if any(marks) else [True] * len(marks)
 
     def vector(self, states: Tensor, text: TokenizedText) -> Tensor:
@@ -72,8 +73,8 @@ class Counting:
         notes = [
             f"{self.pooling.value} pooling, vectors {'' if self.normalize else 'not '}normalized."
         ]
-        if self.silent:
-            names = ", ".join(tokenizer.convert_ids_to_tokens(sorted(self.silent)))
+        if self.excluded:
+            names = ", ".join(tokenizer.convert_ids_to_tokens(sorted(self.excluded)))
             notes.append(f"Tokens that do not count: {names}.")
         if self.prompt:
             notes.append(
@@ -105,7 +106,7 @@ class Counting:
         return self.vector(states[1:], rest)
 
 
-def counting_of(
+def pooling_mask(
     tokenizer: Any,
     texts: Sequence[TokenizedText],
     pooling: Pooling,
@@ -113,8 +114,8 @@ def counting_of(
     special_tokens: bool,
     drop_first: bool,
     normalize: bool,
-) -> Counting:
-    """Say in sentence-transformers' terms which tokens count.
+) -> PoolingMask:
+    """Express in sentence-transformers' terms which tokens are pooled.
 
     Args:
         tokenizer: of the model.
@@ -125,10 +126,10 @@ def counting_of(
         normalize: whether vectors are scaled to unit length.
 
     Raises:
-        InputError: no stock module can say it.
+        InputError: no stock module can express it.
     """
     if pooling in _SEES_ALL:
-        return Counting(pooling, normalize=normalize)
+        return PoolingMask(pooling, normalize=normalize)
     added = frozenset(
         token
         for text in texts
@@ -136,19 +137,19 @@ def counting_of(
         if special
     )
     leads = all(text.special[0] for text in texts)
-    silent = added if not special_tokens else frozenset()
+    excluded = added if not special_tokens else frozenset()
     prompt = ""
     if drop_first and leads:
-        silent |= {text.ids[0] for text in texts}
+        excluded |= {text.ids[0] for text in texts}
     elif drop_first:
         prompt, token = _prompt(tokenizer)
-        silent |= {token}
-    if silent and pooling is not Pooling.MEAN:
+        excluded |= {token}
+    if excluded and pooling is not Pooling.MEAN:
         raise InputError(
             f"sentence-transformers has no {pooling.value} pooling that leaves tokens out; use --pooling "
             "mean, or --special-tokens include --first-token keep, or --format transformers."
         )
-    return Counting(pooling, silent, prompt, normalize)
+    return PoolingMask(pooling, excluded, prompt, normalize)
 
 
 def _prompt(tokenizer: Any) -> tuple[str, int]:
@@ -244,7 +245,7 @@ def _handed_over(model_for: Callable[[Any], Any]) -> Iterator[None]:
 
 
 def default_prompt(source: Any) -> str:
-    """Return what a sentence-transformers model puts before every text unless told otherwise."""
+    """Return what a sentence-transformers model puts before every text by default."""
     if source is None or not source.default_prompt_name:
         return ""
     return str(source.prompts.get(source.default_prompt_name) or "")
@@ -284,7 +285,7 @@ def write_sentence_transformer(
     folder: Path,
     output: OutputPath,
     *,
-    counting: Counting | None,
+    counting: PoolingMask | None,
     source: Any,
     normalize: bool,
     max_length: int,
@@ -297,8 +298,8 @@ def write_sentence_transformer(
         folder: where to.
         output: where in the model's output the states are.
         counting: which tokens count and how they are pooled; None takes the source's modules.
-        source: the sentence-transformers model that it was made from, or None; its prompts, its
-            length limit and its case come along.
+        source: the sentence-transformers model that it was made from, or None; its prompts,
+            length limit and lower-casing are kept.
         normalize: whether the source's modules are followed by a scaling to unit length.
         max_length: tokens that a text is cut to.
     """
@@ -346,15 +347,15 @@ def _source_modules(source: Any, *, normalize: bool) -> list[Any]:
     return [*modules, Normalize()] if normalize and not ends else modules
 
 
-def _modules(counting: Counting, backbone: Backbone) -> list[Any]:
+def _modules(counting: PoolingMask, backbone: Backbone) -> list[Any]:
     from sentence_transformers.sentence_transformer.modules import Normalize, WordWeights
     from sentence_transformers.sentence_transformer.modules import Pooling as StockPooling
 
     modules: list[Any] = []
-    if counting.silent:
+    if counting.excluded:
         # The words only name the rows, and WordWeights would read "[sep]" for "[SEP]".
         words = [str(token) for token in range(_vocabulary(backbone))]
-        modules.append(WordWeights(words, {str(token): 0.0 for token in counting.silent}))
+        modules.append(WordWeights(words, {str(token): 0.0 for token in counting.excluded}))
     mode: Any = _MODES[counting.pooling]
     modules.append(StockPooling(backbone.info.dim, pooling_mode=mode))
     return [*modules, Normalize()] if counting.normalize else modules
@@ -365,7 +366,7 @@ def _vocabulary(backbone: Backbone) -> int:
     return max(size, len(backbone.tokenizer))
 
 
-def _prompts(counting: Counting | None, source: Any) -> tuple[dict[str, str] | None, str | None]:
+def _prompts(counting: PoolingMask | None, source: Any) -> tuple[dict[str, str] | None, str | None]:
     before = "" if counting is None else counting.prompt
     if source is None:
         names = (PROMPT_NAME, "query", "document")

@@ -24,7 +24,7 @@ from layerscope.export.formats import (
     write_transformers,
 )
 from layerscope.export.sentence import (
-    Counting,
+    PoolingMask,
     default_prompt,
     source_vector,
     write_sentence_transformer,
@@ -44,7 +44,7 @@ from layerscope.settings import Format
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be saved, and what it must give.
+    """What is to be saved, and the states that the saved model must give.
 
     Attributes:
         kept: the blocks to keep, counted from 0.
@@ -52,7 +52,7 @@ class Plan:
         expected: those states (token, dim) of each text.
         texts: the texts, as strings with any prompt before them, and as tokens.
         format: of the folder.
-        head: whether the head comes along.
+        head: whether the head is saved too.
         counting: which tokens count, for sentence-transformers; None takes the source's modules.
         source: the sentence-transformers model that it comes from, or None.
         prompt: what sentence-transformers will put before each text, as `texts` have it.
@@ -60,7 +60,7 @@ class Plan:
         max_length: tokens that a text is cut to.
         generate: prompts that a causal model must go on from alike with and without its cache.
         pixels: for a model of images, what `expected` was made of.
-        processor: what is saved beside the model: its tokenizer or image processor.
+        processor: what is saved with the model: its tokenizer or image processor.
     """
 
     kept: Sequence[int]
@@ -69,7 +69,7 @@ class Plan:
     texts: Sequence[tuple[str, TokenizedText]]
     format: Format = "transformers"
     head: bool = False
-    counting: Counting | None = None
+    counting: PoolingMask | None = None
     source: Any = None
     prompt: str = ""
     normalize: bool = False
@@ -93,7 +93,7 @@ class Compared:
 
     texts: list[tuple[str, TokenizedText]]
     bare: list[TokenizedText]
-    counting: Counting | None
+    counting: PoolingMask | None
     prompt: str
     limit: int
 
@@ -101,7 +101,7 @@ class Compared:
 def texts_to_compare(
     backbone: Backbone,
     texts: Sequence[str],
-    counting_of: Callable[[Sequence[TokenizedText]], Counting | None],
+    pooling_mask: Callable[[Sequence[TokenizedText]], PoolingMask | None],
     *,
     max_length: int,
     format: Format,  # noqa: A002
@@ -112,7 +112,7 @@ def texts_to_compare(
     Args:
         backbone: the source.
         texts: real texts.
-        counting_of: their tokens -> which count; asked for sentence-transformers only.
+        pooling_mask: their tokens -> which count; asked for sentence-transformers only.
         max_length: tokens that a text is cut to, if the model takes so many.
         format: of the folder.
         source: the `SentenceTransformer` that the model comes from, or None.
@@ -123,7 +123,7 @@ def texts_to_compare(
     bare = tokens = tokenize(backbone.tokenizer, chosen, limit)
     counting, prompt = None, ""
     if format == "sentence-transformers":
-        counting = counting_of(bare)
+        counting = pooling_mask(bare)
         prompt = (counting.prompt if counting else "") + default_prompt(source)
     if prompt:
         chosen = [prompt + text for text in chosen]
@@ -251,7 +251,7 @@ def _verified(backbone: Backbone, folder: Path, plan: Plan, model: Any) -> Verif
 
 @dataclass(frozen=True)
 class Story:
-    """What a card tells.
+    """The contents of a model card.
 
     Attributes:
         title: what this model is, one line.

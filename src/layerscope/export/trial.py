@@ -1,6 +1,6 @@
-"""What a model is worth without some of its blocks: task scores, perplexity, speed, size.
+"""Try a model without some of its blocks: task scores, perplexity, speed, size.
 
-Everything is read where the model itself gives it out: after the final norm, where there is one.
+States are read at the model's own output: after the final norm, if there is one.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def tried(backbone: Backbone, removed: tuple[int, ...], plan: TrialPlan) -> Tria
 
 
 def output_site(backbone: Backbone) -> Site:
-    """Return where the model gives out its states."""
+    """Return the site of the model's output."""
     return sites_of(backbone, [backbone.depth])[-1]
 
 
@@ -152,7 +152,7 @@ class Comparison:
         full: in the full model; None for the mean of the tasks, as their scores are unlike.
         pruned: without the blocks, likewise.
         change: in percent of the full model's value.
-        random: that change beside those of random subsets; None where none were tried.
+        random: that change compared with random subsets; None where none were tried.
         lacking: random subsets without a value, which are left out.
     """
 

@@ -1,4 +1,4 @@
-"""Is what was saved what was meant? A new process loads it with stock libraries, states are compared."""
+"""Verify a saved model: a new process loads it with stock libraries, and its states are compared."""
 
 from __future__ import annotations
 
@@ -260,8 +260,8 @@ def compare(
 def distances(came: Tensor, wanted: Tensor) -> Tensor:
     """Return how far each token of a text, or its vector, is off, as a share of its own length.
 
-    Of its own, since beside one attention sink every other token would be lost; of the text's median
-    length where a token is shorter than that.
+    Each token is compared with its own length, since next to an attention sink's every other difference
+    would vanish; a token shorter than the text's median length is compared with that.
     """
     lengths = _rows(wanted).norm(dim=-1)
     tiny = torch.finfo(wanted.dtype).tiny

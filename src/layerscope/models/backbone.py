@@ -30,7 +30,7 @@ _PROBE_TOKENS: Final = 6
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a run's record says of a model."""
+    """Facts of a model for a run's record."""
 
     name: str
     revision: str
@@ -57,7 +57,7 @@ class Backbone:
 
     Attributes:
         model: the module to call with `input_ids` and `attention_mask`; never has a head.
-        whole: the model as it came, which holds `model` and perhaps a head.
+        whole: the model as it was loaded, which holds `model` and perhaps a head.
         blocks: the block of layer 1..L; one shared by several layers stands several times.
         final_norm: the norm after block L, or None.
         stages: sub-block stage -> where to read it in a block (empty if unknown).
@@ -99,7 +99,7 @@ def backbone_of(
     Of a `SentenceTransformer` object the transformer and its own tokenizer are taken.
 
     Raises:
-        InputError: not a transformers model, or its blocks cannot be told apart for certain.
+        InputError: not a transformers model, or its blocks cannot be identified for certain.
     """
     if is_sentence_transformer(model):
         model, tokenizer = _transformer_of(model)
@@ -230,7 +230,10 @@ def probe(backbone: Backbone, seed: int = 0) -> dict[str, Tensor]:
 
 
 def _core(model: nn.Module) -> nn.Module:
-    """Return what computes the hidden states: no head, the encoder of a pair, the text of a many."""
+    """Return the module that computes the hidden states, without a head.
+
+    Of an encoder-decoder it is the encoder, of a model for several kinds of input the text model.
+    """
     core: Any = getattr(model, "base_model", model)
     if hasattr(core, "get_encoder") and _is_pair(core):
         core = core.get_encoder()
@@ -243,7 +246,7 @@ def _core(model: nn.Module) -> nn.Module:
 
 
 def _is_pair(core: Any) -> bool:
-    """Whether this is an encoder with a decoder, or cut out of one: T5's then deny it in the config."""
+    """Whether this is an encoder with a decoder, or was cut out of one (T5's config then denies it)."""
     both = all(isinstance(getattr(core, part, None), nn.Module) for part in ("encoder", "decoder"))
     alone = type(core).__name__.endswith("EncoderModel")
     return both or alone or bool(getattr(core.config, "is_encoder_decoder", False))

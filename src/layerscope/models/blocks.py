@@ -1,4 +1,4 @@
-"""Blocks taken out of a loaded model: for a while, or for good.
+"""Remove blocks from a loaded model, temporarily or permanently.
 
 Blocks are numbered 1..L: block b makes layer b of layer b - 1. A model without block b runs on as if
 it had never been there: the others are renumbered, so that caches and masks follow, and the config
@@ -338,7 +338,7 @@ def _parts_for(weight: Tensor, shape: Sequence[int], kept: Sequence[int], depth:
 
 
 def remove_blocks(backbone: Backbone, removed: Iterable[int]) -> Backbone:
-    """Take blocks out of the model itself, for good, and return the backbone that it now is.
+    """Remove blocks from the model itself, permanently, and return the new backbone.
 
     Raises:
         InputError: no such block, none would stay, or the architecture cannot do without it.
@@ -360,7 +360,7 @@ def remove_blocks(backbone: Backbone, removed: Iterable[int]) -> Backbone:
 
 
 def refuse_skipping(backbone: Backbone, kept: Sequence[int]) -> None:
-    """Raise an InputError for a model whose blocks cannot be taken out in memory, only for good.
+    """Raise an InputError for a model whose blocks cannot be removed in memory, only in a saved copy.
 
     Weights outside of the blocks that have a part for each block would have to change with them.
     """
@@ -380,7 +380,7 @@ def refuse_skipping(backbone: Backbone, kept: Sequence[int]) -> None:
 
 @contextmanager
 def skipping(backbone: Backbone, removed: Iterable[int]) -> Iterator[Backbone]:
-    """Run the model without some of its blocks, then give it back exactly as it was.
+    """Run the model without some of its blocks, then restore it exactly.
 
     >>> with skipping(backbone, {3, 4}) as shorter:  # doctest: +SKIP
     ...     shorter.depth
@@ -394,7 +394,7 @@ def skipping(backbone: Backbone, removed: Iterable[int]) -> Iterator[Backbone]:
         for module, number in _numbered(block)
     ]
     try:
-        # transformers hangs its recording hooks on a model once, when hidden states are first asked for;
+        # transformers puts its recording hooks on a model once, when hidden states are first asked for;
         # blocks that are away at that moment would never report theirs again.
         with modules_kept(backbone.model):
             yield remove_blocks(backbone, removed)

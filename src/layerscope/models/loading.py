@@ -1,7 +1,6 @@
 """Load a model by name: a hub id, a local folder, a GGUF file or a sentence-transformers folder.
 
-All sources are normalized to a `Backbone`: the module to call, its blocks in order, its final norm, and
-the tokenizer. Heads are never run; of an encoder-decoder the encoder is taken.
+All sources are normalized to a `Backbone`. Heads are never run; an encoder-decoder gives its encoder.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _VAGUE_NAMES: Final = {"model", "checkpoint", "main", "out", "hf"}
 
 
 def load(name: str | Path, options: ModelOptions | None = None, *, head: bool = False) -> Backbone:
-    """Load a model by name and tell its layers apart.
+    """Load a model by name and find its layers.
 
     Args:
         name: hub id, local folder, GGUF file or sentence-transformers folder.
@@ -90,7 +89,7 @@ def holds_head(name: str | Path, options: ModelOptions | None = None) -> bool:
 def _without_weights(
     source: _Source, options: ModelOptions, *, head: bool
 ) -> tuple[nn.Module, dict[str, Any]] | None:
-    """Return a model without its weights, and what its checkpoint lacks; None if only loading tells.
+    """Return a model without its weights, and what its checkpoint lacks; None if it has to be loaded.
 
     Raises:
         InputError: files are missing.
@@ -119,7 +118,7 @@ def _without_weights(
 
 @dataclass(frozen=True)
 class _Source:
-    """A resolved name: what transformers is asked for, and what people call it."""
+    """A resolved name: what transformers loads, and the label for people."""
 
     path: str
     label: str

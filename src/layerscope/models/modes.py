@@ -1,4 +1,4 @@
-"""A model run without dropout and gradients, and given back in the modes that it came in."""
+"""Run a model without dropout and gradients, and restore its modes afterwards."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def modules_kept(model: nn.Module) -> Iterator[list[nn.Module]]:
     """Give the modules of a model; on leaving, put back the mode, hooks and kind of attention of each.
 
-    transformers hangs hooks of its own on a model when hidden states are first asked for, and BigBird
+    transformers puts hooks of its own on a model when hidden states are first asked for, and BigBird
     changes to full attention for good at the first short text.
     """
     modules = list(model.modules())

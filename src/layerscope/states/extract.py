@@ -291,7 +291,7 @@ class _Receive(Protocol):
 
 
 def _taps(backbone: Backbone, wanted: set[Site], receive: _Receive) -> ExitStack:
-    """Hook every wanted site. A block that several layers share is told apart by counting its calls."""
+    """Hook every wanted site. Calls of a block that several layers share are counted."""
     with ExitStack() as stack:  # removes those that are on if a later one cannot be put on
         _tap_all(backbone, wanted, receive, lambda handle: stack.callback(handle.remove))
         return stack.pop_all()
@@ -365,7 +365,7 @@ def _site_maker(counter: _Counter, stage: str) -> Callable[[], Site]:
 
 
 def _block_hook(site: Callable[[], Site], receive: _Receive) -> Any:
-    """Return a hook that hands on what left a block, beside what entered it."""
+    """Return a hook that passes on a block's output and input."""
 
     def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         left = output[0] if isinstance(output, tuple | list) else output
