@@ -43,7 +43,7 @@ from layerscope.analysis.reduce import POOLED, key
 from layerscope.errors import InputError, LayerscopeError
 from layerscope.export import reload, verify
 from layerscope.models.architectures import ARCHITECTURES as TABLE
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site
 from layerscope.states.store import StateStore
 
 ROOT: Final = Path(__file__).resolve().parents[1]

@@ -37,7 +37,7 @@ from layerscope.models.backbone import Backbone
 from layerscope.settings import EvaluateConfig
 from layerscope.states.bank import hash_of
 from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site
 
 TASKS = {
     "MiniLM": ("STSBenchmark", "Banking77Classification"),

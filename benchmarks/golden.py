@@ -41,7 +41,7 @@ def sample(name: str) -> list[str]:
     """Return texts for a model: words that a tiny one knows, or paragraphs of the built-in sample."""
     if name in ("llama", "mamba"):
         return texts(60, longest=40)
-    from layerscope.data.reading import read_texts
+    from layerscope.data.texts import read_texts
 
     return list(read_texts("sample", limit=60).texts)
 

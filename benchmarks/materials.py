@@ -49,7 +49,7 @@ def wikitext(words: int = 20) -> list[str]:
     if path.exists():
         texts = pd.read_parquet(path)["text"].tolist()
     else:
-        from layerscope.data.reading import read_texts
+        from layerscope.data.texts import read_texts
 
         texts = list(read_texts("sample", limit=None).texts)
     return [text for text in texts if len(text.split()) >= words]

@@ -34,7 +34,7 @@ def child(count: int) -> None:
     from layerscope.analysis.plan import prepare
     from layerscope.analysis.reduce import Reduction
     from layerscope.analysis.run import scan_backbone
-    from layerscope.data.objects import as_texts
+    from layerscope.data.texts import as_texts
     from layerscope.metrics.catalogue import CATALOGUE
     from layerscope.models import loading
     from layerscope.settings import ScanConfig

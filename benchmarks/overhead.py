@@ -12,7 +12,7 @@ from benchmarks.materials import MODELS, wikitext
 from benchmarks.tables import markdown
 from layerscope.analysis.plan import prepare
 from layerscope.analysis.run import measure, measurement_of, run_pass
-from layerscope.data.objects import as_texts
+from layerscope.data.texts import as_texts
 from layerscope.data.tokens import pad, padding_id, plan_batches
 from layerscope.models import loading
 from layerscope.models.backbone import Backbone

@@ -18,7 +18,7 @@ from benchmarks.materials import minilm, wikitext
 from benchmarks.tables import markdown
 from layerscope.analysis.plan import prepare
 from layerscope.analysis.run import measure, measurement_of, run_pass
-from layerscope.data.objects import as_texts
+from layerscope.data.texts import as_texts
 from layerscope.data.tokens import TokenizedText
 from layerscope.metrics import catalogue, samples, tokens, views
 from layerscope.metrics.inputs import SampleInputs, TokenInputs, ViewInputs

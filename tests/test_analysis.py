@@ -18,7 +18,7 @@ from layerscope.analysis.run import scan_backbone
 from layerscope.data import misspellings, tokens
 from layerscope.data import views as data_views
 from layerscope.data.misspellings import AugmentationConfig, View, views
-from layerscope.data.objects import as_texts
+from layerscope.data.texts import as_texts
 from layerscope.data.views import SpanConfig, spans
 from layerscope.errors import InputError, NonFiniteError, RunError, UndefinedError
 from layerscope.metrics import views as views_module
@@ -28,7 +28,7 @@ from layerscope.metrics.measure import Measure
 from layerscope.models.backbone import Backbone, backbone_of
 from layerscope.results.table import COLUMNS, CONTRIBUTION_COLUMNS, Run
 from layerscope.settings import ScanConfig
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site
 from tiny import texts, tiny_model, tiny_tokenizer
 
 COUNT = 10

@@ -14,7 +14,7 @@ import transformers
 import transformers as hf
 
 import layerscope
-from layerscope.data.objects import as_texts
+from layerscope.data.texts import as_texts
 from layerscope.errors import InputError
 from tiny import CONFIGS, GQA, condition, texts, tiny_model, tiny_tokenizer
 

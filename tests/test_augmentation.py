@@ -26,7 +26,7 @@ from layerscope.data.misspellings import (
     mean_edit_distance,
     views,
 )
-from layerscope.data.reading import read_texts
+from layerscope.data.texts import read_texts
 from layerscope.errors import InputError
 
 DEFAULT = AugmentationConfig()

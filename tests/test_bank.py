@@ -12,8 +12,9 @@ from layerscope.config import Pooling
 from layerscope.data import files
 from layerscope.errors import InputError, RunError
 from layerscope.states import bank as bank_module
+from layerscope.states import store as store_module
 from layerscope.states.bank import VectorBank, hash_of, key
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site
 
 IDENTITY = {"weights_fingerprint": "abc", "first_token": "keep", "max_length": 96}
 SITES = (Site(0), Site(1), Site(1, "final_norm"))
@@ -91,7 +92,7 @@ def test_facts_of_texts(filled):
 
 def test_only_the_site_asked_for_is_read(filled, monkeypatch):
     read = []
-    real = bank_module.safe_open
+    real = store_module.safe_open
 
     class Spy:
         def __init__(self, *arguments, **options):
@@ -111,7 +112,7 @@ def test_only_the_site_asked_for_is_read(filled, monkeypatch):
             read.append(name)
             return self.shard.get_tensor(name)
 
-    monkeypatch.setattr(bank_module, "safe_open", Spy)
+    monkeypatch.setattr(store_module, "safe_open", Spy)
     filled.vectors(Site(1), Pooling.MEAN, NAMES[:2])
     assert read == ["mean/block.1"]  # and not the shard of the third text
 

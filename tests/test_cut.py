@@ -21,7 +21,7 @@ import layerscope
 from commands import run
 from layerscope.api import cutting
 from layerscope.errors import InputError, RunError
-from layerscope.export import formats, onnx, reload, shorten, verify
+from layerscope.export import formats, reload, shorten, verify
 from layerscope.export.formats import MismatchError
 from matrix import WORKS
 from tiny import (
@@ -633,7 +633,7 @@ def test_a_dry_run_refuses_a_chosen_layer_0_as_the_cut_does(tmp_path, monkeypatc
 
 def test_a_dry_run_sees_the_place_as_the_cut_does(tmp_path, monkeypatch):
     model, out = tiny_model("llama"), tmp_path / "a" / "out"
-    monkeypatch.setattr(onnx, "_NEEDED", ("a_library_of_nobody",))
+    monkeypatch.setattr(formats, "_ONNX_NEEDS", ("a_library_of_nobody",))
     refused_alike("needs an extra", InputError, model, 2, out=out, format="onnx")
     with monkeypatch.context() as patched:
         patched.setattr("os.access", lambda *_: False)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import layerscope
-from layerscope.data.reading import read_texts
+from layerscope.data.texts import read_texts
 
 pytestmark = pytest.mark.real
 TEXTS = list(read_texts("sample", limit=16).texts)

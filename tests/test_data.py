@@ -16,9 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerscope.data.objects import as_texts
-from layerscope.data.reading import read_texts
-from layerscope.data.texts import Texts
+from layerscope.data.texts import Texts, as_texts, read_texts
 from layerscope.errors import InputError
 
 PARQUET = Path(__file__).parents[2] / "shared" / "data" / "WikiText-2"
@@ -448,11 +446,12 @@ def test_a_split_is_chosen_as_that_of_a_dataset_on_the_hub():
         (pd.Series(["a", 3]), r"text 1 is int"),
         (pd.DataFrame({"text": ["a", 3]}), r"column 'text', row 1 of 'DataFrame' holds int"),
         (pd.DataFrame({"text": []}), r"but it is empty"),
-        (pd.DataFrame(), r"expected a column of strings"),
+        (pd.DataFrame(), r"but it is empty"),
         (pd.DataFrame([["a", "b"]], columns=["t", "t"]), r"one column of each name.* has t, t;"),
         ({"text": "one text"}, r"expected a list of texts in column 'text', got str"),
         ({"text": 3}, r"expected a list of texts in column 'text', got int"),
-        ({}, r"expected a column of strings"),
+        ({}, r"but it is empty"),
+        ({"a": ["x"], "b": [1, 2]}, r"expected columns of one length in 'dict', got 1, 2"),
         ([], r"but it is empty"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
@@ -522,6 +521,15 @@ def test_content_that_is_refused(tmp_path, name, content, message):
     with pytest.raises(InputError, match=message) as caught:
         read_texts(write(tmp_path, name, content))
     assert str(caught.value).count("\n") == 0
+
+
+def test_a_file_that_is_damaged_past_its_start_is_refused(tmp_path):
+    path = write_parquet(tmp_path, {"text": [f"text {n}" for n in range(999)]})
+    content = bytearray(path.read_bytes())
+    content[20:200] = b"\xff" * 180
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"^the table '.*texts\.parquet' cannot be read \(.*\)\.$"):
+        read_texts(path)
 
 
 def test_the_byte_of_an_encoding_error_is_right_across_blocks(tmp_path):

@@ -16,7 +16,7 @@ from layerscope import api
 from layerscope.analysis import measure as measure_module
 from layerscope.analysis.arrays import scan_arrays
 from layerscope.analysis.run import scan_backbone
-from layerscope.data.objects import as_texts
+from layerscope.data.texts import as_texts
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE
 from layerscope.models.backbone import Backbone, backbone_of

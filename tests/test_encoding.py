@@ -20,9 +20,8 @@ from layerscope.models import backbone as backbone_module
 from layerscope.states import encode
 from layerscope.states.bank import PLANS, VectorBank, hash_of
 from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
-from layerscope.states.extract import extract, sites_of
+from layerscope.states.extract import Site, extract, sites_of
 from layerscope.states.pooling import pool
-from layerscope.states.sites import Site
 from tiny import texts, tiny_model, tiny_tokenizer
 
 TEXTS = texts(12)

@@ -25,12 +25,11 @@ from layerscope import api
 from layerscope.api.evaluating import Evaluation
 from layerscope.config import Pooling
 from layerscope.errors import InputError, RunError
-from layerscope.evaluation import encoder as encoder_module
 from layerscope.evaluation import probes as probes_module
 from layerscope.evaluation import run as run_module
 from layerscope.evaluation import tasks as tasks_module
-from layerscope.evaluation.encoder import LayerEncoder, unit
 from layerscope.evaluation.probes import ProbeScore
+from layerscope.evaluation.run import LayerEncoder, unit
 from layerscope.evaluation.tables import read_table
 from layerscope.evaluation.tasks import resolve
 from layerscope.models import backbone as backbone_module
@@ -39,7 +38,7 @@ from layerscope.results.table import COLUMNS, load_run
 from layerscope.settings import EvaluateConfig
 from layerscope.states.bank import VectorBank
 from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site
 from tiny import WORDS, save_tiny, tiny_model, tiny_tokenizer, with_column_changed
 
 pytest.importorskip("mteb")
@@ -661,12 +660,12 @@ def test_a_model_that_fails_stops_the_sweep(few, monkeypatch, tmp_path):
 
 
 def test_a_score_that_is_no_number_fails_its_task(few, monkeypatch):
-    score = encoder_module.LayerEncoder.encode
+    score = LayerEncoder.encode
 
     def constant(encoder, *given, **named):
         return np.ones_like(score(encoder, *given, **named))
 
-    monkeypatch.setattr(encoder_module.LayerEncoder, "encode", constant)
+    monkeypatch.setattr(LayerEncoder, "encode", constant)
     found = evaluated(few)
     [failed] = found.record["failed_tasks"]
     assert failed == {

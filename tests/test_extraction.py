@@ -15,8 +15,7 @@ from layerscope.data.tokens import TokenBatch, TokenizedText, pad, padding_id, p
 from layerscope.errors import RunError
 from layerscope.models.architectures import Tap
 from layerscope.models.backbone import Backbone, backbone_of
-from layerscope.states.extract import extract, sites_of
-from layerscope.states.sites import Site, TokenStates
+from layerscope.states.extract import Site, TokenStates, extract, sites_of
 from tiny import CONFIGS, VOCABULARY, condition, tiny_model
 
 LENGTHS = (7, 12, 3, 12, 9, 20, 5, 16)

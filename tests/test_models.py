@@ -10,25 +10,24 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import transformers as hf
 from torch import nn
 
+import layerscope
 from architectures import random_model
 from layerscope import api
-from layerscope.data.tokens import TokenizedText, pad
+from layerscope.data.tokens import TokenizedText, length_limit, pad, tokenize
 from layerscope.errors import InputError, RunError
 from layerscope.models import backbone as backbone_module
-from layerscope.models import fingerprints
 from layerscope.models.architectures import ARCHITECTURES
-from layerscope.models.backbone import backbone_of, non_finite_states
-from layerscope.models.fingerprints import weights_fingerprint
+from layerscope.models.backbone import backbone_of, non_finite_states, weights_fingerprint
 from layerscope.models.loading import NEEDS_TRUST, holds_head, load, refuse_unloadable
 from layerscope.models.structure import measured_calls
 from layerscope.settings import ModelOptions
-from layerscope.states.extract import extract, sites_of
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site, extract, sites_of
 from tiny import (
     COMMON,
     CONFIGS,
@@ -57,6 +56,117 @@ def same(one: dict[Site, torch.Tensor], other: dict[Site, torch.Tensor]) -> bool
     return one.keys() == other.keys() and all(
         torch.allclose(one[s], other[s], rtol=1e-4, atol=1e-6) for s in one
     )
+
+
+# --- SentenceTransformer objects ------------------------------------------------------------------
+
+ROWS = [f"{word} {number}" for number, word in enumerate(texts(40, seed=3))]
+
+
+@pytest.fixture
+def sentences(tmp_path):
+    """A tiny `SentenceTransformer` of a BERT, with a pooling and a layer of its own."""
+    library = pytest.importorskip("sentence_transformers")
+    from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
+
+    save_tiny(copy.deepcopy(tiny_model("bert")), tmp_path / "plain")
+    torch.manual_seed(0)
+    first = Transformer(str(tmp_path / "plain"), max_seq_length=24)
+    modules = [first, Pooling(32, pooling_mode="cls"), Dense(32, 8)]
+    return library.SentenceTransformer(modules=modules, device="cpu", prompts={"query": "river "})
+
+
+def test_a_sentence_transformer_is_scanned_as_its_transformer(sentences):
+    found = layerscope.scan(sentences, ROWS, metrics=["prompt_entropy"])
+    first = sentences[0]
+    named = layerscope.scan(
+        first.auto_model, ROWS, tokenizer=first.tokenizer, metrics=["prompt_entropy"]
+    )
+    pd.testing.assert_frame_equal(found.table(), named.table())
+    assert found.record["model"]["weights_fingerprint"] == weights_fingerprint(tiny_model("bert"))
+    assert found.record["model"]["name"].endswith("plain")
+
+
+def test_the_length_limit_of_a_sentence_transformer_is_kept(sentences):
+    long = " ".join(texts(20))
+    backbone = backbone_of(sentences, None)
+    assert length_limit(backbone.tokenizer, backbone.model.config, 512) == 24
+    sentences.max_seq_length = 10
+    [cut] = tokenize(backbone.tokenizer, [long], length_limit(backbone.tokenizer, None, 512))
+    assert (len(cut.ids), cut.truncated) == (10, True)
+
+
+def test_a_sentence_transformer_is_scored_on_tasks(sentences, tmp_path):
+    pytest.importorskip("mteb")
+    rows = {"text": ROWS, "label": [number % 2 for number in range(len(ROWS))]}
+    scores = layerscope.evaluate(sentences, tables=[rows]).scores()
+    folder = layerscope.evaluate(tmp_path / "plain", tables=[rows]).scores()
+    assert scores.equals(folder)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_sentence_transformer_is_cut_with_its_own_modules(sentences, tmp_path, training):
+    from sentence_transformers import SentenceTransformer
+
+    sentences.train(training)
+    found = layerscope.cut(sentences, 3, out=tmp_path / "out", data=ROWS)
+    again = SentenceTransformer(str(found.folder), device="cpu")
+    assert [type(module).__name__ for module in again] == ["Transformer", "Pooling", "Dense"]
+    assert (again[1].pooling_mode, again.max_seq_length) == ("cls", 24)
+    assert torch.equal(again[2].linear.weight, sentences[2].linear.weight)
+    assert again.prompts["query"] == "river "
+    assert len(again[0].auto_model.encoder.layer) == 3
+    assert sentences.training == training
+    assert len(sentences[0].auto_model.encoder.layer) == 4
+    plain = layerscope.cut(sentences, 3, out=tmp_path / "bare", data=ROWS, format="transformers")
+    assert plain.shipped.verification.reader == "BertModel"
+
+
+def test_a_sentence_transformer_is_pruned_with_its_own_modules(sentences, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    found = layerscope.prune(sentences, budget=1, out=tmp_path / "out", data=ROWS)
+    again = SentenceTransformer(str(found.shipped.folder), device="cpu")
+    assert [type(module).__name__ for module in again] == ["Transformer", "Pooling", "Dense"]
+    assert len(again[0].auto_model.encoder.layer) == 3
+
+
+def test_the_doctor_examines_a_sentence_transformer(sentences):
+    found = layerscope.doctor(sentences, ROWS[:4])
+    assert found.check("blocks").verdict == "passed"
+    assert not [check for check in found.checks if check.verdict == "failed"]
+
+
+def test_sentence_transformers_are_ranked_beside_folders_and_scans(sentences, tmp_path):
+    other = save_tiny(copy.deepcopy(tiny_model("llama")), tmp_path / "decoder")
+    found = layerscope.rank([sentences, other], ROWS, out=tmp_path / "out")
+    assert {place.model for place in found.places} == {str(tmp_path / "plain"), "decoder"}
+    assert (tmp_path / "out" / "plain" / "run.json").is_file()
+    again = layerscope.rank([sentences, other], ROWS, out=tmp_path / "out", overwrite=True)
+    assert again.first == found.first
+    assert layerscope.rank(sentences, ROWS).places[0].rank == 1
+    with pytest.raises(InputError, match=r"expected each model once, got '.*plain' twice"):
+        layerscope.rank([sentences, sentences], ROWS)
+    with pytest.raises(
+        InputError, match=r"scans or SentenceTransformer objects, got a loaded Bert"
+    ):
+        layerscope.rank([tiny_model("bert"), sentences], ROWS)
+
+
+def test_a_sentence_transformer_has_a_tokenizer_of_its_own(sentences):
+    with pytest.raises(InputError, match="only; a SentenceTransformer has its own, so leave"):
+        layerscope.scan(sentences, ROWS, tokenizer=tiny_tokenizer())
+
+
+def test_a_sentence_transformer_without_layers_is_refused():
+    library = pytest.importorskip("sentence_transformers")
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    static = library.SentenceTransformer(
+        modules=[StaticEmbedding(tiny_tokenizer(), embedding_dim=8)], device="cpu"
+    )
+    with pytest.raises(InputError, match="first module is a Transformer, got one that starts with"):
+        layerscope.scan(static, ROWS)
 
 
 # --- where they come from -------------------------------------------------------------------------
@@ -271,7 +381,7 @@ WEIGHT_DTYPES = [
 @pytest.mark.parametrize("kind", ["parameter", "buffer"])
 def test_one_bit_anywhere_changes_the_fingerprint(monkeypatch, dtype, kind):
     """Also where rows divide by 64, and in a tensor that is hashed in several pieces."""
-    monkeypatch.setattr(fingerprints, "_CHUNK", 1000)
+    monkeypatch.setattr(backbone_module, "_CHUNK", 1000)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randint(0, 100, (64, 128), generator=generator).to(dtype)
     module = torch.nn.Module()
@@ -328,8 +438,8 @@ def test_tied_weights_are_read_once_and_count_like_equal_ones(monkeypatch):
     weight = torch.rand(16, 16)
     tied, equal = module_of(a=weight, b=weight), module_of(a=weight, b=weight.clone())
     read = []
-    digest = fingerprints._digest
-    monkeypatch.setattr(fingerprints, "_digest", lambda tensor: read.append(1) or digest(tensor))
+    digest = backbone_module._digest
+    monkeypatch.setattr(backbone_module, "_digest", lambda tensor: read.append(1) or digest(tensor))
     assert weights_fingerprint(tied) == weights_fingerprint(equal)
     assert len(read) == 1 + 2
 
@@ -351,7 +461,7 @@ def test_weights_that_are_nowhere_have_no_fingerprint():
 
 def test_a_loaded_model_is_hashed_once(tiny_folder, text_file, tmp_path, monkeypatch):
     hashed = []
-    real = fingerprints.weights_fingerprint
+    real = backbone_module.weights_fingerprint
     monkeypatch.setattr(
         backbone_module, "weights_fingerprint", lambda model: hashed.append(1) or real(model)
     )

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from layerscope.config import Pooling
+from layerscope.states.extract import Site, TokenStates
 from layerscope.states.pooling import pool
-from layerscope.states.sites import Site, TokenStates
 
 
 def tokens(side: str) -> TokenStates:

@@ -11,21 +11,17 @@ import pytest
 import torch
 
 from layerscope.errors import InputError, RunError
-from layerscope.evaluation.probes import (
-    Labelled,
-    ProbeConfig,
+from layerscope.evaluation.classifiers import (
     attention_predictions,
-    labelled,
     linear_predictions,
-    probe,
     wilson_limits,
 )
+from layerscope.evaluation.probes import Labelled, ProbeConfig, labelled, probe
 from layerscope.evaluation.tables import Table, read_table
 from layerscope.evaluation.tasks import plan_table
 from layerscope.models.backbone import backbone_of
 from layerscope.states.encode import TokenPolicy
-from layerscope.states.extract import sites_of
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site, sites_of
 from tiny import WORDS, tiny_model, tiny_tokenizer
 
 pytest.importorskip("sklearn")

@@ -28,8 +28,8 @@ from layerscope.export import prune as export_prune
 from layerscope.export import pruning as pruning_module
 from layerscope.export import reload, verify
 from layerscope.export.formats import MismatchError
-from layerscope.export.prune import notes_of
-from layerscope.export.trial import Trial, perplexity
+from layerscope.export.request import notes_of
+from layerscope.export.trial import Trial, comparisons, perplexity
 from layerscope.models import backbone as backbone_module
 from layerscope.models import loading, modes
 from layerscope.models.blocks import remove_blocks
@@ -270,7 +270,7 @@ def trial(removed: tuple[int, ...], perplexity: float | None = None, **scores: f
 def test_changes_are_in_percent_and_paired():
     full, pruned = trial((), 10.0, a=0.5, b=0.8), trial((2,), 12.0, a=0.4, b=0.88)
     others = [trial((3,), 11.0, a=0.45, b=0.8), trial((4,), 20.0, b=0.4)]
-    found = {c.name: c for c in export_prune.comparisons(full, pruned, others, exhaustive=True)}
+    found = {c.name: c for c in comparisons(full, pruned, others, exhaustive=True)}
     assert found["a"].change == pytest.approx(-20)
     assert found["b"].change == pytest.approx(10)
     assert found["mean of the tasks"].change == pytest.approx(-5)
@@ -526,7 +526,7 @@ def test_no_length_limit_cuts_the_texts_that_are_compared(limit):
     """A source's own limit may differ from ours."""
     backbone = backbone_module.backbone_of(tiny_model("bert"), tiny_tokenizer())
     how = export_prune.Saving("transformers", max_length=limit)
-    _, found = export_prune.texts_to_compare(backbone, how, [" ".join(texts(40)), *texts(3)])
+    found = export_prune.texts_to_compare(backbone, how, [" ".join(texts(40)), *texts(3)]).texts
     assert len(found) >= 2
     assert not any(tokens.truncated for _, tokens in found)
 

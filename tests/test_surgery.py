@@ -13,8 +13,8 @@ from torch import nn
 from architectures import random_model
 from layerscope.errors import InputError
 from layerscope.export.shorten import find_output, smaller
-from layerscope.models.backbone import Backbone, backbone_of
-from layerscope.models.blocks import block_path, probe, remove_blocks, skipping
+from layerscope.models.backbone import Backbone, backbone_of, probe
+from layerscope.models.blocks import block_path, remove_blocks, skipping
 from layerscope.models.configs import kept_config, read_again
 from matrix import WORKS
 from tiny import CONFIGS, VISION, condition, tiny_model, tiny_tokenizer, vision_model

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import torch
 
-from layerscope.data.labels import KINDS
 from layerscope.errors import InputError, RunError
+from layerscope.evaluation.labels import KINDS
 from layerscope.evaluation.tables import Table, read_table, split_files
 from layerscope.evaluation.tasks import PAPER32_TASKS, TaskPlan, resolve
 
@@ -509,6 +509,8 @@ def test_one_table_is_as_good_as_a_list_of_one(tmp_path, several):
         (pd.DataFrame({"a": ["x"]}), "the columns of 'DataFrame' are those of no task: a"),
         ({"left": pd.DataFrame(LABELED), "right": pd.DataFrame(LABELED)},
          "expected splits train and test in 'dict', found left, right"),
+        (pd.DataFrame([["a", 1, 2]], columns=["text", "label", "label"]),
+         "expected one column of each name, 'DataFrame' has text, label, label; rename them"),
         ({"text": ["a"], "label": [1, 2]}, "expected columns of one length in 'dict', got 1, 2"),
     ],
 )  # fmt: skip
@@ -554,11 +556,19 @@ def test_labels_of_the_test_split_that_train_lacks_altogether_are_refused(tmp_pa
 
 def test_files_that_are_no_tables_are_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("text")
-    with pytest.raises(InputError, match=r"expected a table that ends in .parquet"):
+    with pytest.raises(
+        InputError, match=r"expected a table that ends in .jsonl, .*, got 'mine.txt'"
+    ):
         read_table(tmp_path / "mine.txt")
     (tmp_path / "mine.parquet").write_text("text")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="expected a parquet file, 'mine.parquet' is none or was"):
         read_table(tmp_path / "mine.parquet")
+    (tmp_path / "mine.csv").write_bytes(b"text,label\ncaf\xe9,1\n")
+    with pytest.raises(InputError, match="expected UTF-8, 'mine.csv' is not from byte 14 on"):
+        read_table(tmp_path / "mine.csv")
+    (tmp_path / "mine.csv").write_text("text,label\na,b,c,d\na,b,c,d,e\n")
+    with pytest.raises(InputError, match="expected the same number of fields in every row, 'mine"):
+        read_table(tmp_path / "mine.csv")
     (tmp_path / "mine.jsonl").write_text('{"text": "a"}\n[1]')
     with pytest.raises(InputError, match="one JSON object a line, line 2"):
         read_table(tmp_path / "mine.jsonl")

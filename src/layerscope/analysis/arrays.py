@@ -27,8 +27,7 @@ from layerscope.metrics.measure import Measure
 from layerscope.results.folder import versions
 from layerscope.results.table import Run
 from layerscope.settings import Convention, ScanConfig
-from layerscope.states.extract import Progress, silent
-from layerscope.states.sites import Site
+from layerscope.states.extract import Progress, Site, silent
 from layerscope.states.store import StateStore
 
 

@@ -26,7 +26,7 @@ from layerscope.metrics.similarity import TokenCosines
 from layerscope.results.resampling import bootstrap_limits
 from layerscope.results.table import BLOCK, COLUMNS, CONTRIBUTION_COLUMNS
 from layerscope.settings import Convention
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site
 from layerscope.states.store import Array, StateStore
 
 

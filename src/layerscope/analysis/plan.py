@@ -13,8 +13,7 @@ from layerscope.analysis.measure import ViewSet
 from layerscope.analysis.reduce import Column
 from layerscope.config import Augmentation, FirstToken
 from layerscope.data.misspellings import AugmentationConfig
-from layerscope.data.reading import SAMPLE, read_texts
-from layerscope.data.texts import Texts
+from layerscope.data.texts import SAMPLE, Texts, read_texts
 from layerscope.data.tokens import TokenizedText, length_limit, tokenize
 from layerscope.data.views import SpanConfig, SpanKind, Style, Views, views_of
 from layerscope.errors import InputError
@@ -22,9 +21,16 @@ from layerscope.metrics import catalogue
 from layerscope.metrics.measure import Measure
 from layerscope.models.backbone import Backbone
 from layerscope.settings import Convention, ScanConfig
-from layerscope.states.extract import Progress, check_stages, note_on_padding, silent, sites_of
+from layerscope.states.extract import (
+    Progress,
+    Site,
+    check_stages,
+    layer_number,
+    note_on_padding,
+    silent,
+    sites_of,
+)
 from layerscope.states.pooling import decided, first_token_ratio
-from layerscope.states.sites import Site, layer_number
 
 # So many of the user's texts, or half of fewer, are enough to take spans of them.
 ENOUGH: Final = 100

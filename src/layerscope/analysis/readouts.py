@@ -27,8 +27,7 @@ from layerscope.metrics.readouts import (
 from layerscope.models.backbone import Backbone
 from layerscope.results.readouts import Candidate, ReadoutTable
 from layerscope.results.resampling import bootstrap_limits, simultaneous_lows
-from layerscope.states.extract import Progress, silent
-from layerscope.states.sites import Site
+from layerscope.states.extract import Progress, Site, silent
 from layerscope.states.store import StateStore
 
 MAPS: Final = ("none", "z-score", "abtt-1", "abtt-3", "whitening-0.5", "whitening-1")

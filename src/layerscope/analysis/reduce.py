@@ -16,8 +16,8 @@ from layerscope.metrics.measure import Measure
 from layerscope.metrics.similarity import token_cosines
 from layerscope.metrics.tokens import reference_pooling_rows
 from layerscope.settings import Convention
+from layerscope.states.extract import Site, TokenStates
 from layerscope.states.pooling import mean, pool
-from layerscope.states.sites import Site, TokenStates
 from layerscope.states.store import Array
 
 Column = tuple[Measure, Convention | None]

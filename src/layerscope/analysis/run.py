@@ -32,8 +32,7 @@ from layerscope.models.backbone import Backbone, non_finite_states
 from layerscope.results.folder import versions
 from layerscope.results.table import Run
 from layerscope.settings import ScanConfig
-from layerscope.states.extract import Progress, batches, extract, silent
-from layerscope.states.sites import Site
+from layerscope.states.extract import Progress, Site, batches, extract, silent
 from layerscope.states.store import Array, StateStore
 
 

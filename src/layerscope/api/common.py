@@ -13,16 +13,13 @@ from pydantic import BeforeValidator, PlainValidator
 from torch import nn
 
 from layerscope.config import AnyPath, Flag, Kind, Listed, Text, To, Words, checked
-from layerscope.data import objects, reading
-from layerscope.data.formats import refuse_options
-from layerscope.data.objects import is_table
-from layerscope.data.texts import Texts, TextSource
+from layerscope.data.tables import is_table
+from layerscope.data.texts import Texts, TextSource, as_texts, read_texts, refuse_options
 from layerscope.errors import InputError
 from layerscope.evaluation.tables import Table, listed_tables
 from layerscope.models import backbone as backbone_module
 from layerscope.models import loading
-from layerscope.models.backbone import Backbone
-from layerscope.models.fingerprints import OLDER, is_older_fingerprint
+from layerscope.models.backbone import OLDER, Backbone, is_older_fingerprint
 from layerscope.render import page as page_module
 from layerscope.render.scans import run_view
 from layerscope.render.view import View
@@ -63,9 +60,7 @@ Labelled = Annotated[
 ]
 ALL_TEXTS: Final = ReadingConfig(limit=None)
 # The arguments that several functions take; `checked` refuses anything else.
-Model = Annotated[
-    str | Path | nn.Module, Kind("a hub id, a folder, a GGUF file or a loaded transformers model")
-]
+Model = Annotated[str | Path | nn.Module, Kind("a hub id, a folder, a GGUF file or a loaded model")]
 Data = Annotated[TextSource, Kind(_TEXTS)]
 Tasks = Annotated[
     str | Iterable[str], To(Annotated[Listed[Text], BeforeValidator(_comma_separated)])
@@ -140,8 +135,8 @@ def texts_of(data: TextSource | None, which: ReadingConfig = ALL_TEXTS, seed: in
     column, split, limit = which.column, which.split, which.limit
     if isinstance(data, str | os.PathLike):
         name = data if isinstance(data, str) else Path(data)
-        return reading.read_texts(name, column=column, split=split, limit=limit, seed=seed)
-    return objects.as_texts(data, column=column, split=split, limit=limit, seed=seed)
+        return read_texts(name, column=column, split=split, limit=limit, seed=seed)
+    return as_texts(data, column=column, split=split, limit=limit, seed=seed)
 
 
 def refuse_tokenizer(model: Any, tokenizer: Any) -> None:
@@ -150,14 +145,16 @@ def refuse_tokenizer(model: Any, tokenizer: Any) -> None:
     Raises:
         InputError: a tokenizer with the name of a model, or none with a loaded model that needs one.
     """
-    if isinstance(model, str | Path) and tokenizer is not None:
+    sentences = backbone_module.is_sentence_transformer(model)
+    if (sentences or isinstance(model, str | Path)) and tokenizer is not None:
+        name = "a SentenceTransformer" if sentences else repr(str(model))
         raise InputError(
-            f"expected a tokenizer with a loaded model only; {str(model)!r} has its own, so leave "
+            f"expected a tokenizer with a loaded model only; {name} has its own, so leave "
             "tokenizer= out."
         )
     sees = getattr(model, "main_input_name", "input_ids") == "pixel_values"
     loaded_model = isinstance(model, nn.Module) and hasattr(model, "config")
-    if loaded_model and tokenizer is None and not sees:
+    if loaded_model and not sentences and tokenizer is None and not sees:
         raise InputError(
             f"a {type(model).__name__} reads texts, but there is no tokenizer; pass tokenizer= with a "
             "loaded model."

@@ -26,7 +26,7 @@ from layerscope.config import AnyPath, Exactly, Flag, Text, To, Whole, Words
 from layerscope.data.texts import Texts
 from layerscope.decisions.rules import DEFAULT_RULE, find
 from layerscope.errors import InputError
-from layerscope.export import formats, onnx, sentence
+from layerscope.export import formats, sentence
 from layerscope.export.cut import (
     Cut,
     CutEstimates,
@@ -47,8 +47,7 @@ from layerscope.settings import (
     ReadingConfig,
     ScanConfig,
 )
-from layerscope.states.extract import Progress
-from layerscope.states.sites import layer_number
+from layerscope.states.extract import Progress, layer_number
 
 # What the default rule reads; any other rule gets a whole scan.
 _ENOUGH: Final[dict[str, Any]] = {"metrics": ("retrieval",), "augmentation": ("crops",)}
@@ -208,7 +207,8 @@ def cut(
     """Save the model cut after block `layer`; it is loaded in a new process and compared first.
 
     Args:
-        model: a hub id, a local folder, a GGUF file, or a loaded transformers model (give `tokenizer`).
+        model: a hub id, a local folder, a GGUF file, a `SentenceTransformer` or a loaded transformers
+            model (give `tokenizer`).
         layer: 1 to L, or -1 for the last; "auto" takes the layer that a rule chooses, from `run` or
             from a scan of `data`.
         config: the settings as one object; single settings below change it.
@@ -258,7 +258,7 @@ def _refuse_place(
     if settings.format == "sentence-transformers":
         sentence.require_extra()
     if settings.format == "onnx":
-        onnx.require_onnx()
+        formats.require_onnx()
 
 
 def _refuse_choice(
@@ -303,7 +303,7 @@ def _source(
     model: str | Path | nn.Module, settings: CutConfig, options: ModelOptions | None
 ) -> Any:
     """Return the sentence-transformers model that the source is part of, if it is."""
-    if settings.format != "sentence-transformers" or isinstance(model, nn.Module):
+    if settings.format != "sentence-transformers":
         return None
     return sentence.load_source(model, options)
 

@@ -20,7 +20,7 @@ from layerscope.api.common import (
 from layerscope.api.keywords import DoctorSettings
 from layerscope.api.plans import ShowProgress, part, shown_progress, with_settings
 from layerscope.config import Natural, Strings
-from layerscope.data.reading import SAMPLE
+from layerscope.data.texts import SAMPLE
 from layerscope.diagnosis.examine import check_names, examine
 from layerscope.diagnosis.results import Diagnosis
 from layerscope.diagnosis.subject import Origin, of_images, of_texts, takes_images
@@ -42,8 +42,9 @@ def doctor(
     """Prove that layer k is layer k for this very model, or say where it is not.
 
     Args:
-        model: a hub id, a local folder, a GGUF file, a sentence-transformers folder, or a loaded
-            transformers model (give `tokenizer`). A loaded model of images is read as well.
+        model: a hub id, a local folder, a GGUF file, a sentence-transformers folder, a
+            `SentenceTransformer`, or a loaded transformers model (give `tokenizer`). A loaded model of
+            images is read as well.
         data: texts, as for `scan`; a few are enough. For a model of images, pixel values (sample,
             channel, height, width); seeded noise otherwise.
         tokenizer: of a loaded model of texts, which needs it; a model given by name has its own.

@@ -30,8 +30,8 @@ from layerscope.config import AnyPath, Exactly, Flag
 from layerscope.data.files import refuse_unwritable
 from layerscope.decisions.gains import task_name
 from layerscope.errors import RunError
+from layerscope.evaluation.datasets import require_extra
 from layerscope.evaluation.probes import refuse_nothing_to_probe, run_probes
-from layerscope.evaluation.requirements import require_extra
 from layerscope.evaluation.results import (
     evaluation_versions,
     known_scores,
@@ -152,7 +152,8 @@ def evaluate(
     """Score every layer of a model on tasks of mteb, from one pass over their texts.
 
     Args:
-        model: a hub id, a local folder, a GGUF file or a loaded transformers model (give `tokenizer`).
+        model: a hub id, a local folder, a GGUF file, a `SentenceTransformer` or a loaded transformers
+            model (give `tokenizer`).
         tasks: names of mteb's tasks, of folders in `task_data`, "paper32", or paths of tables.
         config: the settings as one object; single settings below change it.
         task_data: a folder with a folder for each task; what it holds is not asked of the hub.

@@ -29,15 +29,9 @@ from layerscope.data.texts import Texts
 from layerscope.decisions import prune as prune_module
 from layerscope.decisions.prune import Rule
 from layerscope.export import formats, sentence
-from layerscope.export.prune import (
-    Budgets,
-    PruneRequest,
-    Saving,
-    listed_budgets,
-    named_rule,
-    tasks_of,
-)
+from layerscope.export.prune import Saving
 from layerscope.export.pruning import Pruning, PruningEstimates, ReadyPruning, ready_pruning
+from layerscope.export.request import Budgets, PruneRequest, listed_budgets, named_rule, tasks_of
 from layerscope.models import loading
 from layerscope.models.backbone import Backbone
 from layerscope.results.table import Run
@@ -136,7 +130,8 @@ def prune(
     """Drop the blocks of a model that a rule finds redundant, and say what that costs.
 
     Args:
-        model: a hub id, a local folder, a GGUF file or a loaded transformers model (give `tokenizer`).
+        model: a hub id, a local folder, a GGUF file, a `SentenceTransformer` or a loaded transformers
+            model (give `tokenizer`).
         rule: the name of one of `layerscope.decisions.prune.RULES`, of a measure whose change
             across a block counts, or a rule of your own. The default is the one that did best where
             we tried them.
@@ -230,9 +225,7 @@ def _saving(
     *,
     overwrite: bool,
 ) -> Saving:
-    source = None
-    if format != "transformers" and not isinstance(model, nn.Module):
-        source = sentence.load_source(model, options)
+    source = None if format == "transformers" else sentence.load_source(model, options)
     chosen: Format = "transformers" if source is None else "sentence-transformers"
     if format != "auto":
         chosen = format  # type: ignore[assignment]

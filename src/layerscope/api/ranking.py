@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Unpack
 
 import pandas as pd
+from torch import nn
 
 from layerscope.analysis.plan import refuse_impossible
 from layerscope.analysis.run import Estimates
@@ -38,8 +39,13 @@ from layerscope.decisions.predictors import DEFAULT, check_comparable, needed, p
 from layerscope.decisions.rank import Ranking, rank_runs, refuse_lacking
 from layerscope.errors import InputError
 from layerscope.models import loading as models_module
-from layerscope.models.backbone import Backbone
-from layerscope.models.fingerprints import OLDER, is_older_fingerprint
+from layerscope.models.backbone import (
+    OLDER,
+    Backbone,
+    is_older_fingerprint,
+    is_sentence_transformer,
+    name_of,
+)
 from layerscope.results.folder import RunFolder
 from layerscope.results.table import RECORD_FILE, Run, is_interrupted, load_run
 from layerscope.settings import Convention, ModelOptions, RankConfig, ReadingConfig, ScanConfig
@@ -48,7 +54,10 @@ from layerscope.states.extract import Progress
 RANKING_FILE: Final = "ranking.json"
 TABLE_FILE: Final = "ranking.csv"
 
-Model = Annotated[str | Path | Run | Result, Kind("a hub id, a folder, a GGUF file or a scan")]
+Model = Annotated[
+    str | Path | nn.Module | Run | Result,
+    Kind("a hub id, a folder, a GGUF file, a SentenceTransformer or a scan"),
+]
 Models = Annotated[Model | Sequence[Model], To(Listed[Model])]
 Scores = Annotated[str | Path | pd.DataFrame, Kind("a table of scores or a run's folder")]
 
@@ -58,16 +67,23 @@ class Planned:
     """One model of a ranking before it is made.
 
     Attributes:
-        given: what the caller gave.
+        given: the name that the caller gave, or the one of a loaded model.
         run: its finished scan; None if it is to be scanned.
         folder: where the scan goes; None for nowhere.
         kept: a finished scan there, to be used again if it is of the model as it is loaded now.
+        loaded: a `SentenceTransformer` object; None for a model that is given by name.
     """
 
     given: str
     run: Run | None = None
     folder: Path | None = None
     kept: Run | None = None
+    loaded: nn.Module | None = None
+
+    @property
+    def model(self) -> str | nn.Module:
+        """The model to scan."""
+        return self.given if self.loaded is None else self.loaded
 
 
 @dataclass(frozen=True)
@@ -104,7 +120,7 @@ class RankingPlan:
     def _estimated(self, each: Planned, progress: Progress) -> Estimates | None:
         if each.run or self.texts is None:
             return None
-        backbone = loaded(each.given, None, self.options, progress)
+        backbone = loaded(each.model, None, self.options, progress)
         if each.kept and _still_fits(each, each.kept, backbone, overwrite=self.overwrite):
             return None
         return ScanPlan(backbone, self.texts, self.config, show_progress=progress).estimate()
@@ -138,7 +154,7 @@ class RankingPlan:
         todo = [place for place in range(len(models)) if place not in found]
         for place in sorted(todo, key=lambda place: models[place].kept is None):
             counted = _counted(progress, f"{place + 1}/{len(models)} ")
-            backbone = loaded(models[place].given, None, self.options, counted)
+            backbone = loaded(models[place].model, None, self.options, counted)
             identity = _identity(backbone.info.as_dict())
             if identity in seen:
                 raise InputError(f"expected each model once, got {backbone.info.name!r} twice.")
@@ -171,8 +187,8 @@ def rank(
     """Return models in order, without labels, by what is measured on the same texts.
 
     Args:
-        models: hub ids, local folders, GGUF files, and scans of the same texts (folders, or what
-            `scan` returned), in any mixture.
+        models: hub ids, local folders, GGUF files, `SentenceTransformer` objects, and scans of the
+            same texts (folders, or what `scan` returned), in any mixture.
         data: the texts, as for `scan`; nothing where all models are scanned already.
         config: the settings as one object; single settings below change it.
         by: the predictor to order by (`decisions.predictors.PREDICTORS`, or width, depth, parameters).
@@ -209,7 +225,7 @@ def rank(
 
 
 def _several(given: Any) -> list[Any]:
-    single = isinstance(given, str | Path | Run | Result | pd.DataFrame)
+    single = isinstance(given, str | Path | nn.Module | Run | Result | pd.DataFrame)
     return [given] if single else list(given)
 
 
@@ -265,7 +281,7 @@ def _planned(
     given = _several(models)
     if not given:
         raise InputError("expected at least one model to rank, got none.")
-    _refuse_repeated(given)
+    _refuse_models(given)
     finished = [_finished(each) for each in given]
     runs = [(_word(each), run) for each, run in zip(given, finished, strict=True) if run]
     check_comparable(runs)
@@ -275,35 +291,39 @@ def _planned(
     check_comparable(runs, texts.fingerprint)
     if len(runs) < len(given):
         refuse_impossible(settings, texts)
-    names = _folder_names([str(each) for each, run in zip(given, finished, strict=True) if not run])
+    names = _folder_names([each for each, run in zip(given, finished, strict=True) if not run])
     planned = []
     for each, run in zip(given, finished, strict=True):
         if run is not None:
             planned.append(Planned(_word(each), run))
             continue
-        folder = None if place is None else place / names[str(each)]
-        kept = (
-            None
-            if folder is None
-            else _kept(folder, str(each), texts, settings, overwrite=overwrite)
-        )
+        word = _word(each)
+        folder = None if place is None else place / names[word]
+        kept = None if folder is None else _kept(folder, word, texts, settings, overwrite=overwrite)
         if folder is not None and kept is None:
             RunFolder(folder, overwrite).claim()  # refuses now what it would refuse after a pass
-        planned.append(Planned(str(each), None, folder, kept))
+        module = each if isinstance(each, nn.Module) else None
+        planned.append(Planned(word, None, folder, kept, module))
     check_comparable(
         [(each.given, run) for each in planned if (run := each.run or each.kept)], texts.fingerprint
     )
     return texts, planned
 
 
-def _refuse_repeated(given: Sequence[Model]) -> None:
+def _refuse_models(given: Sequence[Model]) -> None:
     seen: set[str] = set()
     for each in given:
-        if isinstance(each, str | Path):
-            path = Path(each).expanduser()
-            key = str(path.resolve()) if path.exists() else str(each)
+        if isinstance(each, nn.Module) and not is_sentence_transformer(each):
+            raise InputError(
+                f"expected models by name, scans or SentenceTransformer objects, got a loaded "
+                f"{type(each).__name__}, which has no tokenizer; save both to a folder, or scan it first."
+            )
+        if isinstance(each, str | Path | nn.Module):
+            path = Path(_word(each)).expanduser()
+            named = isinstance(each, str | Path) and path.exists()
+            key = str(path.resolve()) if named else _word(each)
             if key in seen:
-                raise InputError(f"expected each model once, got {str(each)!r} twice.")
+                raise InputError(f"expected each model once, got {_word(each)!r} twice.")
             seen.add(key)
 
 
@@ -319,6 +339,8 @@ def _finished(given: Model) -> Run | None:
         return given
     if isinstance(given, Result):
         return given.run
+    if isinstance(given, nn.Module):
+        return None
     folder = Path(given).expanduser()
     return load_run(folder) if is_run(folder) or is_interrupted(folder) else None
 
@@ -328,16 +350,21 @@ def _word(given: Model) -> str:
         return str(given.record.get("model", {}).get("name", "a run"))
     if isinstance(given, Result):
         return str(given.folder or given.record.get("model", {}).get("name", "a run"))
-    return str(given)
+    return name_of(given) if isinstance(given, nn.Module) else str(given)
 
 
-def _folder_names(models: Sequence[str]) -> dict[str, str]:
+def _folder_names(models: Sequence[Any]) -> dict[str, str]:
     """Return a folder's name for the scan of each model: what it is called, or more of its path.
 
     Raises:
         InputError: a model is not there.
     """
-    called = {model: models_module.label_of(model) for model in models}
+    called = {
+        _word(model): Path(_word(model)).name
+        if isinstance(model, nn.Module)
+        else models_module.label_of(model)
+        for model in models
+    }
     for model, label in called.items():
         if list(called.values()).count(label) > 1:
             called[model] = "/".join(Path(model).parts[-3:])
@@ -435,7 +462,7 @@ def _refuse_unloadable(
     Raises:
         InputError: one of several models cannot be loaded; a single one is loaded at once anyway.
     """
-    wanted = [each for each in planned if each.run is None]
+    wanted = [each for each in planned if each.run is None and each.loaded is None]
     if len(wanted) < 2:
         return
     for number, each in enumerate(wanted):

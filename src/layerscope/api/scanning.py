@@ -31,8 +31,7 @@ from layerscope.api.common import (
 from layerscope.api.keywords import ScanConfigKeywords, ScanSettings
 from layerscope.api.plans import ShowProgress, command, part, shown_progress, with_settings
 from layerscope.config import AnyPath, Exactly, Flag, Kind, Text, checked
-from layerscope.data import reading
-from layerscope.data.texts import Texts
+from layerscope.data.texts import STANDARD_INPUT, Texts
 from layerscope.decisions import choose, evidence
 from layerscope.decisions.select import Selection, decide
 from layerscope.metrics import catalogue
@@ -205,8 +204,8 @@ def scan(
     scan would take.
 
     Args:
-        model: a hub id, a local folder, a GGUF file, a loaded transformers model (give `tokenizer`)
-            or what `models.loading.load` returned.
+        model: a hub id, a local folder, a GGUF file, a `SentenceTransformer`, a loaded transformers
+            model (give `tokenizer`) or what `models.loading.load` returned.
         data: a file, a datasets id, "-" for standard input, "sample", or the texts themselves as a
             list, an array, a column, a table or a dataset (`data.objects.as_texts` lists them).
         config: the settings as one object; single settings below change it.
@@ -287,7 +286,7 @@ def default_folder(model: Text, data: Text) -> Path:
     """Return where a scan goes if nobody says: runs/<model>--<data>."""
     names = (
         Path(model).resolve().name if Path(model).exists() else model,
-        "stdin" if data == reading.STANDARD_INPUT else Path(data).stem,
+        "stdin" if data == STANDARD_INPUT else Path(data).stem,
     )
     return Path(
         "runs", "--".join(re.sub(r"[^\w.-]+", "-", name).strip("-") or "run" for name in names)

@@ -1,7 +1,8 @@
-"""Files written whole or not at all, by one process at a time; one sentence for what went wrong."""
+"""Files: UTF-8 read and checked, and files written whole or not at all, by one process at a time."""
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import errno
 import json
@@ -10,15 +11,17 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, BinaryIO, Final, NoReturn
 
 from filelock import FileLock, Timeout
 
 from layerscope.errors import InputError, RunError
 
+_BLOCK: Final = 1 << 20
+
 
 def close_names(path: Path) -> str:
-    """Say which names beside a path that is not there are like its own, or that none is."""
+    """Return a hint for a path that does not exist: similar names in its folder, or that none is."""
     if not path.parent.is_dir():
         return f"there is no folder {str(path.parent)!r} either; check the path."
     names = sorted(entry.name for entry in path.parent.iterdir())
@@ -26,6 +29,66 @@ def close_names(path: Path) -> str:
     if close:
         return f"did you mean {' or '.join(repr(match) for match in close)}?"
     return f"nothing in {str(path.parent.resolve())!r} has a similar name; check the path."
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read bytes.
+
+    Raises:
+        InputError: this user may not read it.
+    """
+    try:
+        stream = path.open("rb")
+    except PermissionError:
+        raise InputError(
+            f"expected a readable file, {str(path)!r} may not be read by this user; "
+            "change its permissions or copy it."
+        ) from None
+    with stream:
+        yield stream
+
+
+def lines_of(stream: BinaryIO, where: str) -> Iterator[str]:
+    r"""Yield the lines without their ends and the byte order mark; only \n and \r\n end a line.
+
+    Raises:
+        InputError: the file is not UTF-8.
+    """
+    require_utf8(stream, where)
+    for number, line in enumerate(stream):
+        text = line.decode().rstrip("\r\n")
+        yield text if number else text.removeprefix("\ufeff")
+
+
+def require_utf8(stream: BinaryIO, where: str) -> None:
+    """Read the stream once to its end and rewind it, so that readers after this cannot fail."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset = 0
+    while block := stream.read(_BLOCK):
+        pending = len(decoder.getstate()[0])  # bytes of a character that the last block cut
+        if not offset and block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise _not_utf8(where, 0, "UTF-16")
+        if b"\0" in block:
+            raise InputError(
+                f"expected text, {where!r} is binary (a zero byte at offset "
+                f"{offset + block.index(0)}); export the texts as .txt, .jsonl or .parquet."
+            )
+        try:
+            decoder.decode(block)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(where, offset - pending + error.start, "LATIN1") from None
+        offset += len(block)
+    if decoder.getstate()[0]:
+        raise _not_utf8(where, offset - len(decoder.getstate()[0]), "LATIN1")
+    stream.seek(0)
+
+
+def _not_utf8(where: str, offset: int, guess: str) -> InputError:
+    return InputError(
+        f"expected UTF-8, {where!r} is not from byte {offset} on; convert it, for example with "
+        f"iconv -f {guess} -t UTF-8."
+    )
 
 
 def refuse_unwritable(path: Path) -> None:

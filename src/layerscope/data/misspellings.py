@@ -308,7 +308,7 @@ def _other(character: str, alphabet: str, draws: Draws) -> str:
 
 
 def _mistype(word: str, settings: AugmentationConfig, draws: Draws) -> str:
-    """Replace a share of the characters by one beside it on a QWERTY keyboard, where it has one."""
+    """Replace a share of the characters by a neighbor on a QWERTY keyboard."""
     places = [place for place, character in enumerate(word) if character in _KEYS]
     if not places:
         return word

@@ -1,15 +1,50 @@
-"""The gate that all texts pass: empty ones and repeats out, no more than a limit, all counted."""
+"""Texts from a file, standard input, the built-in sample, a datasets id or Python objects.
+
+Whatever the source, empty and repeated texts are dropped, at most a limit is kept, and all are counted.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import heapq
+import io
+import itertools
 import os
-from collections.abc import Iterable, Sequence
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
 
+import numpy as np
+
+from layerscope.data import tables
+from layerscope.data.files import close_names, lines_of, open_file
+from layerscope.data.tables import (
+    Rows,
+    choose_split,
+    holds_tables,
+    is_missing,
+    open_table,
+    plain_values,
+    rows_of,
+    rows_of_dataset,
+    rows_of_dicts,
+    shortened,
+)
 from layerscope.errors import InputError
+from layerscope.settings import DEFAULT_LIMIT
+
+SAMPLE: Final = "sample"
+STANDARD_INPUT: Final = "-"
+
+# A hub id has at most one slash and may be followed by a configuration: "owner/name:config".
+_DATASET_ID: Final = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+_SUFFIXES: Final = (".txt", *tables.SUFFIXES)
+_WORDS_OF_A_SENTENCE: Final = 5
+_LONGEST_NAME: Final = 255  # characters of a file's or folder's name on the usual systems
 
 
 @dataclass(frozen=True)
@@ -54,24 +89,140 @@ class Texts:
         return len(self.texts) < self.distinct
 
 
-@dataclass(frozen=True)
-class Column:
-    """A stream of texts and the column that they come from.
+# What a caller may give as texts: a name, or one of the objects that `as_texts` takes.
+TextSource = str | os.PathLike[str] | Iterable[Any] | Texts
 
-    Attributes:
-        name: of the column; None where the source has none.
-        texts: the texts, empty ones and repeats included.
-        streamed: whether reading on is dear or never ends, so that the first texts up to the limit are
-            taken in place of a random subset of all.
+
+def read_texts(
+    source: str | Path,
+    *,
+    column: str | None = None,
+    limit: int | None = DEFAULT_LIMIT,
+    seed: int = 0,
+    split: str | None = None,
+) -> Texts:
+    """Read texts from a file, standard input ("-"), the built-in "sample" or a dataset id.
+
+    Args:
+        source: .txt (paragraphs if blank lines separate them, otherwise one text a line),
+            .jsonl or .json (one object a line), .csv, .tsv, .parquet, "-" (read like .txt),
+            "sample", or a datasets id "owner/name" or "owner/name:config". A `Path` is always a
+            file, so `Path("sample")` is the file of that name.
+        column: where the texts are; by default "text" or else the only column of strings.
+        limit: the most texts to keep; None keeps all.
+        seed: of the random subset that is kept when there are more.
+        split: of a datasets id; by default "train", or the only one.
+
+    Raises:
+        InputError: nothing readable there, no such column, or no text left.
     """
+    kept: dict[str, Any] = {"limit": limit, "seed": seed}
+    if isinstance(source, str) and source in (SAMPLE, STANDARD_INPUT):
+        sample = source == SAMPLE
+        name = SAMPLE if sample else "standard input"
+        refuse_options(name, column=column, split=split)
+        content = (
+            resources.files("layerscope.data").joinpath("sample.txt").read_bytes()
+            if sample
+            else sys.stdin.buffer.read()
+        )
+        return _keep(_plain_texts(lines_of(io.BytesIO(content), name)), source, name=name, **kept)
+    path = Path(source).expanduser()
+    there = _exists(path)
+    if isinstance(source, str) and not there:
+        _refuse_a_text(source)
+    if not there and not _looks_like_a_file(source):
+        return _keep_column(_hub_rows(str(source), split), column, str(source), **kept)
+    refuse_options(path.name, split=split)
+    _refuse_unreadable(path)
+    kept |= {"name": path.name}
+    if path.suffix.lower() in tables.SUFFIXES:
+        with open_table(path) as rows:
+            return _keep_column(rows, column, str(path), **kept)
+    refuse_options(path.name, column=column)
+    with open_file(path) as stream:
+        return _keep(_plain_texts(lines_of(stream, path.name)), str(path), **kept)
 
-    name: str | None
-    texts: Iterable[str]
-    streamed: bool = False
+
+def as_texts(
+    texts: Any,
+    *,
+    column: str | None = None,
+    split: str | None = None,
+    name: str = "texts",
+    limit: int | None = DEFAULT_LIMIT,
+    seed: int = 0,
+) -> Texts:
+    """Take texts that are in Python already, with the same checks as those of a file.
+
+    >>> kept = as_texts(["one text", "another", "one text", " "])
+    >>> kept.texts, kept.dropped_duplicates, kept.dropped_empty
+    (('one text', 'another'), 1, 1)
+
+    Args:
+        texts: a list, tuple or any other iterable of strings; a NumPy array, pandas Series or other
+            column of strings; a set, which has no order and is sorted; a table (a data frame of pandas
+            or polars, an Arrow table, a `datasets.Dataset`, a dict of columns, a list of rows); or a
+            dict of splits, such as a `datasets.DatasetDict`. A missing value in a column is an empty
+            text, as in a file. A `datasets.IterableDataset` is read only until `limit` texts are kept,
+            so these are its first ones instead of a random subset.
+        column: of a table; by default "text" or else the only column of strings.
+        split: of a dict of splits; by default "train", or the only one.
+        name: what the record calls the source.
+        limit: the most texts to keep; None keeps all.
+        seed: of the random subset that is kept when there are more.
+
+    Raises:
+        InputError: a single string, something that is no string, no such column or split, or no text
+            left.
+    """
+    kept: dict[str, Any] = {"limit": limit, "seed": seed}
+    kind = type(texts).__name__
+    if isinstance(texts, str | bytes | bytearray):
+        raise InputError(
+            f"expected a list of texts, one {kind} came; "
+            "put it into a list, or read a file with read_texts."
+        )
+    if isinstance(texts, Mapping) and (split is not None or holds_tables(texts)):
+        part = texts[choose_split(split, list(texts), kind)]
+        return as_texts(part, column=column, name=name, **kept)
+    refuse_options(kind, split=split)
+    rows = rows_of(texts)
+    if rows is None:
+        values = _values_of(texts, kind)
+        first = list(itertools.islice(values, 1))
+        values = itertools.chain(first, values)
+        if not (first and isinstance(first[0], Mapping)):
+            refuse_options(kind, column=column)
+            return _keep(_strings_of(values, texts), name, **kept)
+        rows = rows_of_dicts(enumerate(values), kind)
+    return _keep_column(rows, column, name, **kept)
 
 
-def keep(
-    found: Column, source: str, *, name: str | None = None, limit: int | None, seed: int
+def refuse_options(where: str, **options: str | None) -> None:
+    """Refuse options that this source has no use for, rather than ignore them."""
+    for option, value in options.items():
+        if value is not None:
+            raise InputError(f"{where} has no {option}s; leave out {option}={value!r}.")
+
+
+def _keep_column(
+    rows: Rows, column: str | None, source: str, *, name: str | None = None, **kept: Any
+) -> Texts:
+    chosen = rows.choose(column) if rows.columns else column
+    texts = rows.texts(chosen) if rows.columns and chosen is not None else iter(())
+    return _keep(texts, source, name=name, column=chosen, streamed=rows.streamed, **kept)
+
+
+def _keep(
+    given: Iterable[str],
+    source: str,
+    *,
+    name: str | None = None,
+    column: str | None = None,
+    streamed: bool = False,
+    limit: int | None,
+    seed: int,
 ) -> Texts:
     """Drop empty and repeated texts and keep at most `limit`.
 
@@ -83,7 +234,7 @@ def keep(
     seen: set[bytes] = set()
     heap: list[tuple[int, int, str]] = []  # (minus the digest, index, text): the worst is first
     empty = total = 0
-    for text in found.texts:
+    for text in given:
         total += 1
         if not text.strip():
             empty += 1
@@ -97,7 +248,7 @@ def keep(
             heapq.heappush(heap, entry)
         else:
             heapq.heappushpop(heap, entry)
-        if found.streamed and len(seen) == limit:
+        if streamed and len(seen) == limit:
             break
     if not seen:
         held = f"its {total} texts are all white space" if total else "it is empty"
@@ -111,7 +262,7 @@ def keep(
         dropped_empty=empty,
         total_read=total,
         source=source,
-        column=found.name,
+        column=column,
         seed=seed,
     )
 
@@ -145,5 +296,129 @@ def _fingerprint(texts: Sequence[str]) -> str:
     return total.hexdigest()[:16]
 
 
-# What a caller may give as texts: a name, or one of the objects that `objects.as_texts` takes.
-TextSource = str | os.PathLike[str] | Iterable[Any] | Texts
+# --- texts without columns -----------------------------------------------------------------------
+
+
+def _plain_texts(lines: Iterable[str]) -> Iterator[str]:
+    """Yield paragraphs if a blank line stands between two lines of text, else lines.
+
+    Lines are held back only until the first such blank line, or the end, tells which it is.
+    """
+    held: list[str] = []
+    lines = iter(lines)
+    for line in lines:
+        if line.strip() and held and not held[-1].strip() and any(map(str.strip, held)):
+            yield from _paragraphs([*held, line], lines)
+            return
+        held.append(line)
+    yield from (line for line in held if line.strip())
+
+
+def _paragraphs(*parts: Iterable[str]) -> Iterator[str]:
+    paragraph: list[str] = []
+    for line in (line for part in parts for line in part):
+        if line.strip():
+            paragraph.append(line)
+        elif paragraph:
+            yield "\n".join(paragraph)
+            paragraph = []
+    if paragraph:
+        yield "\n".join(paragraph)
+
+
+def _values_of(given: Any, where: str) -> Iterator[object]:
+    if not isinstance(given, Iterable):
+        raise InputError(
+            f"expected texts (a list, a table, or the name of a file or dataset), got {where}."
+        )
+    if isinstance(given, np.ndarray) and given.ndim != 1:
+        raise InputError(f"expected an array of texts along one axis, got the shape {given.shape}.")
+    return iter(plain_values(given))
+
+
+def _strings_of(values: Iterable[object], given: Any) -> Iterator[str]:
+    """Return the values of what was given as texts: those of a set sorted, "" for a missing one."""
+    if isinstance(given, set | frozenset):
+        return iter(sorted(_only_strings(values)))
+    if _is_column(given):
+        values = ("" if is_missing(value) else value for value in values)
+    return _only_strings(values)
+
+
+def _is_column(given: Any) -> bool:
+    """Whether this was taken out of a table, in which values may be missing."""
+    ours = isinstance(given, list | tuple | np.ndarray)
+    columnar = hasattr(given, "to_list") or hasattr(given, "to_pylist")
+    return not ours and (columnar or type(given).__module__.startswith("datasets."))
+
+
+def _only_strings(texts: Iterable[object]) -> Iterator[str]:
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            kind = "NaN" if is_missing(text) and text is not None else type(text).__name__
+            raise InputError(
+                f"expected every text to be a str, text {index} is "
+                f"{'None' if text is None else kind}; convert it or leave it out."
+            )
+        yield str(text)
+
+
+# --- names of sources ----------------------------------------------------------------------------
+
+
+def _refuse_unreadable(path: Path) -> None:
+    """Refuse a folder, a file that is not there, or one of a kind that is not read."""
+    if path.is_dir():
+        raise InputError(
+            f"expected a file, {str(path)!r} is a folder; name one of the files in it "
+            f"({', '.join(_SUFFIXES)})."
+        )
+    if not path.exists():
+        raise InputError(f"there is no file {str(path)!r}; {close_names(path)}")
+    if path.suffix.lower() not in _SUFFIXES:
+        raise InputError(
+            f"expected a file that ends in {', '.join(_SUFFIXES)}, {path.name!r} came; "
+            "rename it after what it holds."
+        )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # longer than the system lets a name be
+        return False
+
+
+def _refuse_a_text(source: str) -> None:
+    """Refuse a text in the place of the name of its source."""
+    names = source.split("/")
+    a_path = source.startswith((".", "/", "~")) or Path(source).suffix.lower() in _SUFFIXES
+    sentence = len(source.split()) >= _WORDS_OF_A_SENTENCE and not a_path
+    if "\n" in source or sentence or max(map(len, names)) > _LONGEST_NAME:
+        raise InputError(
+            f"expected the name of a file or a dataset, or 'sample', got a text of {len(source)} "
+            f"characters ({shortened(source)}); put texts into a list, or into a file."
+        )
+
+
+def _looks_like_a_file(source: str | Path) -> bool:
+    if isinstance(source, Path) or not _DATASET_ID.fullmatch(source):
+        return True
+    return source.startswith(".") or Path(source).suffix.lower() in _SUFFIXES
+
+
+def _hub_rows(source: str, split: str | None) -> Rows:
+    import datasets
+
+    name, _, config = source.partition(":")
+    try:
+        # Since version 4 datasets runs no code of a repository, and has no option for it.
+        loaded = datasets.load_dataset(name, config or None)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(
+            f"{source!r} is neither a file here nor a dataset that can be loaded ({reason}); "
+            "check the name, or save the texts to a file: without network only cached "
+            "datasets load."
+        ) from None
+    return rows_of_dataset(loaded[choose_split(split, list(loaded), source)], source)

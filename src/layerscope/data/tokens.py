@@ -1,4 +1,4 @@
-"""Texts -> tokens -> batches: which tokens count, how many fit together, on which side padding goes."""
+"""Texts -> tokens -> padded batches."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def tokenize(tokenizer: Any, texts: Sequence[str], limit: int) -> list[Tokenized
 
 
 def _exceeds(tokenizer: Any, text: str, limit: int) -> bool:
-    """Tell a text that was cut from one that just fits."""
+    """Whether a text was cut rather than fitting exactly."""
     return len(tokenizer(text, truncation=False, verbose=False)["input_ids"]) > limit
 
 

@@ -80,9 +80,9 @@ def examine(
     """Run every check on a model.
 
     Args:
-        subject: the model and its samples.
-        skip: names of checks to leave out; they are reported as skipped.
-        progress: called with the number of checks that are done.
+        subject: the model and what it is read on.
+        skip: checks to leave out; they are reported as skipped.
+        progress: told of the checks that are done.
 
     Raises:
         InputError: an unknown name in `skip`.

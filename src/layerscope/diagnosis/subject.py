@@ -24,8 +24,7 @@ from layerscope.models.architectures import ARCHITECTURES
 from layerscope.models.backbone import Backbone
 from layerscope.models.structure import TOLERANCES
 from layerscope.settings import FEW_TEXTS, ModelOptions
-from layerscope.states.extract import extract, sites_of
-from layerscope.states.sites import TokenStates
+from layerscope.states.extract import TokenStates, extract, sites_of
 
 TOKENS: Final = 64
 _LEAST: Final = 2
@@ -49,8 +48,8 @@ class Subject:
     """A model and the samples that it is examined on.
 
     Attributes:
-        backbone: the model with its layers identified.
-        origin: where it was loaded from.
+        backbone: the model, its layers in order.
+        origin: where it came from.
         texts: as strings, the longest last; empty for a model of images.
         whole: the texts as tokens, truncated to `TOKENS`.
         ragged: the texts truncated to lengths from a few tokens to all, so that padding is needed; the

@@ -16,10 +16,9 @@ from layerscope.diagnosis.results import Finding, judged, skipped
 from layerscope.diagnosis.subject import TOKENS, Subject, real_tokens
 from layerscope.diagnosis.trace import distance, same
 from layerscope.errors import RunError
-from layerscope.models.loading import sentence_transformers_source
-from layerscope.states.extract import batches, extract, sites_of
+from layerscope.export.sentence import source_name
+from layerscope.states.extract import Site, TokenStates, batches, extract, sites_of
 from layerscope.states.pooling import SINK_RATIO, first_token_ratio, pool
-from layerscope.states.sites import Site, TokenStates
 
 _IMAGES = "this model reads images; it has no tokenizer"
 
@@ -183,7 +182,7 @@ def _folder(subject: Subject) -> str | None:
     name = subject.origin.name
     if name is None or subject.images is not None:
         return None
-    return sentence_transformers_source(name, subject.origin.options.revision)
+    return source_name(name, subject.origin.options.revision)
 
 
 def _loaded(subject: Subject) -> Any:

@@ -197,7 +197,7 @@ def distance(found: Tensor, expected: Tensor) -> float:
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-    """Whether two states are equal, NaN at the same places included (another check reports NaN)."""
+    """Whether two states are the same numbers; NaN at the same places is left to another check."""
     if one.shape != other.shape or one.numel() == 0:
         return False
     return bool(((one == other) | (one.isnan() & other.isnan())).all())

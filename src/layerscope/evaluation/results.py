@@ -1,4 +1,4 @@
-"""Scores -> rows of the long table and a record, alone or beside what a run holds already."""
+"""Scores -> rows of the long table and a record, alone or added to an existing run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from layerscope.errors import InputError
 from layerscope.evaluation.probes import Probed
 from layerscope.evaluation.run import Outcome, Score
 from layerscope.evaluation.tasks import TaskPlan
-from layerscope.models.backbone import ModelInfo
-from layerscope.models.fingerprints import OLDER, is_older_fingerprint
+from layerscope.models.backbone import OLDER, ModelInfo, is_older_fingerprint
 from layerscope.results.folder import versions
 from layerscope.results.table import TASK, Run, conform, no_contributions
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site
 
 _IDENTITY: Final = ("type", "metric", "split", "subset", "revision", "mteb")
 
@@ -116,7 +115,7 @@ def _whole(value: Any) -> int | None:
 
 
 def refuse_other_run(run: Run, model: ModelInfo, deciding: Mapping[str, Any], where: str) -> None:
-    """Refuse to put scores beside what another model or other settings gave.
+    """Refuse to add scores to a run of another model or other settings.
 
     Raises:
         InputError: which of them differ.
@@ -158,7 +157,7 @@ def merged(
     evaluation: Mapping[str, Any],
     probes: Mapping[str, Probed] | None = None,
 ) -> Run:
-    """Return a run with these scores, beside what another run of the same model holds.
+    """Return a run with these scores, added to another run of the same model.
 
     Args:
         base: a run of the same model; None makes a run of the scores alone.

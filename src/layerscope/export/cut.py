@@ -1,33 +1,30 @@
-"""A model cut after a block: which blocks stay, what it must give, and the verified checkpoint."""
+"""Plan a cut after a block (which blocks stay, what the model must give), save and verify it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 from layerscope.analysis.run import Estimates
 from layerscope.config import FirstToken, Pooling
-from layerscope.data.tokens import TokenizedText, length_limit, tokenize
+from layerscope.data.tokens import TokenizedText, length_limit
 from layerscope.errors import InputError
-from layerscope.export import card as card_module
-from layerscope.export import formats, onnx, sentence, ship, shorten, verify
-from layerscope.export.card import Story, usage_of
-from layerscope.export.sentence import Counting
-from layerscope.export.ship import Plan, Shipped
+from layerscope.export import formats, sentence, ship, shorten, verify
+from layerscope.export.sentence import PoolingMask
+from layerscope.export.ship import Plan, Shipped, Story, usage_of
 from layerscope.export.shorten import OutputPath
 from layerscope.export.verify import Verification
 from layerscope.models import blocks
-from layerscope.models.backbone import Backbone
-from layerscope.models.modes import evaluating
+from layerscope.models.backbone import Backbone, probe
 from layerscope.results.folder import versions
 from layerscope.settings import CutConfig
 from layerscope.states.encode import first_token_for
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ def refuse_model(backbone: Backbone, settings: CutConfig) -> None:
     if settings.format == "sentence-transformers":
         sentence.require_extra()
     if settings.format == "onnx":
-        onnx.require_onnx()
+        formats.require_onnx()
     if settings.format != "transformers":
         if backbone.tokenizer is None:
             raise InputError(
@@ -175,15 +172,14 @@ def place_of(backbone: Backbone, layer: int, settings: CutConfig) -> Place:
     """
     keeps_norm = settings.final_norm == "keep" and backbone.final_norm is not None
     site = Site(layer, "final_norm" if keeps_norm else "block")
-    if settings.kind == "pointer":
-        if keeps_norm and layer < backbone.depth:
-            raise InputError(
-                f"a pointer finds states that the whole model computes, which never norms layer {layer}; "
-                "pass --final-norm drop, or cut."
-            )
-        found = _found(backbone, range(backbone.depth), site, settings)
-    else:
-        found = _found(backbone, range(layer), site, settings)
+    whole = settings.kind == "pointer"
+    if whole and keeps_norm and layer < backbone.depth:
+        raise InputError(
+            f"a pointer finds states that the whole model computes, which never norms layer {layer}; "
+            "pass --final-norm drop, or cut."
+        )
+    found = _found(backbone, range(backbone.depth if whole else layer), site, settings)
+    if not whole:
         found = found or _before_another(backbone, site, settings)
     if found is None:
         raise InputError(_hidden(backbone, site))
@@ -208,12 +204,12 @@ def _found(backbone: Backbone, kept: range, site: Site, settings: CutConfig) -> 
     small = shorten.smaller(backbone, kept, head=settings.head)
     if settings.format != "transformers":
         shorten.refuse_padding(backbone, small, settings.format)
-    output = shorten.find_output(backbone, small, probed_state(backbone, site))
+    output = shorten.find_output(backbone, small, verify.probed_state(backbone, site))
     return None if output is None else Place(site, tuple(kept), output)
 
 
 def _before_another(backbone: Backbone, site: Site, settings: CutConfig) -> Place | None:
-    """Find it before one block more, where the last block's own state is not to be had."""
+    """Find the layer before one more block, where transformers does not return the last block's state."""
     if site.layer == backbone.depth:
         return None
     try:
@@ -225,24 +221,6 @@ def _before_another(backbone: Backbone, site: Site, settings: CutConfig) -> Plac
         f"norm only, so block {site.layer + 1} is kept as well and layer {site.layer} is read before it."
     )
     return None if found is None else replace(found, notes=(note,))
-
-
-def probed_state(backbone: Backbone, site: Site) -> Tensor:
-    """Return a site's state (token, dim) of the short input; `final_norm` of any layer."""
-    block = backbone.blocks[site.layer - 1]
-    states = blocks.given_by(backbone, block, blocks.probe(backbone))[0]
-    if site.stage == "final_norm" and backbone.final_norm is not None:
-        return normed(backbone, states[0])
-    return states[0]
-
-
-def normed(backbone: Backbone, states: Tensor) -> Tensor:
-    """Return states (token, dim) behind the final norm."""
-    norm: Any = backbone.final_norm
-    weight = next(norm.parameters(), next(backbone.model.parameters()))
-    with evaluating(norm):
-        found: Tensor = norm(states[None].to(weight.device, weight.dtype))[0]
-    return found.to("cpu", states.dtype)
 
 
 _PICTURES: Final = 4
@@ -257,61 +235,50 @@ def with_texts(
     source: Any,
 ) -> tuple[Plan, list[str]]:
     """Return the plan with the texts to compare on and what each must give; and notes."""
-    limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
-    most = limit if source is None else min(limit, source.max_seq_length or limit)
-    chosen = verify.beginnings(texts, most)
-    tokens = tokenize(backbone.tokenizer, chosen, limit)
+    compared = ship.texts_to_compare(
+        backbone,
+        texts,
+        partial(_counting, backbone, settings, source),
+        max_length=settings.max_length,
+        format=settings.format,
+        source=source,
+    )
+    counting, tokens = compared.counting, [tokens for _, tokens in compared.texts]
+    expected = verify.expected_states(backbone, tokens, site)
     notes: list[str] = []
-    counting: Counting | None = None
-    if settings.format == "sentence-transformers":
-        counting, notes = _counting(backbone, settings, tokens, source, limit)
-    prompt = sentence.default_prompt(source) if settings.format == "sentence-transformers" else ""
-    if counting is not None and counting.prompt:
-        prompt = counting.prompt + prompt
-    if prompt:
-        plain, bare = expected_states(backbone, tokens, site), tokens
-        chosen = [prompt + text for text in chosen]
-        tokens = tokenize(backbone.tokenizer, chosen, limit)
-        if counting is not None and prompt == counting.prompt:
-            notes.append(_agreement(backbone, counting, plain, bare, tokens, site))
-    expected = expected_states(backbone, tokens, site)
+    if counting is not None:
+        notes = counting.notes(backbone.tokenizer)
+        if counting.prompt and compared.prompt == counting.prompt:
+            plain = zip(
+                verify.expected_states(backbone, compared.bare, site), compared.bare, strict=True
+            )
+            notes.append(counting.agreement(plain, zip(expected, tokens, strict=True)))
+    elif settings.format == "sentence-transformers":
+        notes = ["Pooling and prompts are the source's own; a scan pools by its own settings."]
     return (
         replace(
             plan,
             expected=expected,
-            texts=list(zip(chosen, tokens, strict=True)),
+            texts=compared.texts,
             counting=counting,
             source=source,
-            prompt=prompt,
+            prompt=compared.prompt,
             normalize=settings.normalize,
-            max_length=limit,
+            max_length=compared.limit,
         ),
         notes,
     )
 
 
-def expected_states(
-    backbone: Backbone, tokens: Sequence[TokenizedText], site: Site
-) -> list[Tensor]:
-    """Return a site's states (token, dim) of each text; `final_norm` of any layer."""
-    found = verify.token_states(backbone, tokens, Site(site.layer))
-    if site.stage != "final_norm" or backbone.final_norm is None:
-        return found
-    return [normed(backbone, states) for states in found]
-
-
 def _counting(
-    backbone: Backbone,
-    settings: CutConfig,
-    tokens: Sequence[TokenizedText],
-    source: Any,
-    limit: int,
-) -> tuple[Counting | None, list[str]]:
-    """Say which tokens count in the folder: as the source does, or as a scan does."""
+    backbone: Backbone, settings: CutConfig, source: Any, tokens: Sequence[TokenizedText]
+) -> PoolingMask | None:
+    """Return which tokens are pooled, as a scan pools; None where the source's own modules say."""
     if source is not None and not settings.asks_for_pooling:
-        return None, ["Pooling and prompts are the source's own; a scan pools by its own settings."]
+        return None
+    limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
     policy = first_token_for(backbone, settings.first_token or FirstToken.AUTO, limit)
-    counting = sentence.counting_of(
+    return sentence.pooling_mask(
         backbone.tokenizer,
         tokens,
         settings.pooling or Pooling.MEAN,
@@ -319,67 +286,13 @@ def _counting(
         drop_first=policy is FirstToken.DROP,
         normalize=settings.normalize,
     )
-    return counting, _counting_notes(backbone, counting)
-
-
-def _counting_notes(backbone: Backbone, counting: Counting) -> list[str]:
-    notes = [
-        f"{counting.pooling.value} pooling, vectors {'' if counting.normalize else 'not '}normalized."
-    ]
-    if counting.silent:
-        names = ", ".join(backbone.tokenizer.convert_ids_to_tokens(sorted(counting.silent)))
-        notes.append(f"Tokens that do not count: {names}.")
-    if counting.prompt:
-        notes.append(
-            f"The first token is an attention sink and the tokenizer adds none, so {counting.prompt!r} "
-            "is put before every text as a prompt and does not count."
-        )
-    return notes
-
-
-def _agreement(
-    backbone: Backbone,
-    counting: Counting,
-    plain: Sequence[Tensor],
-    tokens: Sequence[TokenizedText],
-    prompted: Sequence[TokenizedText],
-    site: Site,
-) -> str:
-    """Say how near the vectors with the prompt are to those that were scanned without one."""
-    without = replace(counting, prompt="")
-    scanned = [
-        _without_first(without, states, text) for states, text in zip(plain, tokens, strict=True)
-    ]
-    given = [
-        counting.vector(states, text)
-        for states, text in zip(expected_states(backbone, prompted, site), prompted, strict=True)
-    ]
-    cosine = torch.cosine_similarity(torch.stack(scanned), torch.stack(given)).mean()
-    return (
-        f"With that prompt the vectors are near those that were scanned without it, not equal: mean "
-        f"cosine {float(cosine):.3f} over {len(given)} texts."
-    )
-
-
-def _without_first(counting: Counting, states: Tensor, text: TokenizedText) -> Tensor:
-    """Return the vector without position 0, as a scan makes it."""
-    if len(text.ids) == 1:
-        return counting.vector(states, text)
-    rest = TokenizedText(text.ids[1:], text.special[1:], truncated=False)
-    return counting.vector(states[1:], rest)
 
 
 def with_pictures(backbone: Backbone, plan: Plan, site: Site, processor: Any) -> Plan:
     """Return the plan with noise for pictures: no texts are read by a model of images."""
-    pixels = torch.cat([blocks.probe(backbone, seed)["pixel_values"] for seed in range(_PICTURES)])
-    states = [_picture_states(backbone, picture[None], site) for picture in pixels]
+    pixels = torch.cat([probe(backbone, seed)["pixel_values"] for seed in range(_PICTURES)])
+    states = [verify.picture_states(backbone, picture[None], site) for picture in pixels]
     return replace(plan, expected=states, pixels=pixels.cpu(), processor=processor)
-
-
-def _picture_states(backbone: Backbone, picture: Tensor, site: Site) -> Tensor:
-    block = backbone.blocks[site.layer - 1]
-    states = blocks.given_by(backbone, block, {"pixel_values": picture})[0][0].cpu().clone()
-    return normed(backbone, states) if site.stage == "final_norm" else states
 
 
 @dataclass(frozen=True)
@@ -487,7 +400,7 @@ def cut_model(
             pictures=backbone.tokenizer is None,
         )
         story = _story(backbone, place, settings, verification, usage, notes, evidence)
-        return card_module.model_card(backbone, story)
+        return ship.model_card(backbone, story)
 
     shipped = ship.ship(backbone, plan, out, overwrite=overwrite, record=record, card=card)
     return Cut(
@@ -530,8 +443,7 @@ def _story(
         usage=usage,
         library=settings.format,
         verified=(
-            f"Loaded in a new process by {verification.reader}, on {verification.texts} texts the "
-            f"largest difference from layer {layer} of the source is {verification.largest:.1e} of its "
-            f"length (limit {verification.limit:.0e}). Transformers {versions()['transformers']}."
+            verification.sentence(f"layer {layer} of the source")
+            + f" Transformers {versions()['transformers']}."
         ),
     )

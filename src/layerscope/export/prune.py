@@ -1,87 +1,31 @@
-"""A model without some of its blocks: settings, comparison with Random, the verified checkpoint."""
+"""Save and verify a model without some of its blocks, and the record of a pruning."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Any, Final
 
 import torch
-from pydantic import BeforeValidator, model_validator
 
-from layerscope.config import (
-    Config,
-    Count,
-    Kind,
-    Listed,
-    Natural,
-    Pooling,
-    Several,
-    Text,
-    To,
-    scalar,
-)
+from layerscope.config import Pooling
 from layerscope.data.texts import Texts
-from layerscope.data.tokens import TokenizedText, length_limit, tokenize
-from layerscope.decisions.prune import (
-    Budget,
-    Removal,
-    Rule,
-    budgets,
-    eligible_blocks,
-    parsed_budget,
-    refuse_too_many,
-)
-from layerscope.decisions.prune import rule as rule_of
+from layerscope.data.tokens import TokenizedText
+from layerscope.decisions.prune import Budget, Removal
 from layerscope.errors import InputError
-from layerscope.evaluation.requirements import require_extra
-from layerscope.evaluation.run import quiet
-from layerscope.evaluation.tables import listed_tables
-from layerscope.evaluation.tasks import TaskPlan, resolve
-from layerscope.export import card as card_module
-from layerscope.export import sentence as sentence_module
-from layerscope.export import ship, shorten, verify
-from layerscope.export.card import Story
-from layerscope.export.sentence import Counting
-from layerscope.export.ship import Plan, Shipped
-from layerscope.export.trial import PERPLEXITY, Cost, Trial, output_site, without, writes_text
+from layerscope.export import sentence, ship, shorten, verify
+from layerscope.export.request import PruneRequest
+from layerscope.export.sentence import PoolingMask
+from layerscope.export.ship import Compared, Plan, Shipped, Story
+from layerscope.export.trial import Comparison, Cost, Trial, output_site, without, writes_text
 from layerscope.export.verify import NEW_TOKENS, Verification
-from layerscope.metrics import catalogue
 from layerscope.models import blocks, configs
-from layerscope.models import blocks as blocks_module
-from layerscope.models.backbone import Backbone
+from layerscope.models.backbone import Backbone, probe
 from layerscope.models.modes import evaluating
 from layerscope.results.folder import versions
-from layerscope.results.resampling import Against, against
 from layerscope.results.table import Run
-from layerscope.settings import EvaluateConfig, Format, Protected, ScanConfig
-
-MEAN: Final = "mean of the tasks"
-Change = Callable[[Trial], float]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One test: its value in the full model and without the blocks, and the change in percent.
-
-    Attributes:
-        name: of the task, "perplexity", or "mean of the tasks".
-        full: in the full model; None for the mean of the tasks, as their scores are unlike.
-        pruned: without the blocks, likewise.
-        change: in percent of the full model's value.
-        random: that change beside those of random subsets; None where none were tried.
-        lacking: random subsets without a value, which are left out.
-    """
-
-    name: str
-    full: float | None
-    pruned: float | None
-    change: float
-    random: Against | None = None
-    lacking: int = 0
+from layerscope.settings import Format
 
 
 @dataclass(frozen=True)
@@ -113,74 +57,7 @@ class Outcome:
         return tuple(sorted(self.removal.blocks))
 
 
-def comparisons(
-    full: Trial, pruned: Trial, others: Sequence[Trial], *, exhaustive: bool
-) -> tuple[Comparison, ...]:
-    """Compare every test that both models have a value of.
-
-    Args:
-        full: the trial of the full model.
-        pruned: of the model without the chosen blocks.
-        others: of random subsets.
-        exhaustive: whether those are all subsets of the size.
-    """
-    tasks = [task for task in full.scores if task in pruned.scores and full.scores[task] > 0]
-    found = [
-        _comparison(
-            task, full.scores[task], pruned.scores[task], pruned, others,
-            _of_task(full, task), exhaustive=exhaustive,
-        )
-        for task in tasks
-    ]  # fmt: skip
-    if len(tasks) > 1:
-        changes = [_of_task(full, task) for task in tasks]
-
-        def mean(trial: Trial) -> float:
-            return fmean(change(trial) for change in changes)
-
-        found.append(_comparison(MEAN, None, None, pruned, others, mean, exhaustive=exhaustive))
-    if full.perplexity and pruned.perplexity:
-        found.append(
-            _comparison(
-                PERPLEXITY, full.perplexity, pruned.perplexity, pruned, others,
-                _of_perplexity(full.perplexity), exhaustive=exhaustive, lower=True,
-            )
-        )  # fmt: skip
-    return tuple(found)
-
-
-def _of_task(full: Trial, task: str) -> Change:
-    """Return a trial's change of a score in percent; NaN where it has none."""
-    return lambda trial: 100 * (trial.scores.get(task, math.nan) / full.scores[task] - 1)
-
-
-def _of_perplexity(full: float) -> Change:
-    return lambda trial: 100 * ((trial.perplexity or math.nan) / full - 1)
-
-
-def _comparison(
-    name: str,
-    full: float | None,
-    value: float | None,
-    pruned: Trial,
-    others: Sequence[Trial],
-    change: Change,
-    *,
-    exhaustive: bool,
-    lower: bool = False,
-) -> Comparison:
-    changes = [change(trial) for trial in others]
-    known = [each for each in changes if not math.isnan(each)]
-    own = change(pruned)
-    lacking = len(changes) - len(known)
-    beside = (
-        against(own, known, exhaustive=exhaustive and not lacking, lower=lower) if known else None
-    )
-    return Comparison(name, full, value, own, beside, lacking)
-
-
-_PROMPT_WORDS = 8
-ComparedTexts = list[tuple[str, TokenizedText]]
+_PROMPT_WORDS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -189,7 +66,7 @@ class Saving:
 
     Attributes:
         format: of the folder.
-        source: the sentence-transformers model that it is part of, whose pooling comes along.
+        source: the sentence-transformers model that it is part of, whose pooling is kept.
         pooling: token states -> a vector, for sentence-transformers without a source.
         special_tokens: whether tokens that the tokenizer adds count there.
         drop_first: whether position 0 is left out there.
@@ -227,30 +104,28 @@ def save_pruned(
         MismatchError: what was saved gives something else; it is kept as `OUT.unverified`.
         RunError: the disk is full.
     """
-    kept = blocks_module.kept_blocks(backbone, removed)
+    kept = blocks.kept_blocks(backbone, removed)
     head = has_head(backbone, how)
-    counting, read = texts_to_compare(backbone, how, texts)
-    prompt = _prompt(how, counting)
-    with blocks_module.skipping(backbone, removed) as shorter:
-        site = output_site(shorter)
-        expected = verify.token_states(shorter, [tokens for _, tokens in read], site)
-    output = output_of(backbone, removed, how)
+    compared = texts_to_compare(backbone, how, texts)
+    with blocks.skipping(backbone, removed) as shorter:
+        tokens = [tokens for _, tokens in compared.texts]
+        expected = verify.token_states(shorter, tokens, output_site(shorter))
     plan = Plan(
         kept,
-        output,
+        output_of(backbone, removed, how),
         expected,
-        read,
+        compared.texts,
         format=how.format,
         head=head,
-        counting=counting,
+        counting=compared.counting,
         source=how.source,
-        prompt=prompt,
-        max_length=length_limit(backbone.tokenizer, backbone.model.config, how.max_length),
+        prompt=compared.prompt,
+        max_length=compared.limit,
         generate=_prompts(texts) if head and how.writes and writes_text(backbone) else (),
     )
 
     def card(verification: Verification) -> str:
-        return card_module.model_card(
+        return ship.model_card(
             backbone, _story(backbone, removed, how, out, evidence, verification)
         )
 
@@ -312,12 +187,12 @@ def with_writing(
 
 
 def output_of(backbone: Backbone, removed: Sequence[int], how: Saving) -> shorten.OutputPath:
-    """Return where the saved model will give out its states, from a run on a short input.
+    """Return where the saved model will return its states, from a run on a short input.
 
     Raises:
         InputError: it would give other states than the source without these blocks.
     """
-    kept = blocks_module.kept_blocks(backbone, removed)
+    kept = blocks.kept_blocks(backbone, removed)
     small: Any = shorten.smaller(backbone, kept, head=has_head(backbone, how))
     head = has_head(backbone, how) and writes_text(backbone)
     if removed and head and cached(backbone.whole.config) and not cached(small.config):
@@ -328,7 +203,7 @@ def output_of(backbone: Backbone, removed: Sequence[int], how: Saving) -> shorte
         )
     if how.format != "transformers":
         shorten.refuse_padding(backbone, small, how.format)
-    ids = tuple(blocks_module.probe(backbone)["input_ids"][0].tolist())
+    ids = tuple(probe(backbone)["input_ids"][0].tolist())
     text = TokenizedText(ids, (False,) * len(ids), truncated=False)
     with without(backbone, removed) as shorter:
         wanted = verify.token_states(shorter, [text], output_site(shorter))[0]
@@ -343,7 +218,7 @@ def output_of(backbone: Backbone, removed: Sequence[int], how: Saving) -> shorte
 
 
 def cached(config: Any) -> bool:
-    """Whether a model runs with a key-value cache unless told otherwise."""
+    """Whether a model runs with a key-value cache by default."""
     return bool(getattr(configs.text_config_of(config), "use_cache", True))
 
 
@@ -352,21 +227,17 @@ def has_head(backbone: Backbone, how: Saving) -> bool:
     return how.format == "transformers" and backbone.whole is not backbone.model
 
 
-def texts_to_compare(
-    backbone: Backbone, how: Saving, texts: Sequence[str]
-) -> tuple[Counting | None, ComparedTexts]:
-    """Return which tokens count in the folder (None: the source says), and the texts to compare on.
+def texts_to_compare(backbone: Backbone, how: Saving, texts: Sequence[str]) -> Compared:
+    """Return the texts to compare on, and which tokens count in the folder (None: the source says).
 
     Raises:
         InputError: the format cannot say which tokens count.
     """
-    limit = length_limit(backbone.tokenizer, backbone.model.config, how.max_length)
-    most = limit if how.source is None else min(limit, how.source.max_seq_length or limit)
-    chosen = verify.beginnings(texts, most)
-    tokens = tokenize(backbone.tokenizer, chosen, limit)
-    counting: Counting | None = None
-    if how.format == "sentence-transformers" and how.source is None:
-        counting = sentence_module.counting_of(
+
+    def counting(tokens: Sequence[TokenizedText]) -> PoolingMask | None:
+        if how.source is not None:
+            return None
+        return sentence.pooling_mask(
             backbone.tokenizer,
             tokens,
             how.pooling,
@@ -374,17 +245,10 @@ def texts_to_compare(
             drop_first=how.drop_first,
             normalize=False,
         )
-    if prompt := _prompt(how, counting):
-        chosen = [prompt + text for text in chosen]
-        tokens = tokenize(backbone.tokenizer, chosen, limit)
-    return counting, list(zip(chosen, tokens, strict=True))
 
-
-def _prompt(how: Saving, counting: Counting | None) -> str:
-    """Return what sentence-transformers will put before each text."""
-    if how.format != "sentence-transformers":
-        return ""
-    return (counting.prompt if counting else "") + sentence_module.default_prompt(how.source)
+    return ship.texts_to_compare(
+        backbone, texts, counting, max_length=how.max_length, format=how.format, source=how.source
+    )
 
 
 def _prompts(texts: Sequence[str]) -> list[str]:
@@ -404,7 +268,7 @@ def kinds_of(backbone: Backbone) -> tuple[str, ...]:
 def usage_of(backbone: Backbone, how: Saving, out: Path) -> str:
     """Return a few lines of Python that load the saved folder."""
     if how.format == "sentence-transformers":
-        return card_module.usage_of(out, how.format, shorten.LAST, "", pictures=False)
+        return ship.usage_of(out, how.format, shorten.LAST, "", pictures=False)
     kind = "AutoModelForCausalLM" if writes_text(backbone) else "AutoModel"
     return (
         f"from transformers import {kind}, AutoTokenizer\n\n"
@@ -421,171 +285,22 @@ def _story(
     evidence: Sequence[str],
     verification: Verification,
 ) -> Story:
-    name, blocks = backbone.info.name, ", ".join(map(str, sorted(removed)))
+    name, gone = backbone.info.name, ", ".join(map(str, sorted(removed)))
     generated = (
         " Text is generated alike with and without the cache." if verification.generated else ""
     )
     return Story(
         title=f"{name} without {len(removed)} of its {backbone.depth} blocks",
         what=[
-            f"{name} without block{'s' if len(removed) > 1 else ''} {blocks} of {backbone.depth}; what "
+            f"{name} without block{'s' if len(removed) > 1 else ''} {gone} of {backbone.depth}; what "
             f"enters a removed block goes on to the next. Not trained since. Made by "
             "layerscope prune."
         ],
         evidence=evidence,
         usage=usage_of(backbone, how, Path(out.name)),
         library=how.format,
-        verified=(
-            f"Loaded in a new process by {verification.reader}, on {verification.texts} texts the "
-            f"largest difference from the source without these blocks is {verification.largest:.1e} of "
-            f"its length (limit {verification.limit:.0e}).{generated}"
-        ),
+        verified=verification.sentence("the source without these blocks") + generated,
     )
-
-
-_BUDGET: Final = "a part of the blocks (0.1 or '10%') or their number"
-
-
-Budgets = Annotated[
-    float | str | Iterable[float | str],
-    To(Several[Annotated[float | int | str, BeforeValidator(scalar), Kind(_BUDGET)]]),
-]
-
-
-class PruneRequest(Config):
-    """What was asked for, checked before a model is loaded.
-
-    Raises:
-        InputError: no such scheme, or one that the rule cannot follow; no budget; no draw.
-    """
-
-    rule: Annotated[Rule, Kind("the name of a rule or a Rule")]
-    """Which blocks go."""
-    budgets: Several[Text]
-    """How many, as they were asked for."""
-    protect: Protected
-    """Blocks at the start and at the end that stay."""
-    scheme: Literal["one-shot", "greedy"]
-    """Whether all blocks are scored at once, or anew after each one that goes."""
-    draws: Count
-    """Random subsets to try."""
-    plans: Listed[Annotated[TaskPlan, Kind("a task")]]
-    """Tasks to try them on."""
-    held_out: Listed[Text] | None
-    """Texts of the perplexity; None leaves them to the model."""
-    settings: EvaluateConfig
-    """How texts become vectors, in the scan and in the tasks."""
-    seed: Natural
-    """Of all that is drawn."""
-
-    @model_validator(mode="after")
-    def _refuse_what_no_model_allows(self) -> Self:
-        for each in self.budgets:
-            parsed_budget(each)
-        if self.scheme == "greedy" and self.rule.at_once:
-            raise InputError(
-                f"the rule {self.rule.name!r} chooses all blocks at once; leave --scheme greedy out."
-            )
-        return self
-
-    @property
-    def scan(self) -> ScanConfig:
-        """What measures just what the rule reads."""
-        given = self.settings
-        asked: dict[str, Any] = {"metrics": self.rule.reads} if self.rule.reads else {}
-        if self.rule.convention:
-            asked["conventions"] = (self.rule.convention,)
-        views = any(measure.level == "view" for measure in catalogue.select(self.rule.reads))
-        return ScanConfig(
-            **asked,
-            views=2 if views else 0,
-            pooling=given.pooling,
-            special_tokens=given.special_tokens,
-            first_token=given.first_token,
-            max_length=given.max_length,
-            batch_tokens=given.batch_tokens,
-            seed=self.seed,
-        )
-
-
-def named_rule(given: str | Rule) -> Rule:
-    """Return a rule by its name, or one that is given as it is."""
-    return rule_of(given) if isinstance(given, str) else given
-
-
-def listed_budgets(given: float | str | Iterable[float | str]) -> tuple[str, ...]:
-    """Return budgets as text: one, several, or several separated by commas."""
-    several = (given,) if isinstance(given, str | int | float) else given
-    return tuple(part.strip() for each in several for part in str(each).split(","))
-
-
-def tasks_of(
-    names: Iterable[str], task_data: str | Path | None, tables: Iterable[Any]
-) -> tuple[TaskPlan, ...]:
-    """Return the tasks to try models on; none where none are named.
-
-    Raises:
-        InputError: nobody knows a name, or mteb is not installed.
-    """
-    wanted = tuple(name.strip() for name in names if name.strip())
-    given = listed_tables(tables)
-    if not wanted and not given:
-        return ()
-    require_extra()
-    folder = None if task_data is None else Path(task_data).expanduser()
-    with quiet():
-        return resolve(wanted, task_data=folder, tables=given)
-
-
-def fitting(
-    backbone: Backbone, asked: PruneRequest, *, saved: bool
-) -> tuple[tuple[int, ...], tuple[Budget, ...]]:
-    """Return the blocks that may go and the budgets in blocks.
-
-    Raises:
-        InputError: the model cannot do without blocks, or without so many; or one model is to be saved
-            and the budgets mean several.
-    """
-    blocks.refuse_surgery(backbone)
-    if backbone.tokenizer is None:
-        raise InputError(f"{backbone.info.model_class} reads images; prune measures texts only.")
-    if saved:
-        shorten.refuse_quantized(backbone)
-    eligible = eligible_blocks(backbone.depth, asked.protect)
-    numbers = budgets(asked.budgets, backbone.depth)
-    for each in numbers:
-        refuse_too_many(each, eligible)
-    _refuse_needed(backbone, eligible)
-    if saved and len(numbers) > 1:
-        raise InputError(
-            f"one model is saved, but the budgets mean {len(numbers)} of them "
-            f"({', '.join(map(str, numbers))} blocks); give one budget with --out."
-        )
-    return eligible, numbers
-
-
-def _refuse_needed(backbone: Backbone, eligible: Sequence[int]) -> None:
-    """Some architectures keep in one block what all others need."""
-    for block in eligible:
-        kept = blocks.kept_blocks(backbone, [block])
-        blocks.refuse_surgery(backbone, kept)
-        blocks.refuse_skipping(backbone, kept)
-
-
-def notes_of(asked: PruneRequest, budgets: Sequence[Budget], run: Run | None) -> list[str]:
-    """Return what there is to know of how the blocks were chosen."""
-    notes = [
-        f"budgets {', '.join(each.asked)} all remove {each} blocks."
-        for each in budgets
-        if len(each.asked) > 1
-    ]
-    if asked.rule.own_reading:
-        notes.append(
-            "the rule is our reading of Jiang, Yang, Tam 2026, whose own could not be read."
-        )
-    if run is not None and asked.scheme == "greedy" and asked.rule.reads:
-        notes.append("the first block was chosen by the run, the others by new scans of the texts.")
-    return notes
 
 
 def record_of(

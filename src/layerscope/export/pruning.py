@@ -12,8 +12,7 @@ import pandas as pd
 from layerscope.analysis.plan import prepare
 from layerscope.analysis.run import Estimates, estimate, scan_backbone
 from layerscope.config import FirstToken
-from layerscope.data import reading
-from layerscope.data.texts import Texts
+from layerscope.data.texts import SAMPLE, Texts, read_texts
 from layerscope.data.tokens import TokenizedText, length_limit, tokenize
 from layerscope.decisions import prune as prune_module
 from layerscope.decisions.prune import Budget, Measured, Removal, Rule
@@ -21,15 +20,8 @@ from layerscope.errors import InputError
 from layerscope.export import formats
 from layerscope.export import prune as export_prune
 from layerscope.export import trial as trial_module
-from layerscope.export.prune import (
-    Outcome,
-    PruneRequest,
-    Saving,
-    evidence_of,
-    fitting,
-    notes_of,
-    record_of,
-)
+from layerscope.export.prune import Outcome, Saving, evidence_of, record_of
+from layerscope.export.request import PruneRequest, fitting, notes_of
 from layerscope.export.ship import Shipped
 from layerscope.export.trial import Cost, Trial, TrialPlan, attempt, costs, writes_text
 from layerscope.models.backbone import Backbone
@@ -356,7 +348,7 @@ def _tried(
     for outcome, subsets in zip(outcomes, drawn, strict=True):
         others = tuple(trials[each] for each in subsets.subsets)
         pruned = trials[outcome.removed]
-        compared = export_prune.comparisons(full, pruned, others, exhaustive=subsets.exhaustive)
+        compared = trial_module.comparisons(full, pruned, others, exhaustive=subsets.exhaustive)
         found.append(
             replace(
                 outcome, trial=pruned, comparisons=compared, subsets=others, total=subsets.total
@@ -380,7 +372,7 @@ def _held_out(
     if not causal or not asked.plans:
         return (), ()
     seen = set(texts.texts)
-    sample = reading.read_texts(reading.SAMPLE, limit=None).texts
+    sample = read_texts(SAMPLE, limit=None).texts
     unseen = [text for text in sample if text not in seen]
     note = f"perplexity on {HELD_OUT} texts of the built-in sample"
     if len(unseen) >= HELD_OUT:

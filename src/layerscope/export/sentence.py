@@ -1,14 +1,15 @@
 """A smaller model as a sentence-transformers folder, of that library's own modules alone.
 
-Which tokens count is part of the vector that was measured, so it comes along: special tokens are given
-weight zero by `WordWeights`. No module leaves out an ordinary first token that is a sink; there a token
-of the tokenizer's own is put before every text as a prompt, takes the sink's place, and gets weight zero.
+Which tokens are pooled is part of the vector that was measured, so the folder keeps it: `WordWeights`
+gives special tokens the weight zero. No module leaves out an ordinary first token that is a sink; there
+a token of the tokenizer's own is put before every text as a prompt, takes the sink's place, and gets
+weight zero.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,11 @@ from layerscope.config import Pooling
 from layerscope.data.tokens import TokenizedText
 from layerscope.errors import InputError, RunError
 from layerscope.export.shorten import LAST, OutputPath
-from layerscope.models.backbone import Backbone
-from layerscope.models.loading import sentence_transformers_source
+from layerscope.models.backbone import Backbone, is_sentence_transformer
+from layerscope.models.modes import evaluating
 from layerscope.settings import ModelOptions
+from layerscope.states.extract import Site, TokenStates
 from layerscope.states.pooling import pool
-from layerscope.states.sites import Site, TokenStates
 
 _MODES: Final = {
     Pooling.MEAN: "mean",
@@ -36,27 +37,28 @@ _MODES: Final = {
 }
 _SEES_ALL: Final = (Pooling.LAST, Pooling.FIRST)
 PROMPT_NAME: Final = "text"
+Read = Iterable[tuple[Tensor, TokenizedText]]
 
 
 @dataclass(frozen=True)
-class Counting:
-    """Which tokens count, as a sentence-transformers folder can say it.
+class PoolingMask:
+    """Which tokens are pooled, in terms that a sentence-transformers folder can express.
 
     Attributes:
         pooling: token states -> a vector.
-        silent: ids of tokens of weight zero.
-        prompt: put before every text, one of the silent tokens; "" for none.
+        excluded: ids of tokens excluded from pooling (weight zero).
+        prompt: put before every text, an excluded token; "" for none.
         normalize: whether vectors are scaled to unit length.
     """
 
     pooling: Pooling
-    silent: frozenset[int] = frozenset()
+    excluded: frozenset[int] = frozenset()
     prompt: str = ""
     normalize: bool = False
 
     def marks(self, text: TokenizedText) -> list[bool]:
         """For each token of a text (with the prompt before it), whether it counts."""
-        marks = [token not in self.silent for token in text.ids]
+        marks = [token not in self.excluded for token in text.ids]
         return marks if any(marks) else [True] * len(marks)
 
     def vector(self, states: Tensor, text: TokenizedText) -> Tensor:
@@ -66,8 +68,45 @@ class Counting:
         vector = pool(TokenStates(Site(0), states[None], real, marks), self.pooling)[0]
         return torch.nn.functional.normalize(vector, dim=0) if self.normalize else vector
 
+    def notes(self, tokenizer: Any) -> list[str]:
+        """Return what a model card says of it."""
+        notes = [
+            f"{self.pooling.value} pooling, vectors {'' if self.normalize else 'not '}normalized."
+        ]
+        if self.excluded:
+            names = ", ".join(tokenizer.convert_ids_to_tokens(sorted(self.excluded)))
+            notes.append(f"Tokens that do not count: {names}.")
+        if self.prompt:
+            notes.append(
+                f"The first token is an attention sink and the tokenizer adds none, so {self.prompt!r} "
+                "is put before every text as a prompt and does not count."
+            )
+        return notes
 
-def counting_of(
+    def agreement(self, plain: Read, prompted: Read) -> str:
+        """Say how near the vectors with the prompt are to those that were scanned without one.
+
+        Args:
+            plain: of each text without the prompt, its states (token, dim) and its tokens.
+            prompted: the same with the prompt.
+        """
+        scanned = [self._without_first(states, text) for states, text in plain]
+        given = [self.vector(states, text) for states, text in prompted]
+        cosine = torch.cosine_similarity(torch.stack(scanned), torch.stack(given)).mean()
+        return (
+            f"With that prompt the vectors are near those that were scanned without it, not equal: mean "
+            f"cosine {float(cosine):.3f} over {len(given)} texts."
+        )
+
+    def _without_first(self, states: Tensor, text: TokenizedText) -> Tensor:
+        """Return the vector without position 0, as a scan makes it."""
+        if len(text.ids) == 1:
+            return self.vector(states, text)
+        rest = TokenizedText(text.ids[1:], text.special[1:], truncated=False)
+        return self.vector(states[1:], rest)
+
+
+def pooling_mask(
     tokenizer: Any,
     texts: Sequence[TokenizedText],
     pooling: Pooling,
@@ -75,8 +114,8 @@ def counting_of(
     special_tokens: bool,
     drop_first: bool,
     normalize: bool,
-) -> Counting:
-    """Say in sentence-transformers' terms which tokens count.
+) -> PoolingMask:
+    """Express in sentence-transformers' terms which tokens are pooled.
 
     Args:
         tokenizer: of the model.
@@ -87,10 +126,10 @@ def counting_of(
         normalize: whether vectors are scaled to unit length.
 
     Raises:
-        InputError: no stock module can say it.
+        InputError: no stock module can express it.
     """
     if pooling in _SEES_ALL:
-        return Counting(pooling, normalize=normalize)
+        return PoolingMask(pooling, normalize=normalize)
     added = frozenset(
         token
         for text in texts
@@ -98,19 +137,19 @@ def counting_of(
         if special
     )
     leads = all(text.special[0] for text in texts)
-    silent = added if not special_tokens else frozenset()
+    excluded = added if not special_tokens else frozenset()
     prompt = ""
     if drop_first and leads:
-        silent |= {text.ids[0] for text in texts}
+        excluded |= {text.ids[0] for text in texts}
     elif drop_first:
         prompt, token = _prompt(tokenizer)
-        silent |= {token}
-    if silent and pooling is not Pooling.MEAN:
+        excluded |= {token}
+    if excluded and pooling is not Pooling.MEAN:
         raise InputError(
             f"sentence-transformers has no {pooling.value} pooling that leaves tokens out; use --pooling "
             "mean, or --special-tokens include --first-token keep, or --format transformers."
         )
-    return Counting(pooling, silent, prompt, normalize)
+    return PoolingMask(pooling, excluded, prompt, normalize)
 
 
 def _prompt(tokenizer: Any) -> tuple[str, int]:
@@ -137,14 +176,30 @@ def require_extra() -> None:
         )
 
 
-def load_source(name: str | Path, options: ModelOptions | None = None) -> Any:
-    """Return the sentence-transformers model of a name, for the modules that follow its transformer.
+def source_name(name: str | Path, revision: str | None = None) -> str | None:
+    """Return what sentence-transformers loads under a name; None if it is not a model of that library."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return str(path) if (path / "modules.json").is_file() else None
+    from transformers.utils.hub import cached_file
 
-    The transformer itself is left out: it is loaded already. None if there is no model of that library
-    under the name.
+    try:
+        found = cached_file(str(name), "modules.json", revision=revision)
+    except OSError:  # not there, or the hub cannot be asked
+        return None
+    return str(name) if found else None
+
+
+def load_source(model: str | Path | nn.Module, options: ModelOptions | None = None) -> Any:
+    """Return the `SentenceTransformer` of a name, for the modules that follow its transformer.
+
+    The transformer itself is left out, since it is loaded already. An object of that library is
+    returned as it is. None if there is no model of that library.
     """
+    if isinstance(model, nn.Module):
+        return model if is_sentence_transformer(model) else None
     options = options or ModelOptions()
-    found = sentence_transformers_source(name, options.revision)
+    found = source_name(model, options.revision)
     if found is None:
         return None
     require_extra()
@@ -190,7 +245,7 @@ def _handed_over(model_for: Callable[[Any], Any]) -> Iterator[None]:
 
 
 def default_prompt(source: Any) -> str:
-    """Return what a sentence-transformers model puts before every text unless told otherwise."""
+    """Return what a sentence-transformers model puts before every text by default."""
     if source is None or not source.default_prompt_name:
         return ""
     return str(source.prompts.get(source.default_prompt_name) or "")
@@ -205,10 +260,16 @@ def source_vector(source: Any, states: Tensor, text: TokenizedText, *, normalize
     }
     if prompt := default_prompt(source):
         features["prompt_length"] = _prompt_length(source.tokenizer, prompt)
-    with torch.no_grad():
-        for module in list(source)[1:]:
+    rest = torch.nn.Sequential(*list(source)[1:])
+    device = next((weight.device for weight in rest.parameters()), states.device)
+    features = {
+        name: value.to(device) if isinstance(value, Tensor) else value
+        for name, value in features.items()
+    }
+    with evaluating(rest):
+        for module in rest:
             features = module(features)
-    vector: Tensor = features["sentence_embedding"][0]
+    vector: Tensor = features["sentence_embedding"][0].to(states.device)
     return torch.nn.functional.normalize(vector, dim=0) if normalize else vector
 
 
@@ -224,7 +285,7 @@ def write_sentence_transformer(
     folder: Path,
     output: OutputPath,
     *,
-    counting: Counting | None,
+    counting: PoolingMask | None,
     source: Any,
     normalize: bool,
     max_length: int,
@@ -237,8 +298,8 @@ def write_sentence_transformer(
         folder: where to.
         output: where in the model's output the states are.
         counting: which tokens count and how they are pooled; None takes the source's modules.
-        source: the sentence-transformers model that it was made from, or None; its prompts, its
-            length limit and its case come along.
+        source: the sentence-transformers model that it was made from, or None; its prompts,
+            length limit and lower-casing are kept.
         normalize: whether the source's modules are followed by a scaling to unit length.
         max_length: tokens that a text is cut to.
     """
@@ -286,15 +347,15 @@ def _source_modules(source: Any, *, normalize: bool) -> list[Any]:
     return [*modules, Normalize()] if normalize and not ends else modules
 
 
-def _modules(counting: Counting, backbone: Backbone) -> list[Any]:
+def _modules(counting: PoolingMask, backbone: Backbone) -> list[Any]:
     from sentence_transformers.sentence_transformer.modules import Normalize, WordWeights
     from sentence_transformers.sentence_transformer.modules import Pooling as StockPooling
 
     modules: list[Any] = []
-    if counting.silent:
+    if counting.excluded:
         # The words only name the rows, and WordWeights would read "[sep]" for "[SEP]".
         words = [str(token) for token in range(_vocabulary(backbone))]
-        modules.append(WordWeights(words, {str(token): 0.0 for token in counting.silent}))
+        modules.append(WordWeights(words, {str(token): 0.0 for token in counting.excluded}))
     mode: Any = _MODES[counting.pooling]
     modules.append(StockPooling(backbone.info.dim, pooling_mode=mode))
     return [*modules, Normalize()] if counting.normalize else modules
@@ -305,7 +366,7 @@ def _vocabulary(backbone: Backbone) -> int:
     return max(size, len(backbone.tokenizer))
 
 
-def _prompts(counting: Counting | None, source: Any) -> tuple[dict[str, str] | None, str | None]:
+def _prompts(counting: PoolingMask | None, source: Any) -> tuple[dict[str, str] | None, str | None]:
     before = "" if counting is None else counting.prompt
     if source is None:
         names = (PROMPT_NAME, "query", "document")

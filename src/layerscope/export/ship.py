@@ -1,4 +1,4 @@
-"""The way out: a smaller model is written, read back in a new process, and only then in its place."""
+"""Save a smaller model with its card, verify it in a new process, then move it into place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from layerscope.data.files import write_atomically
-from layerscope.data.tokens import TokenizedText
+from layerscope.data.tokens import TokenizedText, length_limit, tokenize
 from layerscope.export.formats import (
     MismatchError,
     bytes_of,
@@ -19,20 +19,32 @@ from layerscope.export.formats import (
     refuse_full_disk,
     size_of,
     staged,
+    write_onnx,
     write_record,
     write_transformers,
 )
-from layerscope.export.onnx import write_onnx
-from layerscope.export.sentence import Counting, source_vector, write_sentence_transformer
-from layerscope.export.shorten import LIMITS, OutputPath, give_raw_last, smaller
-from layerscope.export.verify import ONNX_LIMIT, Request, Verification, compare, read_back
+from layerscope.export.sentence import (
+    PoolingMask,
+    default_prompt,
+    source_vector,
+    write_sentence_transformer,
+)
+from layerscope.export.shorten import LAST, LIMITS, OutputPath, give_raw_last, smaller
+from layerscope.export.verify import (
+    ONNX_LIMIT,
+    Request,
+    Verification,
+    beginnings,
+    compare,
+    read_back,
+)
 from layerscope.models.backbone import Backbone
 from layerscope.settings import Format
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be saved, and what it must give.
+    """What is to be saved, and the states that the saved model must give.
 
     Attributes:
         kept: the blocks to keep, counted from 0.
@@ -40,7 +52,7 @@ class Plan:
         expected: those states (token, dim) of each text.
         texts: the texts, as strings with any prompt before them, and as tokens.
         format: of the folder.
-        head: whether the head comes along.
+        head: whether the head is saved too.
         counting: which tokens count, for sentence-transformers; None takes the source's modules.
         source: the sentence-transformers model that it comes from, or None.
         prompt: what sentence-transformers will put before each text, as `texts` have it.
@@ -48,7 +60,7 @@ class Plan:
         max_length: tokens that a text is cut to.
         generate: prompts that a causal model must go on from alike with and without its cache.
         pixels: for a model of images, what `expected` was made of.
-        processor: what is saved beside the model: its tokenizer or image processor.
+        processor: what is saved with the model: its tokenizer or image processor.
     """
 
     kept: Sequence[int]
@@ -57,7 +69,7 @@ class Plan:
     texts: Sequence[tuple[str, TokenizedText]]
     format: Format = "transformers"
     head: bool = False
-    counting: Counting | None = None
+    counting: PoolingMask | None = None
     source: Any = None
     prompt: str = ""
     normalize: bool = False
@@ -65,6 +77,58 @@ class Plan:
     generate: Sequence[str] = ()
     pixels: Tensor | None = None
     processor: Any = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Texts that a saved model is compared on.
+
+    Attributes:
+        texts: as strings with any prompt before them, and as tokens.
+        bare: their tokens without the prompt.
+        counting: which tokens count in the folder; None where the source's modules say.
+        prompt: what sentence-transformers will put before each text.
+        limit: tokens that a text is cut to.
+    """
+
+    texts: list[tuple[str, TokenizedText]]
+    bare: list[TokenizedText]
+    counting: PoolingMask | None
+    prompt: str
+    limit: int
+
+
+def texts_to_compare(
+    backbone: Backbone,
+    texts: Sequence[str],
+    pooling_mask: Callable[[Sequence[TokenizedText]], PoolingMask | None],
+    *,
+    max_length: int,
+    format: Format,  # noqa: A002
+    source: Any,
+) -> Compared:
+    """Return the beginnings of some texts, as the saved model will read them.
+
+    Args:
+        backbone: the source.
+        texts: real texts.
+        pooling_mask: their tokens -> which count; asked for sentence-transformers only.
+        max_length: tokens that a text is cut to, if the model takes so many.
+        format: of the folder.
+        source: the `SentenceTransformer` that the model comes from, or None.
+    """
+    limit = length_limit(backbone.tokenizer, backbone.model.config, max_length)
+    most = limit if source is None else min(limit, source.max_seq_length or limit)
+    chosen = beginnings(texts, most)
+    bare = tokens = tokenize(backbone.tokenizer, chosen, limit)
+    counting, prompt = None, ""
+    if format == "sentence-transformers":
+        counting = pooling_mask(bare)
+        prompt = (counting.prompt if counting else "") + default_prompt(source)
+    if prompt:
+        chosen = [prompt + text for text in chosen]
+        tokens = tokenize(backbone.tokenizer, chosen, limit)
+    return Compared(list(zip(chosen, tokens, strict=True)), bare, counting, prompt, limit)
 
 
 @dataclass(frozen=True)
@@ -180,3 +244,99 @@ def _verified(backbone: Backbone, folder: Path, plan: Plan, model: Any) -> Verif
     if written[::2] != written[1::2]:
         raise MismatchError("the saved model writes other text with its cache than without it.")
     return replace(found, generated=True)
+
+
+# --- the model card --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Story:
+    """The contents of a model card.
+
+    Attributes:
+        title: what this model is, one line.
+        what: sentences on what was done to the source.
+        evidence: sentences on why; what was measured, on which texts.
+        usage: Python that loads it.
+        library: "transformers" or "sentence-transformers".
+        verified: one sentence on the check in a new process.
+    """
+
+    title: str
+    what: Sequence[str]
+    evidence: Sequence[str]
+    usage: str
+    library: str
+    verified: str
+
+
+def model_card(backbone: Backbone, story: Story) -> str:
+    """Return a README.md with the metadata that model hubs read."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    tags = ["layerscope"]
+    if story.library == "sentence-transformers":
+        tags += ["sentence-transformers", "sentence-similarity", "feature-extraction"]
+    base = backbone.info.name if backbone.info.revision else None  # a hub's id, not a local name
+    data = ModelCardData(library_name=story.library, base_model=base, tags=tags)
+    parts = [
+        f"# {story.title}",
+        "\n".join(story.what),
+        "## Evidence",
+        "\n\n".join(story.evidence),
+        "## Use",
+        f"```python\n{story.usage}\n```",
+        "## Checked",
+        story.verified,
+        f"The license is the source's, {backbone.info.name}. Weights fingerprint of the source: "
+        f"`{backbone.info.weights_fingerprint}`.",
+    ]
+    text = "\n\n".join(parts)
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n", ignore_metadata_errors=True))
+
+
+def usage_of(folder: Path, kind: str, output: OutputPath, reader: str, *, pictures: bool) -> str:
+    """Return a few lines of Python that load a saved folder.
+
+    Args:
+        folder: where it is.
+        kind: the format.
+        output: where in the output of transformers the layer is.
+        reader: the class that loads it.
+        pictures: whether it reads images.
+    """
+    if kind == "sentence-transformers":
+        return (
+            "from sentence_transformers import SentenceTransformer\n\n"
+            f'model = SentenceTransformer("{folder}")\n'
+            'vectors = model.encode(["a text", "another one"])'
+        )
+    if kind == "onnx":
+        return (
+            "from onnxruntime import InferenceSession\n"
+            "from transformers import AutoTokenizer\n\n"
+            f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n'
+            f'session = InferenceSession("{folder}/model.onnx")\n'
+            'inputs = tokenizer(["a text"], return_tensors="np")\n'
+            "names = [each.name for each in session.get_inputs()]\n"
+            "states = session.run(None, {name: inputs[name] for name in names})[0]"
+        )
+    # AutoModel would give an encoder its decoder back, and a model with a head no head.
+    plain = not ("For" in reader or reader.endswith("EncoderModel"))
+    name = "AutoModel" if plain else reader
+    place = "last_hidden_state" if output == LAST else f"hidden_states[{output[1]}]"
+    loading = f'model = {name}.from_pretrained("{folder}")\n'
+    if pictures:
+        return (
+            f"import torch\nfrom transformers import {name}\n\n{loading}"
+            "size = model.config.image_size\n"
+            "pixels = torch.rand(1, model.config.num_channels, size, size)\n"
+            f"states = model(pixel_values=pixels, output_hidden_states=True).{place}"
+        )
+    core = "model.base_model" if "For" in reader else "model"
+    return (
+        f"from transformers import {name}, AutoTokenizer\n\n"
+        f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n{loading}'
+        'inputs = tokenizer("a text", return_tensors="pt")\n'
+        f"states = {core}(**inputs, output_hidden_states=True).{place}"
+    )

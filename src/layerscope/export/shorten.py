@@ -1,4 +1,4 @@
-"""A smaller model as a model of its own, and where it gives out the state that is wanted.
+"""Build a smaller model, and find the wanted state in its output.
 
 The source is never touched: the new model is built without weights from the sliced config and takes
 the source's tensors, renumbered, as they are.
@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from layerscope.data.tokens import TokenizedText
 from layerscope.errors import InputError
-from layerscope.models.backbone import Backbone
+from layerscope.models.backbone import Backbone, probe
 from layerscope.models.blocks import (
     bare,
     block_path,
     carried_entries,
     kept_weights,
-    probe,
     refuse_surgery,
 )
 from layerscope.models.configs import block_config_of, kept_config, read_again
@@ -62,7 +61,7 @@ def smaller(backbone: Backbone, kept: Sequence[int], *, head: bool = False) -> n
     Args:
         backbone: the source.
         kept: the blocks to keep, counted from 0, in order.
-        head: whether the head comes along, where the source was loaded with one.
+        head: whether the head is kept, if the source was loaded with one.
 
     Raises:
         InputError: the model is quantized, or cannot do without some of these blocks.
@@ -242,7 +241,7 @@ def refuse_processor(backbone: Backbone, kind: str) -> None:
 def refuse_other_tokens(backbone: Backbone, small: Any, texts: Sequence[TokenizedText]) -> None:
     """Raise an InputError where the saved tokenizer would read texts in other tokens.
 
-    Transformers chooses a tokenizer's class by the model that stands beside it.
+    Transformers chooses a tokenizer's class by the model in the same folder.
 
     Args:
         backbone: the source.
@@ -266,7 +265,7 @@ def refuse_other_tokens(backbone: Backbone, small: Any, texts: Sequence[Tokenize
 
 
 def refuse_padding(backbone: Backbone, small: Any, kind: str) -> None:
-    """Raise an InputError for a model whose states of a text change with the padding beside it.
+    """Raise an InputError for a model whose states of a text change with its padding.
 
     Vectors of a batch would then differ from those of each text by itself, which were measured.
     """
@@ -302,7 +301,7 @@ def _encoder_class(core: nn.Module) -> Any:
 
 
 def find_output(backbone: Backbone, small: Any, wanted: Tensor) -> OutputPath | None:
-    """Find where a smaller model gives out a state of the source.
+    """Find where a smaller model returns a state of the source.
 
     By looking, on a short input, as anybody would run it: `last_hidden_state` if it is there, else a
     place in `hidden_states` (whose last entry is normed unless the config says

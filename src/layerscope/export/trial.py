@@ -1,6 +1,6 @@
-"""What a model is worth without some of its blocks: task scores, perplexity, speed, size.
+"""Try a model without some of its blocks: task scores, perplexity, speed, size.
 
-Everything is read where the model itself gives it out: after the final norm, where there is one.
+States are read at the model's own output: after the final norm, if there is one.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any, Final
 
 import torch
@@ -25,10 +25,10 @@ from layerscope.evaluation.tasks import TaskPlan
 from layerscope.models.backbone import Backbone
 from layerscope.models.blocks import skipping
 from layerscope.models.modes import evaluating
+from layerscope.results.resampling import Against, against
 from layerscope.settings import EvaluateConfig
 from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
-from layerscope.states.extract import batches, extract, sites_of
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site, batches, extract, sites_of
 
 PERPLEXITY: Final = "perplexity"
 _SPEED_TOKENS: Final = 512
@@ -91,7 +91,7 @@ def tried(backbone: Backbone, removed: tuple[int, ...], plan: TrialPlan) -> Tria
 
 
 def output_site(backbone: Backbone) -> Site:
-    """Return where the model gives out its states."""
+    """Return the site of the model's output."""
     return sites_of(backbone, [backbone.depth])[-1]
 
 
@@ -135,6 +135,99 @@ def perplexity(backbone: Backbone, texts: Sequence[TokenizedText]) -> float | No
             tokens += ids.shape[1] - 1
     mean = loss / tokens if tokens else math.nan
     return math.exp(mean) if math.isfinite(mean) and mean < 700 else None
+
+
+# --- how it compares ------------------------------------------------------------------------------
+
+MEAN: Final = "mean of the tasks"
+Change = Callable[[Trial], float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One test: its value in the full model and without the blocks, and the change in percent.
+
+    Attributes:
+        name: of the task, "perplexity", or "mean of the tasks".
+        full: in the full model; None for the mean of the tasks, as their scores are unlike.
+        pruned: without the blocks, likewise.
+        change: in percent of the full model's value.
+        random: that change compared with random subsets; None where none were tried.
+        lacking: random subsets without a value, which are left out.
+    """
+
+    name: str
+    full: float | None
+    pruned: float | None
+    change: float
+    random: Against | None = None
+    lacking: int = 0
+
+
+def comparisons(
+    full: Trial, pruned: Trial, others: Sequence[Trial], *, exhaustive: bool
+) -> tuple[Comparison, ...]:
+    """Compare every test that both models have a value of.
+
+    Args:
+        full: the trial of the full model.
+        pruned: of the model without the chosen blocks.
+        others: of random subsets.
+        exhaustive: whether those are all subsets of the size.
+    """
+    tasks = [task for task in full.scores if task in pruned.scores and full.scores[task] > 0]
+    found = [
+        _comparison(
+            task, full.scores[task], pruned.scores[task], pruned, others,
+            _of_task(full, task), exhaustive=exhaustive,
+        )
+        for task in tasks
+    ]  # fmt: skip
+    if len(tasks) > 1:
+        changes = [_of_task(full, task) for task in tasks]
+
+        def mean(trial: Trial) -> float:
+            return fmean(change(trial) for change in changes)
+
+        found.append(_comparison(MEAN, None, None, pruned, others, mean, exhaustive=exhaustive))
+    if full.perplexity and pruned.perplexity:
+        found.append(
+            _comparison(
+                PERPLEXITY, full.perplexity, pruned.perplexity, pruned, others,
+                _of_perplexity(full.perplexity), exhaustive=exhaustive, lower=True,
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def _of_task(full: Trial, task: str) -> Change:
+    """Return a trial's change of a score in percent; NaN where it has none."""
+    return lambda trial: 100 * (trial.scores.get(task, math.nan) / full.scores[task] - 1)
+
+
+def _of_perplexity(full: float) -> Change:
+    return lambda trial: 100 * ((trial.perplexity or math.nan) / full - 1)
+
+
+def _comparison(
+    name: str,
+    full: float | None,
+    value: float | None,
+    pruned: Trial,
+    others: Sequence[Trial],
+    change: Change,
+    *,
+    exhaustive: bool,
+    lower: bool = False,
+) -> Comparison:
+    changes = [change(trial) for trial in others]
+    known = [each for each in changes if not math.isnan(each)]
+    own = change(pruned)
+    lacking = len(changes) - len(known)
+    beside = (
+        against(own, known, exhaustive=exhaustive and not lacking, lower=lower) if known else None
+    )
+    return Comparison(name, full, value, own, beside, lacking)
 
 
 # --- what it costs -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Is what was saved what was meant? A new process loads it with stock libraries, states are compared."""
+"""Verify a saved model: a new process loads it with stock libraries, and its states are compared."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from layerscope.data.tokens import TokenizedText
 from layerscope.errors import RunError
 from layerscope.export.formats import MismatchError
 from layerscope.export.shorten import OutputPath
-from layerscope.models.backbone import Backbone
-from layerscope.states.extract import batches, extract
-from layerscope.states.sites import Site, TokenStates
+from layerscope.models.backbone import Backbone, given_by, probe
+from layerscope.models.modes import evaluating
+from layerscope.states.extract import Site, TokenStates, batches, extract
 
 ONNX_LIMIT: Final = 1e-4  # another runtime, which sums in another order
 NEW_TOKENS: Final = 16
@@ -57,6 +57,13 @@ class Verification:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for a record."""
         return asdict(self)
+
+    def sentence(self, source: str) -> str:
+        """Return what was found, for a model card; `source` names what the model is compared with."""
+        return (
+            f"Loaded in a new process by {self.reader}, on {self.texts} texts the largest difference "
+            f"from {source} is {self.largest:.1e} of its length (limit {self.limit:.0e})."
+        )
 
 
 @dataclass(frozen=True)
@@ -167,6 +174,41 @@ def _kept(tokens: TokenStates) -> Tensor:
     return tokens.states[0].cpu().clone()
 
 
+def expected_states(
+    backbone: Backbone, tokens: Sequence[TokenizedText], site: Site
+) -> list[Tensor]:
+    """Return a site's states (token, dim) of each text; `final_norm` of any layer."""
+    found = token_states(backbone, tokens, Site(site.layer))
+    if site.stage != "final_norm" or backbone.final_norm is None:
+        return found
+    return [normed(backbone, states) for states in found]
+
+
+def probed_state(backbone: Backbone, site: Site) -> Tensor:
+    """Return a site's state (token, dim) of the short input; `final_norm` of any layer."""
+    block = backbone.blocks[site.layer - 1]
+    states = given_by(backbone, block, probe(backbone))[0]
+    if site.stage == "final_norm" and backbone.final_norm is not None:
+        return normed(backbone, states[0])
+    return states[0]
+
+
+def normed(backbone: Backbone, states: Tensor) -> Tensor:
+    """Return states (token, dim) behind the final norm."""
+    norm: Any = backbone.final_norm
+    weight = next(norm.parameters(), next(backbone.model.parameters()))
+    with evaluating(norm):
+        found: Tensor = norm(states[None].to(weight.device, weight.dtype))[0]
+    return found.to("cpu", states.dtype)
+
+
+def picture_states(backbone: Backbone, picture: Tensor, site: Site) -> Tensor:
+    """Return a site's state (patch, dim) of one picture (1, channel, row, column)."""
+    block = backbone.blocks[site.layer - 1]
+    states = given_by(backbone, block, {"pixel_values": picture})[0][0].cpu().clone()
+    return normed(backbone, states) if site.stage == "final_norm" else states
+
+
 def compare(
     expected: Sequence[Tensor],
     answer: Answer,
@@ -218,8 +260,8 @@ def compare(
 def distances(came: Tensor, wanted: Tensor) -> Tensor:
     """Return how far each token of a text, or its vector, is off, as a share of its own length.
 
-    Of its own, since beside one attention sink every other token would be lost; of the text's median
-    length where a token is shorter than that.
+    Each token is compared with its own length, since next to an attention sink's every other difference
+    would vanish; a token shorter than the text's median length is compared with that.
     """
     lengths = _rows(wanted).norm(dim=-1)
     tiny = torch.finfo(wanted.dtype).tiny

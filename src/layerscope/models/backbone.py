@@ -1,12 +1,17 @@
-"""The model abstraction: a transformers model with its layers identified."""
+"""A loaded model, its layers in order, and the fingerprints that identify it."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
-from torch import nn
+import xxhash
+from torch import Tensor, nn
 
 from layerscope.errors import InputError, NonFiniteError
 from layerscope.models.architectures import (
@@ -17,17 +22,15 @@ from layerscope.models.architectures import (
     blocks_of,
     stages_of,
 )
-from layerscope.models.fingerprints import (
-    config_fingerprint,
-    tokenizer_fingerprint,
-    weights_fingerprint,
-)
+from layerscope.models.modes import evaluating
 from layerscope.models.structure import infer_architecture
+
+_PROBE_TOKENS: Final = 6
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The entry for a model in a run's record."""
+    """Facts of a model for a run's record."""
 
     name: str
     revision: str
@@ -50,12 +53,12 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A transformers model with its layers identified.
+    """A model with its layers in order.
 
     Attributes:
         model: the module to call with `input_ids` and `attention_mask`; never has a head.
-        whole: the original model, which contains `model` and perhaps a head.
-        blocks: the block of each layer 1..L; a block shared by several layers occurs several times.
+        whole: the model as it was loaded, which holds `model` and perhaps a head.
+        blocks: the block of layer 1..L; one shared by several layers stands several times.
         final_norm: the norm after block L, or None.
         stages: sub-block stage -> where to read it in a block (empty if unknown).
         positions: "given" if `position_ids` counting from 0 must be passed.
@@ -88,14 +91,18 @@ class Backbone:
 def backbone_of(
     model: nn.Module, tokenizer: Any, *, name: str = "", revision: str = ""
 ) -> Backbone:
-    """Identify the layers of a loaded transformers model.
+    """Find the layers of a loaded transformers model.
 
     For a model in the table of architectures, by its row; for any other, by its longest list of blocks of
     one class, which is checked against the hidden states that the model itself reports.
 
+    Of a `SentenceTransformer` object the transformer and its own tokenizer are taken.
+
     Raises:
-        InputError: not a transformers model, or its blocks cannot be identified reliably.
+        InputError: not a transformers model, or its blocks cannot be identified for certain.
     """
+    if is_sentence_transformer(model):
+        model, tokenizer = _transformer_of(model)
     if not hasattr(model, "config"):
         raise InputError(f"expected a transformers model, got {type(model).__name__}.")
     core = _core(model)
@@ -120,7 +127,7 @@ def backbone_of(
         padding=architecture.padding,
         mask=architecture.mask,
         info=ModelInfo(
-            name=name or str(getattr(model.config, "name_or_path", "")) or type(model).__name__,
+            name=name or name_of(model),
             revision=revision,
             architecture=kind,
             model_class=type(core).__name__,
@@ -135,6 +142,33 @@ def backbone_of(
             config_fingerprint=config_fingerprint(config),
         ),
     )
+
+
+def is_sentence_transformer(model: object) -> bool:
+    """Whether an object is a `SentenceTransformer`, seen without importing that library."""
+    return any(
+        kind.__name__ == "SentenceTransformer"
+        and kind.__module__.startswith("sentence_transformers.")
+        for kind in type(model).__mro__
+    )
+
+
+def name_of(model: nn.Module) -> str:
+    """Return what a loaded model is called: where its config was loaded from, else its class."""
+    model = _transformer_of(model)[0] if is_sentence_transformer(model) else model
+    return str(getattr(model.config, "name_or_path", "")) or type(model).__name__
+
+
+def _transformer_of(source: Any) -> tuple[nn.Module, Any]:
+    """Return the transformers model that a `SentenceTransformer` starts with, and its tokenizer."""
+    first = next(iter(source), None)
+    model = getattr(first, "auto_model", None)
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            "expected a SentenceTransformer whose first module is a Transformer, got one that starts "
+            f"with {type(first).__name__}, which has no layers."
+        )
+    return model, getattr(first, "tokenizer", None)
 
 
 def non_finite_states(backbone: Backbone, where: str = "", more: str = "") -> NonFiniteError:
@@ -161,8 +195,45 @@ def non_finite_states(backbone: Backbone, where: str = "", more: str = "") -> No
     return NonFiniteError(f"{said}; try --dtype {wider}{more}.")
 
 
+def given_by(
+    backbone: Backbone, module: nn.Module, inputs: dict[str, Tensor], **options: Any
+) -> tuple[Tensor, Any]:
+    """Run the model once; return what one of its modules gave, and the model's own output."""
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple | list) else output)
+
+    if hasattr(backbone.model.config, "use_cache"):
+        options["use_cache"] = False
+    handle = module.register_forward_hook(keep)
+    try:
+        with evaluating(backbone.model):
+            output = backbone.model(**inputs, **options)
+    finally:
+        handle.remove()
+    return seen[-1], output
+
+
+def probe(backbone: Backbone, seed: int = 0) -> dict[str, Tensor]:
+    """Return a short input: a few tokens, or for a model of images a small noise."""
+    config: Any = backbone.model.config
+    if getattr(backbone.model, "main_input_name", "input_ids") == "pixel_values":
+        size = config.image_size
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        generator = torch.Generator().manual_seed(seed)
+        pixels = torch.rand((1, config.num_channels, height, width), generator=generator)
+        return {"pixel_values": pixels.to(backbone.device, next(backbone.model.parameters()).dtype)}
+    low = min(5, config.vocab_size - _PROBE_TOKENS)
+    ids = torch.arange(low, low + _PROBE_TOKENS, device=backbone.device)[None]
+    return {"input_ids": ids}
+
+
 def _core(model: nn.Module) -> nn.Module:
-    """Return the module that computes hidden states: without head; the encoder; the text model."""
+    """Return the module that computes the hidden states, without a head.
+
+    Of an encoder-decoder it is the encoder, of a model for several kinds of input the text model.
+    """
     core: Any = getattr(model, "base_model", model)
     if hasattr(core, "get_encoder") and _is_pair(core):
         core = core.get_encoder()
@@ -175,7 +246,108 @@ def _core(model: nn.Module) -> nn.Module:
 
 
 def _is_pair(core: Any) -> bool:
-    """Whether this is an encoder-decoder, or its encoder alone (whose config denies it for T5)."""
+    """Whether this is an encoder with a decoder, or was cut out of one (T5's config then denies it)."""
     both = all(isinstance(getattr(core, part, None), nn.Module) for part in ("encoder", "decoder"))
     alone = type(core).__name__.endswith("EncoderModel")
     return both or alone or bool(getattr(core.config, "is_encoder_decoder", False))
+
+
+# --- fingerprints: hashes of all that decides the numbers of a model ------------------------------
+
+OLDER: Final = "made by an older layerscope that could not tell fine-tuned copies apart"
+_CHUNK: Final = 1 << 24  # values that are copied to the CPU at a time
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """Return a hash of every weight and persistent buffer: name, shape, dtype and all of its bytes.
+
+    The same on every device and in every order of the weights, which are read one at a time. Weights
+    that share memory are read once, and count like equal ones that do not.
+
+    Raises:
+        InputError: a weight is not in memory.
+    """
+    total = xxhash.xxh3_128()
+    known: dict[tuple[Any, ...], bytes] = {}
+    for name, entry in sorted(model.state_dict().items()):
+        for tensor in _tensors(entry):
+            if tensor.is_meta:
+                raise InputError(
+                    f"{type(model).__name__} cannot be told apart from other models: its weight {name!r} "
+                    "is not in memory but offloaded; load it without a device map, or on a larger device."
+                )
+            memory = (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride())
+            if not tensor.numel() or memory not in known:
+                known[memory] = _digest(tensor)
+            total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            total.update(known[memory])
+    return f"xxh3-{total.hexdigest()}"
+
+
+def _tensors(entry: Any) -> Iterator[Tensor]:
+    """Yield the plain tensors of an entry of a state dict: of a quantized one, those inside it."""
+    if isinstance(entry, Tensor) and hasattr(entry, "__tensor_flatten__"):
+        inside, _ = entry.__tensor_flatten__()
+        for name in inside:
+            yield from _tensors(getattr(entry, name))
+    elif isinstance(entry, Tensor):
+        yield entry
+    elif isinstance(entry, list | tuple):
+        for each in entry:
+            yield from _tensors(each)
+
+
+def _digest(tensor: Tensor) -> bytes:
+    """Return a hash of the values of a tensor, bit by bit."""
+    digest = xxhash.xxh3_128()
+    flat = (tensor.dequantize() if tensor.is_quantized else tensor.detach()).reshape(-1)
+    for start in range(0, flat.numel(), _CHUNK):
+        digest.update(flat[start : start + _CHUNK].cpu().view(torch.uint8).numpy().data)
+    return digest.digest()
+
+
+# Case, accents, scripts, numbers, blanks and signs: what tokenizers of one vocabulary treat differently.
+_PROBE: Final = "layerscope probes, 1, 2, 3. A b,c  Don't\n\tNAÏVE  x=12345! Ещё 東京 🙂"
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Return a short hash of the tokenizer's vocabulary, special tokens and its ids of a probe text."""
+    probe = tokenizer(_PROBE)["input_ids"]
+    facts = [sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map, probe]
+    return _short_hash(facts)
+
+
+# Entries of a config that say where a model comes from or what a head makes of it.
+_NO_MATTER: Final = frozenset(
+    {
+        "_name_or_path", "_commit_hash", "transformers_version", "architectures", "auto_map", "dtype",
+        "torch_dtype", "id2label", "label2id", "problem_type", "return_dict", "use_cache",
+        "output_hidden_states", "output_attentions", "tie_word_embeddings",
+    }
+)  # fmt: skip
+
+
+def config_fingerprint(config: Any) -> str:
+    """Return a short hash of a model's config: the same weights under another one give other states."""
+    return _short_hash(_deciding(config.to_dict()))
+
+
+def _deciding(entry: Any) -> Any:
+    """Return a config, and those inside it, without what changes no hidden state."""
+    if isinstance(entry, dict):
+        return {str(k): _deciding(v) for k, v in entry.items() if k not in _NO_MATTER}
+    return [_deciding(each) for each in entry] if isinstance(entry, list | tuple) else entry
+
+
+def _short_hash(facts: Any) -> str:
+    said = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def is_older_fingerprint(fingerprint: object) -> bool:
+    """Whether a fingerprint of weights, as a record holds it, came from a few values of each weight.
+
+    >>> is_older_fingerprint("28a10a12fe4cceb0"), is_older_fingerprint("xxh3-28a10a12fe4cceb0")
+    (True, False)
+    """
+    return re.fullmatch("[0-9a-f]{16}", str(fingerprint)) is not None

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from layerscope.errors import InputError
 from layerscope.models.backbone import Backbone
 from layerscope.models.configs import kept_config, read_again, refuse_computed, text_config_of
-from layerscope.models.modes import evaluating, modules_kept
+from layerscope.models.modes import modules_kept
 
 # Attributes that hold the number of this block, or of another one.
 _NUMBERS: Final = (
@@ -33,7 +33,6 @@ _NUMBERS: Final = (
 )
 # Attributes of blocks that do not affect what a block computes.
 _IDLE: Final = {"training", "gradient_checkpointing", "store_full_length_kv"}
-_PROBE_TOKENS: Final = 6
 
 
 def kept_blocks(backbone: Backbone, removed: Iterable[int]) -> tuple[int, ...]:
@@ -339,7 +338,7 @@ def _parts_for(weight: Tensor, shape: Sequence[int], kept: Sequence[int], depth:
 
 
 def remove_blocks(backbone: Backbone, removed: Iterable[int]) -> Backbone:
-    """Remove blocks from the model in place, permanently, and return its new backbone.
+    """Remove blocks from the model itself, permanently, and return the new backbone.
 
     Raises:
         InputError: no such block, no block would stay, or the architecture does not work without it.
@@ -361,7 +360,7 @@ def remove_blocks(backbone: Backbone, removed: Iterable[int]) -> Backbone:
 
 
 def refuse_skipping(backbone: Backbone, kept: Sequence[int]) -> None:
-    """Raise an InputError for a model whose blocks cannot be removed in memory, only when saved.
+    """Raise an InputError for a model whose blocks cannot be removed in memory, only in a saved copy.
 
     This concerns models with weights outside of the blocks that have a part for each block.
     """
@@ -381,7 +380,7 @@ def refuse_skipping(backbone: Backbone, kept: Sequence[int]) -> None:
 
 @contextmanager
 def skipping(backbone: Backbone, removed: Iterable[int]) -> Iterator[Backbone]:
-    """Run the model without some of its blocks, and restore it exactly on exit.
+    """Run the model without some of its blocks, then restore it exactly.
 
     >>> with skipping(backbone, {3, 4}) as shorter:  # doctest: +SKIP
     ...     shorter.depth
@@ -395,8 +394,8 @@ def skipping(backbone: Backbone, removed: Iterable[int]) -> Iterator[Backbone]:
         for module, number in _numbered(block)
     ]
     try:
-        # transformers registers its recording hooks on a model once, when hidden states are first
-        # requested; blocks that are absent at that moment would never report their states later.
+        # transformers puts its recording hooks on a model once, when hidden states are first asked for;
+        # blocks that are away at that moment would never report theirs again.
         with modules_kept(backbone.model):
             yield remove_blocks(backbone, removed)
     finally:
@@ -433,37 +432,3 @@ def _numbered(block: nn.Module) -> list[tuple[nn.Module, str]]:
         for name in _NUMBERS
         if type(getattr(module, name, None)) is int
     ]
-
-
-def given_by(
-    backbone: Backbone, module: nn.Module, inputs: dict[str, Tensor], **options: Any
-) -> tuple[Tensor, Any]:
-    """Run the model once; return the output of one of its modules, and the model's own output."""
-    seen: list[Tensor] = []
-
-    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-        seen.append(output[0] if isinstance(output, tuple | list) else output)
-
-    if hasattr(backbone.model.config, "use_cache"):
-        options["use_cache"] = False
-    handle = module.register_forward_hook(keep)
-    try:
-        with evaluating(backbone.model):
-            output = backbone.model(**inputs, **options)
-    finally:
-        handle.remove()
-    return seen[-1], output
-
-
-def probe(backbone: Backbone, seed: int = 0) -> dict[str, Tensor]:
-    """Return a short input: a few tokens, or noise for a model of images."""
-    config: Any = backbone.model.config
-    if getattr(backbone.model, "main_input_name", "input_ids") == "pixel_values":
-        size = config.image_size
-        height, width = size if isinstance(size, list | tuple) else (size, size)
-        generator = torch.Generator().manual_seed(seed)
-        pixels = torch.rand((1, config.num_channels, height, width), generator=generator)
-        return {"pixel_values": pixels.to(backbone.device, next(backbone.model.parameters()).dtype)}
-    low = min(5, config.vocab_size - _PROBE_TOKENS)
-    ids = torch.arange(low, low + _PROBE_TOKENS, device=backbone.device)[None]
-    return {"input_ids": ids}

@@ -176,7 +176,7 @@ def _renumber_overrides(config: Any, kept: Sequence[int]) -> None:
 
 
 def _rename_stages(config: Any, blocks: int) -> None:
-    """Rename the stages of a vision backbone, one for each block, and its output stages."""
+    """Vision backbones name a stage for each block, and list which of them they return."""
     if not hasattr(config, "stage_names"):
         return
     config.stage_names = ["stem", *(f"stage{number}" for number in range(1, blocks + 1))]

@@ -1,11 +1,12 @@
-"""Load a model from a hub id, a local folder, a GGUF file or a sentence-transformers folder.
+"""Load a model by name: a hub id, a local folder, a GGUF file or a sentence-transformers folder.
 
-All sources are normalized to a `Backbone`: the module to call, its blocks in order, its final norm, and
-the tokenizer. Heads are never run; for an encoder-decoder, only the encoder is used.
+All sources are normalized to a `Backbone`. Heads are never run; an encoder-decoder gives its encoder.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,29 +19,19 @@ import torch
 from torch import nn
 
 from layerscope.errors import InputError
-from layerscope.models.backbone import (
-    Backbone,
-    _core,
-    backbone_of,
-)
+from layerscope.models.backbone import Backbone, _core, backbone_of
 from layerscope.settings import ModelOptions
 
 # The word in transformers' errors about code in a checkpoint, which have no type of their own.
 NEEDS_TRUST: Final = "trust_remote_code"
-
-
-# A tokenizer needs one of these files, or a file with one of these suffixes.
+# Files of which a tokenizer needs one, and the ends of the names of others.
 _VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json")
-
-
 _VOCABULARY_ENDS: Final = (".model", ".spm", ".tiktoken")
-
-
 _VAGUE_NAMES: Final = {"model", "checkpoint", "main", "out", "hf"}
 
 
 def load(name: str | Path, options: ModelOptions | None = None, *, head: bool = False) -> Backbone:
-    """Load a model by name and identify its layers.
+    """Load a model by name and find its layers.
 
     Args:
         name: hub id, local folder, GGUF file or sentence-transformers folder.
@@ -98,7 +89,7 @@ def holds_head(name: str | Path, options: ModelOptions | None = None) -> bool:
 def _without_weights(
     source: _Source, options: ModelOptions, *, head: bool
 ) -> tuple[nn.Module, dict[str, Any]] | None:
-    """Return a model without weights, and its loading report; None if only loading shows that.
+    """Return a model without its weights, and what its checkpoint lacks; None if it has to be loaded.
 
     Raises:
         InputError: files are missing.
@@ -125,23 +116,9 @@ def _without_weights(
     return cast("tuple[nn.Module, dict[str, Any]] | None", _explained(source, load_it))
 
 
-def sentence_transformers_source(name: str | Path, revision: str | None = None) -> str | None:
-    """Return what sentence-transformers loads for a name, or None if it is no model of that library."""
-    path = Path(name).expanduser()
-    if path.exists():
-        return str(path) if (path / "modules.json").is_file() else None
-    from transformers.utils.hub import cached_file
-
-    try:
-        found = cached_file(str(name), "modules.json", revision=revision)
-    except OSError:  # missing, or the hub cannot be reached
-        return None
-    return str(name) if found else None
-
-
 @dataclass(frozen=True)
 class _Source:
-    """A resolved name: the path for transformers, and the label for people."""
+    """A resolved name: what transformers loads, and the label for people."""
 
     path: str
     label: str
@@ -153,7 +130,12 @@ def _locate(name: str) -> _Source:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"expected a GGUF file, found none at {name!r}.")
-        _refuse_no_gguf(path)
+        with path.open("rb") as stream:
+            start = stream.read(4)
+        if start != b"GGUF":
+            raise InputError(
+                f"{path.name!r} is no GGUF file: its first bytes are {start!r}; check the download."
+            )
         return _Source(str(path.parent), path.stem, path.name)
     if path.is_dir():
         return _locate_folder(path)
@@ -166,15 +148,6 @@ def _locate(name: str) -> _Source:
             f"no model folder at {name!r}; check the path, or give a hub id like org/model."
         )
     return _Source(name, name)
-
-
-def _refuse_no_gguf(path: Path) -> None:
-    with path.open("rb") as stream:
-        start = stream.read(4)
-    if start != b"GGUF":
-        raise InputError(
-            f"{path.name!r} is no GGUF file: its first bytes are {start!r}; check the download."
-        )
 
 
 def _locate_folder(path: Path) -> _Source:
@@ -218,7 +191,10 @@ def _load_model(source: _Source, options: ModelOptions, *, head: bool) -> nn.Mod
         "ignore_mismatched_sizes": True,  # refused below, by the report
     }
     if source.gguf_file:
-        _require("gguf", "gguf")
+        if importlib.util.find_spec("gguf") is None:
+            raise InputError(
+                "this needs an extra; install it with: pip install 'layerscope[gguf]'."
+            )
         arguments["gguf_file"] = source.gguf_file
     if options.device_map:
         arguments["device_map"] = options.device_map
@@ -236,9 +212,7 @@ def _load_model(source: _Source, options: ModelOptions, *, head: bool) -> nn.Mod
 
 
 def _auto(name: str) -> Any:
-    import transformers
-
-    return getattr(transformers, name, None)
+    return getattr(importlib.import_module("transformers"), name, None)
 
 
 def _class_to_load(source: _Source, options: ModelOptions, *, head: bool) -> Any:
@@ -319,7 +293,7 @@ def _lacks_a_vocabulary(source: _Source) -> bool:
 
 def _unreadable_tokenizer(source: _Source, options: ModelOptions, error: Exception) -> InputError:
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        if reason := _json_trouble(_file_of(source, options, name)):
+        if reason := _json_trouble(source, options, name):
             return InputError(
                 f"the {name} of {source.label!r} is damaged or was cut off (no JSON: {reason}); copy or "
                 "download it again."
@@ -332,23 +306,19 @@ def _unreadable_tokenizer(source: _Source, options: ModelOptions, error: Excepti
     )
 
 
-def _file_of(source: _Source, options: ModelOptions, name: str) -> Path | None:
-    """Return the local path of a model's file, None if it is missing."""
-    if Path(source.path).is_dir():
-        return Path(source.path, name)
-    from transformers.utils.hub import cached_file
+def _json_trouble(source: _Source, options: ModelOptions, name: str) -> str:
+    """Return why a model's file is no JSON, "" if it is, or is not on this machine."""
+    path = Path(source.path, name)
+    if not Path(source.path).is_dir():
+        from transformers.utils.hub import cached_file
 
+        try:
+            found = cached_file(source.path, name, revision=options.revision, local_files_only=True)
+        except OSError:
+            return ""
+        path = Path(found or path)
     try:
-        found = cached_file(source.path, name, revision=options.revision, local_files_only=True)
-    except OSError:
-        return None
-    return Path(found) if found else None
-
-
-def _json_trouble(path: Path | None) -> str:
-    """Return why a file is not JSON, "" if it is JSON or missing."""
-    try:
-        if path is not None and path.is_file():
+        if path.is_file():
             json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         return str(error)
@@ -356,28 +326,24 @@ def _json_trouble(path: Path | None) -> str:
 
 
 def _unreadable_weights(source: _Source, error: Exception) -> InputError | None:
+    """Return what is wrong with a file itself, None if it reads well and the fault is another."""
     from safetensors import SafetensorError
 
     if source.gguf_file:
-        return _unreadable_gguf(Path(source.path, source.gguf_file), error)
-    if isinstance(error, SafetensorError):
+        from gguf import GGUFReader
+
+        path = Path(source.path, source.gguf_file)
+        try:
+            GGUFReader(path)
+        except Exception:  # it raises whatever its arrays and unpackers raise
+            return InputError(
+                f"the GGUF file {path.name!r} is damaged or was cut off after "
+                f"{path.stat().st_size} bytes ({_in_one_line(error)}); copy or download it again."
+            )
+    elif isinstance(error, SafetensorError):
         return InputError(
             f"the weights of {source.label!r} are damaged or were cut off ({_in_one_line(error)}); copy "
             "or download them again."
-        )
-    return None
-
-
-def _unreadable_gguf(path: Path, error: Exception) -> InputError | None:
-    """Return the error for a damaged file, None if the file itself can be read."""
-    from gguf import GGUFReader
-
-    try:
-        GGUFReader(path)
-    except Exception:  # it may raise anything
-        return InputError(
-            f"the GGUF file {path.name!r} is damaged or was cut off after {path.stat().st_size} bytes "
-            f"({_in_one_line(error)}); copy or download it again."
         )
     return None
 
@@ -481,12 +447,3 @@ def _on(device: str) -> Iterator[None]:
     except (RuntimeError, AssertionError, ImportError) as error:
         first = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"the device {device!r} cannot be used here: {first}.") from error
-
-
-def _require(module: str, extra: str) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec(module) is None:
-        raise InputError(
-            f"this needs an extra; install it with: pip install 'layerscope[{extra}]'."
-        )

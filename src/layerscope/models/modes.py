@@ -1,4 +1,4 @@
-"""Contexts that run a model without dropout and gradients and restore its modes afterwards."""
+"""Run a model without dropout and gradients, and restore its modes afterwards."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def modules_kept(model: nn.Module) -> Iterator[list[nn.Module]]:
     """Yield the modules of a model; on exit, restore the mode, hooks and kind of attention of each.
 
-    transformers registers hooks on a model when hidden states are first requested, and BigBird
-    switches permanently to full attention at the first short text.
+    transformers puts hooks of its own on a model when hidden states are first asked for, and BigBird
+    changes to full attention for good at the first short text.
     """
     modules = list(model.modules())
     training = [module for module in modules if module.training]

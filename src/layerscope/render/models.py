@@ -8,10 +8,10 @@ from typing import Final
 from layerscope.decisions.prune import Rule
 from layerscope.diagnosis.results import Check, Diagnosis, LayerFacts, Verdict
 from layerscope.export.cut import Cut
-from layerscope.export.prune import Comparison, Outcome
+from layerscope.export.prune import Outcome
 from layerscope.export.ship import Shipped
 from layerscope.export.shorten import LAST
-from layerscope.export.trial import PERPLEXITY, Cost
+from layerscope.export.trial import PERPLEXITY, Comparison, Cost
 from layerscope.render import words
 from layerscope.render.view import (
     DIFFERENT,

@@ -22,7 +22,7 @@ from layerscope.data.files import (
     write_json,
 )
 from layerscope.errors import InputError
-from layerscope.models.fingerprints import OLDER, is_older_fingerprint
+from layerscope.models.backbone import OLDER, is_older_fingerprint
 from layerscope.results.table import PARTS, PLAN_FILE, RECORD_FILE, Run, save_run
 
 _PACKAGES: Final = ("layerscope", "torch", "transformers", "tokenizers", "numpy", "pandas")

@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import secrets
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,9 +25,9 @@ from safetensors import safe_open
 from layerscope.config import Pooling
 from layerscope.data.files import LOCK_FILE, locked, refuse_unwritable, write_atomically, write_json
 from layerscope.errors import InputError, RunError
-from layerscope.models.fingerprints import OLDER, is_older_fingerprint
-from layerscope.states.sites import Site
-from layerscope.states.store import Array, save_shard
+from layerscope.models.backbone import OLDER, is_older_fingerprint
+from layerscope.states.extract import Site
+from layerscope.states.store import Array, ShardWriter, read_shard, shards_in
 
 BANK_FILE: Final = "bank.json"
 PLANS: Final = "encoding*.plan"
@@ -49,8 +48,8 @@ def key(site: Site, pooling: Pooling) -> str:
     return f"{pooling.value}/{site}"
 
 
-class VectorBank:
-    """The vectors in a folder, all of one model and one choice of counted tokens.
+class VectorBank(ShardWriter):
+    """The vectors of a folder, all of one model and one way to count tokens.
 
     Args:
         folder: of the shards; created if missing.
@@ -61,13 +60,13 @@ class VectorBank:
         InputError: the folder holds vectors of another identity, or something else.
     """
 
-    BUDGET: ClassVar[int] = 64_000_000  # bytes in memory before they are written
-    SECONDS: ClassVar[float] = 30  # of work that a kill may lose
+    IDS: ClassVar[str] = "names"
 
     def __init__(
         self, folder: Path, identity: Mapping[str, Any], facts: Mapping[str, Any] | None = None
     ) -> None:
-        self.folder, self.identity = folder, dict(identity)
+        super().__init__(folder)
+        self.identity = dict(identity)
         found = description(folder)
         if found is None:
             _refuse_other_files(folder)
@@ -81,9 +80,6 @@ class VectorBank:
         self._shards: list[_Shard] = []
         self._indexes: dict[str, dict[bytes, tuple[int, int]]] = {}
         self._enlist_new()
-        self._waiting: list[tuple[Sequence[bytes], Mapping[str, Array]]] = []
-        self._bytes = 0
-        self._flushed = time.monotonic()
 
     def _describe(self, known: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Write the description; a fact that is None now keeps its earlier value."""
@@ -131,30 +127,9 @@ class VectorBank:
         return [name for name in dict.fromkeys(names) if name not in known]
 
     def add(self, names: Sequence[bytes], rows: Mapping[str, Array]) -> None:
-        """Add one batch: rows by `key` and the rows of `FACTS`, one for each text."""
-        self._waiting.append((names, rows))
-        self._bytes += sum(array.nbytes for array in rows.values())
-        if self._bytes > self.BUDGET or time.monotonic() - self._flushed > self.SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the rows in memory to a new shard.
-
-        Raises:
-            RunError: the disk is full.
-        """
-        if not self._waiting:
-            return
-        names = b"".join(name for batch, _ in self._waiting for name in batch)
-        merged = {"names": np.frombuffer(names, np.uint8).reshape(-1, _HASH_BYTES)}
-        for rows_key in self._waiting[0][1]:
-            merged[rows_key] = np.concatenate([rows[rows_key] for _, rows in self._waiting])
-        # A random name: a process that opened the bank earlier does not know the numbers of others.
-        path = self.folder / f"shard-{secrets.token_hex(6)}.safetensors"
-        save_shard(merged, path)
-        self._enlist(path)
-        self._waiting, self._bytes = [], 0
-        self._flushed = time.monotonic()
+        """Keep one batch: rows by `key` and the rows of `FACTS`, one for each text."""
+        hashes = np.frombuffer(b"".join(names), np.uint8).reshape(-1, _HASH_BYTES)
+        self._keep(hashes, rows, budget=self.BUDGET, seconds=self.SECONDS)
 
     def vectors(self, site: Site, pooling: Pooling, names: Sequence[bytes]) -> Array:
         """Return one site's vectors (text, dim) of these texts, in their order.
@@ -206,9 +181,13 @@ class VectorBank:
     def _enlist_new(self) -> None:
         """Load the shards that other processes wrote since the last look."""
         known = {shard.path for shard in self._shards}
-        for path in sorted(self.folder.glob("shard-*.safetensors")):
+        for path in shards_in(self.folder):
             if path not in known:
                 self._enlist(path)
+
+    def _new_name(self) -> str:
+        # Not a number: a process that opened the bank before does not know the others' numbers.
+        return secrets.token_hex(6)
 
     def _enlist(self, path: Path) -> None:
         shard = _Shard.read(path)
@@ -235,10 +214,10 @@ class VectorBank:
         places = np.array([index[name] for name in names], dtype=np.int64).reshape(-1, 2)
         out: Array | None = None
         for number in np.unique(places[:, 0]):
-            with safe_open(self._shards[number].path, framework="numpy") as shard:
-                if rows_key not in shard.keys():  # noqa: SIM118  (not a dict)
-                    raise RunError(f"{str(self.folder)!r} holds no vectors of {rows_key}.")
-                rows = shard.get_tensor(rows_key)
+            found = read_shard(self._shards[number].path, rows_key)
+            if found is None:
+                raise RunError(f"{str(self.folder)!r} holds no vectors of {rows_key}.")
+            [rows] = found
             here = places[:, 0] == number
             if out is None:
                 out = np.empty((len(names), *rows.shape[1:]), rows.dtype)

@@ -13,14 +13,22 @@ import numpy as np
 from torch import Tensor
 
 from layerscope.config import FirstToken, Pooling
-from layerscope.data import reading
+from layerscope.data.texts import SAMPLE, read_texts
 from layerscope.data.tokens import TokenizedText, length_limit, padding_id, tokenize
 from layerscope.models.backbone import Backbone, non_finite_states
 from layerscope.settings import TokenConfig
 from layerscope.states.bank import VectorBank, description, hash_of, key
-from layerscope.states.extract import Progress, batches, extract, note_on_padding, silent, sites_of
+from layerscope.states.extract import (
+    Progress,
+    Site,
+    TokenStates,
+    batches,
+    extract,
+    note_on_padding,
+    silent,
+    sites_of,
+)
 from layerscope.states.pooling import decided, first_token_ratio, pool
-from layerscope.states.sites import Site, TokenStates
 from layerscope.states.store import Array
 
 BANK_BUDGET: Final = 20_000_000_000  # bytes; beyond it only the requested pooling is kept
@@ -104,7 +112,7 @@ def first_token_for(backbone: Backbone, asked: FirstToken, limit: int) -> FirstT
 
 def sample_ratio(backbone: Backbone, limit: int) -> float | None:
     """Return how far the first token's norm exceeds the others' on the built-in sample."""
-    texts = reading.read_texts("sample", limit=64).texts
+    texts = read_texts(SAMPLE, limit=64).texts
     return first_token_ratio(backbone, tokenize(backbone.tokenizer, texts, limit))
 
 

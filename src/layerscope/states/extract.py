@@ -20,7 +20,48 @@ from layerscope.models.architectures import STAGES
 from layerscope.models.backbone import Backbone
 from layerscope.models.modes import evaluating
 from layerscope.models.structure import inputs_of
-from layerscope.states.sites import Site, TokenStates, layer_number
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """One place in a model: a layer (0 is the embedding output) and a stage in it."""
+
+    layer: int
+    stage: str = "block"
+
+    def __str__(self) -> str:
+        return f"{self.stage}.{self.layer}"
+
+
+@dataclass(frozen=True)
+class TokenStates:
+    """The states of one site for a batch of texts, alive only while they are reduced.
+
+    Attributes:
+        site: where they come from.
+        states: (text, token, dim), float32 or float64, padding included.
+        real: (text, token), True where a token is not padding.
+        counted: (text, token), True where a token counts: real, and neither a special token nor a
+            first token that the settings leave out.
+        entered: (text, token, dim) what entered the block, where the site is a block's output.
+    """
+
+    site: Site
+    states: Tensor
+    real: Tensor
+    counted: Tensor
+    entered: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        expected = tuple(self.states.shape[:2])
+        if self.states.ndim != 3 or {tuple(self.real.shape), tuple(self.counted.shape)} != {
+            expected
+        }:
+            raise RunError(
+                f"expected states (text, token, dim) with masks (text, token) at {self.site}, got "
+                f"{tuple(self.states.shape)}, {tuple(self.real.shape)}, {tuple(self.counted.shape)}."
+            )
+
 
 Reduced = TypeVar("Reduced")
 Reducer = Callable[[TokenStates], Reduced]
@@ -76,6 +117,15 @@ def sites_of(
             f"layer 0 is the embeddings, which have no stage {', '.join(chosen)}; ask for a later layer."
         )
     return tuple(sites)
+
+
+def layer_number(layer: int, depth: int) -> int:
+    """Return the index of a layer that may be counted from the last one, as -1.
+
+    >>> layer_number(-1, 12), layer_number(3, 12)
+    (12, 3)
+    """
+    return depth + 1 + layer if layer < 0 else layer
 
 
 def check_stages(stages: Iterable[str]) -> None:
@@ -252,8 +302,8 @@ class _Receive(Protocol):
 
 
 def _taps(backbone: Backbone, wanted: set[Site], receive: _Receive) -> ExitStack:
-    """Hook every wanted site. Calls are counted for a block that several layers share."""
-    with ExitStack() as stack:  # removes the hooks if a later one cannot be registered
+    """Hook every wanted site. Calls of a block that several layers share are counted."""
+    with ExitStack() as stack:  # removes those that are on if a later one cannot be put on
         _tap_all(backbone, wanted, receive, lambda handle: stack.callback(handle.remove))
         return stack.pop_all()
 
@@ -326,7 +376,7 @@ def _site_maker(counter: _Counter, stage: str) -> Callable[[], Site]:
 
 
 def _block_hook(site: Callable[[], Site], receive: _Receive) -> Any:
-    """Return a hook that passes on a block's output and its input."""
+    """Return a hook that passes on a block's output and input."""
 
     def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         left = output[0] if isinstance(output, tuple | list) else output

@@ -12,8 +12,7 @@ from torch import Tensor
 from layerscope.config import FirstToken, Pooling
 from layerscope.data.tokens import TokenizedText
 from layerscope.models.backbone import Backbone
-from layerscope.states.extract import batches, extract, sites_of
-from layerscope.states.sites import TokenStates
+from layerscope.states.extract import TokenStates, batches, extract, sites_of
 
 
 def pool(tokens: TokenStates, pooling: Pooling) -> Tensor:

@@ -1,4 +1,4 @@
-"""Columns of labelled data: which kind of task they are, under one name each, with usable values."""
+"""Columns of labelled data: what kind of task they make, their canonical names, usable values."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from layerscope.data.tables import is_missing
 from layerscope.errors import InputError, unknown_name
 
 KINDS: Final = ("Classification", "Clustering", "PairClassification", "Reranking", "STS")
@@ -49,7 +50,7 @@ def parse_kind(name: str) -> str:
 
 
 def infer_kind(frame: pd.DataFrame, where: str) -> str:
-    """Tell by its columns what kind of task a table is.
+    """Infer from its columns what kind of task a table is.
 
     Raises:
         InputError: the columns of no kind.
@@ -127,7 +128,7 @@ def label_codes(
     ([[1, 0], [1]], ('a', 'b'))
     """
     for column in columns:
-        if missing := [row for row, label in enumerate(column) if _is_missing(label)]:
+        if missing := [row for row, label in enumerate(column) if is_missing(label) or label == ""]:
             raise InputError(
                 f"rows {_rows(missing)} of {where!r} have no label; add it or remove them."
             )
@@ -137,10 +138,6 @@ def label_codes(
     classes = sorted(known) if numbers else sorted(known, key=str)
     code = {label: number for number, label in enumerate(classes)}
     return [[code[label] for label in column] for column in plain], tuple(map(str, classes))
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and np.isnan(value))
 
 
 def _plain(value: Any) -> Any:
