@@ -106,6 +106,7 @@ PARAMETERS = {
     "select": {
         "run": "run", "rule": "one of or none", "rules": "rules", "tasks": "names or none",
         "convention": "one of or none", "seed": "natural", "resamples": "count",
+        "prefer": "one of",
     },
     "load": {"folder": "path"},
     "get_metric": {"name": "one of"},

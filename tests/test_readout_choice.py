@@ -216,7 +216,7 @@ def test_cheap_may_keep_less_than_the_own_output_but_only_without_a_map():
     assert chosen(scores) == "12"
     choice = choose_readout(table_of(scores), prefer="cheap")
     assert str(choice.readout) == "5"
-    assert "These texts cannot tell it from the best" in choice.sentence
+    assert "it cannot be told from the best" in choice.sentence
 
 
 def test_a_baseline_that_is_no_readout_is_shown_and_never_chosen():
@@ -249,7 +249,7 @@ def test_the_choice_says_what_it_saw():
         (
             {"12": 0.4, "7": 0.5},
             "Read layer 7, as it is: 7 blocks must run.",
-            "It finds texts by their other crop better: 0.500 against 0.400 of the model's own output",
+            "it finds a text by its other crop better: 0.500 against 0.400 of the model's own output",
         ),
         (
             {"12": 0.4, "3+12+6 unit, whitening-0.5": 0.6},
@@ -261,13 +261,13 @@ def test_the_choice_says_what_it_saw():
         (
             {"12": 0.588, "11, z-score": 0.592},
             "Keep the model's own output (layer 12).",
-            "No other of 2 readouts clearly finds texts by their other crop better (0.588); the best, "
+            "no other of 2 readouts clearly finds a text by its other crop better than its 0.588; the best, "
             "'11, z-score', has 0.592.",
         ),
         (
             {"12": 0.588, "11": 0.5},
             "Keep the model's own output (layer 12).",
-            "None of 2 readouts finds texts by their other crop better (0.588).",
+            "On 400 of these texts, none of 2 readouts finds a text by its other crop better (0.588).",
         ),
     ],
 )

@@ -11,6 +11,7 @@ import pandas as pd
 from layerscope.api.evaluating import Evaluation
 from layerscope.api.scanning import Scan
 from layerscope.config import Count, Kind, Listed, Natural, Strings, Text, To, checked
+from layerscope.decisions.readouts import Preference
 from layerscope.decisions.rules import RULES, Rule
 from layerscope.decisions.select import Selection, decide
 from layerscope.results.foreign import from_long, read_long
@@ -33,6 +34,7 @@ def select(
     convention: Text | None = None,
     seed: Natural = 0,
     resamples: Count = 1000,
+    prefer: Preference = "quality",
 ) -> Selection:
     """Return which layer to use by a rule that needs no labels, with all other rules beside it.
 
@@ -46,6 +48,7 @@ def select(
         convention: to decide in; by default normalized, or what the run has.
         seed: of the resampling of texts and of tasks.
         resamples: their number.
+        prefer: "quality", or "cheap" for the readout of the lowest layer within noise of the best.
 
     Raises:
         InputError: the run cannot be read, no rule or task has that name, or the run lacks a
@@ -53,7 +56,7 @@ def select(
     """
     return decide(
         run_of(run), rule, rules=rules, tasks=tasks, convention=convention, seed=seed,
-        resamples=resamples,
+        resamples=resamples, prefer=prefer,
     )  # fmt: skip
 
 

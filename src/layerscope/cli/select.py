@@ -33,6 +33,9 @@ def select(
         str | None,
         typer.Option(help="Rule to follow; --all lists them."),
     ] = None,
+    prefer: Annotated[
+        str, typer.Option(help="quality, or cheap: the lowest layer within noise of the best.")
+    ] = "quality",
     tasks: Annotated[
         str | None, typer.Option(help="Tasks to count gains over, comma-separated.")
     ] = None,
@@ -58,9 +61,11 @@ def select(
 
     pictures = plots_asked(png, svg)
     given = api.run_of(run)
+    asked: Any = prefer  # checked there
     found = api.select(
         given,
         rule=rule,
+        prefer=asked,
         tasks=None if tasks is None else listed(tasks),
         convention=convention,
         seed=seed,
@@ -80,6 +85,8 @@ def _facts(found: Selection) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
+        "answer": found.answer,
+        "readout": None if found.readout is None else found.readout.as_dict(),
         "layer": found.layer,
         "rule": found.rule,
         "sentence": found.sentence,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,7 @@ class ReadoutChoice:
         chosen: The row of the readout.
         own: The row of the model's own output.
         sentence: What to do and why, in one or two lines.
+        table: What it was chosen from.
     """
 
     readout: Readout
@@ -74,11 +75,22 @@ class ReadoutChoice:
     chosen: ReadoutRow
     own: ReadoutRow
     sentence: str
+    table: ReadoutTable = field(repr=False)
 
     @property
     def keeps_own(self) -> bool:
         """Whether the model's own output is the choice."""
         return self.chosen is self.own
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values: the choice, and a row a candidate."""
+        return {
+            "readout": str(self.readout),
+            "prefer": self.prefer,
+            "margin": self.margin,
+            "sentence": self.sentence,
+            "candidates": [_as_dict(row) for row in self.rows],
+        }
 
 
 def choose_readout(
@@ -121,7 +133,22 @@ def choose_readout(
         rows=tuple(sorted(rows, key=lambda row: -row.candidate.score)),
         chosen=choice,
         own=rows[table.own],
-        sentence=_sentence(choice, rows[table.own], view.top_row(rows), len(view.choosable)),
+        sentence=_sentence(
+            choice, rows[table.own], view.top_row(rows), len(view.choosable), _texts(table)
+        ),
+        table=table,
+    )
+
+
+def _as_dict(row: ReadoutRow) -> dict[str, Any]:
+    candidate = row.candidate
+    kind = None if row.kind is None else KINDS[row.kind]
+    facts = {name: getattr(candidate, name) for name in ("name", "highest", "score", "low", "high")}
+    limits = {"gain": row.gain, "gain_low": None if np.isnan(row.gain_low) else row.gain_low}
+    return (
+        facts
+        | limits
+        | {"kind": kind, "beats_own": row.beats_own, "within_noise": row.within_noise}
     )
 
 
@@ -232,23 +259,33 @@ def _kind(own: bool, readout: Readout) -> int:
     return 1 if readout.map == "none" else 2
 
 
-def _sentence(chosen: ReadoutRow, own: ReadoutRow, best: ReadoutRow, count: int) -> str:
+def _texts(table: ReadoutTable) -> str:
+    """Return what a readout is judged on, in words."""
+    texts = sum(table.galleries)
+    if "built-in" in table.crops:
+        return f"{texts:,} paragraphs of the built-in sample (your texts are too short for crops)"
+    return f"{texts:,} of these texts"
+
+
+def _sentence(chosen: ReadoutRow, own: ReadoutRow, best: ReadoutRow, count: int, texts: str) -> str:
     """Return what to do, then on what evidence, a line each."""
-    task, score = "texts by their other crop", own.candidate.score
+    task, score = "a text by its other crop", own.candidate.score
     if chosen is own:
         start = f"Keep the model's own output (layer {own.candidate.name})."
         if best is own:
-            return f"{start}\nNone of {count} readouts finds {task} better ({score:.3f})."
+            return (
+                f"{start}\nOn {texts}, none of {count} readouts finds {task} better ({score:.3f})."
+            )
         return (
-            f"{start}\nNo other of {count} readouts clearly finds {task} better ({score:.3f}); the "
-            f"best, '{best.candidate.name}', has {best.candidate.score:.3f}."
+            f"{start}\nOn {texts}, no other of {count} readouts clearly finds {task} better than its "
+            f"{score:.3f}; the best, '{best.candidate.name}', has {best.candidate.score:.3f}."
         )
     readout = chosen.candidate.readout
     layers = "" if readout is None else _in_words(readout)
     scores = f"{chosen.candidate.score:.3f} against {score:.3f} of the model's own output"
-    why = f"These texts cannot tell it from the best: it finds {task} with {scores}."
+    why = f"On {texts} it cannot be told from the best: it finds {task} with {scores}."
     if chosen.beats_own:
-        why = f"It finds {task} better: {scores}, a gain of at least {chosen.gain_low:.3f}."
+        why = f"On {texts} it finds {task} better: {scores}, a gain of at least {chosen.gain_low:.3f}."
     return f"Read {layers}: {chosen.candidate.highest} blocks must run.\n{why}"
 
 

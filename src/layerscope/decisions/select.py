@@ -11,6 +11,7 @@ from layerscope.decisions import choose
 from layerscope.decisions import evidence as evidence_module
 from layerscope.decisions.choose import Choice
 from layerscope.decisions.gains import Gain, Scores, gain_of, labeled, scores_of
+from layerscope.decisions.readouts import Preference, ReadoutChoice, choose_readout
 from layerscope.decisions.rules import CAUTION, DEFAULT_RULE, FALLBACK_RULE, RULES, Rule, find
 from layerscope.errors import InputError, unknown_name
 from layerscope.results.display import Displayed
@@ -30,7 +31,8 @@ class Selection(Displayed):
         labeled: the same of layers that only labels could find, to compare with.
         scores: the task scores of each model.
         lacking: the rules without a choice, each with what the run is missing.
-        sentence: the choice in words, and how far to trust it.
+        sentence: the rule's choice in words, and how far to trust it.
+        readout: the readout to use; None where a rule was asked for, or none were compared.
     """
 
     rule: str
@@ -41,6 +43,12 @@ class Selection(Displayed):
     scores: tuple[Scores, ...]
     lacking: Mapping[str, str]
     sentence: str
+    readout: ReadoutChoice | None = None
+
+    @property
+    def answer(self) -> str:
+        """What to do, and on what evidence: by the readout where there is one, else by the rule."""
+        return self.readout.sentence if self.readout else self.sentence
 
     @property
     def chosen(self) -> tuple[Choice, ...]:
@@ -65,15 +73,15 @@ class Selection(Displayed):
         """Whether another selection says the same of the same models, texts and tasks."""
         if not isinstance(other, Selection):
             return NotImplemented
-        return self.sentence == other.sentence and self.table().equals(other.table())
+        return self.answer == other.answer and self.table().equals(other.table())
 
     def __hash__(self) -> int:
         """Return a hash that equal selections share."""
-        return hash((self.rule, self.sentence))
+        return hash((self.rule, self.answer))
 
     def summary(self) -> str:
         """Return the choice in words."""
-        return self.sentence
+        return self.answer
 
     def table(self) -> pd.DataFrame:
         """Return a row for each rule, model and set of texts; scores where there are any."""
@@ -106,6 +114,7 @@ def decide(
     convention: str | None = None,
     seed: int = 0,
     resamples: int = 1000,
+    prefer: Preference = "quality",
     known: Sequence[evidence_module.Evidence] | None = None,
 ) -> Selection:
     """Return the layer to use by one rule, and the choices of all other rules.
@@ -119,6 +128,7 @@ def decide(
         convention: to decide in; by default normalized, or what the run has.
         seed: of the resampling of texts and tasks.
         resamples: their number.
+        prefer: which readout to take where readouts were compared, see `choose_readout`.
         known: what the run knows of its layers, where `selection.evidences` said it already with
             this seed and number: texts are resampled once for all choices that share it.
 
@@ -137,6 +147,9 @@ def decide(
     choices = tuple(choice for some, _ in made for choice in some)
     lacking = _lacking(made, choices)
     followed, why = _followed(rule, lacking)
+    readout = None
+    if rule is None and run.readouts is not None:
+        readout = choose_readout(run.readouts, prefer=prefer, seed=seed, resamples=resamples)
     scores = scores_of(run, tasks)
     gains = (gain_of(r.name, choices, scores, seed=seed, resamples=resamples) for r in offered)
     return Selection(
@@ -148,6 +161,7 @@ def decide(
         scores=scores,
         lacking=lacking,
         sentence=_sentence([c for c in choices if c.rule == followed], why),
+        readout=readout,
     )
 
 

@@ -15,7 +15,7 @@ from layerscope.decisions.rules import CAUTION
 from layerscope.decisions.select import Selection, decide
 from layerscope.metrics.catalogue import CATALOGUE
 from layerscope.metrics.measure import Measure
-from layerscope.render import charts, tasks, words
+from layerscope.render import charts, readouts, tasks, words
 from layerscope.render.drawing import Figure, Panel
 from layerscope.render.measures import (
     Column,
@@ -77,7 +77,7 @@ def run_view(
         subject=figure.title,
         lines=words.settings_lines(run.record, None if texts.empty else int(texts.max())),
         answers=tuple(answer for answer in answers if answer is not None),
-        sections=_sections(run, preferred, figure, measures, caution=advice is not None),
+        sections=_sections(run, preferred, figure, measures, advice),
         version=str(run.record.get("versions", {}).get("layerscope", "")),
     )
 
@@ -87,13 +87,13 @@ def _sections(
     preferred: Mapping[Key, Choice],
     figure: Figure,
     measures: Sequence[Measure],
-    *,
-    caution: bool,
+    advice: Selection | None,
 ) -> tuple[Section, ...]:
     table = run.table
     main = main_columns(table, measures)
     panels = [(f"panel-{place}", panel) for place, panel in enumerate(figure.panels)]
     return sections(
+        _readouts(advice),
         section("Values by layer", values(table, main, preferred)),
         section("Scores of tasks", tasks.layers(table)),
         section("Best layers", tasks.best(table)),
@@ -114,8 +114,16 @@ def _sections(
             page=True,
             folded=True,
         ),
-        section("Notes", *_notes(run.record, main), Notes((CAUTION,) if caution else ())),
+        section("Notes", *_notes(run.record, main), Notes(() if advice is None else (CAUTION,))),
         section("How it was made", *_facts(run.record), page=True),
+    )
+
+
+def _readouts(advice: Selection | None) -> Section | None:
+    return (
+        None
+        if advice is None or advice.readout is None
+        else readouts.readout_section(advice.readout)
     )
 
 

@@ -13,7 +13,7 @@ from layerscope.decisions.choose import Choice
 from layerscope.decisions.gains import Gain, Interval
 from layerscope.decisions.rules import BASELINES, CAUTION, RANDOM, middle_layer
 from layerscope.decisions.select import Selection
-from layerscope.render import words
+from layerscope.render import readouts, words
 from layerscope.render.view import (
     DIFFERENT,
     MOST,
@@ -224,7 +224,9 @@ _MOST_TASKS: Final = 12
 
 
 def advice_of(found: Selection) -> Answer:
-    """Return the layer to use: what to do, on what evidence."""
+    """Return what to do, on what evidence: by the readout where there is one, else by the rule."""
+    if found.readout is not None:
+        return readouts.answer(found.readout)
     said = found.sentence.removesuffix(CAUTION).strip()
     lead, by, rest = said.partition(" by the rule")
     return Answer(lead, f"{by}{rest}".strip(), good=found.layer is not None)
@@ -246,6 +248,7 @@ def selection_view(found: Selection, record: Mapping[str, Any], *, every: bool =
         lines=words.settings_lines(record),
         answers=(advice_of(found),),
         sections=sections(
+            None if found.readout is None else readouts.readout_section(found.readout),
             section("Layers by rule", _choices(found, every)),
             section("Scores at those layers", gained[0]),
             section(f"Tasks at the layer of {found.rule}", gained[1]),

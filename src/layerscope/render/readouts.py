@@ -1,0 +1,60 @@
+"""The readouts that were compared: what would be served, how well it retrieves crops, what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from layerscope.decisions.readouts import ReadoutChoice, ReadoutRow
+from layerscope.render.view import NONE, Answer, Cell, Section, Style, Table, heads, section
+
+_BEST: Final = 5  # of the best candidates are shown besides the chosen one and the baselines
+
+
+def answer(found: ReadoutChoice) -> Answer:
+    """Return what to do, and on what evidence."""
+    lead, _, evidence = found.sentence.partition("\n")
+    return Answer(lead, evidence)
+
+
+def readout_section(found: ReadoutChoice) -> Section | None:
+    """Return the table of the chosen readout, the baselines and the best candidates."""
+    table = found.table
+    named = {table.candidates[place].name: name for name, place in table.baselines.items()}
+    ranked = list(found.rows)
+    shown = [row for row in ranked if row is found.chosen or row.candidate.name in named]
+    shown += [row for row in ranked if row not in shown][:_BEST]
+    rows = tuple(_row(row, found, named, table.blocks) for row in sorted(shown, key=ranked.index))
+    first, second = table.galleries
+    return section(
+        "Readouts",
+        Table(
+            heads(
+                "readout", "finds the\nother crop", "gain over own\nat least", "blocks", left=(0,)
+            ),
+            rows,
+            notes=(
+                f"Mean reciprocal rank among {first if first == second else f'{first} and {second}'} "
+                f"{table.crops}, on texts that the map was not fitted on; a guess scores "
+                f"{table.chance:.3f}. {len(ranked)} readouts were compared; the limit of the gain holds "
+                "for all of them together.",
+            ),
+        ),
+        id="readouts",
+    )
+
+
+def _row(
+    row: ReadoutRow, found: ReadoutChoice, named: Mapping[str, str], blocks: int
+) -> tuple[Cell, ...]:
+    candidate = row.candidate
+    style: Style = "good" if row is found.chosen else "near" if row.within_noise else ""
+    word = "the model's own output" if row is found.own else named.get(candidate.name, "")
+    gain = NONE if row is found.own else f"{row.gain:+.3f}"
+    low = "" if row is found.own or row.gain_low != row.gain_low else f"{row.gain_low:+.3f}"
+    return (
+        Cell(candidate.name, style, below=word),
+        Cell(f"{candidate.score:.3f}", style, below=f"{candidate.low:.3f} to {candidate.high:.3f}"),
+        Cell(gain, style, below=low),
+        Cell(f"{candidate.highest} of {blocks}", style),
+    )
