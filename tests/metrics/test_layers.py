@@ -161,6 +161,9 @@ def test_values_are_those_of_the_functions_behind_them():
         for row in measure(name).function(stack_of(vectors))
     }
     lists = [neighbors.nearest(Pairs(rows), 20) for rows in vectors]
+    arc = {row.metric: row.value for row in layers.frenet_arc_length(stack_of(vectors))}
+    length = path.arc_length / path.largest
+    assert arc["frenet_arc_length_k16"] == pytest.approx(length, rel=1e-12)  # not in float32
     assert found["frenet_speed_k16", 2] == pytest.approx(float(path.speed[1]) / path.largest)
     assert found["frenet_turning_k16", 2] == pytest.approx(float(path.turning[1]))
     assert found["nrs_k20", 3] == neighbors.retention(lists[2], lists[3], 20).value

@@ -91,7 +91,7 @@ def _frenet(
     """
 
     def entry(numbers: Tensor | float, k: int, layer: int) -> float:
-        at = torch.as_tensor(numbers).reshape(-1)[layer - 1 if around else 0]
+        at = torch.as_tensor(numbers, dtype=torch.float64).reshape(-1)[layer - 1 if around else 0]
         return float(at) / (stack.path(k).largest if over_largest else 1.0)
 
     def rows(k: int) -> Rows:
