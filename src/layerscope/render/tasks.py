@@ -120,7 +120,8 @@ def answer(table: pd.DataFrame) -> Answer | None:
     if not curves:
         return None
     blocks = evidence.number_of_blocks(table)
-    curve = mean_curve(curves) or (curves[0] if len(curves) == 1 else None)
+    mean = mean_curve(curves)
+    curve = mean or (curves[0] if len(curves) == 1 else None)
     if curve is None:
         each = ", ".join(f"{_place(curve.best)} on {curve.name}" for curve in curves[:3])
         more = f" and {len(curves) - 3} more" if len(curves) > 3 else ""
@@ -128,17 +129,16 @@ def answer(table: pd.DataFrame) -> Answer | None:
     best, last, middle = curve.values[curve.best], curve.last(blocks), curve.middle(blocks)
     gain = "" if last is None else f", {words.score(best - last, signed=True)} over the last layer"
     against = "" if middle is None else f"; the middle layer scores {words.score(middle)}"
+    on = curve.name if mean is None else f"the {curve.name}"
     return Answer(
-        f"{_place(curve.best).capitalize()} of {blocks} scores best",
-        f"{words.score(best)} on the {curve.name}{gain}{against}."
-        if "mean" in curve.name
-        else f"{words.score(best)} on {curve.name}{gain}{against}.",
+        f"{_place(curve.best).capitalize()} scores best",
+        f"{words.score(best)} on {on}{gain}{against}.",
     )
 
 
 def _place(place: Place) -> str:
     layer, stage = place
-    return f"layer {layer}, after the final norm," if stage == FINAL_NORM else f"layer {layer}"
+    return f"layer {layer} after the final norm" if stage == FINAL_NORM else f"layer {layer}"
 
 
 def layers(table: pd.DataFrame) -> Table | None:

@@ -129,7 +129,6 @@ def _table(table: Table, write: Write) -> Grid:
             _foot(head.foot, write),
             justify="left" if head.left else "right",
             overflow="fold",
-            no_wrap=head.width is not None and not head.left,
             width=head.width,
             ratio=1 if head.fills else None,
             min_width=10 if head.fills else None,
