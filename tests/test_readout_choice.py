@@ -261,8 +261,8 @@ def test_the_choice_says_what_it_saw():
         (
             {"12": 0.588, "11, z-score": 0.592},
             "Keep the model's own output (layer 12).",
-            "no other of 2 readouts clearly finds a text by its other crop better than its 0.588; the best, "
-            "'11, z-score', has 0.592.",
+            "no other of 2 readouts clearly finds a text by its other crop better than its 0.588; the "
+            "best, '11, z-score', has 0.592.",
         ),
         (
             {"12": 0.588, "11": 0.5},
