@@ -84,6 +84,7 @@ PARAMETERS = {
     },
     "cut": {
         "model": "model", "layer": "layer", "run": "run or none", "rule": "text or none",
+        "readout": "text or none", "prefer": "one of",
         "data": "data", **SAVING, "out": "path", **LOADING,
     },
     "doctor": {

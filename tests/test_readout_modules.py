@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from layerscope.config import Pooling
+import layerscope
 from layerscope.errors import InputError
-from layerscope.export.readout import as_modules, sentence_transformer
+from layerscope.export.modules import as_modules
 from layerscope.metrics.readouts import Readout, fit
 from tiny import save_tiny, texts, tiny_model, tiny_tokenizer
 
@@ -44,35 +44,29 @@ def kinds(model) -> list[str]:
     return [type(module).__name__ for module in model]
 
 
-CASES = {
-    "one layer": (Readout((2,)), True, ["Transformer", "Pooling", "Normalize"]),
-    "its length kept": (Readout((2,)), False, ["Transformer", "Pooling"]),
-    "one layer with a map": (
-        Readout((2,), "z-score"),
-        True,
-        ["Transformer", "Pooling", "Dense", "Normalize"],
-    ),
-    "several layers": (
-        Readout((3, 0, 4)),
-        True,
-        ["Transformer", "WeightedLayerPooling", "Pooling", "Normalize"],
-    ),
+def cut(name: str, out, readout: str, **options):
+    return layerscope.cut(
+        tiny_model(name), readout=readout, out=out, data=TEXTS, tokenizer=tiny_tokenizer(),
+        special_tokens=True, first_token="keep", **options,
+    )  # fmt: skip
+
+
+WEIGHTED, POOL = "WeightedLayerPooling", "Pooling"
+CASES = {  # readout, unit length, modules, blocks that stay
+    "one layer": ("2", True, ["Transformer", POOL, "Normalize"], 2),
+    "the model's own output": ("4", False, ["Transformer", POOL], 4),
+    "one layer with a map": ("2, z-score", True, ["Transformer", POOL, "Dense", "Normalize"], 2),
+    "the embeddings with a map": ("0, center", False, ["Transformer", POOL, "Dense"], 1),
+    "several layers": ("3+0+1", True, ["Transformer", WEIGHTED, POOL, "Normalize"], 3),
+    "with the own output": ("3+0+4", True, ["Transformer", WEIGHTED, POOL, "Normalize"], 4),
     "their sum and its length": (
-        Readout((3, 0, 4), weighting="unit"),
-        False,
-        ["Transformer", "WeightedLayerPooling", "Pooling", "Dense"],
+        "3+0+4 unit", False, ["Transformer", WEIGHTED, POOL, "Dense"], 4,
     ),
     "several layers with a map": (
-        Readout((4, 1, 2), "whitening-0.5", "unit"),
-        True,
-        ["Transformer", "WeightedLayerPooling", "Pooling", "Dense", "Normalize"],
+        "4+1+2 unit, whitening-0.5", True,
+        ["Transformer", WEIGHTED, POOL, "Dense", "Normalize"], 4,
     ),
-    "the length of a map kept": (
-        Readout((4, 1), "abtt-2"),
-        False,
-        ["Transformer", "WeightedLayerPooling", "Pooling", "Dense"],
-    ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["bert", "llama"])
@@ -80,39 +74,35 @@ CASES = {
 def test_what_is_saved_gives_the_formula_after_reloading(name, case, tmp_path):
     from sentence_transformers import SentenceTransformer
 
-    readout, normalize, expected_kinds = CASES[case]
+    readout, normalize, expected_kinds, blocks = CASES[case]
     vectors = pooled(name)
-    fitted = fit(readout, vectors)
-    expected = fitted.apply(vectors)
+    expected = fit(Readout.parse(readout), vectors).apply(vectors)
     if normalize:
         expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    source = save_tiny(tiny_model(name), tmp_path / "source")
-    model = sentence_transformer(source, as_modules(fitted, 5, normalize=normalize))
-    assert kinds(model) == expected_kinds
-    model.save_pretrained(str(tmp_path / "saved"), create_model_card=False)
-    again = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+    found = cut(name, tmp_path / "out", readout, normalize=normalize)
+    again = SentenceTransformer(str(tmp_path / "out"), device="cpu")
     assert kinds(again) == expected_kinds
-    found = again.encode(TEXTS)  # in batches, so padding is left out too
+    assert len(list(again[0].auto_model.modules())) <= len(list(tiny_model(name).modules()))
+    assert found.blocks in (blocks, blocks + 1)  # some give a raw state before one block more only
+    given = again.encode(TEXTS)  # in batches, so padding is left out too
     scale = 1 if normalize else np.abs(expected).max()
-    np.testing.assert_allclose(found, expected, atol=1e-5 * scale)
+    np.testing.assert_allclose(given, expected, atol=2e-5 * scale)
+    assert found.shipped.verification.largest < 1e-5
 
 
 def test_it_is_served_where_layerscope_is_not_installed(tmp_path):
     vectors = pooled("llama")
-    fitted = fit(Readout((4, 1, 2), "z-score", "unit"), vectors)
-    source = save_tiny(tiny_model("llama"), tmp_path / "source")
-    saved = str(tmp_path / "saved")
-    sentence_transformer(source, as_modules(fitted, 5)).save_pretrained(saved)
+    expected = fit(Readout((4, 1, 2), "z-score", "unit"), vectors).apply(vectors)
+    cut("llama", tmp_path / "out", "4+1+2 unit, z-score")
     run = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, saved, json.dumps(TEXTS)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    expected = fitted.apply(vectors)
-    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+        [sys.executable, "-c", ELSEWHERE, str(tmp_path / "out"), json.dumps(TEXTS)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
     found = np.array(json.loads(run.stdout.splitlines()[-1]))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    record = json.loads((tmp_path / "out" / "layerscope.json").read_text())
+    assert record["readout"] == "4+1+2 unit, z-score"
+    assert "readout 4+1+2 unit, z-score" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_numbers_of_the_modules():
@@ -120,36 +110,52 @@ def test_the_numbers_of_the_modules():
     fitted = fit(Readout((1, 9), "center"), vectors)
     modules = as_modules(fitted, 4, indices={1: 1, 9: 3})
     assert modules.weights.tolist() == [0, 1, 0, 1]
-    np.testing.assert_allclose(
-        modules.matrix, 2 * np.eye(3)
-    )  # the mean of two layers is half their sum
+    # the mean of two layers is half their sum
+    np.testing.assert_allclose(modules.matrix, 2 * np.eye(3))
     np.testing.assert_allclose(modules.bias, -vectors[1].mean(0) - vectors[9].mean(0))
     single = as_modules(fit(Readout((2,)), vectors), 4)
     assert (single.weights, single.layer, single.matrix) == (None, 2, None)
 
 
 def test_a_layer_that_is_no_hidden_state_is_refused():
-    """The raw output of a decoder's last block: what the model gives there is after the final norm."""
     vectors = {4: np.random.default_rng(0).standard_normal((9, 3))}
     fitted = fit(Readout((4,)), vectors)
-    with pytest.raises(
-        InputError, match="layer 4 of the readout '4' is not among the 4 hidden states"
-    ):
+    said = (
+        "layer 4 of the readout '4' is not among the 4 hidden states that the model gives; choose"
+    )
+    with pytest.raises(InputError, match=said):
         as_modules(fitted, 4)
-    with pytest.raises(
-        InputError, match="hidden states that the model gives; choose another, or cut"
-    ):
+    with pytest.raises(InputError, match="hidden states that the model gives; choose another"):
         as_modules(fitted, 5, indices={5: 4})
 
 
-def test_what_no_module_can_say_is_refused(tmp_path):
-    fitted = fit(Readout((0, 1), "z-score"), dict.fromkeys((0, 1), np.eye(3)))
-    with pytest.raises(
-        InputError, match="max pooling of averaged layers is not the average of pooled"
-    ):
-        sentence_transformer("nowhere", as_modules(fitted, 5), pooling=Pooling.MAX)
-    source = save_tiny(tiny_model("bert"), tmp_path / "source")
-    with pytest.raises(
-        InputError, match="the readout is for vectors of 3 dimensions, the model's have 32"
-    ):
-        sentence_transformer(source, as_modules(fitted, 5))
+@pytest.mark.parametrize(
+    ("readout", "options", "said"),
+    [
+        ("2+9, z-score", {}, r"expected layers from 0 to 4 in the readout '2\+9, z-score', got 9"),
+        ("1, z-score", {"format": "onnx"}, "needs modules after the model"),
+        ("1, z-score", {"format": "transformers"}, "only a sentence-transformers folder has, got"),
+        ("1, z-score", {"kind": "pointer"}, "is saved as a cut without a head"),
+        ("0-2", {"pooling": "max"}, "max pooling of averaged layers is not the average of pooled"),
+        ("1", {"layer": 2}, "expected a layer, a rule or a readout, got more than one of them"),
+        ("1", {"rule": "last"}, "expected a layer, a rule or a readout, got more than one of them"),
+        ("x", {}, "expected a readout like"),
+        ("1, zscore", {}, "unknown map of a readout 'zscore'"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused(readout, options, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        cut("bert", tmp_path / "out", readout, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_map_beside_half_precision_is_refused(tmp_path):
+    folder = save_tiny(tiny_model("llama"), tmp_path / "model")
+    with pytest.raises(InputError, match="load it with --dtype float32"):
+        layerscope.cut(
+            folder, readout="2, z-score", out=tmp_path / "out", data=TEXTS, dtype="bfloat16"
+        )
+    found = layerscope.cut(
+        folder, readout="2, z-score", out=tmp_path / "out", data=TEXTS, dtype="float32"
+    )
+    assert found.readout == "2, z-score"

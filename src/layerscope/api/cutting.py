@@ -24,6 +24,7 @@ from layerscope.api.keywords import CutSettings
 from layerscope.api.plans import ShowProgress, command, part, shown_progress
 from layerscope.config import AnyPath, Exactly, Flag, Text, To, Whole, Words
 from layerscope.data.texts import Texts
+from layerscope.decisions.readouts import Preference
 from layerscope.decisions.rules import DEFAULT_RULE, find
 from layerscope.errors import InputError
 from layerscope.export import formats, sentence
@@ -38,6 +39,8 @@ from layerscope.export.cut import (
     refuse_model,
     refuse_no_layer,
 )
+from layerscope.export.readout import plan_readout
+from layerscope.metrics.readouts import Readout
 from layerscope.models.backbone import Backbone
 from layerscope.results.table import Run
 from layerscope.settings import (
@@ -71,6 +74,8 @@ class CuttingPlan:
         texts: to scan and to compare on.
         scanned: a scan of this model, or None.
         rule: to choose by; None for the default.
+        readout: what to save in place of a layer; None for a choice, or for the layer.
+        prefer: which readout a choice takes, see `select`.
         overwrite: whether a model that layerscope saved there may be replaced.
         tokenizer: of a loaded model.
         options: how to load the model.
@@ -84,6 +89,8 @@ class CuttingPlan:
     texts: Texts
     scanned: Run | None = None
     rule: str | None = None
+    readout: Readout | None = None
+    prefer: Preference = "quality"
     overwrite: bool = False
     tokenizer: Any = None
     options: ModelOptions | None = None
@@ -134,6 +141,10 @@ class CuttingPlan:
         if source is None or chosen.asks_for_pooling:
             chosen = _as_scanned(chosen, given)
         asked = _Asked(backbone, chosen, source, _image_processor(self.model, backbone))
+        if self.readout is not None:
+            planned = self._planned_readout(asked, self.readout)
+            formats.refuse_full_disk(self.place, planned.weight_bytes)
+            return replace(asked, planned=planned, evidence=("The readout was named by hand.",))
         if layer == "auto" and given is None:
             possible = self._planned(asked, possible_layer(backbone, chosen), chosen)
             formats.refuse_full_disk(self.place, possible.weight_bytes)
@@ -154,9 +165,23 @@ class CuttingPlan:
             texts=self.texts.texts, source=asked.source, processor=asked.processor,
         )  # fmt: skip
 
+    def _planned_readout(self, asked: _Asked, readout: Readout) -> CutPlan:
+        """Return the cut that gives a readout: with modules behind it only where they are needed."""
+        depth, settings = asked.backbone.depth, asked.settings
+        if len(readout.layers) > 1 or readout.map != "none" or readout.layers == (0,):
+            return plan_readout(
+                asked.backbone, readout, settings, texts=self.texts.texts, source=asked.source
+            )
+        layer = readout.layers[0]
+        if settings.final_norm == "auto" and layer == depth:
+            settings = settings.changed(final_norm="keep")  # the model's own output is behind it
+        return self._planned(asked, layer, settings)
+
     def _chosen(self, asked: _Asked, run: Run) -> tuple[CutPlan, tuple[str, ...]]:
         """Return the cut at the layer that a rule names in a run, and the sentence that says why."""
-        found = select(run, rule=self.rule)
+        found = select(run, rule=self.rule, prefer=self.prefer)
+        if found.readout is not None:
+            return self._planned_readout(asked, found.readout.readout), (found.answer,)
         if found.layer is None or found.layer < 1:
             raise InputError(
                 f"the rule {found.rule!r} names no layer to cut at ({found.sentence}); give --layer."
@@ -198,6 +223,8 @@ def cut(
     out: AnyPath,
     run: RunLike | None = None,
     rule: Text | None = None,
+    readout: Text | None = None,
+    prefer: Preference = "quality",
     data: Data = "sample",
     tokenizer: Tokenizer = None,
     overwrite: Flag = False,
@@ -214,7 +241,9 @@ def cut(
         config: the settings as one object; single settings below change it.
         out: folder for the model.
         run: a scan of this model: what the choice and the model card rest on.
-        rule: to choose by; by default the one of `select`.
+        rule: to choose a single layer by; by default a readout is chosen, as `select` does.
+        readout: the name of a readout, like "24+30+6 unit, z-score", to save in place of a layer.
+        prefer: "quality", or "cheap" for the readout of the lowest layer within noise of the best.
         data: texts to scan where there is no run, and to compare on.
         tokenizer: of a loaded model, which needs it; a model given by name has its own.
         overwrite: whether a model that layerscope saved in `out` may be replaced.
@@ -235,19 +264,13 @@ def cut(
     given = None if run is None else run_of(run)
     texts = texts_of(data, which)
     _refuse_choice(layer, chosen, given, rule, texts)
+    named = None if readout is None else Readout.parse(readout)
+    if named is not None and (layer != "auto" or rule is not None):
+        raise InputError("expected a layer, a rule or a readout, got more than one of them.")
     return CuttingPlan(
-        model,
-        layer,
-        chosen,
-        place,
-        texts,
-        given,
-        rule,
-        overwrite,
-        tokenizer,
-        options,
+        model, layer, chosen, place, texts, given, rule, named, prefer, overwrite, tokenizer, options,
         show_progress,
-    )
+    )  # fmt: skip
 
 
 def _refuse_place(

@@ -57,6 +57,12 @@ def cut(
     rule: Annotated[
         str | None, typer.Option(help="Rule to choose by; see layerscope select.")
     ] = None,
+    readout: Annotated[
+        str | None, typer.Option(help='A readout to save, like "24+30+6 unit, z-score".')
+    ] = None,
+    prefer: Annotated[
+        str, typer.Option(help="quality, or cheap: the lowest layer within noise of the best.")
+    ] = "quality",
     data: Annotated[
         str, typer.Option(help="Texts to scan where there is no --run, and to compare on.")
     ] = "sample",
@@ -80,6 +86,8 @@ def cut(
         "out": out,
         "run": run,
         "rule": rule,
+        "readout": readout,
+        "prefer": prefer,
         "data": data,
         **settings,
         "overwrite": overwrite,
@@ -122,6 +130,7 @@ def _facts(found: Cut) -> dict[str, Any]:
         "of": found.of,
         "blocks": found.blocks,
         "stage": found.stage,
+        "readout": found.readout or None,
         "output": list(found.output),
         "format": found.settings.format,
         "parameters": shipped.parameters,

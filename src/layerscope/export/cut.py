@@ -62,6 +62,7 @@ class Cut:
         settings: how it was made.
         evidence: sentences on why this layer.
         reads_pictures: whether it reads images rather than texts.
+        readout: the name of the readout that it gives; "" for the layer as it is.
     """
 
     shipped: Shipped
@@ -75,6 +76,7 @@ class Cut:
     notes: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
     reads_pictures: bool = False
+    readout: str = ""
 
     @property
     def folder(self) -> Path:
@@ -238,7 +240,7 @@ def with_texts(
     compared = ship.texts_to_compare(
         backbone,
         texts,
-        partial(_counting, backbone, settings, source),
+        partial(pooled_tokens, backbone, settings, source),
         max_length=settings.max_length,
         format=settings.format,
         source=source,
@@ -270,7 +272,7 @@ def with_texts(
     )
 
 
-def _counting(
+def pooled_tokens(
     backbone: Backbone, settings: CutConfig, source: Any, tokens: Sequence[TokenizedText]
 ) -> PoolingMask | None:
     """Return which tokens are pooled, as a scan pools; None where the source's own modules say."""
@@ -307,6 +309,7 @@ class CutPlan:
         plan: what is to be saved, and what it must give.
         notes: what there is to know.
         weight_bytes: of what is saved.
+        readout: its name, where more than one layer as it is was asked for.
     """
 
     backbone: Backbone
@@ -316,6 +319,7 @@ class CutPlan:
     plan: Plan
     notes: tuple[str, ...]
     weight_bytes: int
+    readout: str = ""
 
 
 def plan_cut(
@@ -386,6 +390,7 @@ def cut_model(
         "blocks": len(place.kept),
         "stage": place.site.stage,
         "output": list(place.output),
+        "readout": planned.readout or None,
         "format": settings.format,
         "evidence": list(evidence),
         "notes": list(notes),
@@ -399,7 +404,7 @@ def cut_model(
             verification.reader,
             pictures=backbone.tokenizer is None,
         )
-        story = _story(backbone, place, settings, verification, usage, notes, evidence)
+        story = _story(planned, verification, usage, evidence)
         return ship.model_card(backbone, story)
 
     shipped = ship.ship(backbone, plan, out, overwrite=overwrite, record=record, card=card)
@@ -415,19 +420,15 @@ def cut_model(
         notes=notes,
         evidence=tuple(evidence),
         reads_pictures=backbone.tokenizer is None,
+        readout=planned.readout,
     )
 
 
 def _story(
-    backbone: Backbone,
-    place: Place,
-    settings: CutConfig,
-    verification: Verification,
-    usage: str,
-    notes: Sequence[str],
-    evidence: Sequence[str],
+    planned: CutPlan, verification: Verification, usage: str, evidence: Sequence[str]
 ) -> Story:
-    """Tell in a model card what was done and why."""
+    """Return the contents of the model card: what was done and why."""
+    backbone, place, settings = planned.backbone, planned.place, planned.settings
     name, layer, depth = backbone.info.name, place.site.layer, backbone.depth
     what = f"Layer {layer} of the {depth} of {name}: its first {layer} blocks."
     if settings.kind == "pointer":
@@ -436,14 +437,16 @@ def _story(
     if place.site.stage == "final_norm":
         norm = " The final norm is applied to it, as the source applies it to its last block."
     norm = norm if backbone.final_norm is not None else ""
+    title, compared = f"{name}, layer {layer} of {depth}", f"layer {layer} of the source"
+    if planned.readout:
+        title = f"{name}, readout {planned.readout}"
+        what, norm = f"{title}: layers, weights and a linear map fitted without labels.", ""
+        compared = "the readout of the source"
     return Story(
-        title=f"{name}, layer {layer} of {depth}",
-        what=[f"{what}{norm} Made by layerscope {versions()['layerscope']}.", *notes],
+        title=title,
+        what=[f"{what}{norm} Made by layerscope {versions()['layerscope']}.", *planned.notes],
         evidence=evidence or ["The layer was named by hand."],
         usage=usage,
         library=settings.format,
-        verified=(
-            verification.sentence(f"layer {layer} of the source")
-            + f" Transformers {versions()['transformers']}."
-        ),
+        verified=(verification.sentence(compared) + f" Transformers {versions()['transformers']}."),
     )

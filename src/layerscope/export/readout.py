@@ -1,177 +1,184 @@
-"""A fitted readout as stock sentence-transformers modules, so that no code of ours serves it.
-
-Transformer (all hidden states) -> WeightedLayerPooling -> Pooling -> Dense (identity) -> Normalize. The
-layers are averaged before pooling, which is the same for poolings that are linear in the token states.
-"""
+"""A readout fitted for the folder that will serve it: which blocks stay, what the vectors must be."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
-import numpy as np
 import torch
+from torch import Tensor
 
+from layerscope.analysis.plan import ENOUGH
+from layerscope.analysis.readouts import own_sites
 from layerscope.config import Pooling
-from layerscope.errors import InputError
-from layerscope.export.sentence import require_extra
-from layerscope.metrics.readouts import Fitted, Floats
+from layerscope.data.tokens import TokenizedText, tokenize
+from layerscope.data.views import SpanConfig, SpanKind, views_of
+from layerscope.errors import InputError, RunError
+from layerscope.export.cut import CutPlan, Place, pooled_tokens
+from layerscope.export.formats import bytes_of
+from layerscope.export.modules import ReadoutModules, as_modules
+from layerscope.export.sentence import PoolingMask
+from layerscope.export.ship import Compared, Plan, texts_to_compare
+from layerscope.export.shorten import hidden_places, refuse_other_tokens, smaller
+from layerscope.export.verify import expected_states
+from layerscope.metrics.readouts import Fitted, Readout, fit
+from layerscope.models.backbone import Backbone, probe
+from layerscope.settings import CutConfig
+from layerscope.states.extract import Site, batches, extract
 
-_MODES: Final = {
-    Pooling.MEAN: "mean",
-    Pooling.LAST: "lasttoken",
-    Pooling.FIRST: "cls",
-    Pooling.WEIGHTED_MEAN: "weightedmean",
-}
+_BUDGET: Final = 4096  # tokens in one forward pass of the fitting texts
 
 
-@dataclass(frozen=True, eq=False)
-class ReadoutModules:
-    """A readout in the numbers of stock modules.
+def plan_readout(
+    backbone: Backbone,
+    readout: Readout,
+    settings: CutConfig,
+    *,
+    texts: Sequence[str],
+    source: Any = None,
+    seed: int = 0,
+) -> CutPlan:
+    """Fit a readout on crops of texts as the saved model will read them, and plan its folder.
 
-    Attributes:
-        weights: (hidden state,) of `WeightedLayerPooling`, which divides by their sum; None where one
-            hidden state is read, that of the last index.
-        layer: index of the hidden state that is read where weights is None.
-        matrix: (dim', dim) of `Dense`; None where it would be the identity with no bias.
-        bias: (dim',) of `Dense`.
-        normalize: whether vectors are scaled to unit length.
+    Args:
+        backbone: the source, which `refuse_model` let through; it is not changed.
+        readout: layers numbered as by `analysis.readouts.own_sites`.
+        settings: how; which tokens are pooled is what a scan pools unless said otherwise.
+        texts: to fit on, and to compare on.
+        source: the sentence-transformers model that the source is part of, or None.
+        seed: of the crops.
+
+    Raises:
+        InputError: no stock modules can hold the readout of this model.
     """
+    _refuse_unsayable(backbone, readout, settings)
+    sites = own_sites(backbone)
+    own = backbone.depth in readout.layers
+    kept, places = _places(backbone, readout, sites)
+    compared = texts_to_compare(
+        backbone, texts, partial(pooled_tokens, backbone, settings.changed(normalize=False), None),
+        max_length=settings.max_length, format=settings.format, source=source,
+    )  # fmt: skip
+    counting = compared.counting
+    if counting is None:
+        raise RunError("a readout was planned without saying which tokens are pooled.")
+    fitted = _fitted(backbone, readout, compared, texts, seed)
+    small = smaller(backbone, kept)
+    modules = as_modules(fitted, len(kept) + 1, indices=places, normalize=settings.normalize)
+    tokens = [read for _, read in compared.texts]
+    refuse_other_tokens(backbone, small, tokens)
+    plan = Plan(
+        kept, ("hidden_states", modules.layer), _mixed(backbone, fitted, modules, sites, tokens),
+        compared.texts, format=settings.format, counting=counting, source=source,
+        prompt=compared.prompt, max_length=compared.limit, readout=modules, normed_last=own,
+    )  # fmt: skip
+    highest = max(readout.layers)
+    stage = sites[highest].stage
+    place = Place(Site(max(highest, 1), stage), tuple(kept), plan.output)
+    notes = [*counting.notes(backbone.tokenizer), f"Fitted on {fitted.fitted_on}."]
+    return CutPlan(
+        backbone,
+        max(highest, 1),
+        settings,
+        place,
+        plan,
+        tuple(notes),
+        bytes_of(small),
+        str(readout),
+    )
 
-    weights: Floats | None
-    layer: int
-    matrix: Floats | None
-    bias: Floats | None
-    normalize: bool
+
+def _refuse_unsayable(backbone: Backbone, readout: Readout, settings: CutConfig) -> None:
+    if settings.format != "sentence-transformers":
+        raise InputError(
+            f"the readout '{readout}' needs modules after the model, which only a sentence-transformers "
+            f"folder has, got --format {settings.format}; leave it out, or give one layer by --layer."
+        )
+    if settings.kind == "pointer" or settings.head:
+        raise InputError(
+            f"the readout '{readout}' is saved as a cut without a head; leave --kind and --head out."
+        )
+    if settings.pooling is Pooling.MAX and len(readout.layers) > 1:
+        raise InputError(
+            "max pooling of averaged layers is not the average of pooled layers; use another pooling."
+        )
+    if max(readout.layers) > backbone.depth:
+        raise InputError(
+            f"expected layers from 0 to {backbone.depth} in the readout '{readout}', got "
+            f"{max(readout.layers)}."
+        )
+    if readout.map != "none" and backbone.info.dtype not in ("float32", "float64"):
+        raise InputError(
+            f"the map of the readout '{readout}' is float32 and the model {backbone.info.dtype}; load "
+            "it with --dtype float32."
+        )
 
 
-def as_modules(
+def _places(
+    backbone: Backbone, readout: Readout, sites: Sequence[Site]
+) -> tuple[range, dict[int, int]]:
+    """Return the blocks to keep, and where in `hidden_states` each layer is then."""
+    own, highest = backbone.depth in readout.layers, max(1, *readout.layers)
+    ids = probe(backbone)["input_ids"][0].tolist()
+    short = TokenizedText(tuple(ids), (False,) * len(ids), truncated=False)
+    wanted = {
+        layer: expected_states(backbone, [short], sites[layer])[0] for layer in readout.layers
+    }
+    for count in dict.fromkeys((highest, min(highest + 1, backbone.depth))):
+        try:
+            small = smaller(backbone, range(count))
+        except InputError:  # that block cannot be the last one
+            continue
+        found = hidden_places(backbone, small, wanted, normed_last=own)
+        if found is not None:
+            return range(count), found
+    raise InputError(
+        f"{backbone.info.model_class} in transformers does not return all layers of the readout "
+        f"'{readout}' in hidden_states; choose one layer by --layer."
+    )
+
+
+def _fitted(
+    backbone: Backbone, readout: Readout, compared: Compared, texts: Sequence[str], seed: int
+) -> Fitted:
+    """Fit on the two crops of each text, with the prompt before them, or on the texts if too short."""
+    counting = compared.counting or PoolingMask(Pooling.MEAN)
+    crops = views_of(texts, SpanConfig(kind=SpanKind.CROPS), 2, seed, lambda: None).made
+    enough = len(crops) >= 2 * min(ENOUGH, len(texts))
+    rows, what = (crops, "crops of 20 words") if enough else (list(texts), "texts")
+    tokens = tokenize(backbone.tokenizer, [compared.prompt + row for row in rows], compared.limit)
+    sites = own_sites(backbone)
+    wanted = [sites[layer] for layer in readout.layers]
+    found: dict[int, dict[Site, Tensor]] = {}
+    marks = [counting.marks(text) for text in tokens]
+    for result in extract(
+        backbone, batches(backbone, tokens, marks, _BUDGET), wanted, counting.pooled
+    ):
+        for at, item in enumerate(result.items):
+            found[item] = {site: rows[at] for site, rows in result.by_site.items()}
+    vectors = {
+        layer: torch.stack([found[item][sites[layer]] for item in range(len(tokens))])
+        .double()
+        .numpy()
+        for layer in readout.layers
+    }
+    return fit(readout, vectors, fitted_on=f"{len(rows):,} {what}")
+
+
+def _mixed(
+    backbone: Backbone,
     fitted: Fitted,
-    hidden_states: int,
-    *,
-    indices: Mapping[int, int] | None = None,
-    normalize: bool = True,
-) -> ReadoutModules:
-    """Return the numbers of the modules that give what `Fitted.apply` gives.
-
-    `WeightedLayerPooling` divides by the sum of the weights, so the sum goes into the matrix. With unit
-    length and without a map the scale is of no effect, and a single layer needs neither module.
-
-    Args:
-        fitted: the readout.
-        hidden_states: how many the model gives: its blocks and one more. The last is after the final
-            norm, where the model has one: the raw output of the last block is not among them.
-        indices: site of the readout -> index of its hidden state; by default the same number.
-        normalize: whether vectors are scaled to unit length.
-
-    Raises:
-        InputError: a layer of the readout is not among the hidden states.
-    """
-    places = indices if indices is not None else {index: index for index in range(hidden_states)}
-    weights = np.zeros(hidden_states)
-    for layer, weight in zip(fitted.readout.layers, fitted.weights, strict=True):
-        place = places.get(layer)
-        if place is None or not 0 <= place < hidden_states:
-            raise InputError(
-                f"layer {layer} of the readout '{fitted.readout}' is not among the {hidden_states} "
-                "hidden states that the model gives; choose another, or cut the model first."
-            )
-        weights[place] += weight
-    total = float(weights.sum())
-    diagonal = fitted.matrix.ndim == 1
-    matrix = total * (np.diag(fitted.matrix) if diagonal else fitted.matrix)
-    plain = fitted.readout.map == "none" and (normalize or total == 1)
-    used = np.flatnonzero(weights)
-    return ReadoutModules(
-        weights=None if len(used) == 1 else weights,
-        layer=int(used[-1]),
-        matrix=None if plain else matrix,
-        bias=None if plain else fitted.bias,
-        normalize=normalize,
-    )
-
-
-def sentence_transformer(
-    folder: str | Path,
     modules: ReadoutModules,
-    *,
-    pooling: Pooling = Pooling.MEAN,
-    max_length: int | None = None,
-) -> Any:
-    """Return the SentenceTransformer of a saved model with a readout; save it by `save_pretrained`.
-
-    All tokens of the tokenizer count, also special ones.
-
-    Args:
-        folder: of the model and its tokenizer, saved by transformers; or a name on the hub.
-        modules: what follows the model.
-        pooling: of tokens; not `max`, which is not linear.
-        max_length: tokens that a text is cut to; by default what the tokenizer says.
-
-    Raises:
-        InputError: sentence-transformers is not installed, the pooling is `max`, or the sizes do not
-            fit the model.
-    """
-    require_extra()
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
-    from sentence_transformers.sentence_transformer.modules import Pooling as StockPooling
-
-    if pooling not in _MODES:
-        raise InputError(
-            f"{pooling.value} pooling of averaged layers is not the average of pooled layers; use one of "
-            f"{', '.join(mode.value for mode in _MODES)}."
-        )
-    output: Any = "last_hidden_state"
-    if modules.weights is None:
-        output = ["hidden_states", modules.layer]
-    transformer = Transformer(
-        str(folder),
-        config_kwargs={"output_hidden_states": True},
-        modality_config={"text": {"method": "forward", "method_output_name": output}},
-        module_output_name="token_embeddings",
-        max_seq_length=max_length,
-    )
-    dim = int(transformer.get_embedding_dimension())
-    mode: Any = _MODES[pooling]
-    parts: list[Any] = [transformer]
-    if modules.weights is not None:
-        parts.append(_layer_pooling(modules.weights, dim))
-    parts.append(StockPooling(dim, pooling_mode=mode))
-    if modules.matrix is not None:
-        parts.append(_dense(modules, dim))
-    if modules.normalize:
-        parts.append(Normalize())
-    return SentenceTransformer(modules=parts, device="cpu")
-
-
-def _layer_pooling(weights: Floats, dim: int) -> Any:
-    from sentence_transformers.sentence_transformer.modules import WeightedLayerPooling
-
-    values = torch.from_numpy(weights / weights.sum()).float()
-    return WeightedLayerPooling(
-        dim,
-        num_hidden_layers=len(weights) - 1,
-        layer_start=0,
-        layer_weights=torch.nn.Parameter(values),
-    )
-
-
-def _dense(modules: ReadoutModules, dim: int) -> Any:
-    from sentence_transformers.sentence_transformer.modules import Dense
-
-    matrix, bias = modules.matrix, modules.bias
-    if matrix is None or bias is None or matrix.shape[1] != dim:
-        found = None if matrix is None else matrix.shape[1]
-        raise InputError(
-            f"the readout is for vectors of {found} dimensions, the model's have {dim}."
-        )
-    return Dense(
-        in_features=dim,
-        out_features=len(matrix),
-        activation_function=torch.nn.Identity(),
-        init_weight=torch.from_numpy(matrix).float(),
-        init_bias=torch.from_numpy(bias).float(),
-    )
+    sites: Sequence[Site],
+    tokens: Sequence[TokenizedText],
+) -> list[Tensor]:
+    """Return the token states (token, dim) of each text, layers averaged as the module does."""
+    total = sum(fitted.weights) if modules.weights is not None else 1.0
+    states = [expected_states(backbone, tokens, sites[layer]) for layer in fitted.readout.layers]
+    weights = fitted.weights if modules.weights is not None else (1.0,)
+    return [
+        sum((weight / total * each for weight, each in zip(weights, several, strict=True)),
+            start=torch.zeros(()))
+        for several in zip(*states, strict=True)
+    ]  # fmt: skip

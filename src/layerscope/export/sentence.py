@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from layerscope.config import Pooling
 from layerscope.data.tokens import TokenizedText
 from layerscope.errors import InputError, RunError
+from layerscope.export.modules import ReadoutModules, after_pooling, layer_pooling
 from layerscope.export.shorten import LAST, OutputPath
 from layerscope.models.backbone import Backbone, is_sentence_transformer
 from layerscope.models.modes import evaluating
@@ -67,6 +68,10 @@ class PoolingMask:
         marks = torch.tensor([self.marks(text)])
         vector = pool(TokenStates(Site(0), states[None], real, marks), self.pooling)[0]
         return torch.nn.functional.normalize(vector, dim=0) if self.normalize else vector
+
+    def pooled(self, tokens: TokenStates) -> Tensor:
+        """Return the pooled vectors (text, dim) of a batch, for a pass."""
+        return pool(tokens, self.pooling).cpu()
 
     def notes(self, tokenizer: Any) -> list[str]:
         """Return what a model card says of it."""
@@ -289,6 +294,7 @@ def write_sentence_transformer(
     source: Any,
     normalize: bool,
     max_length: int,
+    readout: ReadoutModules | None = None,
 ) -> None:
     """Save a model with its pooling.
 
@@ -302,6 +308,7 @@ def write_sentence_transformer(
             length limit and lower-casing are kept.
         normalize: whether the source's modules are followed by a scaling to unit length.
         max_length: tokens that a text is cut to.
+        readout: modules around the pooling; None for none.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Transformer
@@ -312,6 +319,8 @@ def write_sentence_transformer(
         "modality_config": {"text": {"method": "forward", "method_output_name": place}},
         "module_output_name": "token_embeddings",
     }
+    if readout is not None and readout.weights is not None:
+        model.config.output_hidden_states = True  # saved with it, and asked for when it is loaded
     with (
         tempfile.TemporaryDirectory(dir=folder.parent, prefix=".model.") as room,
         _handed_over(lambda _config: model),
@@ -327,7 +336,7 @@ def write_sentence_transformer(
         )
         rest = _source_modules(source, normalize=normalize)
         if counting is not None:
-            rest = _modules(counting, backbone)
+            rest = _modules(counting, backbone, readout)
         prompts, named = _prompts(counting, source)
         saved = SentenceTransformer(
             modules=[transformer, *rest],
@@ -347,17 +356,21 @@ def _source_modules(source: Any, *, normalize: bool) -> list[Any]:
     return [*modules, Normalize()] if normalize and not ends else modules
 
 
-def _modules(counting: PoolingMask, backbone: Backbone) -> list[Any]:
+def _modules(
+    counting: PoolingMask, backbone: Backbone, readout: ReadoutModules | None
+) -> list[Any]:
     from sentence_transformers.sentence_transformer.modules import Normalize, WordWeights
     from sentence_transformers.sentence_transformer.modules import Pooling as StockPooling
 
-    modules: list[Any] = []
+    modules = layer_pooling(readout, backbone.info.dim) if readout else []
     if counting.excluded:
         # The words only name the rows, and WordWeights would read "[sep]" for "[SEP]".
         words = [str(token) for token in range(_vocabulary(backbone))]
         modules.append(WordWeights(words, {str(token): 0.0 for token in counting.excluded}))
     mode: Any = _MODES[counting.pooling]
     modules.append(StockPooling(backbone.info.dim, pooling_mode=mode))
+    if readout:
+        modules += after_pooling(readout)
     return [*modules, Normalize()] if counting.normalize else modules
 
 

@@ -23,6 +23,7 @@ from layerscope.export.formats import (
     write_record,
     write_transformers,
 )
+from layerscope.export.modules import ReadoutModules
 from layerscope.export.sentence import (
     PoolingMask,
     default_prompt,
@@ -61,6 +62,8 @@ class Plan:
         generate: prompts that a causal model must go on from alike with and without its cache.
         pixels: for a model of images, what `expected` was made of.
         processor: what is saved with the model: its tokenizer or image processor.
+        readout: what follows the model, for sentence-transformers; None for a single layer as it is.
+        normed_last: whether the last hidden state is wanted after the final norm.
     """
 
     kept: Sequence[int]
@@ -77,6 +80,8 @@ class Plan:
     generate: Sequence[str] = ()
     pixels: Tensor | None = None
     processor: Any = None
+    readout: ReadoutModules | None = None
+    normed_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,9 @@ def ship(
     started = time.perf_counter()
     refuse_folder(out, overwrite=overwrite)
     model: Any = smaller(backbone, plan.kept, head=plan.head)
-    if plan.output[0] == "hidden_states":  # or the normed state would stand in the last place
+    if (
+        plan.output[0] == "hidden_states" and not plan.normed_last
+    ):  # or the normed state would stand in the last place
         give_raw_last(model)
     weights = bytes_of(model)
     refuse_full_disk(out, weights)
@@ -202,6 +209,7 @@ def _write(model: Any, backbone: Backbone, folder: Path, plan: Plan) -> None:
             source=plan.source,
             normalize=plan.normalize,
             max_length=plan.max_length,
+            readout=plan.readout,
         )
     elif plan.format == "onnx":
         write_onnx(model, backbone, folder, plan.output)
@@ -232,6 +240,8 @@ def _verified(backbone: Backbone, folder: Path, plan: Plan, model: Any) -> Verif
             else source_vector(plan.source, states, tokens, normalize=plan.normalize)
             for states, (_, tokens) in zip(plan.expected, plan.texts, strict=True)
         ]
+        if plan.readout is not None:
+            vectors = [plan.readout.vector(vector) for vector in vectors]
         return compare(vectors, answer, "vector", "vectors", limit=limit)
     answer = read_back(folder, request)
     for place, (_, tokens) in enumerate(plan.texts):

@@ -7,8 +7,8 @@ the source's tensors, renumbered, as they are.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import torch
@@ -328,6 +328,34 @@ def _reported_by(backbone: Backbone, model: Any, wanted: Tensor) -> OutputPath |
         if came.shape == wanted.shape and _near(came, wanted, limit):
             return LAST if index == 0 else ("hidden_states", index - 1)
     return None
+
+
+def hidden_places(
+    backbone: Backbone, small: Any, wanted: Mapping[int, Tensor], *, normed_last: bool
+) -> dict[int, int] | None:
+    """Return where in a smaller model's `hidden_states` some states are; None if one is not there.
+
+    Args:
+        backbone: the source.
+        small: the model to be saved, see `smaller`.
+        wanted: layer -> the state (token, dim) that the source has for `probe`.
+        normed_last: whether the last entry is the one after the final norm.
+    """
+    limit = LIMITS.get(backbone.info.dtype, LIMITS["float32"])
+    model = small if runs_here(small) else backbone.model
+    with nullcontext() if normed_last else _raw_last(model):
+        states = stock_output(model, probe(backbone)).hidden_states or ()
+    found = {}
+    for layer, state in wanted.items():
+        alike = [
+            index
+            for index, came in enumerate(states)
+            if came[0].shape == state.shape and _near(came[0], state, limit)
+        ]
+        if not alike:
+            return None
+        found[layer] = layer if layer in alike else alike[0]
+    return found
 
 
 def _near(came: Tensor, wanted: Tensor, limit: float) -> bool:
