@@ -15,7 +15,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +30,7 @@ from layerscope.config import Pooling
 from layerscope.data.files import write_json
 from layerscope.decisions.rules import middle_layer, two_thirds_layer
 from layerscope.evaluation import run as evaluation
+from layerscope.evaluation.encoder import unit
 from layerscope.evaluation.tasks import TaskPlan
 from layerscope.models import loading
 from layerscope.settings import EvaluateConfig
@@ -42,6 +43,8 @@ _ROOT = Path(__file__).resolve().parents[1]
 RUNS = Path(os.environ.get("LAYERSCOPE_READOUTS", _ROOT / "runs" / "readouts"))
 LAYERS = _ROOT / "benchmarks" / "results" / "readouts-layers.json"
 SETS = {"development": corpora.DEVELOPMENT, "untouched": corpora.UNTOUCHED}
+FORMS = {"raw": "as they are", "unit": "at unit length"}
+_LENGTH_MATTERS = ("Classification", "Clustering")
 VectorsOf = Callable[[Sequence[str]], Array]
 
 
@@ -170,7 +173,8 @@ class _Given(BankEncoder):
 
 
 @cache
-def _plans() -> dict[str, TaskPlan]:
+def task_plans() -> dict[str, TaskPlan]:
+    """Return how mteb scores each subset; the data are loaded once a process."""
     return corpora.plans(RUNS / "tasks")
 
 
@@ -183,7 +187,7 @@ def score_tasks(
         vectors_of: texts -> vectors (text, dim).
         tasks: names in `corpora.TASKS`.
     """
-    plans = [_plans()[task] for task in tasks]
+    plans = [task_plans()[task] for task in tasks]
     outcome = evaluation.score_tasks(_Given(vectors_of), plans, [Site(0)], EvaluateConfig())
     if outcome.failed:
         raise SystemExit(f"{outcome.failed}")
@@ -209,13 +213,13 @@ def scored(
     known: dict[str, Any] = {task: kept[task] for task in tasks if _is_current(kept, task)}
     if lacking := [task for task in tasks if task not in known]:
         for task, score in score_tasks(vectors_of, lacking).items():
-            kept[task] = {"score": score, "data": _plans()[task].revision}
+            kept[task] = {"score": score, "data": task_plans()[task].revision}
         write_json(file, {"readout": name, "scores": kept})
     return {task: kept[task]["score"] for task in tasks}
 
 
 def _is_current(kept: Mapping[str, Any], task: str) -> bool:
-    return task in kept and kept[task]["data"] == _plans()[task].revision
+    return task in kept and kept[task]["data"] == task_plans()[task].revision
 
 
 def _file_name(name: str) -> str:
@@ -227,34 +231,48 @@ def _file_name(name: str) -> str:
 
 
 def layer_scores(model: str) -> dict[str, Any]:
-    """Return the scores of every single layer of a model, with its baselines' layers."""
+    """Return the scores of every single layer of a model, with its baselines' layers.
+
+    "raw" are of the vectors as they are, "unit" of the same at unit length, as sentence-transformers
+    models often give them: cosines stay what they are, classifiers and k-means see other vectors.
+    """
     vectors = Vectors(model)
-    by_site = {}
     started = time.process_time()
-    for site in vectors.sites:
-        by_site[site] = scored(
-            model, f"raw {site}", lambda texts, site=site: vectors.at(site, texts)
-        )
-    _say(f"{model}: {len(by_site)} layers scored, {time.process_time() - started:.0f} s of the CPU")
+    forms = {form: _by_task(vectors, form) for form in FORMS}
+    _say(f"{model}: all layers scored, {time.process_time() - started:.0f} s of the CPU")
     return {
         "blocks": vectors.blocks,
         "sites": [str(site) for site in vectors.sites],
         "last": str(vectors.positions[-1]),
         "middle": str(Site(middle_layer(vectors.blocks))),
         "two thirds": str(Site(two_thirds_layer(vectors.blocks))),
-        "scores": {
-            task: [round(by_site[site][task], 6) for site in vectors.sites]
-            for task in corpora.TASKS
-        },
+        **forms,
     }
 
 
-def layer_table(found: Mapping[str, Any], tasks: Sequence[str]) -> str:
+def _by_task(vectors: Vectors, form: str) -> dict[str, list[float]]:
+    """Return each task's scores at all sites in one form of the vectors."""
+    found: dict[str, list[float]] = {task: [] for task in corpora.TASKS}
+    for site in vectors.sites:
+        raw = partial(vectors.at, site)
+        scores = scored(vectors.model, f"{site} raw", raw)
+        if form == "unit":
+            others = [task for task in corpora.TASKS if task_plans()[task].kind in _LENGTH_MATTERS]
+            made = scored(
+                vectors.model, f"{site} unit", lambda texts, raw=raw: unit(raw(texts)), others
+            )
+            scores = {**scores, **made}
+        for task, value in scores.items():
+            found[task].append(round(value, 6))
+    return found
+
+
+def layer_table(found: Mapping[str, Any], tasks: Sequence[str], form: str) -> str:
     """Return what the baselines score on average over some tasks, a row a model."""
     rows = []
     for model, layers in found.items():
         sites = layers["sites"]
-        mean = 100 * np.mean([layers["scores"][task] for task in tasks], axis=0)
+        mean = 100 * np.mean([layers[form][task] for task in tasks], axis=0)
         best = int(mean.argmax())
         row: dict[str, Any] = {"model": model, "L": layers["blocks"]}
         for name in ("last", "middle", "two thirds"):
@@ -267,7 +285,7 @@ def layer_table(found: Mapping[str, Any], tasks: Sequence[str]) -> str:
 def task_table(layers: Mapping[str, Any]) -> str:
     """Return what the baselines of one model score on each task."""
     sites, rows = layers["sites"], []
-    for task, scores in layers["scores"].items():
+    for task, scores in layers["raw"].items():
         best = int(np.argmax(scores))
         row: dict[str, Any] = {"task": task}
         for name in ("last", "middle", "two thirds"):
@@ -283,9 +301,10 @@ def _short(site: str) -> str:
 def tables(found: Mapping[str, Any]) -> str:
     """Return the tables of single layers."""
     parts = ["### Subsets", markdown(corpora.sizes())]
-    for name, tasks in SETS.items():
-        parts += [f"### Single layers, mean of the {len(tasks)} {name} tasks (x 100)"]
-        parts += [layer_table(found, tuple(tasks))]
+    for form, said in FORMS.items():
+        for name, tasks in SETS.items():
+            parts += [f"### Single layers {said}, mean of the {len(tasks)} {name} tasks (x 100)"]
+            parts += [layer_table(found, tuple(tasks), form)]
     for model, layers in found.items():
         parts += [f"### {model}, task by task (x 100)", task_table(layers)]
     return "\n\n".join(parts)
