@@ -27,7 +27,7 @@ from safetensors import safe_open
 from benchmarks import corpora, materials
 from benchmarks.tables import markdown
 from layerscope.config import Pooling
-from layerscope.data.files import write_json
+from layerscope.data.files import write_atomically, write_json
 from layerscope.decisions.rules import middle_layer, two_thirds_layer
 from layerscope.evaluation import run as evaluation
 from layerscope.evaluation.encoder import unit
@@ -318,7 +318,11 @@ def score(models: Sequence[str]) -> dict[str, Any]:
             found[model] = layer_scores(model)
     ordered = {model: found[model] for model in materials.READOUT_MODELS if model in found}
     sets = {name: list(tasks) for name, tasks in SETS.items()}
-    write_json(LAYERS, {"sets": sets, "subsets": corpora.sizes(), "models": ordered})
+    whole = {"sets": sets, "subsets": corpora.sizes(), "models": ordered}
+    readable = re.sub(  # a list a line, not a number a line
+        r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), json.dumps(whole, indent=1)
+    )
+    write_atomically(LAYERS, f"{readable}\n".encode())
     return ordered
 
 
