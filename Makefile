@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench docs clean
+.PHONY: help demo test lint bench benchmark-models docs clean
 unexport PYTHONPATH PYTHONHOME
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make test   lint, types, import directions, then all tests and documentation examples"
 	@echo "make lint   only the first three"
 	@echo "make bench  what a scan costs beside the bare forward pass"
+	@echo "make benchmark-models  download the real models of the benchmarks (0.8 GB; Gemma: its own terms)"
 	@echo "make docs   the documentation as pages in site/"
 	@echo "make clean  remove what these made, .venv too"
 	@echo "Another Python: make test PYTHON=python3.12"
@@ -37,6 +38,9 @@ lint: $(BIN)/installed-dev
 
 bench: $(BIN)/installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
+
+benchmark-models: $(BIN)/installed-dev
+	$(BIN)/python -m benchmarks.materials
 
 docs: $(BIN)/installed-docs
 	$(BIN)/zensical build --clean --strict

@@ -1,0 +1,349 @@
+"""Readouts of real models on labelled tasks: vectors of every layer once, then scores without a model.
+
+`python -m benchmarks.readouts encode` fills a bank a model (about an hour on one core; a run that was
+killed goes on), `score` scores every single layer; `python -m benchmarks readouts` does both and prints
+the tables. `LAYERSCOPE_READOUTS` is the folder, runs/readouts in the repository by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from benchmarks import corpora, materials
+from benchmarks.tables import markdown
+from layerscope.config import Pooling
+from layerscope.data.files import write_atomically, write_json
+from layerscope.decisions.rules import middle_layer, two_thirds_layer
+from layerscope.evaluation import run as evaluation
+from layerscope.evaluation.encoder import unit
+from layerscope.evaluation.tasks import TaskPlan
+from layerscope.models import loading
+from layerscope.settings import EvaluateConfig
+from layerscope.states.bank import VectorBank, description, hash_of
+from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
+from layerscope.states.sites import Site
+from layerscope.states.store import Array
+
+_ROOT = Path(__file__).resolve().parents[1]
+RUNS = Path(os.environ.get("LAYERSCOPE_READOUTS", _ROOT / "runs" / "readouts"))
+LAYERS = _ROOT / "benchmarks" / "results" / "readouts-layers.json"
+SETS = {"development": corpora.DEVELOPMENT, "untouched": corpora.UNTOUCHED}
+FORMS = {"raw": "as they are", "unit": "at unit length"}
+_LENGTH_MATTERS = ("Classification", "Clustering")
+VectorsOf = Callable[[Sequence[str]], Array]
+
+
+def folder_of(model: str) -> Path:
+    """Return where a model's bank and scores lie."""
+    return RUNS / model.replace(" ", "-")
+
+
+# --- encode ------------------------------------------------------------------------------------
+
+
+def encode(model: str, texts: Sequence[str]) -> None:
+    """Run a model over the texts that its bank lacks.
+
+    Args:
+        model: one of `materials.READOUT_MODELS`.
+        texts: distinct texts.
+    """
+    path = materials.READOUT_MODELS[model]()
+    if path is None:
+        _say(f"{model} is missing: make benchmark-models")
+        return
+    backbone = loading.load(path)
+    opened = open_bank(folder_of(model) / "bank", backbone, TokenPolicy())
+    source = BankEncoder(
+        backbone, opened, Pooling.MEAN, poolings=(Pooling.MEAN,), progress=_progress(model)
+    )
+    started = time.process_time()
+    source.fill(texts, [hash_of(text) for text in texts])
+    _say(
+        f"{model}: {len(opened.bank)} texts, {len(source.sites)} sites, {opened.bank.size / 1e6:.0f} MB; "
+        f"first token: {opened.policy.first_token.value} ({opened.first_token_ratio}); now "
+        f"{source.encoded.tokens} tokens, {time.process_time() - started:.0f} s of the CPU"
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _progress(model: str) -> Callable[[str, int, int], None]:
+    told = [time.monotonic()]
+
+    def show(_stage: str, done: int, total: int) -> None:
+        if time.monotonic() - told[0] > 60:
+            told[0] = time.monotonic()
+            _say(f"{model}: {done} of {total} tokens")
+
+    return show
+
+
+# --- vectors without a model -------------------------------------------------------------------
+
+
+class Vectors:
+    """The pooled vectors of every site of a model, read from its bank; no model is loaded.
+
+    Args:
+        model: one of `materials.READOUT_MODELS`, encoded before.
+
+    Attributes:
+        sites: the output of every block and, where the model has one, of the final norm.
+        blocks: number of blocks.
+        positions: the sites as `hidden_states` counts them: blocks 0 to L - 1, then what the model
+            gives, after its final norm.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        folder = folder_of(model) / "bank"
+        self._bank = VectorBank(folder, (description(folder) or {})["identity"])
+        self.sites = _sites_in(folder)
+        self.blocks = max(site.layer for site in self.sites)
+        own = next((s for s in self.sites if s.stage == "final_norm"), Site(self.blocks))
+        self.positions = (*(Site(layer) for layer in range(self.blocks)), own)
+        self._matrices: dict[Site, Array] = {}
+        self._texts = corpora.every_text()
+        self._rows = {text: row for row, text in enumerate(self._texts)}
+
+    def at(self, site: Site, texts: Sequence[str]) -> Array:
+        """Return a site's vectors (text, dim) of some texts."""
+        if site not in self._matrices:
+            names = [hash_of(text) for text in self._texts]
+            self._matrices[site] = self._bank.vectors(site, Pooling.MEAN, names)
+        found: Array = self._matrices[site][[self._rows[text] for text in texts]]
+        return found
+
+    def layers(self, texts: Sequence[str]) -> Array:
+        """Return the vectors (position, text, dim) of some texts at all positions."""
+        return np.stack([self.at(site, texts) for site in self.positions])
+
+    def crops(self) -> tuple[Array, Array]:
+        """Return both crops' vectors (position, paragraph, dim) of WikiText-2."""
+        return self._both(corpora.wikitext_crops())
+
+    def own_crops(self, task: str) -> tuple[Array, Array]:
+        """Return both crops' vectors (position, text, dim) of a task's own unlabelled texts."""
+        return self._both(corpora.own_crops(task))
+
+    def _both(self, pairs: Sequence[tuple[str, str]]) -> tuple[Array, Array]:
+        first, second = (self.layers([pair[half] for pair in pairs]) for half in (0, 1))
+        return first, second
+
+
+def _sites_in(folder: Path) -> tuple[Site, ...]:
+    shard = next(iter(sorted(folder.glob("shard-*.safetensors"))))
+    with safe_open(shard, framework="numpy") as content:
+        keys = [key.partition("/")[2] for key in content.keys() if "/" in key]  # noqa: SIM118
+    parts = [key.partition(".") for key in keys]
+    return tuple(sorted(Site(int(layer), stage) for stage, _, layer in parts))
+
+
+# --- score -------------------------------------------------------------------------------------
+
+
+class _Given(BankEncoder):
+    """A source of vectors for mteb that a function makes."""
+
+    def __init__(self, vectors_of: VectorsOf) -> None:
+        self._vectors_of = vectors_of
+        info = SimpleNamespace(name="readout", weights_fingerprint="none", dim=1)
+        self.backbone: Any = SimpleNamespace(info=info)
+
+    def vectors(self, site: Site, texts: Sequence[str]) -> Array:  # noqa: ARG002
+        return self._vectors_of(texts)
+
+
+@cache
+def task_plans() -> dict[str, TaskPlan]:
+    """Return how mteb scores each subset; the data are loaded once a process."""
+    return corpora.plans(RUNS / "tasks")
+
+
+def score_tasks(
+    vectors_of: VectorsOf, tasks: Sequence[str] = tuple(corpora.TASKS)
+) -> dict[str, float]:
+    """Return the main score of mteb, from 0 to 1, of some vectors on each task.
+
+    Args:
+        vectors_of: texts -> vectors (text, dim).
+        tasks: names in `corpora.TASKS`.
+    """
+    plans = [task_plans()[task] for task in tasks]
+    outcome = evaluation.score_tasks(_Given(vectors_of), plans, [Site(0)], EvaluateConfig())
+    if outcome.failed:
+        raise SystemExit(f"{outcome.failed}")
+    return {
+        task: outcome.scores[plan.name][Site(0)].value
+        for task, plan in zip(tasks, plans, strict=True)
+    }
+
+
+def scored(
+    model: str, name: str, vectors_of: VectorsOf, tasks: Sequence[str] = tuple(corpora.TASKS)
+) -> dict[str, float]:
+    """Return the scores of a readout, those that were made before from its file.
+
+    Args:
+        model: whose readout it is.
+        name: of the readout, which must say all that decides its vectors.
+        vectors_of: texts -> vectors (text, dim); not called where all scores are known.
+        tasks: names in `corpora.TASKS`.
+    """
+    file = folder_of(model) / "scores" / _file_name(name)
+    kept = json.loads(file.read_text())["scores"] if file.exists() else {}
+    known: dict[str, Any] = {task: kept[task] for task in tasks if _is_current(kept, task)}
+    if lacking := [task for task in tasks if task not in known]:
+        for task, score in score_tasks(vectors_of, lacking).items():
+            kept[task] = {"score": score, "data": task_plans()[task].revision}
+        write_json(file, {"readout": name, "scores": kept})
+    return {task: kept[task]["score"] for task in tasks}
+
+
+def _is_current(kept: Mapping[str, Any], task: str) -> bool:
+    return task in kept and kept[task]["data"] == task_plans()[task].revision
+
+
+def _file_name(name: str) -> str:
+    short = re.sub(r"[^\w.+-]+", "-", name)[:80].strip("-")
+    return f"{short}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.json"
+
+
+# --- single layers -----------------------------------------------------------------------------
+
+
+def layer_scores(model: str) -> dict[str, Any]:
+    """Return the scores of every single layer of a model, with its baselines' layers.
+
+    "raw" are of the vectors as they are, "unit" of the same at unit length, as sentence-transformers
+    models often give them: cosines stay what they are, classifiers and k-means see other vectors.
+    """
+    vectors = Vectors(model)
+    started = time.process_time()
+    forms = {form: _by_task(vectors, form) for form in FORMS}
+    _say(f"{model}: all layers scored, {time.process_time() - started:.0f} s of the CPU")
+    return {
+        "blocks": vectors.blocks,
+        "sites": [str(site) for site in vectors.sites],
+        "last": str(vectors.positions[-1]),
+        "middle": str(Site(middle_layer(vectors.blocks))),
+        "two thirds": str(Site(two_thirds_layer(vectors.blocks))),
+        **forms,
+    }
+
+
+def _by_task(vectors: Vectors, form: str) -> dict[str, list[float]]:
+    """Return each task's scores at all sites in one form of the vectors."""
+    found: dict[str, list[float]] = {task: [] for task in corpora.TASKS}
+    for site in vectors.sites:
+        raw = partial(vectors.at, site)
+        scores = scored(vectors.model, f"{site} raw", raw)
+        if form == "unit":
+            others = [task for task in corpora.TASKS if task_plans()[task].kind in _LENGTH_MATTERS]
+            made = scored(
+                vectors.model, f"{site} unit", lambda texts, raw=raw: unit(raw(texts)), others
+            )
+            scores = {**scores, **made}
+        for task, value in scores.items():
+            found[task].append(round(value, 6))
+    return found
+
+
+def layer_table(found: Mapping[str, Any], tasks: Sequence[str], form: str) -> str:
+    """Return what the baselines score on average over some tasks, a row a model."""
+    rows = []
+    for model, layers in found.items():
+        sites = layers["sites"]
+        mean = 100 * np.mean([layers[form][task] for task in tasks], axis=0)
+        best = int(mean.argmax())
+        row: dict[str, Any] = {"model": model, "L": layers["blocks"]}
+        for name in ("last", "middle", "two thirds"):
+            row[name] = f"{mean[sites.index(layers[name])]:.2f}"
+        row["last block, raw"] = f"{mean[sites.index(str(Site(layers['blocks'])))]:.2f}"
+        rows.append(row | {"best by labels (layer)": f"{mean[best]:.2f} ({_short(sites[best])})"})
+    return markdown(rows)
+
+
+def task_table(layers: Mapping[str, Any]) -> str:
+    """Return what the baselines of one model score on each task."""
+    sites, rows = layers["sites"], []
+    for task, scores in layers["raw"].items():
+        best = int(np.argmax(scores))
+        row: dict[str, Any] = {"task": task}
+        for name in ("last", "middle", "two thirds"):
+            row[name] = f"{100 * scores[sites.index(layers[name])]:.2f}"
+        rows.append(row | {"best (layer)": f"{100 * scores[best]:.2f} ({_short(sites[best])})"})
+    return markdown(rows)
+
+
+def _short(site: str) -> str:
+    return site.removeprefix("block.").replace("final_norm.", "norm ")
+
+
+def tables(found: Mapping[str, Any]) -> str:
+    """Return the tables of single layers."""
+    parts = ["### Subsets", markdown(corpora.sizes())]
+    for form, said in FORMS.items():
+        for name, tasks in SETS.items():
+            parts += [f"### Single layers {said}, mean of the {len(tasks)} {name} tasks (x 100)"]
+            parts += [layer_table(found, tuple(tasks), form)]
+    for model, layers in found.items():
+        parts += [f"### {model}, task by task (x 100)", task_table(layers)]
+    return "\n\n".join(parts)
+
+
+def score(models: Sequence[str]) -> dict[str, Any]:
+    """Score every single layer of the encoded models and keep that in `LAYERS`."""
+    found = json.loads(LAYERS.read_text())["models"] if LAYERS.exists() else {}
+    for model in models:
+        if description(folder_of(model) / "bank") is not None:
+            found[model] = layer_scores(model)
+    ordered = {model: found[model] for model in materials.READOUT_MODELS if model in found}
+    sets = {name: list(tasks) for name, tasks in SETS.items()}
+    whole = {"sets": sets, "subsets": corpora.sizes(), "models": ordered}
+    readable = re.sub(  # a list a line, not a number a line
+        r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), json.dumps(whole, indent=1)
+    )
+    write_atomically(LAYERS, f"{readable}\n".encode())
+    return ordered
+
+
+def main(models: Sequence[str] = tuple(materials.READOUT_MODELS)) -> str:
+    """Encode and score what is not there yet; return the tables."""
+    torch.set_num_threads(1)
+    texts = corpora.every_text()
+    for model in models:
+        encode(model, texts)
+    return tables(score(models))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("step", choices=("encode", "score", "all"))
+    parser.add_argument("--model", action="append", choices=list(materials.READOUT_MODELS))
+    given = parser.parse_args()
+    chosen = given.model or list(materials.READOUT_MODELS)
+    torch.set_num_threads(1)
+    if given.step == "encode":
+        for each in chosen:
+            encode(each, corpora.every_text())
+    else:
+        print(main(chosen) if given.step == "all" else tables(score(chosen)))

