@@ -26,21 +26,26 @@ from safetensors import safe_open
 
 from benchmarks import corpora, materials
 from benchmarks.tables import markdown
+from layerscope.analysis.readouts import compare_readouts
 from layerscope.config import Pooling
 from layerscope.data.files import write_atomically, write_json
+from layerscope.decisions.readouts import choose_readout
 from layerscope.decisions.rules import middle_layer, two_thirds_layer
 from layerscope.evaluation import run as evaluation
-from layerscope.evaluation.encoder import unit
+from layerscope.evaluation.run import unit
 from layerscope.evaluation.tasks import TaskPlan
+from layerscope.metrics.readouts import embedding_filter, fit, loes_layers
 from layerscope.models import loading
+from layerscope.results.readouts import Candidate
 from layerscope.settings import EvaluateConfig
 from layerscope.states.bank import VectorBank, description, hash_of
 from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site
 from layerscope.states.store import Array
 
 _ROOT = Path(__file__).resolve().parents[1]
 RUNS = Path(os.environ.get("LAYERSCOPE_READOUTS", _ROOT / "runs" / "readouts"))
+READOUTS = _ROOT / "benchmarks" / "results" / "readouts.json"
 LAYERS = _ROOT / "benchmarks" / "results" / "readouts-layers.json"
 SETS = {"development": corpora.DEVELOPMENT, "untouched": corpora.UNTOUCHED}
 FORMS = {"raw": "as they are", "unit": "at unit length"}
@@ -326,18 +331,146 @@ def score(models: Sequence[str]) -> dict[str, Any]:
     return ordered
 
 
+# --- readouts --------------------------------------------------------------------------------------
+
+
+def compared(model: str) -> dict[str, Any]:
+    """Choose a readout of a model on WikiText crops, and score it and the baselines on all tasks."""
+    vectors = Vectors(model)
+    first, second = vectors.crops()
+    pairs = {place: np.stack(both) for place, both in enumerate(zip(first, second, strict=True))}
+    started = time.process_time()
+    table = compare_readouts(pairs, embedding=output_embedding(model))
+    seconds = time.process_time() - started
+    choices = {prefer: choose_readout(table, prefer=prefer) for prefer in ("quality", "cheap")}
+    ranked = sorted(
+        (each for each in table.candidates if each.readout is not None),
+        key=lambda each: -each.score,
+    )
+    wanted = {name: table.candidates[place] for name, place in table.baselines.items()}
+    wanted |= {f"chosen, {prefer}": found.chosen.candidate for prefer, found in choices.items()}
+    wanted["best crop retrieval"] = ranked[0]
+    singles = [
+        each for each in ranked if len(each.readout.layers) == 1 and each.readout.map == "none"
+    ]
+    wanted["best single raw layer by crop retrieval"] = singles[0]
+    best_map = choices["quality"].readout.map
+    for name in dict.fromkeys((best_map, "z-score", "whitening-0.5")):
+        alone = [
+            each for each in ranked if len(each.readout.layers) == 1 and each.readout.map == name
+        ]
+        several = [
+            each for each in ranked if len(each.readout.layers) > 1 and each.readout.map == name
+        ]
+        wanted[f"ablation: one layer, {name}"] = alone[0]
+        wanted[f"ablation: several layers, {name}"] = several[0]
+    several = [
+        each for each in ranked if len(each.readout.layers) > 1 and each.readout.map == "none"
+    ]
+    wanted["ablation: several layers, no map"] = several[0]
+    rows = {
+        name: {"readout": each.name, "blocks": each.highest, "crop retrieval": round(each.score, 4)}
+        | {
+            "scores": scored(
+                model, f"readout {each.name} on wikitext", _applied(vectors, each, pairs)
+            )
+        }
+        for name, each in wanted.items()
+    }
+    sentences = {prefer: found.sentence for prefer, found in choices.items()}
+    return {"seconds": round(seconds, 1), "candidates": len(table.candidates),
+            "sentences": sentences, "rows": rows}  # fmt: skip
+
+
+def _applied(vectors: Vectors, candidate: Candidate, pairs: Mapping[int, Array]) -> VectorsOf:
+    """Return the texts -> vectors of a candidate, fitted on both crops of every paragraph."""
+    crops = {place: both.reshape(-1, both.shape[-1]) for place, both in pairs.items()}
+
+    def at(place: int, texts: Sequence[str]) -> Array:
+        return vectors.at(vectors.positions[place], texts).astype(np.float64)
+
+    if candidate.readout is not None:
+        layers, fitted = candidate.readout.layers, fit(candidate.readout, crops)
+        return lambda texts: fitted.apply({layer: at(layer, texts) for layer in layers})
+    if candidate.name.startswith("LOES"):
+        taken = loes_layers(crops)
+        means = [crops[place].mean(0) for place in taken]
+        return lambda texts: np.concatenate(
+            [at(place, texts) - mean for place, mean in zip(taken, means, strict=True)], 1
+        )
+    matrix = embedding_filter(output_embedding(vectors.model))
+    return lambda texts: at(vectors.blocks, texts) @ matrix.T
+
+
+@cache
+def output_embedding(model: str) -> Array | None:
+    """Return the output embedding (token, dim) of a decoder, whose input one is the same; else None."""
+    if model not in ("SmolLM2 135M", "Gemma 3 270M", "stories260k"):
+        return None
+    path = materials.READOUT_MODELS[model]()
+    if path is None:
+        return None
+    backbone = loading.load(path)
+    weight = backbone.model.get_input_embeddings().weight
+    found: Array = weight.detach().float().numpy()
+    return found
+
+
+def readout_table(found: Mapping[str, Any], layers: Mapping[str, Any], tasks: Sequence[str]) -> str:
+    """Return the mean score of every readout over some tasks, with its gain over the last layer."""
+    sites = layers["sites"]
+    raw = np.array([layers["raw"][task] for task in tasks]) * 100
+    own = raw[:, sites.index(layers["last"])]
+    middle = raw[:, sites.index(layers["middle"])]
+    best = raw[:, int(raw.mean(0).argmax())]
+    rows = [{"": "best single layer, by labels", "readout": _short(sites[int(raw.mean(0).argmax())]),
+             "score": f"{best.mean():.2f}"} | _gains(best, own, middle, best)]  # fmt: skip
+    for name, row in found["rows"].items():
+        scores = 100 * np.array([row["scores"][task] for task in tasks])
+        facts = {"": name, "readout": row["readout"], "score": f"{scores.mean():.2f}"}
+        rows.append(facts | _gains(scores, own, middle, best) | {"blocks": row["blocks"]})
+    return markdown(rows)
+
+
+def _gains(scores: Array, own: Array, middle: Array, best: Array) -> dict[str, str]:
+    found = {}
+    for name, base in (("over last", own), ("over middle", middle), ("over best single", best)):
+        gain = scores - base
+        draws = np.random.default_rng(0).integers(0, len(gain), (2000, len(gain)))
+        low, high = np.quantile(gain[draws].mean(1), [0.025, 0.975])
+        found[name] = f"{gain.mean():+.2f} ({low:+.1f} to {high:+.1f})"
+    return found
+
+
+def choose(models: Sequence[str]) -> str:
+    """Choose and score readouts of the encoded models; keep that in `READOUTS`, return the tables."""
+    found = json.loads(READOUTS.read_text()) if READOUTS.exists() else {}
+    for model in models:
+        found[model] = compared(model)
+        write_json(READOUTS, found)
+    layers = json.loads(LAYERS.read_text())["models"]
+    parts = []
+    for model in materials.READOUT_MODELS:
+        if model in found and model in layers:
+            parts += [f"### {model}", *found[model]["sentences"].values()]
+            for name, tasks in SETS.items():
+                parts += [f"Mean of the {len(tasks)} {name} tasks (x 100):"]
+                parts += [readout_table(found[model], layers[model], tuple(tasks))]
+    return "\n\n".join(parts)
+
+
 def main(models: Sequence[str] = tuple(materials.READOUT_MODELS)) -> str:
     """Encode and score what is not there yet; return the tables."""
     torch.set_num_threads(1)
     texts = corpora.every_text()
     for model in models:
         encode(model, texts)
-    return tables(score(models))
+    return f"{tables(score(models))}\n\n{choose(models)}"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=("encode", "score", "all"))
+    parser.add_argument("step", choices=("encode", "score", "choose", "all"))
     parser.add_argument("--model", action="append", choices=list(materials.READOUT_MODELS))
     given = parser.parse_args()
     chosen = given.model or list(materials.READOUT_MODELS)
@@ -345,5 +478,7 @@ if __name__ == "__main__":
     if given.step == "encode":
         for each in chosen:
             encode(each, corpora.every_text())
+    elif given.step == "choose":
+        print(choose(chosen))
     else:
         print(main(chosen) if given.step == "all" else tables(score(chosen)))

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import corpora, materials, readouts
 
 import layerscope
-from layerscope.states.sites import Site
+from layerscope.states.extract import Site
 from tiny import texts
 
 SHARED = pytest.mark.skipif(not corpora.DATA.is_dir(), reason="../shared/data is missing")
