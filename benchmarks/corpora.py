@@ -47,7 +47,7 @@ class Subset:
     of: str = ""
 
 
-# The lead of issue 12 was measured on the first nine; no readout and no rule may be chosen on the others.
+# The criterion was found on the first nine; no readout and no rule may be chosen on the others.
 DEVELOPMENT = {
     "STS17": Subset(250, folder="STS17-en-en"),
     "STSBenchmark": Subset(500),

@@ -213,6 +213,7 @@ def test_progress_tells_of_every_stage():
         "reading layers",
         "measuring layers",
         "comparing layers",
+        "comparing readouts",
     ]
     for stage in stages:
         done = [(d, total) for name, d, total in told if name == stage]

@@ -46,7 +46,7 @@ def test_a_planted_fault_shows(monkeypatch):
 
 
 def test_a_table_that_depends_on_the_batches_shows():
-    one = campaign.layerscope.scan(torch.randn(3, 8, 4), metrics=["dataset_entropy"])
+    one = campaign.layerscope.scan_states(torch.randn(3, 8, 4), metrics=["dataset_entropy"])
     other = one.table()
     campaign.same_tables(one.table(), other)
     other.loc[0, "value"] += 1

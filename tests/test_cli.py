@@ -200,7 +200,7 @@ def test_a_table_in_80_columns_and_where_the_page_is(command, tiny_folder, text_
     assert max(map(len, table.splitlines())) <= 80
     assert page.strip() == (Path.cwd() / "out" / "page.html").as_uri()
     assert sorted(path.name for path in Path("out").iterdir()) == [
-        "page.html", "prompts.parquet", "results.parquet", "run.json",
+        "page.html", "prompts.parquet", "readouts.parquet", "results.parquet", "run.json",
     ]  # fmt: skip
 
 

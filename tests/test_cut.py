@@ -619,7 +619,9 @@ def test_a_dry_run_refuses_a_chosen_layer_0_as_the_cut_does(tmp_path, monkeypatc
         tiny_model("llama"), TEXTS, tokenizer=tiny_tokenizer(), out=tmp_path / "run",
         metrics=("retrieval",), augmentation=("crops",),
     )  # fmt: skip
-    chosen = SimpleNamespace(layer=0, rule="first", sentence="Use layer 0.", chosen=())
+    chosen = SimpleNamespace(
+        layer=0, rule="first", sentence="Use layer 0.", chosen=(), readout=None
+    )
     monkeypatch.setattr(cutting, "select", lambda *_, **__: chosen)
     refused_alike(
         "the rule 'first' names no layer to cut at", InputError, tiny_model("llama"), "auto",

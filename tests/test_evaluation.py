@@ -237,7 +237,7 @@ def test_the_folder_is_a_run_with_a_page(found):
     again = load_run(found.folder)
     pd.testing.assert_frame_equal(again.table, found.table())
     written = (found.folder / "page.html").read_text()
-    assert "Scores of tasks by layer" in written
+    assert "Charts of tasks" in written
     assert "likeness" in written
     assert not (found.folder / "parts").exists()
     api.load(found.folder)
@@ -481,7 +481,7 @@ def test_scores_stand_beside_the_measures_of_a_scan(tiny_folder, few, scan_copy,
     assert kept == before.record
     assert set(after.record["tasks"]) == {"pairs", "likeness"}
     written = (scan_copy / "page.html").read_text()
-    assert "Scores of tasks by layer" in written
+    assert "Charts of tasks" in written
     assert "curvature" in written.lower()
     assert api.load(scan_copy).select() is not None
 

@@ -291,7 +291,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
     ("options", "message"),
     [
         ({"layers": [5]}, "expected layers from 0 .* to 4 .* got 5"),
-        ({"layers": [-1]}, "got -1"),
+        ({"layers": [-6]}, "got -6"),
         ({"stages": ["atn"]}, "unknown stage 'atn'; did you mean 'attn'"),
     ],
 )

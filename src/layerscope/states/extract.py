@@ -98,14 +98,14 @@ def sites_of(
         InputError: a layer or a stage that this model does not have.
     """
     depth = backbone.depth
-    asked = range(depth + 1) if layers is None else layers
-    wanted = sorted({layer_number(layer, depth) for layer in asked})
-    for layer in wanted:
-        if not 0 <= layer <= depth:
+    asked = range(depth + 1) if layers is None else tuple(layers)
+    for layer in asked:
+        if not 0 <= layer_number(layer, depth) <= depth:
             raise InputError(
-                f"expected layers from 0 (the embeddings) to {backbone.depth} (the last block of "
+                f"expected layers from 0 (the embeddings) to {depth} (the last block of "
                 f"{backbone.info.name}), got {layer}."
             )
+    wanted = sorted({layer_number(layer, depth) for layer in asked})
     chosen = _checked_stages(backbone, stages)
     sites = [
         Site(layer, stage) for layer in wanted for stage in chosen if layer or stage == "block"
