@@ -22,6 +22,7 @@ import torch
 
 import layerscope
 from benchmarks.materials import SHARED, minilm
+from layerscope.decisions.rules import DEFAULT_RULE
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -111,7 +112,8 @@ def record_model(name: str, path: Path, scratch: Path, folder: Path) -> Any:
     write(folder / f"select-{name}.parquet", chosen.table())
     facts: dict[str, Any] = {"sentence": chosen.sentence, "layer": chosen.layer}
     try:
-        facts["cut"] = layerscope.cut(str(path), out=scratch / f"cut-{name}", run=out).layer
+        place, rule = scratch / f"cut-{name}", DEFAULT_RULE  # by name: a layer, not a readout
+        facts["cut"] = layerscope.cut(str(path), out=place, run=out, rule=rule).layer
     except layerscope.InputError:  # the rule takes layer 0, which is no model
         facts["cut"] = None
     for rule in ("angular", "gfmi-gain", "nrs", "frenet", "cka", "block-influence", "random"):
