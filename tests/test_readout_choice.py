@@ -49,7 +49,7 @@ def test_the_family_declares_every_site_and_set_once():
         "9-12, abtt-1",
         "6-12",
         "4-12",
-        "0+12 unit, whitening-1",
+        "0+12 unit, whitening-0.5",
     } <= names
 
 
@@ -196,13 +196,20 @@ def test_within_noise_the_simpler_kind_wins():
     assert chosen(scores | {"8, z-score": 0.60, "6+9 unit, z-score": 0.70}) == "6+9 unit, z-score"
 
 
-def test_of_one_kind_the_cheaper_within_noise_wins():
+def test_of_one_kind_the_simplest_map_within_noise_wins_and_then_the_best_score():
     scores = {"30": 0.30, "29": 0.502, "10": 0.500, "11": 0.501, "3": 0.40}
-    assert chosen(scores) == "10"
-    sets = {"30": 0.3, "24+30+6, z-score": 0.6, "6+20, z-score": 0.599, "6+8, z-score": 0.5}
-    assert chosen(sets) == "6+20, z-score"
-    equal = {"30": 0.3, "6+20, whitening-1": 0.6, "6+20, z-score": 0.599, "3+6+20, z-score": 0.6}
-    assert chosen(equal) == "6+20, z-score"
+    assert chosen(scores) == "29"
+    assert chosen(scores, prefer="cheap") == "10"
+    equal = {"30": 0.3, "20, whitening-0.5": 0.6, "20, z-score": 0.598, "6, z-score": 0.599}
+    assert chosen(equal) == "6, z-score"
+
+
+def test_full_whitening_is_shown_and_never_chosen():
+    table = table_of({"30": 0.3, "0+30, whitening-1": 0.6, "20, whitening-0.5": 0.5})
+    choice = choose_readout(table)
+    assert str(choice.readout) == "20, whitening-0.5"
+    assert [row.candidate.name for row in choice.rows][0] == "0+30, whitening-1"
+    assert choice.rows[0].kind is None
 
 
 def test_cheap_takes_the_lowest_highest_layer_within_noise_of_the_best():

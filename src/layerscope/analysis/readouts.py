@@ -30,7 +30,7 @@ from layerscope.results.resampling import bootstrap_limits, simultaneous_lows
 from layerscope.states.extract import Progress, Site, silent
 from layerscope.states.store import StateStore
 
-MAPS: Final = ("none", "z-score", "abtt-1", "abtt-3", "whitening-0.5", "whitening-1")
+MAPS: Final = ("none", "z-score", "abtt-1", "whitening-0.5")
 GREEDY_MAPS: Final = 2  # maps, those of the best single layers, that sets are grown with
 MOST_LAYERS: Final = 6  # in a grown set
 LOES_LAYERS: Final = 4
