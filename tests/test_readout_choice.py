@@ -208,7 +208,7 @@ def test_full_whitening_is_shown_and_never_chosen():
     table = table_of({"30": 0.3, "0+30, whitening-1": 0.6, "20, whitening-0.5": 0.5})
     choice = choose_readout(table)
     assert str(choice.readout) == "20, whitening-0.5"
-    assert [row.candidate.name for row in choice.rows][0] == "0+30, whitening-1"
+    assert choice.rows[0].candidate.name == "0+30, whitening-1"
     assert choice.rows[0].kind is None
 
 
