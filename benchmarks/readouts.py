@@ -12,7 +12,9 @@ import hashlib
 import json
 import os
 import re
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -34,7 +36,7 @@ from layerscope.decisions.rules import middle_layer, two_thirds_layer
 from layerscope.evaluation import run as evaluation
 from layerscope.evaluation.run import unit
 from layerscope.evaluation.tasks import TaskPlan
-from layerscope.metrics.readouts import embedding_filter, fit, loes_layers
+from layerscope.metrics.readouts import Readout, embedding_filter, fit, loes_layers
 from layerscope.models import loading
 from layerscope.results.readouts import Candidate
 from layerscope.settings import EvaluateConfig
@@ -442,21 +444,148 @@ def _gains(scores: Array, own: Array, middle: Array, best: Array) -> dict[str, s
     return found
 
 
-def choose(models: Sequence[str]) -> str:
-    """Choose and score readouts of the encoded models; keep that in `READOUTS`, return the tables."""
+def choose(models: Sequence[str]) -> None:
+    """Choose and score readouts of the encoded models; keep that in `READOUTS`."""
     found = json.loads(READOUTS.read_text()) if READOUTS.exists() else {}
     for model in models:
         found[model] = compared(model)
         write_json(READOUTS, found)
+
+
+def readout_tables() -> str:
+    """Return the tables of all readouts that were chosen and scored."""
+    found = json.loads(READOUTS.read_text())
     layers = json.loads(LAYERS.read_text())["models"]
-    parts = []
-    for model in materials.READOUT_MODELS:
-        if model in found and model in layers:
-            parts += [f"### {model}", *found[model]["sentences"].values()]
-            for name, tasks in SETS.items():
-                parts += [f"Mean of the {len(tasks)} {name} tasks (x 100):"]
-                parts += [readout_table(found[model], layers[model], tuple(tasks))]
+    models = [model for model in materials.READOUT_MODELS if model in found and model in layers]
+    parts = [summary(found, layers, models, name) for name in SETS]
+    for model in models:
+        parts += [f"### {model}", *found[model]["sentences"].values()]
+        for name, tasks in SETS.items():
+            parts += [f"Mean of the {len(tasks)} {name} tasks (x 100):"]
+            parts += [readout_table(found[model], layers[model], tuple(tasks))]
     return "\n\n".join(parts)
+
+
+def summary(
+    found: Mapping[str, Any], layers: Mapping[str, Any], models: Sequence[str], name: str
+) -> str:
+    """Return the chosen readout of each model beside the single layers, and the mean over models."""
+    tasks, rows, gains = SETS[name], [], []
+    for model in models:
+        sites, raw = layers[model]["sites"], layers[model]["raw"]
+        single = 100 * np.array([raw[task] for task in tasks])
+        place = int(single.mean(0).argmax())
+        own, middle = (single[:, sites.index(layers[model][each])] for each in ("last", "middle"))
+        row = found[model]["rows"]["chosen, quality"]
+        chosen = 100 * np.array([row["scores"][task] for task in tasks])
+        gains.append(np.stack([chosen - own, chosen - middle, chosen - single[:, place]]))
+        rows.append(
+            {"model": model, "last": f"{own.mean():.1f}", "middle": f"{middle.mean():.1f}",
+             "best layer by labels": f"{single[:, place].mean():.1f} ({_short(sites[place])})",
+             "readout without labels": f"**{chosen.mean():.1f}** ({row['readout']})"}
+            | _gains(chosen, own, middle, single[:, place])
+        )  # fmt: skip
+    draws = np.random.default_rng(0)
+    means = []
+    for _ in range(2000):
+        models_drawn = draws.integers(0, len(gains), len(gains))
+        one = [gains[m][:, draws.integers(0, len(tasks), len(tasks))].mean(1) for m in models_drawn]
+        means.append(np.mean(one, 0))
+    low, high = np.quantile(np.array(means), [0.025, 0.975], axis=0)
+    mean = np.mean([each.mean(1) for each in gains], 0)
+    said = [f"{m:+.2f} ({lo:+.1f} to {hi:+.1f})" for m, lo, hi in zip(mean, low, high, strict=True)]
+    columns = ("over last", "over middle", "over best single")
+    blank = dict.fromkeys(("last", "middle", "best layer by labels", "readout without labels"), "")
+    rows.append({"model": "mean", **blank, **dict(zip(columns, said, strict=True))})
+    return f"### {len(tasks)} {name} tasks (x 100)\n\n{markdown(rows)}"
+
+
+def ablation(model: str) -> str:
+    """Return the scores of the chosen readout fitted on fewer crops, own texts, or not linear."""
+    vectors = Vectors(model)
+    name = json.loads(READOUTS.read_text())[model]["rows"]["chosen, quality"]["readout"]
+    readout = Readout.parse(name)
+    first, second = vectors.crops()
+    order = np.random.default_rng(0).permutation(first.shape[1])
+
+    def on(texts: Sequence[str]) -> dict[int, Array]:
+        return {
+            layer: vectors.at(vectors.positions[layer], texts).astype(np.float64)
+            for layer in readout.layers
+        }
+
+    def crops(count: int) -> dict[int, Array]:
+        kept = order[: count // 2]
+        return {
+            layer: np.concatenate([first[layer][kept], second[layer][kept]]).astype(np.float64)
+            for layer in readout.layers
+        }
+
+    def unit_rows(rows: Mapping[int, Array], means: Mapping[int, Array]) -> dict[int, Array]:
+        return {layer: unit(each - means[layer]) for layer, each in rows.items()}
+
+    made: dict[str, dict[str, float]] = {}
+    for count in (100, 250, 500, 1000, 2000):
+        fitted = fit(readout, crops(count))
+        made[f"{count} WikiText crops"] = scored(
+            model, f"{name} on {count} crops", lambda texts, fitted=fitted: fitted.apply(on(texts))
+        )
+    means = {layer: rows.mean(0) for layer, rows in crops(2000).items()}
+    bent = fit(Readout(readout.layers, readout.map), unit_rows(crops(2000), means))
+    made["2000 crops, each layer at unit length text by text (not linear)"] = scored(
+        model, f"{name} on 2000 crops, text by text",
+        lambda texts: bent.apply(unit_rows(on(texts), means)),
+    )  # fmt: skip
+    own: dict[str, float] = {}
+    for task in corpora.TASKS:
+        fitted = fit(readout, on(corpora.own_texts(task)))
+        own |= scored(
+            model, f"{name} on own texts of {task}",
+            lambda texts, fitted=fitted: fitted.apply(on(texts)), (task,),
+        )  # fmt: skip
+    made["the task's own unlabelled texts"] = own
+    rows = [
+        {"fitted on": what}
+        | {
+            set_name: f"{100 * np.mean([scores[task] for task in tasks]):.2f}"
+            for set_name, tasks in SETS.items()
+        }
+        for what, scores in made.items()
+    ]
+    return f"### {model}: {name}\n\n{markdown(rows)}"
+
+
+def shipped(model: str) -> str:
+    """Cut a model by one command on WikiText, and score the folder by stock libraries alone."""
+    from sentence_transformers import SentenceTransformer
+
+    path = materials.READOUT_MODELS[model]()
+    rows = []
+    with tempfile.TemporaryDirectory() as room:
+        texts = Path(room, "wikitext.txt")
+        texts.write_text("\n".join(" ".join(t.split()) for t in materials.wikitext()[:1000]))
+        last = str(Vectors(model).blocks)
+        for name, options in (("full model", ["--readout", last]), ("chosen", [])):
+            out, command = Path(room, name), [sys.executable, "-m", "layerscope", "cut", str(path)]
+            asked = [*command, "--data", str(texts), "--out", str(out), "--dtype", "float32"]
+            subprocess.run([*asked, "--threads", "1", "--quiet", *options], check=True)
+            record = json.loads((out / "layerscope.json").read_text())
+            served = SentenceTransformer(str(out), device="cpu")
+            some, started = corpora.every_text()[:500], time.process_time()
+            served.encode(some, show_progress_bar=False)
+            speed = len(some) / (time.process_time() - started)
+            scores = score_tasks(
+                lambda texts, served=served: served.encode(list(texts), show_progress_bar=False),
+                ("STS17", "Banking77Classification"),
+            )
+            size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+            rows.append(
+                {"model": f"{model}, {name}", "readout": record["readout"] or record["layer"],
+                 "blocks": record["blocks"], "MB": f"{size / 1e6:.0f}",
+                 "texts a CPU second": f"{speed:.1f}"}
+                | {task: f"{100 * score:.2f}" for task, score in scores.items()}
+            )  # fmt: skip
+    return markdown(rows)
 
 
 def main(models: Sequence[str] = tuple(materials.READOUT_MODELS)) -> str:
@@ -465,12 +594,16 @@ def main(models: Sequence[str] = tuple(materials.READOUT_MODELS)) -> str:
     texts = corpora.every_text()
     for model in models:
         encode(model, texts)
-    return f"{tables(score(models))}\n\n{choose(models)}"
+    single = tables(score(models))
+    choose(models)
+    return f"{readout_tables()}\n\n{single}"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=("encode", "score", "choose", "all"))
+    parser.add_argument(
+        "step", choices=("encode", "score", "choose", "tables", "ablate", "ship", "all")
+    )
     parser.add_argument("--model", action="append", choices=list(materials.READOUT_MODELS))
     given = parser.parse_args()
     chosen = given.model or list(materials.READOUT_MODELS)
@@ -478,7 +611,14 @@ if __name__ == "__main__":
     if given.step == "encode":
         for each in chosen:
             encode(each, corpora.every_text())
+    elif given.step == "tables":
+        print(readout_tables())
+    elif given.step == "ablate":
+        print("\n\n".join(ablation(model) for model in chosen))
+    elif given.step == "ship":
+        print("\n\n".join(shipped(model) for model in chosen))
     elif given.step == "choose":
-        print(choose(chosen))
+        choose(chosen)
+        print(readout_tables())
     else:
         print(main(chosen) if given.step == "all" else tables(score(chosen)))
