@@ -93,7 +93,8 @@ def _refuse_unsayable(backbone: Backbone, readout: Readout, settings: CutConfig)
     if settings.format != "sentence-transformers":
         raise InputError(
             f"the readout '{readout}' needs modules after the model, which only a sentence-transformers "
-            f"folder has, got --format {settings.format}; leave it out, or give one layer by --layer."
+            f"folder has, got --format {settings.format}; use that format, or take one layer as it is by "
+            "--layer or --rule."
         )
     if settings.kind == "pointer" or settings.head:
         raise InputError(
