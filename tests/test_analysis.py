@@ -247,6 +247,25 @@ FOUR = {"augmentation": ("default", "crops", "halves", "cloze"), "span_words": 4
 CROPS = "crops of 4 words"
 
 
+def test_measures_of_views_alone_do_not_read_the_texts(llama_run, monkeypatch):
+    """A cut that chooses by crops would read every text for nothing."""
+    read = []
+    reduce = run_module.extract
+
+    def counted(backbone, batches, *rest):
+        kept = list(batches)
+        read.extend(item for batch in kept for item in batch.items)
+        return reduce(backbone, kept, *rest)
+
+    monkeypatch.setattr(run_module, "extract", counted)
+    alone = values(scan(tiny_backbone("llama"), metrics=("infonce", "lidar"), conventions=ALL))
+    assert min(read) == COUNT
+    whole = values(llama_run)
+    wanted = whole[whole.index.get_level_values("metric").isin(("infonce", "lidar"))]
+    assert len(alone) == len(wanted) > 0
+    assert_same(alone, wanted)
+
+
 def on(run: Run, perturbation: str) -> pd.Series:
     return values(Run(run.table[run.table["perturbation"] == perturbation], run.contributions, {}))
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from layerscope.analysis.measure import ViewSet
 from layerscope.analysis.reduce import Column
-from layerscope.config import Augmentation, FirstToken
+from layerscope.config import Augmentation, FirstToken, NonFinite
 from layerscope.data.misspellings import AugmentationConfig
 from layerscope.data.texts import SAMPLE, Texts, read_texts
 from layerscope.data.tokens import TokenizedText, length_limit, tokenize
@@ -64,6 +64,13 @@ class Prepared:
     def plain(self) -> int:
         """Number of kept texts: items below it are texts, the others views."""
         return len(self.kept)
+
+    @property
+    def items(self) -> range:
+        """Texts and views that the model reads: views alone where no measure is of the texts."""
+        of_views = all(measure.level == "view" for measure in self.measures)
+        alone = of_views and bool(self.views) and self.settings.non_finite is NonFinite.RAISE
+        return range(self.plain if alone else 0, len(self.texts))
 
     @property
     def columns(self) -> tuple[Column, ...]:

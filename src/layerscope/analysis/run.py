@@ -46,7 +46,7 @@ def run_pass(
     """
     settings = prepared.settings
     finished = store.finished()
-    total = sum(len(text.ids) for text in prepared.texts)
+    total = sum(len(prepared.texts[item].ids) for item in prepared.items)
     done = sum(len(prepared.texts[item].ids) for item in finished)
     base = Reduction(
         settings.pooling,
@@ -57,7 +57,7 @@ def run_pass(
     marks = [counted(text, settings) for text in prepared.texts]
     phases = (
         (
-            range(prepared.plain),
+            range(prepared.items.start, prepared.plain),
             replace(base, columns=prepared.columns, crossings=prepared.crossings),
         ),
         (range(prepared.plain, len(prepared.texts)), base),
@@ -304,11 +304,13 @@ class Estimates:
 
 def estimate(backbone: Backbone, prepared: Prepared) -> Estimates:
     """Time one batch of typical texts, and count the rest."""
-    tokens = [len(text.ids) for text in prepared.texts]
-    order = np.argsort(tokens[: prepared.plain])
+    lengths = np.array([len(text.ids) for text in prepared.texts])
+    read = prepared.items
+    first = range(read.start, prepared.plain) if read.start < prepared.plain else read
+    order = first.start + np.argsort(lengths[first])
     budget = prepared.settings.batch_tokens
-    typical = order[len(order) // 2 :][: max(1, budget // max(1, tokens[order[len(order) // 2]]))]
-    finished = set(range(len(tokens))) - set(typical.tolist())
+    typical = order[len(order) // 2 :][: max(1, budget // max(1, lengths[order[len(order) // 2]]))]
+    finished = set(range(len(lengths))) - set(typical.tolist())
     seconds = 0.0
     for _ in range(2):  # the first run warms up
         store = _Elsewhere(finished)
@@ -317,15 +319,15 @@ def estimate(backbone: Backbone, prepared: Prepared) -> Estimates:
         seconds = time.perf_counter() - started
         store.close()
     kinds = 2 if prepared.reference else 1
-    vectors = len(tokens) * len(prepared.sites) * backbone.info.dim * 4 * kinds
+    vectors = len(read) * len(prepared.sites) * backbone.info.dim * 4 * kinds
     weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
-    states = max(budget, max(tokens)) * backbone.info.dim * 8 * 6
+    states = max(budget, int(lengths.max())) * backbone.info.dim * 8 * 6
     return Estimates(
         texts=prepared.plain,
-        forward_passes=len(tokens),
-        tokens=sum(tokens),
+        forward_passes=len(read),
+        tokens=int(lengths[read].sum()),
         sites=len(prepared.sites),
-        pass_seconds=seconds * sum(tokens) / sum(tokens[i] for i in typical),
+        pass_seconds=seconds * float(lengths[read].sum() / lengths[typical].sum()),
         memory_bytes=weights + states + min(vectors, StateStore.BUDGET),
         disk_bytes=vectors,
     )
