@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import layerscope
 from layerscope.errors import InputError
 from layerscope.export.modules import as_modules
 from layerscope.metrics.readouts import Readout, fit
+from test_readout_choice import table_of
 from tiny import save_tiny, texts, tiny_model, tiny_tokenizer
 
 TEXTS = texts(40)
@@ -159,3 +161,33 @@ def test_a_map_beside_half_precision_is_refused(tmp_path):
         folder, readout="2, z-score", out=tmp_path / "out", data=TEXTS, dtype="float32"
     )
     assert found.readout == "2, z-score"
+
+
+def test_what_is_saved_is_the_readout_that_select_names(tmp_path):
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    run = layerscope.scan(model, TEXTS, tokenizer=tokenizer).run
+    table = table_of({"4": 0.3, "2, z-score": 0.6, "1": 0.29})
+    run = replace(run, readouts=replace(table, blocks=4))
+    chosen = layerscope.select(run)
+    assert chosen.answer.startswith("Read layer 2, with each dimension scaled to unit variance")
+    assert layerscope.select(run, rule="middle").readout is None
+    given = {"data": TEXTS, "tokenizer": tokenizer, "run": run}
+    found = layerscope.cut(model, out=tmp_path / "out", **given)
+    assert (found.readout, found.evidence) == ("2, z-score", (chosen.answer,))
+    cheap = layerscope.cut(model, out=tmp_path / "cheap", prefer="cheap", **given)
+    assert cheap.readout == "2, z-score"
+    ruled = layerscope.cut(model, out=tmp_path / "ruled", rule="middle", **given)
+    assert (ruled.readout, ruled.layer) == ("", 2)
+
+
+def test_a_run_keeps_its_readouts(tmp_path):
+    crops = [" ".join([text] * 20) for text in texts(30)]
+    kept = layerscope.scan(
+        tiny_model("bert"), crops, tokenizer=tiny_tokenizer(), span_words=4, out=tmp_path / "run",
+        metrics=("retrieval",), augmentation=("crops",),
+    )  # fmt: skip
+    again = layerscope.load(tmp_path / "run").run.readouts
+    assert again.candidates == kept.run.readouts.candidates
+    np.testing.assert_allclose(again.contributions, kept.run.readouts.contributions, rtol=1e-6)
+    assert again.facts() == kept.run.readouts.facts()
+    assert layerscope.load(tmp_path / "run").select().readout is not None
