@@ -23,11 +23,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import safe_open
+from scipy.stats import spearmanr
 
 from benchmarks import corpora, materials
 from benchmarks.tables import markdown
+from layerscope import scan_states
 from layerscope.analysis.readouts import compare_readouts
 from layerscope.config import Pooling
 from layerscope.data.files import write_atomically, write_json
@@ -555,6 +558,68 @@ def ablation(model: str) -> str:
     return f"### {model}: {name}\n\n{markdown(rows)}"
 
 
+def measured(model: str) -> list[dict[str, Any]]:
+    """Return how measures of the literature rank the scored readouts of a model, each as a layer.
+
+    Spearman of a measure on WikiText crops with the mean score; prompt measures and those between
+    layers do not exist for a readout.
+    """
+    vectors = Vectors(model)
+    first, second = vectors.crops()
+    pairs = {place: np.stack(both) for place, both in enumerate(zip(first, second, strict=True))}
+    crops = {place: both.reshape(-1, both.shape[-1]) for place, both in pairs.items()}
+    rows: dict[str, Any] = {}  # one a readout, whatever it was scored for
+    for row in json.loads(READOUTS.read_text())[model]["rows"].values():
+        if not row["readout"].startswith(("LOES", "EmbedFilter")):
+            rows[row["readout"]] = row
+    made = []
+    for name in rows:
+        fitted = fit(Readout.parse(name), crops)
+        made.append([fitted.apply({p: pairs[p][half] for p in pairs}) for half in (0, 1)])
+    views = np.array(made).transpose(0, 2, 1, 3)  # readout, text, view, dim
+    table = pd.concat(
+        [
+            scan_states(views, metrics=("infonce", "dime", "lidar", "retrieval")).table(),
+            scan_states(
+                views[:, :, 0], metrics=("dataset_entropy", "effective_rank", "rankme")
+            ).table(),
+        ]
+    )
+    found = []
+    for (metric, convention), part in table.groupby(["metric", "convention"], observed=True):
+        values = part.sort_values("layer")["value"].to_numpy()
+        if len(values) == len(rows):
+            scores = {
+                name: np.array(
+                    [np.mean([row["scores"][t] for t in tasks]) for row in rows.values()]
+                )
+                for name, tasks in SETS.items()
+            }
+            found.append(
+                {"model": model, "measure": metric, "convention": convention, "readouts": len(rows)}
+                | {name: spearmanr(values, mean).statistic for name, mean in scores.items()}
+            )
+    retrieval = [row["crop retrieval"] for row in rows.values()]
+    found.append(
+        {"model": model, "measure": "crop retrieval in two folds", "convention": "",
+         "readouts": len(rows)}
+        | {name: spearmanr(retrieval, mean).statistic for name, mean in scores.items()}
+    )  # fmt: skip
+    return found
+
+
+def measure_table(models: Sequence[str]) -> str:
+    """Return the rank correlations by measure, a column a model and set of tasks."""
+    frame = pd.DataFrame([row for model in models for row in measured(model)])
+    rows = []
+    for (metric, convention), part in frame.groupby(["measure", "convention"], sort=False):
+        row: dict[str, Any] = {"measure": f"{metric} {convention}".strip()}
+        for _, each in part.iterrows():
+            row[each["model"]] = " / ".join(f"{each[name]:+.2f}" for name in SETS)
+        rows.append(row)
+    return markdown(rows)
+
+
 def shipped(model: str) -> str:
     """Cut a model by one command on WikiText, and score the folder by stock libraries alone."""
     from sentence_transformers import SentenceTransformer
@@ -602,7 +667,7 @@ def main(models: Sequence[str] = tuple(materials.READOUT_MODELS)) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "step", choices=("encode", "score", "choose", "tables", "ablate", "ship", "all")
+        "step", choices=("encode", "score", "choose", "tables", "measures", "ablate", "ship", "all")
     )
     parser.add_argument("--model", action="append", choices=list(materials.READOUT_MODELS))
     given = parser.parse_args()
@@ -613,6 +678,8 @@ if __name__ == "__main__":
             encode(each, corpora.every_text())
     elif given.step == "tables":
         print(readout_tables())
+    elif given.step == "measures":
+        print(measure_table(chosen))
     elif given.step == "ablate":
         print("\n\n".join(ablation(model) for model in chosen))
     elif given.step == "ship":
