@@ -298,7 +298,9 @@ def _sentence(chosen: ReadoutRow, own: ReadoutRow, best: ReadoutRow, count: int,
     why = f"On {texts} it cannot be told from the best: it finds {task} with {scores}."
     if chosen.beats_own:
         why = f"On {texts} it finds {task} better: {scores}, a gain of at least {chosen.gain_low:.3f}."
-    return f"Read {layers}: {chosen.candidate.highest} blocks must run.\n{why}"
+    count = chosen.candidate.highest
+    run = "no block must run" if not count else f"{count} block{'s' if count > 1 else ''} must run"
+    return f"Read {layers}: {run}.\n{why}"
 
 
 def _in_words(readout: Readout) -> str:
