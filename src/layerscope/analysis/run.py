@@ -183,7 +183,7 @@ def scan_backbone(
         texts: what to measure it on.
         settings: how.
         folder: where unfinished work is kept; None keeps it in a temporary folder.
-        progress: told of the stage, what is done and the whole.
+        progress: called with the stage, what is done and the whole.
         load_seconds: time that loading took, for the record.
         open_parts: called once the plan is known and before the pass, to check a resumed folder.
 

@@ -117,7 +117,7 @@ def probe(
         source: a classification: a task, a table, or texts already chosen.
         settings: sizes, kinds of probes, which tokens count.
         sites: where the model is read; by default every layer and the final norm.
-        progress: told of the tokens read and of the probes trained.
+        progress: called with the tokens read and the probes trained.
 
     Returns:
         The scores, site by site, in the order of the sites and of `settings.kinds`.
@@ -399,7 +399,7 @@ def run_probes(
         settings: kinds of probes and their seed.
         policy: which tokens count, decided.
         parts: where finished probes are kept for a resumed run; None keeps none.
-        progress: told of the tokens read and the probes trained.
+        progress: called with the tokens read and the probes trained.
     """
     if not settings.probes:
         return {}

@@ -171,7 +171,7 @@ def score_tasks(
         settings: prompts, pooling, length of vectors.
         parts: where finished scores are kept for a resumed run; None keeps none.
         known: name of a task -> scores that need not be made again.
-        progress: told after every score.
+        progress: called after every score.
 
     Raises:
         LayerscopeError: the model or the disk failed, which no other task would mend.

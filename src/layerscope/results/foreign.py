@@ -2,7 +2,7 @@
 
 A long table has a row for each value and columns that say what it is a value of, those of
 `table.COLUMNS`. Only metric, layer and value must be there; what else is missing gets its usual
-meaning. The authors' published results come in their own columns and are told by them.
+meaning. The authors' published results come in their own columns and are recognized by them.
 
 >>> frame = pd.DataFrame({"metric": "curvature", "layer": [0, 1, 2], "value": [2.1, 1.7, 1.9]})
 >>> table = from_long(frame).table
