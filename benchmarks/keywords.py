@@ -82,9 +82,29 @@ def plain(annotation: Any, origin: Any, arguments: tuple[Any, ...]) -> str:
 
 def of_config(config: type[Config]) -> str:
     """Return the class with the settings of one config."""
-    fields = config.model_fields.items()
-    lines = [f"    {name}: {given(field.rebuild_annotation())}" for name, field in fields]
-    return "\n".join([f"class {keywords(config)}(TypedDict, total=False):", *lines])
+    base = parent(config)
+    known = base.model_fields if base else {}
+    lines = [
+        f"    {name}: {given(field.rebuild_annotation())}"
+        for name, field in config.model_fields.items()
+        if name not in known
+    ]
+    inherited = keywords(base) if base else "TypedDict"
+    return "\n".join(
+        [f"class {keywords(config)}({inherited}, total=False):", *(lines or ["    pass"])]
+    )
+
+
+def parent(config: type[Config]) -> type[Config] | None:
+    """Return the config that a config extends, None where it extends the base of all."""
+    base = config.__base__
+    return base if base is not None and base is not Config and issubclass(base, Config) else None
+
+
+def with_parents(config: type[Config]) -> list[type[Config]]:
+    """Return a config after those that it extends."""
+    base = parent(config)
+    return [*(with_parents(base) if base else []), config]
 
 
 def keywords(config: type[Config]) -> str:
@@ -95,7 +115,12 @@ def keywords(config: type[Config]) -> str:
 def source() -> str:
     """Return the module's text, formatted as the project's tool does."""
     parts = [HEAD]
-    configs = dict.fromkeys(config for several in FUNCTIONS.values() for config in several)
+    configs = dict.fromkeys(
+        each
+        for several in FUNCTIONS.values()
+        for config in several
+        for each in with_parents(config)
+    )
     parts += [of_config(config) for config in configs]
     for name, several in FUNCTIONS.items():
         bases = ", ".join(keywords(config) for config in several)

@@ -16,12 +16,21 @@ if TYPE_CHECKING:
     from layerscope.config import Augmentation, FirstToken, NonFinite, Pooling
 
 
-class ScanConfigKeywords(TypedDict, total=False):
+class LengthConfigKeywords(TypedDict, total=False):
     max_length: int
+
+
+class TokenConfigKeywords(LengthConfigKeywords, total=False):
     special_tokens: bool
     first_token: FirstToken | Literal["auto", "keep", "drop"]
+
+
+class VectorConfigKeywords(TokenConfigKeywords, total=False):
     pooling: Pooling | Literal["mean", "last", "first", "weighted_mean", "max"]
     batch_tokens: int
+
+
+class ScanConfigKeywords(VectorConfigKeywords, total=False):
     metrics: str | Iterable[str] | None
     conventions: str | Iterable[str]
     layers: str | int | Iterable[int] | None
@@ -54,12 +63,7 @@ class ModelOptionsKeywords(TypedDict, total=False):
     trust_remote_code: bool
 
 
-class EvaluateConfigKeywords(TypedDict, total=False):
-    max_length: int
-    special_tokens: bool
-    first_token: FirstToken | Literal["auto", "keep", "drop"]
-    pooling: Pooling | Literal["mean", "last", "first", "weighted_mean", "max"]
-    batch_tokens: int
+class EvaluateConfigKeywords(VectorConfigKeywords, total=False):
     layers: str | int | Iterable[int] | None
     normalize: bool
     prompt: str
@@ -74,8 +78,7 @@ class EvaluateConfigKeywords(TypedDict, total=False):
     seed: int
 
 
-class CutConfigKeywords(TypedDict, total=False):
-    max_length: int
+class CutConfigKeywords(LengthConfigKeywords, total=False):
     format: Literal["sentence-transformers", "transformers", "onnx"]
     kind: Literal["cut", "pointer"]
     final_norm: Literal["auto", "keep", "drop"]
@@ -86,12 +89,7 @@ class CutConfigKeywords(TypedDict, total=False):
     normalize: bool
 
 
-class PruneConfigKeywords(TypedDict, total=False):
-    max_length: int
-    special_tokens: bool
-    first_token: FirstToken | Literal["auto", "keep", "drop"]
-    pooling: Pooling | Literal["mean", "last", "first", "weighted_mean", "max"]
-    batch_tokens: int
+class PruneConfigKeywords(VectorConfigKeywords, total=False):
     draws: int
     scheme: Literal["one-shot", "greedy"]
     protect: str | tuple[int, int]
@@ -100,21 +98,14 @@ class PruneConfigKeywords(TypedDict, total=False):
     seed: int
 
 
-class RankConfigKeywords(TypedDict, total=False):
-    max_length: int
-    special_tokens: bool
-    first_token: FirstToken | Literal["auto", "keep", "drop"]
-    pooling: Pooling | Literal["mean", "last", "first", "weighted_mean", "max"]
-    batch_tokens: int
+class RankConfigKeywords(VectorConfigKeywords, total=False):
     resamples: int
     non_finite: NonFinite | Literal["raise", "drop"]
     seed: int
 
 
-class FewTextsConfigKeywords(TypedDict, total=False):
-    column: str | None
-    split: str | None
-    limit: int | None
+class FewTextsConfigKeywords(ReadingConfigKeywords, total=False):
+    pass
 
 
 class ScanSettings(ScanConfigKeywords, ReadingConfigKeywords, ModelOptionsKeywords, total=False):

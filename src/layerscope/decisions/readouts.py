@@ -125,10 +125,9 @@ def choose_readout(
     if not margin >= 0:
         raise InputError(f"expected a margin of 0 or more, a share of the own score, got {margin}.")
     view = _View(table, margin, seed, resamples, level)
-    best = view.best_quality()
-    quality = view.simplest_alike(best)
+    quality = view.simplest_alike(view.best_quality())
     chosen = quality if prefer == "quality" else view.cheapest_alike(quality)
-    rows = view.rows(view.top())
+    rows = view.rows()
     choice = rows[chosen]
     return ReadoutChoice(
         readout=view.readouts[chosen],
@@ -138,7 +137,7 @@ def choose_readout(
         chosen=choice,
         own=rows[table.own],
         sentence=_sentence(
-            choice, rows[table.own], view.top_row(rows), len(view.choosable), _texts(table)
+            choice, rows[table.own], rows[view.best], len(view.choosable), _texts(table)
         ),
         table=table,
     )
@@ -174,6 +173,7 @@ class _View:
         self.choosable = list(self.readouts)
         self.kinds = {p: _kind(p == table.own, readout) for p, readout in self.readouts.items()}
         self.scores = np.array([candidate.score for candidate in table.candidates])
+        self.best = self._best(self.choosable)
         self.lows = self._lows(table.own, self.choosable)
         least = margin * self.scores[table.own]
         self.cleared = [p for p in self.choosable if p != table.own and self.lows[p] > least]
@@ -233,17 +233,9 @@ class _View:
             *self._simplicity(place),
         )
 
-    def top(self) -> list[int]:
-        """Return what is within noise of the best candidate that may be chosen."""
-        return self._alike(self._best(self.choosable), self.choosable)
-
-    def top_row(self, rows: Sequence[ReadoutRow]) -> ReadoutRow:
-        """Return the row of the best candidate that may be chosen."""
-        return rows[self._best(self.choosable)]
-
-    def rows(self, alike: Sequence[int]) -> list[ReadoutRow]:
+    def rows(self) -> list[ReadoutRow]:
         """Return the rows in the order of the table."""
-        own = self.scores[self.table.own]
+        own, alike = self.scores[self.table.own], self._alike(self.best, self.choosable)
         return [
             ReadoutRow(
                 candidate,

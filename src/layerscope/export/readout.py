@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from layerscope.analysis.plan import ENOUGH
 from layerscope.analysis.readouts import own_sites
@@ -17,12 +17,12 @@ from layerscope.data.views import SpanConfig, SpanKind, views_of
 from layerscope.errors import InputError, RunError
 from layerscope.export.cut import CutPlan, Place, pooled_tokens
 from layerscope.export.formats import bytes_of
-from layerscope.export.modules import ReadoutModules, as_modules
+from layerscope.export.modules import as_modules
 from layerscope.export.sentence import PoolingMask
-from layerscope.export.ship import Compared, Plan, texts_to_compare
+from layerscope.export.ship import Plan, texts_to_compare
 from layerscope.export.shorten import hidden_places, refuse_other_tokens, smaller
 from layerscope.export.verify import expected_states
-from layerscope.metrics.readouts import Fitted, Readout, fit
+from layerscope.metrics.readouts import Fitted, Floats, Readout, fit
 from layerscope.models.backbone import Backbone, probe
 from layerscope.settings import CutConfig
 from layerscope.states.extract import Site, batches, extract
@@ -55,7 +55,7 @@ def plan_readout(
     _refuse_unsayable(backbone, readout, settings)
     sites = own_sites(backbone)
     own = backbone.depth in readout.layers
-    kept, places = _places(backbone, readout, sites)
+    small, kept, places = _smallest(backbone, readout, sites)
     compared = texts_to_compare(
         backbone, texts, partial(pooled_tokens, backbone, settings.changed(normalize=False), None),
         max_length=settings.max_length, format=settings.format, source=source,
@@ -63,23 +63,24 @@ def plan_readout(
     counting = compared.counting
     if counting is None:
         raise RunError("a readout was planned without saying which tokens are pooled.")
-    fitted = _fitted(backbone, readout, compared, texts, seed)
-    small = smaller(backbone, kept)
+    crops, what = _to_fit_on(texts, seed)
+    read = tokenize(backbone.tokenizer, [compared.prompt + row for row in crops], compared.limit)
+    wanted = {layer: sites[layer] for layer in readout.layers}
+    fitted = fit(readout, _pooled(backbone, wanted, counting, read), fitted_on=what)
     modules = as_modules(fitted, len(kept) + 1, indices=places, normalize=settings.normalize)
-    tokens = [read for _, read in compared.texts]
+    tokens = [each for _, each in compared.texts]
     refuse_other_tokens(backbone, small, tokens)
     plan = Plan(
-        kept, ("hidden_states", modules.layer), _mixed(backbone, fitted, modules, sites, tokens),
+        kept, ("hidden_states", modules.layer), _mixed(backbone, fitted, sites, tokens),
         compared.texts, format=settings.format, counting=counting, source=source,
         prompt=compared.prompt, max_length=compared.limit, readout=modules, normed_last=own,
     )  # fmt: skip
-    highest = max(readout.layers)
-    stage = sites[highest].stage
-    place = Place(Site(max(highest, 1), stage), tuple(kept), plan.output)
+    highest = max(1, *readout.layers)
+    place = Place(Site(highest, sites[highest].stage), tuple(kept), plan.output)
     notes = [*counting.notes(backbone.tokenizer), f"Fitted on {fitted.fitted_on}."]
     return CutPlan(
         backbone,
-        max(highest, 1),
+        highest,
         settings,
         place,
         plan,
@@ -116,10 +117,10 @@ def _refuse_unsayable(backbone: Backbone, readout: Readout, settings: CutConfig)
         )
 
 
-def _places(
+def _smallest(
     backbone: Backbone, readout: Readout, sites: Sequence[Site]
-) -> tuple[range, dict[int, int]]:
-    """Return the blocks to keep, and where in `hidden_states` each layer is then."""
+) -> tuple[nn.Module, range, dict[int, int]]:
+    """Return the smallest model that does, its blocks, and each layer's place in `hidden_states`."""
     own, highest = backbone.depth in readout.layers, max(1, *readout.layers)
     ids = probe(backbone)["input_ids"][0].tolist()
     short = TokenizedText(tuple(ids), (False,) * len(ids), truncated=False)
@@ -133,53 +134,49 @@ def _places(
             continue
         found = hidden_places(backbone, small, wanted, normed_last=own)
         if found is not None:
-            return range(count), found
+            return small, range(count), found
     raise InputError(
         f"{backbone.info.model_class} in transformers does not return all layers of the readout "
         f"'{readout}' in hidden_states; choose one layer by --layer."
     )
 
 
-def _fitted(
-    backbone: Backbone, readout: Readout, compared: Compared, texts: Sequence[str], seed: int
-) -> Fitted:
-    """Fit on the two crops of each text, with the prompt before them, or on the texts if too short."""
-    counting = compared.counting or PoolingMask(Pooling.MEAN)
+def _to_fit_on(texts: Sequence[str], seed: int) -> tuple[list[str], str]:
+    """Return both crops of each text, or the texts where too few allow crops; and what they are."""
     crops = views_of(texts, SpanConfig(kind=SpanKind.CROPS), 2, seed, lambda: None).made
-    enough = len(crops) >= 2 * min(ENOUGH, len(texts))
-    rows, what = (crops, "crops of 20 words") if enough else (list(texts), "texts")
-    tokens = tokenize(backbone.tokenizer, [compared.prompt + row for row in rows], compared.limit)
-    sites = own_sites(backbone)
-    wanted = [sites[layer] for layer in readout.layers]
+    if len(crops) >= 2 * min(ENOUGH, len(texts)):
+        return crops, f"{len(crops):,} crops of 20 words"
+    return list(texts), f"{len(texts):,} texts"
+
+
+def _pooled(
+    backbone: Backbone,
+    wanted: Mapping[int, Site],
+    counting: PoolingMask,
+    tokens: Sequence[TokenizedText],
+) -> dict[int, Floats]:
+    """Return the pooled vectors (text, dim) of some layers."""
     found: dict[int, dict[Site, Tensor]] = {}
     marks = [counting.marks(text) for text in tokens]
-    for result in extract(
-        backbone, batches(backbone, tokens, marks, _BUDGET), wanted, counting.pooled
-    ):
+    planned = batches(backbone, tokens, marks, _BUDGET)
+    for result in extract(backbone, planned, list(wanted.values()), counting.pooled):
         for at, item in enumerate(result.items):
             found[item] = {site: rows[at] for site, rows in result.by_site.items()}
-    vectors = {
-        layer: torch.stack([found[item][sites[layer]] for item in range(len(tokens))])
-        .double()
-        .numpy()
-        for layer in readout.layers
+    items = range(len(tokens))
+    return {
+        layer: torch.stack([found[item][site] for item in items]).double().numpy()
+        for layer, site in wanted.items()
     }
-    return fit(readout, vectors, fitted_on=f"{len(rows):,} {what}")
 
 
 def _mixed(
-    backbone: Backbone,
-    fitted: Fitted,
-    modules: ReadoutModules,
-    sites: Sequence[Site],
-    tokens: Sequence[TokenizedText],
+    backbone: Backbone, fitted: Fitted, sites: Sequence[Site], tokens: Sequence[TokenizedText]
 ) -> list[Tensor]:
-    """Return the token states (token, dim) of each text, layers averaged as the module does."""
-    total = sum(fitted.weights) if modules.weights is not None else 1.0
+    """Return the token states (token, dim) of each text, layers averaged by their weights."""
     states = [expected_states(backbone, tokens, sites[layer]) for layer in fitted.readout.layers]
-    weights = fitted.weights if modules.weights is not None else (1.0,)
+    weights = torch.tensor(fitted.weights, dtype=torch.float64)
+    weights /= weights.sum()
     return [
-        sum((weight / total * each for weight, each in zip(weights, several, strict=True)),
-            start=torch.zeros(()))
+        torch.stack([w * each for w, each in zip(weights.tolist(), several, strict=True)]).sum(0)
         for several in zip(*states, strict=True)
-    ]  # fmt: skip
+    ]
