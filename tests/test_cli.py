@@ -106,6 +106,10 @@ OPTIONS = {
         ("--views", 2, "--augmentation", "authors, halves", "--metrics", "retrieval"),
         lambda s: set(s.table()["perturbation"]) == {_CAPPED, "halves"},
     ),
+    "--readouts": (
+        (*CROPS, "--span-words", 4, "--readouts", "0+2 unit, z-score; 1"),
+        lambda s: s.run.readouts.asked == ("0+2 unit, z-score", "1"),
+    ),
     "--span-words": (
         (*CROPS, "--span-words", 4),
         lambda s: set(s.table()["perturbation"]) == {"crops of 4 words"},

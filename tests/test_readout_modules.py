@@ -107,6 +107,27 @@ def test_it_is_served_where_layerscope_is_not_installed(tmp_path):
     assert "readout 4+1+2 unit, z-score" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    "case", ["one layer with a map", "several layers with a map", "several layers"]
+)
+def test_an_onnx_file_gives_the_readout_of_each_token(case, tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    vectors = pooled("llama")
+    expected = fit(Readout.parse(CASES[case][0]), vectors).apply(vectors)
+    found = cut("llama", tmp_path / "out", CASES[case][0], format="onnx", normalize=True)
+    session = runtime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    inputs = tiny_tokenizer()(TEXTS, padding=True, return_tensors="np")
+    asked = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    states = session.run(None, asked)[0]
+    mask = inputs["attention_mask"][..., None]
+    given = (states * mask).sum(1) / mask.sum(1)
+    given /= np.linalg.norm(given, axis=1, keepdims=True)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(given, expected, atol=1e-4)
+    assert found.shipped.verification.reader == "onnxruntime"
+    assert "The file gives the readout of each token, to be pooled so." in found.notes
+
+
 def test_the_numbers_of_the_modules():
     vectors = {site: np.random.default_rng(site).standard_normal((9, 3)) for site in (1, 2, 9)}
     fitted = fit(Readout((1, 9), "center"), vectors)
@@ -135,8 +156,7 @@ def test_a_layer_that_is_no_hidden_state_is_refused():
     ("readout", "options", "said"),
     [
         ("2+9, z-score", {}, r"expected layers from 0 to 4 in the readout '2\+9, z-score', got 9"),
-        ("1, z-score", {"format": "onnx"}, "needs modules after the model"),
-        ("1, z-score", {"format": "transformers"}, "only a sentence-transformers folder has, got"),
+        ("1, z-score", {"format": "transformers"}, "which a transformers folder cannot hold; use"),
         ("1, z-score", {"kind": "pointer"}, "is saved as a cut without a head"),
         ("0-2", {"pooling": "max"}, "max pooling of averaged layers is not the average of pooled"),
         ("1", {"layer": 2}, "expected a layer, a rule or a readout, got more than one of them"),
@@ -180,12 +200,62 @@ def test_what_is_saved_is_the_readout_that_select_names(tmp_path):
     assert (ruled.readout, ruled.layer) == ("", 2)
 
 
-def test_a_run_keeps_its_readouts(tmp_path):
-    crops = [" ".join([text] * 20) for text in texts(30)]
-    kept = layerscope.scan(
-        tiny_model("bert"), crops, tokenizer=tiny_tokenizer(), span_words=4, out=tmp_path / "run",
-        metrics=("retrieval",), augmentation=("crops",),
+CROPS = [" ".join([text] * 20) for text in texts(30)]
+
+
+def compared(**settings):
+    return layerscope.scan(
+        tiny_model("bert"), CROPS, tokenizer=tiny_tokenizer(), span_words=4,
+        **{"metrics": ("retrieval",), "augmentation": ("crops",)} | settings,
     )  # fmt: skip
+
+
+def test_own_readouts_are_compared_with_the_others():
+    found = compared(readouts=["0+2, abtt-3", "4"]).run.readouts
+    assert found.asked == ("0+2, abtt-3", "4")
+    place = found.index("0+2, abtt-3")
+    assert 0 < found.candidates[place].score <= 1
+    plain = compared().run.readouts
+    assert len(found.candidates) == len(plain.candidates) + 1
+    shown = compared(readouts="0+2, abtt-3")
+    page = shown.page()
+    assert "0+2, abtt-3" in page
+    assert "yours" in page
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"readouts": "9, z-score"}, "expected layers from 0 to 4 in the readout '9, z-score', got"),
+        ({"readouts": "4, zscore"}, "unknown map of a readout 'zscore'"),
+        ({"readouts": "4", "layers": [1, 2]}, "your readouts cannot be compared: readouts are compared "
+         "where every layer is read; leave --readouts out"),
+        ({"readouts": "4", "metrics": ("lidar",)}, "by crop retrieval, which was not measured"),
+        ({"readouts": "4", "pooling": "max"}, "the maximum over tokens is not linear"),
+    ],
+)  # fmt: skip
+def test_own_readouts_that_cannot_be_compared_are_refused(settings, said):
+    with pytest.raises(InputError, match=said):
+        compared(**settings)
+
+
+def test_costs_of_serving():
+    found = compared(readouts="2, z-score").run.readouts
+    model, costs = tiny_model("bert"), found.costs
+    weights = sum(weight.nbytes for weight in model.parameters())
+    block = sum(weight.nbytes for weight in model.encoder.layer[0].parameters())
+    assert costs.weight_bytes[-1] == weights
+    assert costs.weight_bytes[2] == weights - 2 * block
+    dim = model.config.hidden_size
+    own, mapped = (found.candidates[found.index(name)] for name in ("4", "2, z-score"))
+    assert costs.size(own) == weights
+    assert costs.size(mapped) == weights - 2 * block + 4 * dim * (dim + 1)
+    assert costs.speed(mapped) >= costs.speed(own) > 0
+    assert costs.speed(own) == pytest.approx(1 / costs.seconds[1])
+
+
+def test_a_run_keeps_its_readouts(tmp_path):
+    kept = compared(out=tmp_path / "run", readouts="4+0")
     again = layerscope.load(tmp_path / "run").run.readouts
     assert again.candidates == kept.run.readouts.candidates
     np.testing.assert_allclose(again.contributions, kept.run.readouts.contributions, rtol=1e-6)

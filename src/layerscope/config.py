@@ -148,12 +148,14 @@ class Option:
         name: of the option, if it differs from the setting's name.
         words: the option's values for False and for True.
         whole: whether the setting itself parses the whole text, commas included.
+        separator: between several values in one text.
         zero_is_all: whether 0 means None, which sets no limit.
     """
 
     name: str = ""
     words: tuple[str, str] | None = None
     whole: bool = False
+    separator: str = ","
     zero_is_all: bool = False
 
 

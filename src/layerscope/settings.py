@@ -208,6 +208,8 @@ class ScanConfig(VectorConfig):
     """Words of a crop, or of the span of a cloze."""
     draws: Count = 1
     """Pairs of crops or clozes per text."""
+    readouts: Annotated[Listed[Text], Option(separator=";")] = ()
+    """Your own readouts to compare with the others, like "24+30+6 unit, z-score; 12"."""
     alpha: Annotated[Number, Ge(0)] = 1.0
     """Order of the matrix-based entropies; may be infinity."""
     non_finite: NonFinite = NonFinite.RAISE

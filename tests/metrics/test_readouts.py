@@ -257,6 +257,21 @@ def test_fewer_texts_than_dimensions_stay_finite_and_outside_their_span_small():
         np.testing.assert_allclose(np.linalg.norm(outside @ matrix, axis=1), least, rtol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["whitening-0.5", "whitening-1", "abtt-2"])
+@pytest.mark.parametrize("count", [12, 40])
+def test_maps_by_the_whole_covariance(name, count):
+    """The slow way: all eigenpairs of (dim, dim), also where there are fewer rows than dimensions."""
+    rows = normal(count, 20) * np.geomspace(10, 0.1, 20) + 3
+    values, vectors = np.linalg.eigh(covariance(rows))
+    values, vectors = values[::-1].clip(0), vectors[:, ::-1]
+    scales = (values + 0.1 * values.mean()) ** (-float(name.partition("-")[2]) / 2)
+    scales[count - 1 :] = scales[0]
+    if name == "abtt-2":
+        scales = np.where(np.arange(20) < 2, 0, 1)
+    slow = (vectors * scales) @ vectors.T
+    np.testing.assert_allclose(map_matrix(name, Moments.of(rows)), slow, atol=1e-8)
+
+
 def test_a_layer_without_variation_has_no_weight():
     vectors = {0: np.full((8, 3), 2.5), 1: normal(8, 3)}
     assert layer_weights(Readout((0, 1), weighting="unit"), vectors)[0] == 0

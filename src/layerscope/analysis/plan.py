@@ -19,6 +19,7 @@ from layerscope.data.views import SpanConfig, SpanKind, Style, Views, views_of
 from layerscope.errors import InputError
 from layerscope.metrics import catalogue
 from layerscope.metrics.measure import Measure
+from layerscope.metrics.readouts import Readout
 from layerscope.models.backbone import Backbone
 from layerscope.settings import Convention, ScanConfig
 from layerscope.states.extract import (
@@ -177,8 +178,11 @@ def check_measures(settings: ScanConfig) -> tuple[Measure, ...]:
     """Return the measures that a scan asks for.
 
     Raises:
-        InputError: a name nobody knows, or none that exists in the conventions asked for.
+        InputError: a name nobody knows, none that exists in the conventions asked for, or a readout
+            that cannot be read.
     """
+    for name in settings.readouts:
+        Readout.parse(name)
     chosen = catalogue.select(settings.metrics)
     if settings.metrics is None or any(
         not measure.conventions or set(measure.conventions) & set(settings.conventions)

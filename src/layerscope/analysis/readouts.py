@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from layerscope.analysis.measure import Measurement
-from layerscope.analysis.plan import Prepared
+from layerscope.analysis.measure import Measurement, ViewSet
+from layerscope.analysis.plan import Prepared, counted
 from layerscope.analysis.reduce import POOLED, key
 from layerscope.config import Pooling
 from layerscope.data.views import ViewKind, view_kind
@@ -25,15 +26,16 @@ from layerscope.metrics.readouts import (
     loes_layers,
 )
 from layerscope.models.backbone import Backbone
-from layerscope.results.readouts import Candidate, ReadoutTable
+from layerscope.results.readouts import Candidate, Costs, ReadoutTable
 from layerscope.results.resampling import bootstrap_limits, simultaneous_lows
-from layerscope.states.extract import Progress, Site, silent
+from layerscope.states.extract import Progress, Site, batches, extract, silent
 from layerscope.states.store import StateStore
 
 MAPS: Final = ("none", "z-score", "abtt-1", "whitening-0.5")
 GREEDY_MAPS: Final = 2  # maps, those of the best single layers, that sets are grown with
 MOST_LAYERS: Final = 6  # in a grown set
 LOES_LAYERS: Final = 4
+_TIMED_TOKENS: Final = 1024  # of a batch that the speed is measured on
 
 
 def layer_sets(sites: Sequence[int]) -> dict[str, tuple[int, ...]]:
@@ -82,7 +84,7 @@ def baselines(sites: Sequence[int]) -> dict[str, Readout]:
 def compare_readouts(
     vectors: Mapping[int, Rows],
     *,
-    more: Iterable[Readout] = (),
+    more: Collection[Readout] = (),
     maps: Sequence[str] = MAPS,
     blocks: Mapping[int, int] | None = None,
     embedding: Rows | None = None,
@@ -119,7 +121,7 @@ def compare_readouts(
     for name in _best_maps(scored, maps):
         _grow(scored, sites, name, seed, resamples)
     extra = _other_baselines(retrieval, embedding)
-    return _table(scored, named, extra, blocks or {}, seed, resamples)
+    return _table(scored, named, extra, tuple(more), blocks or {}, seed, resamples)
 
 
 class _Scored:
@@ -217,6 +219,7 @@ def _table(
     scored: _Scored,
     named: Mapping[str, Readout],
     extra: Iterable[tuple[str, str, tuple[int, ...], Floats]],
+    more: Iterable[Readout],
     blocks: Mapping[int, int],
     seed: int,
     resamples: int,
@@ -256,6 +259,7 @@ def _table(
         retrieval.galleries,
         retrieval.chance,
         left_out=scored.left_out,
+        asked=tuple(entries[places[each.key]][0] for each in more if each.key in places),
     )
 
 
@@ -281,16 +285,9 @@ def scan_readouts(
     progress: Progress = silent,
 ) -> ReadoutTable | str:
     """Compare the readouts of a scanned model on its crops, or return why there are none."""
-    sites = own_sites(backbone)
-    crops = [v for v in measurement.views if view_kind(v.perturbation) is ViewKind.CROPS]
-    if not crops or all(measure.name != "retrieval" for measure in measurement.measures):
-        return "readouts are compared by crop retrieval, which was not measured"
-    if prepared.settings.pooling is Pooling.MAX:
-        return "the maximum over tokens is not linear, so layers cannot be averaged before it"
-    if not set(sites) <= set(prepared.sites):
-        return "readouts are compared where every layer is read"
-    if len(crops[0].texts) < LEAST_TEXTS:
-        return f"readouts need crops of at least {LEAST_TEXTS} texts, got {len(crops[0].texts)}"
+    if obstacle := _obstacle(backbone, prepared, measurement.views):
+        return obstacle
+    settings, sites, crops = prepared.settings, own_sites(backbone), _crops(measurement.views)
     progress("comparing readouts", 0, 1)
     pairs = crops[0].items[:, :2].T
     vectors = {
@@ -299,10 +296,94 @@ def scan_readouts(
     }
     try:
         found = compare_readouts(
-            vectors, seed=prepared.settings.seed, resamples=prepared.settings.resamples
+            vectors,
+            more=[Readout.parse(name) for name in settings.readouts],
+            seed=settings.seed,
+            resamples=settings.resamples,
         )
     except InputError as error:
         return str(error)
     finally:
         progress("comparing readouts", 1, 1)
-    return replace(found, crops=crops[0].perturbation, blocks=backbone.depth)
+    return replace(
+        found,
+        crops=crops[0].perturbation,
+        blocks=backbone.depth,
+        costs=_costs(backbone, prepared, pairs[0]),
+    )
+
+
+def refuse_own_readouts(backbone: Backbone, prepared: Prepared) -> None:
+    """Refuse, before the pass, readouts of the user's own that the scan could not compare.
+
+    Raises:
+        InputError: a readout of layers that the model lacks, or a scan that compares none.
+    """
+    for name in prepared.settings.readouts:
+        highest = max(Readout.parse(name).layers)
+        if highest > backbone.depth:
+            raise InputError(
+                f"expected layers from 0 to {backbone.depth} in the readout '{name}', got {highest}."
+            )
+    if prepared.settings.readouts and (obstacle := _obstacle(backbone, prepared, prepared.views)):
+        raise InputError(f"your readouts cannot be compared: {obstacle}; leave --readouts out.")
+
+
+def _crops(views: Sequence[ViewSet]) -> list[ViewSet]:
+    return [each for each in views if view_kind(each.perturbation) is ViewKind.CROPS]
+
+
+def _obstacle(backbone: Backbone, prepared: Prepared, views: Sequence[ViewSet]) -> str:
+    """Return why a scan compares no readouts, or nothing."""
+    crops = _crops(views)
+    if not crops or all(measure.name != "retrieval" for measure in prepared.measures):
+        return "readouts are compared by crop retrieval, which was not measured"
+    if prepared.settings.pooling is Pooling.MAX:
+        return "the maximum over tokens is not linear, so layers cannot be averaged before it"
+    if not set(own_sites(backbone)) <= set(prepared.sites):
+        return "readouts are compared where every layer is read"
+    if len(crops[0].texts) < LEAST_TEXTS:
+        return f"readouts need crops of at least {LEAST_TEXTS} texts, got {len(crops[0].texts)}"
+    return ""
+
+
+def _costs(backbone: Backbone, prepared: Prepared, crops: Sequence[int]) -> Costs:
+    """Return what serving costs: weights by blocks, and the time of typical texts of one batch.
+
+    Args:
+        backbone: the model.
+        prepared: the scan's texts.
+        crops: the items whose crops were compared, timed where no whole texts were read.
+    """
+    items = range(prepared.plain) if prepared.items.start == 0 else crops
+    by_length = sorted(items, key=lambda item: len(prepared.texts[item].ids))
+    middle = by_length[len(by_length) // 2]
+    most = max(1, _TIMED_TOKENS // max(1, len(prepared.texts[middle].ids)))
+    start = max(0, len(by_length) // 2 - most // 2)
+    texts = [prepared.texts[item] for item in by_length[start : start + most]]
+    marks = [counted(text, prepared.settings) for text in texts]
+
+    def timed(site: Site) -> float:
+        planned = list(batches(backbone, texts, marks, prepared.settings.batch_tokens))
+        started = time.perf_counter()
+        for _ in extract(backbone, planned, [site], lambda _states: None):
+            pass
+        return (time.perf_counter() - started) / len(texts)
+
+    first, *_, last = own_sites(backbone)
+    timed(last)  # warms up
+    every = timed(last)
+    return Costs(_weight_bytes(backbone), (min(timed(first), every), every), backbone.info.dim)
+
+
+def _weight_bytes(backbone: Backbone) -> tuple[int, ...]:
+    """Return the bytes of weights with the first 0, 1, ... all blocks; shared ones count once."""
+    own = [{id(w): w.nbytes for w in block.parameters()} for block in backbone.blocks]
+    every = {id(w): w.nbytes for w in backbone.model.parameters()}
+    in_blocks = {name for block in own for name in block}
+    kept = {name: size for name, size in every.items() if name not in in_blocks}
+    found = [sum(kept.values())]
+    for block in own:
+        kept |= block
+        found.append(sum(kept.values()))
+    return tuple(found)

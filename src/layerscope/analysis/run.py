@@ -22,7 +22,7 @@ from layerscope.analysis.measure import (
     run_frames,
 )
 from layerscope.analysis.plan import Prepared, conventions_of, counted, prepare
-from layerscope.analysis.readouts import scan_readouts
+from layerscope.analysis.readouts import refuse_own_readouts, scan_readouts
 from layerscope.analysis.reduce import FINITE, Reduction, key
 from layerscope.config import NonFinite
 from layerscope.data.texts import Texts
@@ -193,6 +193,7 @@ def scan_backbone(
     """
     started = time.perf_counter()
     prepared = prepare(backbone, texts, settings, progress)
+    refuse_own_readouts(backbone, prepared)
     open_parts(prepared)
     store = StateStore(folder)
     try:

@@ -43,6 +43,7 @@ class ScanConfigKeywords(VectorConfigKeywords, total=False):
     )
     span_words: int
     draws: int
+    readouts: str | Iterable[str]
     alpha: float
     non_finite: NonFinite | Literal["raise", "drop"]
     seed: int

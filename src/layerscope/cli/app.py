@@ -131,9 +131,9 @@ def calm_libraries(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def listed(text: str) -> tuple[str, ...]:
-    """Return the parts of a comma-separated option."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def listed(text: str, separator: str = ",") -> tuple[str, ...]:
+    """Return the parts of an option that takes several values."""
+    return tuple(part.strip() for part in text.split(separator) if part.strip())
 
 
 def most(limit: int) -> int | None:

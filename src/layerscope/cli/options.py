@@ -96,7 +96,7 @@ def _typed(default: Any, option: Option) -> Any:
     if option.words and default is not None:
         return option.words[default]
     if isinstance(default, tuple):
-        return ",".join(str(_typed(each, option)) for each in default) or None
+        return option.separator.join(str(_typed(each, option)) for each in default) or None
     return default.value if isinstance(default, Enum) else default
 
 
@@ -112,7 +112,7 @@ def _value(name: str, field: FieldInfo, given: Any) -> Any:
         check_choice(name.replace("_", " "), given, option.words)
         return bool(option.words.index(given))
     if isinstance(given, str) and not option.whole and _kind(annotation) is tuple:
-        return listed(given)
+        return listed(given, option.separator)
     return given
 
 

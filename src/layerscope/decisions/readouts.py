@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from layerscope.errors import InputError, unknown_name
 from layerscope.metrics.readouts import Readout, split_map
-from layerscope.results.readouts import Candidate, ReadoutTable
+from layerscope.results.readouts import Candidate, Costs, ReadoutTable
 from layerscope.results.resampling import simultaneous_lows, within_noise
 
 Preference = Literal["quality", "cheap"]
@@ -92,7 +92,7 @@ class ReadoutChoice:
             "prefer": self.prefer,
             "margin": self.margin,
             "sentence": self.sentence,
-            "candidates": [_as_dict(row) for row in self.rows],
+            "candidates": [_as_dict(row, self.table.costs) for row in self.rows],
         }
 
 
@@ -143,11 +143,13 @@ def choose_readout(
     )
 
 
-def _as_dict(row: ReadoutRow) -> dict[str, Any]:
+def _as_dict(row: ReadoutRow, costs: Costs | None) -> dict[str, Any]:
     candidate = row.candidate
     kind = None if row.kind is None else KINDS[row.kind]
     facts = {name: getattr(candidate, name) for name in ("name", "highest", "score", "low", "high")}
     limits = {"gain": row.gain, "gain_low": None if np.isnan(row.gain_low) else row.gain_low}
+    if costs is not None:
+        limits |= {"bytes": costs.size(candidate), "texts_per_second": costs.speed(candidate)}
     return (
         facts
         | limits

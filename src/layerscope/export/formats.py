@@ -29,6 +29,7 @@ from layerscope.data.files import (
     write_json,
 )
 from layerscope.errors import InputError, LayerscopeError, RunError
+from layerscope.export.modules import ReadoutModules, TokenReadout
 from layerscope.export.shorten import LAST, OutputPath
 from layerscope.models.backbone import Backbone
 
@@ -211,11 +212,11 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 class _Layer(nn.Module):
-    """A model that gives one state and nothing else."""
+    """A model that gives one state, or the readout of every token, and nothing else."""
 
-    def __init__(self, model: nn.Module, output: OutputPath) -> None:
+    def __init__(self, model: nn.Module, output: OutputPath, readout: nn.Module | None) -> None:
         super().__init__()
-        self.model, self.output = model, output
+        self.model, self.output, self.readout = model, output, readout
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         found: Any = self.model(
@@ -223,8 +224,11 @@ class _Layer(nn.Module):
             attention_mask=attention_mask,
             output_hidden_states=self.output != LAST,
         )
-        for name in self.output:
-            found = found[name]
+        if self.readout is not None:
+            found = self.readout(found["hidden_states"])
+        else:
+            for name in self.output:
+                found = found[name]
         state: Tensor = found
         return state
 
@@ -235,8 +239,16 @@ def require_onnx() -> None:
         raise InputError("this format needs an extra: pip install 'layerscope[onnx]'.")
 
 
-def write_onnx(model: Any, backbone: Backbone, folder: Path, output: OutputPath) -> None:
+def write_onnx(
+    model: Any,
+    backbone: Backbone,
+    folder: Path,
+    output: OutputPath,
+    readout: ReadoutModules | None = None,
+) -> None:
     """Export a model; inputs `input_ids` and `attention_mask`, output `last_hidden_state`.
+
+    That output is the state at `output`, or the readout of every token.
 
     Raises:
         InputError: torch's exporter does not do this architecture.
@@ -248,7 +260,10 @@ def write_onnx(model: Any, backbone: Backbone, folder: Path, output: OutputPath)
         real.config.use_cache = False
     try:
         external = bytes_of(model) > _IN_ONE_FILE
-        _export(_Layer(real, output).eval(), folder, real.config.vocab_size, external=external)
+        behind = None if readout is None else TokenReadout(readout)
+        _export(
+            _Layer(real, output, behind).eval(), folder, real.config.vocab_size, external=external
+        )
     except Exception as error:  # an exporter raises whatever it meets in the model's code
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(

@@ -1,7 +1,8 @@
-"""A fitted readout as stock sentence-transformers modules, so that no code of ours serves it.
+"""A fitted readout as stock sentence-transformers modules or in an ONNX file: no code of ours serves it.
 
 Transformer (all hidden states) -> WeightedLayerPooling -> Pooling -> Dense (identity) -> Normalize. The
 layers are averaged before pooling, which is the same for poolings that are linear in the token states.
+In an ONNX file the map comes before pooling as well, for the same reason.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ class ReadoutModules:
     normalize: bool
 
     def vector(self, pooled: Tensor) -> Tensor:
-        """Return what the modules after pooling make of a pooled vector (dim,)."""
+        """Return what the modules after pooling make of pooled vectors (..., dim)."""
         vector = pooled
         if self.matrix is not None and self.bias is not None:
             matrix, bias = torch.from_numpy(self.matrix), torch.from_numpy(self.bias)
-            vector = (matrix @ pooled.double() + bias).to(pooled.dtype)
-        return torch.nn.functional.normalize(vector, dim=0) if self.normalize else vector
+            vector = (pooled.double() @ matrix.T + bias).to(pooled.dtype)
+        return torch.nn.functional.normalize(vector, dim=-1) if self.normalize else vector
 
 
 def as_modules(
@@ -90,6 +91,35 @@ def as_modules(
         bias=None if plain else fitted.bias,
         normalize=normalize,
     )
+
+
+class TokenReadout(torch.nn.Module):
+    """The readout of every token of a model's hidden states; pooled, they give that of the text."""
+
+    def __init__(self, modules: ReadoutModules) -> None:
+        super().__init__()
+        weights = modules.weights
+        self.layers = [modules.layer] if weights is None else np.flatnonzero(weights).tolist()
+        self.shares = [1.0] if weights is None else (weights / weights.sum())[self.layers].tolist()
+        plain = modules.matrix is None or modules.bias is None
+        self.map = torch.nn.Identity() if plain else _dense(modules)
+
+    def forward(self, hidden_states: tuple[Tensor, ...]) -> Tensor:
+        """Return (text, token, dim') of hidden states (text, token, dim) each."""
+        total = hidden_states[self.layers[0]] * self.shares[0]
+        for layer, share in zip(self.layers[1:], self.shares[1:], strict=True):
+            total = total + hidden_states[layer] * share
+        found: Tensor = self.map(total)
+        return found
+
+
+def _dense(modules: ReadoutModules) -> torch.nn.Linear:
+    matrix, bias = torch.from_numpy(modules.matrix), torch.from_numpy(modules.bias)
+    dense = torch.nn.Linear(matrix.shape[1], matrix.shape[0])
+    with torch.no_grad():
+        dense.weight.copy_(matrix)
+        dense.bias.copy_(bias)
+    return dense
 
 
 def layer_pooling(modules: ReadoutModules, dim: int) -> list[Any]:

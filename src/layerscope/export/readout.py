@@ -20,7 +20,7 @@ from layerscope.export.formats import bytes_of
 from layerscope.export.modules import as_modules
 from layerscope.export.sentence import PoolingMask
 from layerscope.export.ship import Plan, texts_to_compare
-from layerscope.export.shorten import hidden_places, refuse_other_tokens, smaller
+from layerscope.export.shorten import hidden_places, refuse_other_tokens, refuse_padding, smaller
 from layerscope.export.verify import expected_states
 from layerscope.metrics.readouts import Fitted, Floats, Readout, fit
 from layerscope.models.backbone import Backbone, probe
@@ -58,7 +58,8 @@ def plan_readout(
     small, kept, places = _smallest(backbone, readout, sites)
     compared = texts_to_compare(
         backbone, texts, partial(pooled_tokens, backbone, settings.changed(normalize=False), None),
-        max_length=settings.max_length, format=settings.format, source=source,
+        max_length=settings.max_length, source=source,
+        format="sentence-transformers",  # an ONNX file is pooled in the same way
     )  # fmt: skip
     counting = compared.counting
     if counting is None:
@@ -67,17 +68,25 @@ def plan_readout(
     read = tokenize(backbone.tokenizer, [compared.prompt + row for row in crops], compared.limit)
     wanted = {layer: sites[layer] for layer in readout.layers}
     fitted = fit(readout, _pooled(backbone, wanted, counting, read), fitted_on=what)
-    modules = as_modules(fitted, len(kept) + 1, indices=places, normalize=settings.normalize)
+    by_token = settings.format == "onnx"
+    unit = settings.normalize and not by_token
+    modules = as_modules(fitted, len(kept) + 1, indices=places, normalize=unit)
     tokens = [each for _, each in compared.texts]
     refuse_other_tokens(backbone, small, tokens)
+    expected = _mixed(backbone, fitted, sites, tokens)
+    if by_token:
+        refuse_padding(backbone, small, settings.format)
+        expected = [modules.vector(states) for states in expected]
     plan = Plan(
-        kept, ("hidden_states", modules.layer), _mixed(backbone, fitted, sites, tokens),
+        kept, ("hidden_states", modules.layer), expected,
         compared.texts, format=settings.format, counting=counting, source=source,
         prompt=compared.prompt, max_length=compared.limit, readout=modules, normed_last=own,
     )  # fmt: skip
     highest = max(1, *readout.layers)
     place = Place(Site(highest, sites[highest].stage), tuple(kept), plan.output)
     notes = [*counting.notes(backbone.tokenizer), f"Fitted on {fitted.fitted_on}."]
+    if by_token:
+        notes.append("The file gives the readout of each token, to be pooled so.")
     return CutPlan(
         backbone,
         highest,
@@ -91,11 +100,11 @@ def plan_readout(
 
 
 def _refuse_unsayable(backbone: Backbone, readout: Readout, settings: CutConfig) -> None:
-    if settings.format != "sentence-transformers":
+    if settings.format == "transformers":
         raise InputError(
-            f"the readout '{readout}' needs modules after the model, which only a sentence-transformers "
-            f"folder has, got --format {settings.format}; use that format, or take one layer as it is by "
-            "--layer or --rule."
+            f"the readout '{readout}' needs modules after the model, which a transformers folder cannot "
+            "hold; use --format sentence-transformers or onnx, or take one layer as it is by --layer or "
+            "--rule."
         )
     if settings.kind == "pointer" or settings.head:
         raise InputError(

@@ -212,7 +212,7 @@ def _write(model: Any, backbone: Backbone, folder: Path, plan: Plan) -> None:
             readout=plan.readout,
         )
     elif plan.format == "onnx":
-        write_onnx(model, backbone, folder, plan.output)
+        write_onnx(model, backbone, folder, plan.output, plan.readout)
     else:
         write_transformers(model, plan.processor or backbone.tokenizer, folder)
 

@@ -161,24 +161,27 @@ class Moments:
         return np.where(found > 4 * eps * np.abs(self.mean), found, 0).astype(found.dtype)
 
     @cached_property
-    def covariance(self) -> Rows:
-        """(dim, dim), divided by the number of rows."""
-        found: Rows = self.deviations.T @ self.deviations / len(self.deviations)
-        return found
-
-    @cached_property
     def eigenpairs(self) -> tuple[Rows, Rows]:
-        """Eigenvalues (dim,), largest first and none negative, and eigenvectors (dim, dim) as columns."""
+        """Eigenpairs of the covariance, which is divided by the number of rows.
+
+        Eigenvalues (known,), largest first and none negative, and eigenvectors (dim, known) as columns:
+        all of them, or where there are fewer rows than dimensions those that the rows can span.
+        """
         import torch  # not for a name alone: runs are read without it
 
-        values, vectors = torch.linalg.eigh(torch.from_numpy(self.covariance))
+        rows = torch.from_numpy(self.deviations)
+        count, dim = rows.shape
+        if count < dim:  # 4,096 dimensions and 1,000 rows: a tenth of the time
+            _, lengths, directions = torch.linalg.svd(rows, full_matrices=False)
+            return (lengths.square() / count).numpy(), directions.T.numpy()
+        values, vectors = torch.linalg.eigh(rows.T @ rows / count)
         return values.clamp(min=0).numpy()[::-1].copy(), vectors.numpy()[:, ::-1].copy()
 
     @cached_property
     def rank(self) -> int:
         """Directions that the rows vary in: at most one less than their number."""
         values = self.eigenpairs[0]
-        seen = values > len(values) * np.finfo(np.float64).eps * values[0]
+        seen = values > len(self.mean) * np.finfo(np.float64).eps * values[0]
         return min(int(seen.sum()), len(self.deviations) - 1)
 
 
@@ -216,9 +219,11 @@ def map_matrix(name: str, moments: Moments, shrinkage: float = SHRINKAGE) -> Row
         top = vectors[:, : int(number)]
         left: Rows = np.eye(len(ones), dtype=ones.dtype) - top @ top.T
         return left
-    lifted = values + shrinkage * values.mean()
-    lifted[moments.rank :] = lifted[0]
-    whitening: Rows = (vectors * lifted ** (-number / 2)) @ vectors.T
+    kept = slice(moments.rank)
+    scales = (values[kept] + shrinkage * values.sum() / len(ones)) ** (-number / 2)
+    least = scales[0]
+    whitening: Rows = (vectors[:, kept] * (scales - least)) @ vectors[:, kept].T
+    whitening[np.diag_indices_from(whitening)] += least
     return whitening
 
 
@@ -378,7 +383,8 @@ def loes_layers(
 
 def _isotropy(rows: Rows) -> float:
     """Return mean over standard deviation of the covariance's eigenvalues, without computing them."""
-    covariance = Moments.of(rows.astype(np.float64, copy=False)).covariance
+    deviations = Moments.of(rows.astype(np.float64, copy=False)).deviations
+    covariance = deviations.T @ deviations / len(rows)
     mean = float(np.trace(covariance)) / len(covariance)
     variance = float(np.square(covariance).sum()) / len(covariance) - mean**2
     return mean / math.sqrt(variance) if variance > 0 else math.inf

@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from typing import Final
 
 from layerscope.decisions.readouts import ReadoutChoice, ReadoutRow
+from layerscope.render import words
 from layerscope.render.view import NONE, Answer, Cell, Section, Style, Table, heads, section
 
 _BEST: Final = 5  # of the best candidates are shown besides the chosen one and the baselines
+
+
+_SPEED: Final = (
+    " Speed: typical texts of this scan in one batch on this machine, every block counted alike."
+)
 
 
 def answer(found: ReadoutChoice) -> Answer:
@@ -22,32 +28,37 @@ def readout_section(found: ReadoutChoice) -> Section | None:
     table = found.table
     named = {table.candidates[place].name: name for name, place in table.baselines.items()}
     ranked = list(found.rows)
-    shown = [row for row in ranked if row is found.chosen or row.candidate.name in named]
+    kept = {*named, *table.asked}
+    shown = [row for row in ranked if row is found.chosen or row.candidate.name in kept]
     shown += [row for row in ranked if row not in shown][:_BEST]
-    rows = tuple(_row(row, found, named, table.blocks) for row in sorted(shown, key=ranked.index))
+    named |= {name: named.get(name, "yours") for name in table.asked}
+    rows = tuple(_row(row, found, named) for row in sorted(shown, key=ranked.index))
     first, second = table.galleries
     return section(
         "Readouts",
         Table(
             heads(
-                "readout", "finds the\nother crop", "gain over own\nat least", "blocks", left=(0,)
+                "readout",
+                "finds the\nother crop",
+                "gain over own\nat least",
+                "blocks\nof weights",
+                *(["texts\na second"] if table.costs else []),
+                left=(0,),
             ),
             rows,
             notes=(
                 f"Mean reciprocal rank among {first if first == second else f'{first} and {second}'} "
                 f"{table.crops}, on texts that the map was not fitted on; a guess scores "
                 f"{table.chance:.3f}. {len(ranked)} readouts were compared; the limit of the gain holds "
-                "for all of them together.",
+                f"for all of them together.{_SPEED if table.costs else ''}",
             ),
         ),
         id="readouts",
     )
 
 
-def _row(
-    row: ReadoutRow, found: ReadoutChoice, named: Mapping[str, str], blocks: int
-) -> tuple[Cell, ...]:
-    candidate = row.candidate
+def _row(row: ReadoutRow, found: ReadoutChoice, named: Mapping[str, str]) -> tuple[Cell, ...]:
+    candidate, costs, blocks = row.candidate, found.table.costs, found.table.blocks
     style: Style = "good" if row is found.chosen else "near" if row.within_noise else ""
     word = "the model's own output" if row is found.own else named.get(candidate.name, "")
     gain = NONE if row is found.own else f"{row.gain:+.3f}"
@@ -56,5 +67,10 @@ def _row(
         Cell(candidate.name, style, below=word),
         Cell(f"{candidate.score:.3f}", style, below=f"{candidate.low:.3f} to {candidate.high:.3f}"),
         Cell(gain, style, below=low),
-        Cell(f"{candidate.highest} of {blocks}", style),
+        Cell(
+            f"{candidate.highest} of {blocks}",
+            style,
+            below=words.size(costs.size(candidate)) if costs else "",
+        ),
+        *([Cell(words.rough(costs.speed(candidate)), style)] if costs else []),
     )

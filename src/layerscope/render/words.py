@@ -108,6 +108,15 @@ def count(value: float | None) -> str:
     return f"{value / 1e3:.0f} k" if value >= 1e5 else f"{value:.0f}"
 
 
+def rough(value: float) -> str:
+    """Return a number with the two digits that a timing is good for.
+
+    >>> rough(1234.5), rough(87.6), rough(0.456)
+    ('1,200', '88', '0.46')
+    """
+    return f"{float(f'{value:.2g}'):,.10g}"
+
+
 def duration(seconds: float) -> str:
     """Return seconds as people say them.
 

@@ -34,6 +34,33 @@ class Candidate:
     high: float
 
 
+@dataclass(frozen=True)
+class Costs:
+    """What it costs to serve a readout.
+
+    Attributes:
+        weight_bytes: (block,) bytes of the model's weights with the first 0, 1, ... all blocks.
+        seconds: time of a text through no block and through all of them, on the scanned texts.
+        dim: dimensions of a layer's vectors.
+    """
+
+    weight_bytes: tuple[int, ...]
+    seconds: tuple[float, float]
+    dim: int
+
+    def size(self, candidate: Candidate) -> int:
+        """Return the bytes of weights: of the blocks that must run, one at least, and of the map."""
+        mapped = candidate.readout is not None and candidate.readout.map != "none"
+        blocks = self.weight_bytes[max(1, candidate.highest)]
+        return blocks + (4 * self.dim * (self.dim + 1) if mapped else 0)
+
+    def speed(self, candidate: Candidate) -> float:
+        """Return texts a second where every block takes as long as the others."""
+        none, every = self.seconds
+        share = max(1, candidate.highest) / (len(self.weight_bytes) - 1)
+        return 1 / (none + (every - none) * share)
+
+
 @dataclass(frozen=True, eq=False)
 class ReadoutTable:
     """All candidates with each text's contribution to their scores.
@@ -48,6 +75,8 @@ class ReadoutTable:
         crops: what the vectors are of, in words.
         blocks: number of blocks of the model.
         left_out: name of a readout without a score -> why.
+        asked: names of the user's own readouts.
+        costs: what serving costs; None where no model was at hand.
     """
 
     candidates: tuple[Candidate, ...]
@@ -59,6 +88,8 @@ class ReadoutTable:
     crops: str = ""
     blocks: int = 0
     left_out: Mapping[str, str] = field(default_factory=dict)
+    asked: tuple[str, ...] = ()
+    costs: Costs | None = None
 
     def index(self, readout: Readout | str) -> int:
         """Return which candidate a readout is.
@@ -91,6 +122,8 @@ class ReadoutTable:
             "crops": self.crops,
             "blocks": self.blocks,
             "left_out": dict(self.left_out),
+            "asked": list(self.asked),
+            "costs": None if self.costs is None else asdict(self.costs),
         }
 
     @classmethod
@@ -108,5 +141,10 @@ class ReadoutTable:
             for row in frame.to_dict("records")
         )
         contributions = np.stack(frame["contributions"].tolist()).astype(np.float64)
-        first, second = facts["galleries"]
-        return cls(candidates, contributions, **dict(facts) | {"galleries": (first, second)})
+        known = dict(facts)
+        for name in ("galleries", "asked"):
+            known[name] = tuple(known.get(name, ()))
+        if costs := known.get("costs"):
+            weights, seconds = tuple(costs["weight_bytes"]), tuple(costs["seconds"])
+            known["costs"] = Costs(weights, seconds, costs["dim"])
+        return cls(candidates, contributions, **known)
