@@ -49,6 +49,7 @@ KINDS = {
     "pairs": "PairClassification",
     "ranks": "Reranking",
     "likeness": "STS",
+    "search": "Retrieval",
 }
 AS_PLAIN = {"special_tokens": True, "first_token": "keep"}
 
@@ -98,6 +99,33 @@ def tables(tmp_path_factory) -> list[str]:
             "likeness.parquet",
         )
     ]
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory) -> str:
+    """A small retrieval task in the BEIR layout: texts of the query's topic are relevant."""
+    folder = tmp_path_factory.mktemp("beir") / "search"
+    (folder / "qrels").mkdir(parents=True)
+    generator = random.Random(1)
+    corpus = [
+        {
+            "_id": f"d{item}",
+            "title": sentence(generator, item % 2) if item % 3 else "",
+            "text": sentence(generator, item % 2),
+        }
+        for item in range(40)
+    ]
+    queries = [{"_id": f"q{item}", "text": sentence(generator, item % 2)} for item in range(15)]
+    qrels = [
+        f"q{item}\td{other}\t{1 + other % 3}"
+        for item in range(12)  # nothing is known of the last three
+        for other in range(item % 2, 40, 4)
+    ]
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    header = "query-id\tcorpus-id\tscore"
+    (folder / "qrels" / "test.tsv").write_text("\n".join([header, *qrels]))
+    return str(folder)
 
 
 @pytest.fixture
@@ -168,7 +196,8 @@ def plain_scores(folder: Path, tables: list[str], blocks: int | None = None) -> 
         }
 
 
-def test_all_five_kinds_equal_mteb_at_the_last_and_a_middle_layer(tiny_folder, tables, tmp_path):
+def test_all_kinds_equal_mteb_at_the_last_and_a_middle_layer(tiny_folder, tables, search, tmp_path):
+    tables = [*tables, search]
     found = api.evaluate(tiny_folder("bert"), tables, out=tmp_path / "run", **AS_PLAIN)
     assert {name: facts["type"] for name, facts in found.record["tasks"].items()} == KINDS
     assert found.record["failed_tasks"] == []
@@ -179,11 +208,11 @@ def test_all_five_kinds_equal_mteb_at_the_last_and_a_middle_layer(tiny_folder, t
         plain = plain_scores(tiny_folder("bert"), tables, blocks)
         assert scores.loc[(blocks, "block")].to_dict() == pytest.approx(plain, abs=1e-6)
     # Layers that were mixed up, or one score kept for all, would show here.
-    assert all(scores[task].nunique() >= 4 for task in ("topics", "pairs", "likeness"))
+    assert all(scores[task].nunique() >= 4 for task in ("topics", "pairs", "likeness", "search"))
 
 
-def test_after_the_final_norm_equals_mteb(tiny_folder, tables, tmp_path):
-    quick = tables[2:]
+def test_after_the_final_norm_equals_mteb(tiny_folder, tables, search, tmp_path):
+    quick = [*tables[2:], search]
     found = api.evaluate(tiny_folder("llama"), quick, out=tmp_path / "run", **AS_PLAIN)
     scores = found.scores()
     assert list(scores.index[-2:]) == [(4, "block"), (4, "final_norm")]
@@ -257,6 +286,19 @@ def test_each_distinct_text_goes_through_the_model_once(tables, counted, tmp_pat
     texts = first.record["evaluation"]["bank"]["texts"]
     assert counted.texts == texts + sample
     assert first.record["evaluation"]["encoded"]["texts"] == texts
+
+
+def test_a_retrieval_encodes_the_texts_of_its_corpus_and_the_judged_queries_once(
+    search, counted, tmp_path
+):
+    found = evaluated((), tables=search, bank=tmp_path / "bank", layers=[0, 1])
+    texts = 40 + 12
+    assert counted.texts == texts + 16  # the texts on which the first token is judged
+    assert found.record["tasks"]["search"]["texts"] == texts
+    rows = found.task_rows()
+    assert set(rows["metric"]) == {"mteb/search/ndcg_at_10"}
+    assert set(rows["n"]) == {12}
+    assert rows["value"].between(0.01, 0.99).all()
 
 
 def test_another_pooling_or_task_on_the_same_texts_runs_no_model(tables, counted, tmp_path):

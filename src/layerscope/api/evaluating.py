@@ -158,7 +158,8 @@ def evaluate(
         config: the settings as one object; single settings below change it.
         task_data: a folder with a folder for each task; what it holds is not asked of the hub.
         tables: one or several labelled files or tables in Python (data frames, `datasets`, dicts of
-            columns): text and label, two texts and a score or label, or a ranking.
+            columns): text and label, two texts and a score or label, or a ranking; or folders in the
+            BEIR layout.
         out: folder for the run, or a finished run of the same model, whose measures the scores are
             added to; None writes nothing.
         bank: folder for the pooled vectors, to share between runs; by default in `out`.

@@ -57,7 +57,10 @@ def evaluate(
     ] = None,
     table: Annotated[
         list[str] | None,
-        typer.Option(help="A labelled table of your own (FILE or FILE:kind); may be repeated."),
+        typer.Option(
+            help="A labelled table of your own (FILE or FILE:kind), or a folder in the BEIR layout; "
+            "may be repeated."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
