@@ -71,6 +71,12 @@ def evaluate(
     bank: Annotated[
         Path | None, typer.Option(help="Folder for the pooled vectors  [default: OUT/bank]")
     ] = None,
+    mteb_results: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of an mteb.ResultCache: mteb's own results, a layer as an experiment."
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace scores in --out.")
     ] = False,
@@ -92,6 +98,7 @@ def evaluate(
         "task_data": task_data,
         "tables": tuple(table or ()),
         "bank": bank,
+        "mteb_results": mteb_results,
         "show_progress": not (quiet or as_json),
     }
     if dry_run:
