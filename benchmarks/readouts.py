@@ -175,7 +175,9 @@ class _Given(BankEncoder):
 
     def __init__(self, vectors_of: VectorsOf) -> None:
         self._vectors_of = vectors_of
-        info = SimpleNamespace(name="readout", weights_fingerprint="none", dim=1)
+        info = SimpleNamespace(
+            name="readout", revision="", dtype="float32", weights_fingerprint="none", dim=1
+        )
         self.backbone: Any = SimpleNamespace(info=info)
 
     def vectors(self, site: Site, texts: Sequence[str]) -> Array:  # noqa: ARG002

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -28,6 +29,7 @@ from layerscope.errors import InputError, RunError
 from layerscope.evaluation import probes as probes_module
 from layerscope.evaluation import run as run_module
 from layerscope.evaluation import tasks as tasks_module
+from layerscope.evaluation.experiments import Experiments, layer_meta
 from layerscope.evaluation.probes import ProbeScore
 from layerscope.evaluation.run import LayerEncoder, unit
 from layerscope.evaluation.tables import read_table
@@ -49,6 +51,7 @@ KINDS = {
     "pairs": "PairClassification",
     "ranks": "Reranking",
     "likeness": "STS",
+    "search": "Retrieval",
 }
 AS_PLAIN = {"special_tokens": True, "first_token": "keep"}
 
@@ -98,6 +101,33 @@ def tables(tmp_path_factory) -> list[str]:
             "likeness.parquet",
         )
     ]
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory) -> str:
+    """A small retrieval task in the BEIR layout: texts of the query's topic are relevant."""
+    folder = tmp_path_factory.mktemp("beir") / "search"
+    (folder / "qrels").mkdir(parents=True)
+    generator = random.Random(1)
+    corpus = [
+        {
+            "_id": f"d{item}",
+            "title": sentence(generator, item % 2) if item % 3 else "",
+            "text": sentence(generator, item % 2),
+        }
+        for item in range(40)
+    ]
+    queries = [{"_id": f"q{item}", "text": sentence(generator, item % 2)} for item in range(15)]
+    qrels = [
+        f"q{item}\td{other}\t{1 + other % 3}"
+        for item in range(12)  # nothing is known of the last three
+        for other in range(item % 2, 40, 4)
+    ]
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    header = "query-id\tcorpus-id\tscore"
+    (folder / "qrels" / "test.tsv").write_text("\n".join([header, *qrels]))
+    return str(folder)
 
 
 @pytest.fixture
@@ -168,7 +198,8 @@ def plain_scores(folder: Path, tables: list[str], blocks: int | None = None) -> 
         }
 
 
-def test_all_five_kinds_equal_mteb_at_the_last_and_a_middle_layer(tiny_folder, tables, tmp_path):
+def test_all_kinds_equal_mteb_at_the_last_and_a_middle_layer(tiny_folder, tables, search, tmp_path):
+    tables = [*tables, search]
     found = api.evaluate(tiny_folder("bert"), tables, out=tmp_path / "run", **AS_PLAIN)
     assert {name: facts["type"] for name, facts in found.record["tasks"].items()} == KINDS
     assert found.record["failed_tasks"] == []
@@ -179,11 +210,11 @@ def test_all_five_kinds_equal_mteb_at_the_last_and_a_middle_layer(tiny_folder, t
         plain = plain_scores(tiny_folder("bert"), tables, blocks)
         assert scores.loc[(blocks, "block")].to_dict() == pytest.approx(plain, abs=1e-6)
     # Layers that were mixed up, or one score kept for all, would show here.
-    assert all(scores[task].nunique() >= 4 for task in ("topics", "pairs", "likeness"))
+    assert all(scores[task].nunique() >= 4 for task in ("topics", "pairs", "likeness", "search"))
 
 
-def test_after_the_final_norm_equals_mteb(tiny_folder, tables, tmp_path):
-    quick = tables[2:]
+def test_after_the_final_norm_equals_mteb(tiny_folder, tables, search, tmp_path):
+    quick = [*tables[2:], search]
     found = api.evaluate(tiny_folder("llama"), quick, out=tmp_path / "run", **AS_PLAIN)
     scores = found.scores()
     assert list(scores.index[-2:]) == [(4, "block"), (4, "final_norm")]
@@ -259,6 +290,19 @@ def test_each_distinct_text_goes_through_the_model_once(tables, counted, tmp_pat
     assert first.record["evaluation"]["encoded"]["texts"] == texts
 
 
+def test_a_retrieval_encodes_the_texts_of_its_corpus_and_the_judged_queries_once(
+    search, counted, tmp_path
+):
+    found = evaluated((), tables=search, bank=tmp_path / "bank", layers=[0, 1])
+    texts = 40 + 12
+    assert counted.texts == texts + 16  # the texts on which the first token is judged
+    assert found.record["tasks"]["search"]["texts"] == texts
+    rows = found.task_rows()
+    assert set(rows["metric"]) == {"mteb/search/ndcg_at_10"}
+    assert set(rows["n"]) == {12}
+    assert rows["value"].between(0.01, 0.99).all()
+
+
 def test_another_pooling_or_task_on_the_same_texts_runs_no_model(tables, counted, tmp_path):
     bank = tmp_path / "bank"
     mean = evaluated(tables[2:4], bank=bank)
@@ -298,7 +342,7 @@ def test_vectors_at_unit_length():
     assert found.dtype == np.float32
 
 
-def test_no_two_layers_have_the_same_name_for_mteb(tmp_path):
+def test_layers_are_experiments_of_one_model_for_mteb(tmp_path):
     backbone = backbone_module.backbone_of(
         tiny_model("llama"), tiny_tokenizer(), name="some/odd model"
     )
@@ -309,8 +353,123 @@ def test_no_two_layers_have_the_same_name_for_mteb(tmp_path):
         for normalize in (False, True)
     ]
     assert len({meta.model_name_with_experiment for meta in metas}) == len(metas)
-    assert len({meta.name for meta in metas}) == len(source.sites)
-    assert all(meta.name.count("/") == 1 for meta in metas)
+    assert {meta.name for meta in metas} == {"some/odd-model"}
+    assert {meta.revision for meta in metas} == {backbone.info.weights_fingerprint}
+    kwargs = [meta.experiment_kwargs for meta in metas]
+    assert [each["layer"] for each in kwargs] == [site.layer for site in source.sites for _ in "ab"]
+    assert all("" not in each.values() for each in kwargs)
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "expected"),
+    [
+        ("BAAI/bge-small-en", "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a", None),
+        ("BAAI/bge-small-en", "main", "xxh3"),
+        ("mine", "", "xxh3"),
+    ],
+)
+def test_mteb_reads_the_name_and_the_commit_of_the_hub(name, revision, expected):
+    backbone = backbone_module.backbone_of(
+        tiny_model("llama"), tiny_tokenizer(), name=name, revision=revision
+    )
+    meta = layer_meta(backbone.info, Site(1), EvaluateConfig())
+    assert meta.name == (name if "/" in name else f"layerscope/{name}")
+    assert meta.revision.startswith(expected or revision)
+
+
+# --- mteb's own results ------------------------------------------------------------------------
+
+
+def experiments_in(folder: Path):
+    import mteb
+
+    return mteb.ResultCache(folder).load_results(load_experiments="match_name").model_results
+
+
+def test_mteb_reads_each_layer_as_an_experiment_with_its_scores(few, search, tmp_path):
+    import mteb
+
+    found = evaluated(few, tables=search, mteb_results=tmp_path / "mteb")
+    loaded = experiments_in(tmp_path / "mteb")
+    scores = found.scores()
+    assert len(loaded) == len(scores) == 6
+    assert len({(each.model_name, each.model_revision) for each in loaded}) == 1
+    for each in loaded:
+        made = each.model_meta.experiment_kwargs
+        expected = scores.loc[(made["layer"], made["stage"])].to_dict()
+        got = {result.task_name: result.get_score() for result in each.task_results}
+        assert got == pytest.approx(expected, abs=1e-6)
+        assert (made["pooling"], made["first_token"]) == ("mean", "keep")  # decided, not asked
+        searched = next(each for each in each.task_results if each.task_name == "search")
+        assert {"ndcg_at_10", "recall_at_100", "mrr_at_10"} <= searched.scores["test"][0].keys()
+        assert searched.dataset_revision.startswith("local:")
+    cache = mteb.ResultCache(tmp_path / "mteb")
+    assert cache.load_results().model_results == []  # a layer is no result of the model itself
+    [one] = cache.load_results(experiment_kwargs=loaded[2].model_meta.experiment_kwargs)
+    assert one.experiment_name == loaded[2].experiment_name
+    assert sorted(one.to_dataframe(format="long")["task_name"]) == ["likeness", "pairs", "search"]
+
+
+def test_another_run_adds_its_results_beside_those_that_are_there(few, tmp_path):
+    out, folder = tmp_path / "run", tmp_path / "mteb"
+    evaluated(few[:1], mteb_results=folder, layers=[0, 1])
+    evaluated(few[:1], mteb_results=folder, layers=[0, 1], pooling="max")
+    evaluated(few, out=out, mteb_results=folder, layers=[1])
+    loaded = experiments_in(folder)
+    assert sorted(len(each.task_results) for each in loaded) == [1, 1, 1, 2]
+
+
+def test_scores_without_a_result_of_mteb_are_made_again_from_the_bank(
+    few, tmp_path, counted, monkeypatch
+):
+    out, folder = tmp_path / "run", tmp_path / "mteb"
+    first = evaluated(few[:1], out=out, layers=[0, 1])
+    done = counted.texts
+    again = evaluated(few[:1], out=out, layers=[0, 1], mteb_results=folder)
+    assert counted.texts == done
+    pd.testing.assert_frame_equal(again.table(), first.table())
+    files = list(folder.rglob("pairs.json"))
+    assert len(files) == 2
+    files[0].write_text(files[0].read_text()[:50])  # as a kill in the middle leaves it
+    scored = []
+    score = run_module._score
+    monkeypatch.setattr(
+        run_module, "_score", lambda *given: scored.append(given[2]) or score(*given)
+    )
+    evaluated(few[:1], out=out, layers=[0, 1], mteb_results=folder)
+    assert len(scored) == 1
+    assert [len(each.task_results) for each in experiments_in(folder)] == [1, 1]
+
+
+def test_subsets_of_a_task_share_a_file(few, tmp_path):
+    (plan,) = resolve(few[:1])
+    info = backbone_module.backbone_of(tiny_model("llama"), tiny_tokenizer()).info
+    kept = Experiments(tmp_path, info, EvaluateConfig())
+    for subset, value in (("default", 0.5), ("de", 0.25)):
+        scores = {subset: {"max_ap": value, "main_score": value}}
+        kept.write(plan, Site(0), plan.build(), scores, 1.0)
+        assert kept.holds(replace(plan, subset=subset), Site(0))
+    assert not kept.holds(replace(plan, subset="fr"), Site(0))
+    assert not kept.holds(replace(plan, revision="other"), Site(0))
+    assert not kept.holds(plan, Site(1))
+    [result] = experiments_in(tmp_path)[0].task_results
+    assert {each["hf_subset"]: each["main_score"] for each in result.scores["test"]} == {
+        "default": 0.5, "de": 0.25,
+    }  # fmt: skip
+
+
+def test_a_place_for_results_that_cannot_be_written_to_is_refused(few, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        InputError, match="expected a folder for mteb's results, '.*file' is a file"
+    ):
+        evaluated(few, mteb_results=tmp_path / "file")
+    monkeypatch.setattr(
+        "mteb.cache.ResultCache.save_to_cache",
+        lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")),
+    )
+    with pytest.raises(RunError, match="no space left on the disk"):
+        evaluated(few, mteb_results=tmp_path / "mteb")
 
 
 def test_only_the_layers_asked_for_are_scored(few):

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from layerscope.errors import InputError, RunError
-from layerscope.evaluation.labels import KINDS
 from layerscope.evaluation.tables import Table, read_table, split_files
 from layerscope.evaluation.tasks import PAPER32_TASKS, TaskPlan, resolve
 
@@ -111,7 +110,8 @@ def test_the_english_subset_is_chosen_unless_one_is_named():
     [
         ("STSBenchmrk", "did you mean 'STSBenchmark'"),
         ("STS17:en-eng", "unknown subset of STS17: 'en-eng'; did you mean 'en-en'"),
-        ("NFCorpus", "a task of type Retrieval on text"),
+        ("InstructIR", "a task of type InstructionRetrieval on text"),
+        ("CQADupstack-NL", "is a mean of several tasks; name them: CQADupstackAndroid-NL,CQADup"),
         ("nowhere/mine.csv", "there is no table"),
         ("AfriHateClassification", "has the subsets arq, amh, .*; name one, as AfriHate.*:arq"),
     ],
@@ -375,7 +375,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FORMS)
 def test_a_table_is_scored_by_what_its_columns_are(tmp_path, kind, suffix):
     path = table(tmp_path, f"mine.{suffix}", **FORMS[kind])
     (plan,) = resolve([], tables=[read_table(path, kind=kind.lower())])
@@ -588,6 +588,184 @@ def test_a_table_already_read_is_taken(tmp_path):
     rows = pd.DataFrame({"sentence1": ["a", "b"], "sentence2": ["c", "d"], "score": [0.0, 1.0]})
     plan = resolve([], tables=[Table("pairs", "STS", {"test": rows}, (), "0" * 16, "memory")])[0]
     assert (plan.revision, plan.metric) == ("local:" + "0" * 16, "cosine_spearman")
+
+
+# --- folders in the BEIR layout ----------------------------------------------------------------
+
+CORPUS = [
+    {"_id": "d1", "title": "a stone", "text": "in the river 1"},
+    {"_id": "d2", "title": "", "text": "light on water 2", "metadata": {"year": 1999}},
+    {"_id": 3, "text": "seven ships 3"},
+    {"_id": "d4", "title": None, "text": "a fourth text 4"},
+]
+QUERIES = [{"_id": f"q{number}", "text": f"what {number}"} for number in (1, 2, 3)]
+QRELS = ["query-id\tcorpus-id\tscore", "q1\td1\t2", "q1\td4\t1", "q2\t3\t1", "q2\td1\t0"]
+
+
+def beir(folder: Path, corpus=CORPUS, queries=QUERIES, qrels=QRELS, split="test") -> Path:
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "qrels" / f"{split}.tsv").write_text("\n".join(qrels) + "\n")
+    return folder
+
+
+class Keeping(Encoder):
+    """Keeps the texts that it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.texts = []
+
+    def encode(self, inputs, **named):
+        batches = list(inputs)
+        self.texts += [text for batch in batches for text in batch["text"]]
+        return super().encode(batches, **named)
+
+
+def own_retrieval(folder: Path, monkeypatch, split="test"):
+    """mteb's own task object on a folder, its data read by mteb's own loader."""
+    import datasets
+
+    qrels = pd.read_csv(folder / "qrels" / f"{split}.tsv", sep="\t")
+    qrels.to_json(folder / "qrels.jsonl", orient="records", lines=True)  # as on the hub
+    parts = {"default": "qrels.jsonl", "corpus": "corpus.jsonl", "queries": "queries.jsonl"}
+    configs = [
+        f"- config_name: {name}\n  data_files:\n  - split: {split}\n    path: {path}\n"
+        for name, path in parts.items()
+    ]
+    (folder / "README.md").write_text("---\nconfigs:\n" + "".join(configs) + "---\n")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "cache"))
+    own = mteb.get_task("NFCorpus")
+    data = {"path": str(folder), "revision": "local"}
+    own.metadata = own.metadata.model_copy(update={"dataset": data})
+    own.load_data()
+    return own
+
+
+def test_a_folder_of_beir_is_a_retrieval_that_scores_as_mteb_reads_it_itself(tmp_path, monkeypatch):
+    strict = [  # mteb takes neither null nor mixed types
+        {"_id": str(row["_id"]), "title": row.get("title") or "", "text": row["text"]}
+        for row in CORPUS
+    ]
+    folder = beir(tmp_path / "mine", strict)
+    (plan,) = resolve([str(folder)])
+    assert (plan.name, plan.kind, plan.metric) == ("mine", "Retrieval", "ndcg_at_10")
+    assert (plan.split, plan.subset, plan.source) == ("test", "default", str(folder))
+    ours, theirs = plan.build(), own_retrieval(folder, monkeypatch)
+    for vector in (None, by_class, lambda _: np.ones(4)):
+        assert score(ours, plan, vector) == score(theirs, plan, vector)
+    assert 0 < score(ours, plan) < 1
+
+
+def test_titles_are_joined_to_texts_and_numbers_are_ids(tmp_path):
+    (plan,) = resolve([], tables=beir(tmp_path / "mine"))
+    encoder = Keeping()
+    task = plan.build()
+    found = task.evaluate(encoder, "test", encode_kwargs={"batch_size": 2})
+    assert sorted(encoder.texts) == sorted(
+        [
+            *("what 1", "what 2"),  # no row of the qrels is about the third
+            "a stone in the river 1", "light on water 2", "seven ships 3", "a fourth text 4",
+        ]
+    )  # fmt: skip
+    assert 0 <= found["default"]["ndcg_at_10"] <= 1
+    assert task.dataset["default"]["test"]["relevant_docs"]["q2"] == {"3": 1, "d1": 0}
+
+
+def test_a_retrieval_of_mteb_is_scored_on_a_local_folder(tmp_path):
+    beir(tmp_path / "MSMARCO", split="dev")
+    (plan,) = resolve(["MSMARCO"], task_data=tmp_path)
+    assert (plan.name, plan.kind, plan.split, plan.metric) == (
+        "MSMARCO", "Retrieval", "dev", "ndcg_at_10",
+    )  # fmt: skip
+    task = plan.build()
+    assert type(task).__name__ == "MSMARCO"
+    assert task.ignore_identical_ids
+    assert 0 <= score(task, plan) <= 1
+    first = plan.revision
+    beir(tmp_path / "MSMARCO", split="dev", qrels=[*QRELS, "q3\td2\t1"])
+    assert resolve(["MSMARCO"], task_data=tmp_path)[0].revision != first
+
+
+def test_a_retrieval_of_mteb_is_planned_with_the_data_of_the_hub():
+    plans = resolve(["NFCorpus", "MSMARCO", "BelebeleRetrieval:eng_Latn-eng_Latn"])
+    assert [(plan.kind, plan.split, plan.metric) for plan in plans] == [
+        ("Retrieval", "test", "ndcg_at_10"),
+        ("Retrieval", "dev", "ndcg_at_10"),
+        ("Retrieval", "test", "ndcg_at_10"),
+    ]
+    with pytest.raises(RunError, match="data of NFCorpus could not be loaded .* --task-data"):
+        plans[0].build()
+
+
+def test_data_of_an_older_form_are_converted_once(monkeypatch):
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+
+    def load(task, **_):
+        task.corpus = {"test": {"d1": {"title": "t", "text": "x"}, "d2": "plain"}}
+        task.queries = {"test": {"q1": "what"}}
+        task.relevant_docs = {"test": {"q1": {"d1": 1}}}
+        task.data_loaded = True
+
+    monkeypatch.setattr(AbsTaskRetrieval, "load_data", load)
+    (plan,) = resolve(["NFCorpus"])
+    one, other = plan.build(), plan.build()
+    assert score(one, plan) == score(other, plan) > 0
+    assert one.dataset["default"]["test"]["corpus"]["id"] == ["d1", "d2"]
+
+
+def test_queries_without_a_relevant_text_are_noted(tmp_path):
+    folder = beir(tmp_path / "mine", qrels=[*QRELS, "q3\td2\t0"])
+    (plan,) = resolve([str(folder)])
+    assert plan.notes == ("1 of 3 queries have no text with a score above 0 and count as 0.",)
+    assert score(plan.build(), plan, by_class) == pytest.approx(
+        score((other := resolve([str(beir(tmp_path / "other"))])[0]).build(), other, by_class)
+        * 2 / 3,
+        abs=1e-4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("corpus.jsonl", r"in the BEIR layout .*, corpus.jsonl is missing; add it"),
+        ("queries.jsonl", r"in the BEIR layout .*, queries.jsonl is missing"),
+        ("qrels/test.tsv", r"expected corpus.jsonl, queries.jsonl and qrels/test.tsv .* is missing"),
+        ({"qrels": ["q1\t0\td1\t1"] * 2}, "expected the columns query-id, corpus-id, score in .*"),
+        ({"corpus": [{"text": "a"}]}, r"expected the columns _id, text in .*corpus.jsonl', found te"),
+        ({"queries": [{"_id": "q1", "text": 3}]}, "expected a text in column text, rows 1 of .*queri"),
+        ({"corpus": [*CORPUS, {"text": "a"}]}, "expected an id in column _id, rows 5 of .*corpus.json"),
+        ({"corpus": [*CORPUS, CORPUS[0]]}, "expected every _id of .* once, 'd1' stands there more"),
+        ({"qrels": [*QRELS, "q9\td1\t1"]}, "qrels of .* name ids that queries.jsonl lacks: 'q9'; a"),
+        ({"qrels": [*QRELS, "q1\td8\t1", "q1\td9\t1"]}, "that corpus.jsonl lacks: 'd8', 'd9'; add"),
+        ({"qrels": [*QRELS, "q1\td2\tgood"]}, "expected a whole number as score, rows 5 of .* have"),
+        ({"qrels": [*QRELS, "q1\td2\t0.5"]}, "expected a whole number as score, rows 5 of .* have"),
+        ({"qrels": [QRELS[0], "q1\td1\t0"]}, "no score in the qrels of .* is above 0, so no text is"),
+        ({"qrels": QRELS[:1]}, "the table .*test.tsv' has no rows"),
+        ({"queries": []}, "the table .*queries.jsonl' has no rows"),
+    ],
+)  # fmt: skip
+def test_a_folder_of_beir_that_cannot_be_scored_is_refused(tmp_path, change, message):
+    folder = beir(tmp_path / "mine", **(change if isinstance(change, dict) else {}))
+    if isinstance(change, str):
+        (folder / change).unlink()
+    with pytest.raises(InputError, match=message):
+        resolve([str(folder)])
+
+
+def test_only_a_folder_of_beir_is_a_retrieval(tmp_path):
+    path = table(tmp_path, **labelled(8))
+    with pytest.raises(
+        InputError, match=r"a folder in the BEIR layout .* for a Retrieval, got '.*mine.csv"
+    ):
+        resolve([f"{path}:retrieval"])
+    folder = beir(tmp_path / "folder")
+    assert resolve([f"{folder}:retrieval"]) == resolve([str(folder)])
+    with pytest.raises(
+        InputError, match=r"is in the BEIR layout, which is scored as a Retrieval, not"
+    ):
+        resolve([f"{folder}:sts"])
 
 
 # --- the shared data ---------------------------------------------------------------------------

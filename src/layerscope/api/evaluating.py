@@ -31,6 +31,7 @@ from layerscope.data.files import refuse_unwritable
 from layerscope.decisions.gains import task_name
 from layerscope.errors import RunError
 from layerscope.evaluation.datasets import require_extra
+from layerscope.evaluation.experiments import Experiments, refuse_no_results_folder
 from layerscope.evaluation.probes import refuse_nothing_to_probe, run_probes
 from layerscope.evaluation.results import (
     evaluation_versions,
@@ -83,6 +84,7 @@ class EvaluationPlan:
         config: the settings.
         place: where the run goes, or None.
         bank: folder for the pooled vectors; None for one in `place`, or a temporary one.
+        mteb_results: folder for mteb's results of each layer, or None.
         tokenizer: of a loaded model.
         options: how to load the model.
         show_progress: whether, or the function that shows it.
@@ -93,6 +95,7 @@ class EvaluationPlan:
     config: EvaluateConfig
     place: RunFolder | None = None
     bank: Path | None = None
+    mteb_results: Path | None = None
     tokenizer: Any = None
     options: ModelOptions | None = None
     show_progress: bool | Progress = True
@@ -124,6 +127,7 @@ class EvaluationPlan:
             folder = self._folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             run = _evaluated(
                 backbone, self.tasks, self.config, folder, place, base, progress,
+                mteb_results=self.mteb_results,
                 load_seconds=time.perf_counter() - started,
             )  # fmt: skip
             if place is None:
@@ -144,6 +148,7 @@ def evaluate(
     tables: Tables = (),
     out: AnyPath | None = None,
     bank: AnyPath | None = None,
+    mteb_results: AnyPath | None = None,
     overwrite: Flag = False,
     tokenizer: Tokenizer = None,
     show_progress: ShowProgress = True,
@@ -158,10 +163,13 @@ def evaluate(
         config: the settings as one object; single settings below change it.
         task_data: a folder with a folder for each task; what it holds is not asked of the hub.
         tables: one or several labelled files or tables in Python (data frames, `datasets`, dicts of
-            columns): text and label, two texts and a score or label, or a ranking.
+            columns): text and label, two texts and a score or label, or a ranking; or folders in the
+            BEIR layout.
         out: folder for the run, or a finished run of the same model, whose measures the scores are
             added to; None writes nothing.
         bank: folder for the pooled vectors, to share between runs; by default in `out`.
+        mteb_results: folder of an `mteb.ResultCache`, to which mteb's own results are written, each layer
+            as an experiment of the model; None writes none.
         overwrite: whether scores that `out` holds may be replaced.
         tokenizer: of a loaded model, which needs it; a model given by name has its own.
         show_progress: as of `scan`.
@@ -184,8 +192,11 @@ def evaluate(
     folder = _path(bank)
     if folder is not None:
         refuse_no_bank(folder)
+    results = _path(mteb_results)
+    if results is not None:
+        refuse_no_results_folder(results)
     return EvaluationPlan(
-        model, tuple(plans), chosen, place, folder, tokenizer, options, show_progress
+        model, tuple(plans), chosen, place, folder, results, tokenizer, options, show_progress
     )
 
 
@@ -198,6 +209,7 @@ def _evaluated(
     base: Run | None,
     progress: Progress,
     *,
+    mteb_results: Path | None,
     load_seconds: float,
 ) -> Run:
     started = time.perf_counter()
@@ -219,9 +231,11 @@ def _evaluated(
     )
     sites = sites_of(backbone, decided.layers)
     parts = place.parts if place else None
+    experiments = Experiments(mteb_results, backbone.info, decided) if mteb_results else None
     outcome = score_tasks(
-        source, plans, sites, decided, parts=parts, known=known, progress=progress
-    )
+        source, plans, sites, decided,
+        parts=parts, known=known, experiments=experiments, progress=progress,
+    )  # fmt: skip
     _refuse_nothing_scored(outcome)
     scorable = [plan for plan in plans if plan.name in outcome.scores]
     probes = run_probes(

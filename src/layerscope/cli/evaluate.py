@@ -57,7 +57,10 @@ def evaluate(
     ] = None,
     table: Annotated[
         list[str] | None,
-        typer.Option(help="A labelled table of your own (FILE or FILE:kind); may be repeated."),
+        typer.Option(
+            help="A labelled table of your own (FILE or FILE:kind), or a folder in the BEIR layout; "
+            "may be repeated."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -67,6 +70,12 @@ def evaluate(
     ] = None,
     bank: Annotated[
         Path | None, typer.Option(help="Folder for the pooled vectors  [default: OUT/bank]")
+    ] = None,
+    mteb_results: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of an mteb.ResultCache: mteb's own results, a layer as an experiment."
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace scores in --out.")
@@ -89,6 +98,7 @@ def evaluate(
         "task_data": task_data,
         "tables": tuple(table or ()),
         "bank": bank,
+        "mteb_results": mteb_results,
         "show_progress": not (quiet or as_json),
     }
     if dry_run:

@@ -21,6 +21,7 @@ from layerscope.evaluation.labels import (
     strings,
     unrolled,
 )
+from layerscope.evaluation.retrieval import CORPUS, QUERIES, checked_retrieval, retrieval_split
 from layerscope.evaluation.tables import Table, read_parts
 
 MAIN_SCORES: Final[Mapping[str, str]] = {
@@ -28,6 +29,7 @@ MAIN_SCORES: Final[Mapping[str, str]] = {
     "Clustering": "v_measure",
     "PairClassification": "max_ap",
     "Reranking": "map_at_1000",
+    "Retrieval": "ndcg_at_10",
     "STS": "cosine_spearman",
 }
 _SAMPLE: Final = 16_384  # texts in one clustering experiment at most, as in mteb's own tasks
@@ -130,6 +132,8 @@ def loaded_from_hub(name: str, split: str, subset: str) -> Any:
     task = _make_task(name, split, subset)
     try:
         task.load_data()
+        if task.metadata.type in ("Reranking", "Retrieval"):
+            task.convert_v1_dataset_format_to_v2(num_proc=None)  # else again for every layer
     except Exception as error:  # whatever the hub, the network, a script or a transform raises
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise RunError(
@@ -190,6 +194,7 @@ def _table_class(table: Table) -> type:
         "Clustering": AbsTaskClustering,
         "PairClassification": AbsTaskPairClassification,
         "Reranking": AbsTaskRetrieval,  # a reranking is a retrieval with ranked texts
+        "Retrieval": AbsTaskRetrieval,
         "STS": AbsTaskSTS,
     }
     facts: dict[str, Any] = {
@@ -197,7 +202,7 @@ def _table_class(table: Table) -> type:
         "description": f"The table {table.source}",
         "dataset": {"path": table.source, "revision": f"local:{table.fingerprint}"},
         "type": table.kind,
-        "category": "t2t" if table.kind in ("Reranking", "STS") else "t2c",
+        "category": "t2t" if table.kind in ("Reranking", "Retrieval", "STS") else "t2c",
         "eval_splits": ["test"],
         "eval_langs": ["eng-Latn"],  # mteb asks for one; nothing depends on it
         "main_score": MAIN_SCORES[table.kind],
@@ -215,6 +220,12 @@ def _table_class(table: Table) -> type:
 def _give_data(task: Any, frames: Mapping[str, pd.DataFrame], where: str) -> None:
     """Put rows into a task in the form that its class reads after its own transformations."""
     kind = str(task.metadata.type)
+    task.data_loaded = True
+    if kind == "Retrieval":
+        parts = checked_retrieval(frames, where)
+        splits = parts.keys() - {CORPUS, QUERIES}
+        task.dataset = {task.hf_subsets[0]: {s: retrieval_split(parts, s) for s in splits}}
+        return
     rows = {split: canonical(frame, kind, where) for split, frame in frames.items()}
     data: Any
     if kind == "Reranking":
@@ -222,7 +233,6 @@ def _give_data(task: Any, frames: Mapping[str, pd.DataFrame], where: str) -> Non
     else:
         data = _FORMS[kind](task, rows, where)
         task.dataset = {task.hf_subsets[0]: data} if task.metadata.is_multilingual else data
-    task.data_loaded = True
 
 
 def _as_datasets(splits: Mapping[str, Mapping[str, Sequence[Any]]]) -> Any:

@@ -12,7 +12,9 @@ import pandas as pd
 from layerscope.data.tables import is_missing
 from layerscope.errors import InputError, unknown_name
 
-KINDS: Final = ("Classification", "Clustering", "PairClassification", "Reranking", "STS")
+KINDS: Final = (
+    "Classification", "Clustering", "PairClassification", "Reranking", "Retrieval", "STS",
+)  # fmt: skip
 
 # What a column may be called, best first: with both "label" and "label_text", "label" is read.
 _SYNONYMS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -130,7 +132,7 @@ def label_codes(
     for column in columns:
         if missing := [row for row, label in enumerate(column) if is_missing(label) or label == ""]:
             raise InputError(
-                f"rows {_rows(missing)} of {where!r} have no label; add it or remove them."
+                f"rows {row_numbers(missing)} of {where!r} have no label; add it or remove them."
             )
     plain = [[_plain(label) for label in column] for column in columns]
     known = {label for column in plain for label in column}
@@ -146,7 +148,8 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _rows(places: Sequence[int]) -> str:
+def row_numbers(places: Sequence[int]) -> str:
+    """Return the first of some rows for a message, counted from 1."""
     named = ", ".join(str(place + 1) for place in places[:LISTED])
     return named + (", ..." if len(places) > LISTED else "")
 
@@ -155,7 +158,7 @@ def strings(texts: pd.Series[Any], where: str) -> list[str]:
     """Return a column of texts; InputError names the rows that have none."""
     if bad := [place for place, text in enumerate(texts) if not isinstance(text, str)]:
         raise InputError(
-            f"expected a text in column {texts.name}, rows {_rows(bad)} of {where!r} have none."
+            f"expected a text in column {texts.name}, rows {row_numbers(bad)} of {where!r} have none."
         )
     return list(texts)
 
@@ -164,7 +167,9 @@ def numbers(scores: pd.Series[Any], where: str) -> list[float]:
     """Return a column of numbers; InputError names the rows that have none."""
     values = pd.to_numeric(scores, errors="coerce").astype(float)
     if bad := np.flatnonzero(~np.isfinite(values)).tolist():
-        raise InputError(f"expected a number as score, rows {_rows(bad)} of {where!r} have none.")
+        raise InputError(
+            f"expected a number as score, rows {row_numbers(bad)} of {where!r} have none."
+        )
     return [float(value) for value in values]
 
 

@@ -22,6 +22,7 @@ from layerscope.config import Pooling
 from layerscope.data.files import write_json
 from layerscope.data.tokens import tokenize
 from layerscope.errors import LayerscopeError
+from layerscope.evaluation.experiments import Experiments, layer_meta
 from layerscope.evaluation.tasks import TaskPlan
 from layerscope.models.backbone import Backbone
 from layerscope.settings import EvaluateConfig
@@ -90,27 +91,11 @@ class LayerEncoder:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """A name and arguments that no other layer, pooling or model shares.
+        """The model, and as an experiment of it what no other layer or pooling shares.
 
-        mteb keeps results by them: under one name it would give one layer's score for another.
+        mteb keeps results by them: without the second it would give one layer's score for another.
         """
-        from mteb.models.model_meta import ModelMeta, ScoringFunction
-
-        info, site = self._source.backbone.info, self._site
-        short = re.sub(r"[^\w.-]+", "-", info.name).strip("-") or "model"
-        return ModelMeta.create_empty(
-            {
-                "name": f"layerscope/{short}-{site}-{self._settings.pooling.value}",
-                "revision": info.weights_fingerprint,
-                "similarity_fn_name": ScoringFunction.COSINE,
-                "embed_dim": info.dim,
-                "experiment_kwargs": {
-                    "layer": site.layer,
-                    "stage": site.stage,
-                    **self._settings.deciding(),
-                },
-            }
-        )
+        return layer_meta(self._source.backbone.info, self._site, self._settings)
 
 
 def unit(vectors: Array) -> Array:
@@ -160,6 +145,7 @@ def score_tasks(
     *,
     parts: Path | None = None,
     known: Mapping[str, Mapping[Site, Score]] | None = None,
+    experiments: Experiments | None = None,
     progress: Progress = silent,
 ) -> Outcome:
     """Score every site on every task.
@@ -171,6 +157,8 @@ def score_tasks(
         settings: prompts, pooling, length of vectors.
         parts: where finished scores are kept for a resumed run; None keeps none.
         known: name of a task -> scores that need not be made again.
+        experiments: where mteb's results of each layer are written; a score whose result is not there
+            is made again.
         progress: called after every score.
 
     Raises:
@@ -181,11 +169,13 @@ def score_tasks(
     with quiet():
         for number, plan in enumerate(plans):
             done = dict((known or {}).get(plan.name, {})) | _finished(parts, plan, sites)
+            if experiments is not None:
+                done = {s: score for s, score in done.items() if experiments.holds(plan, s)}
             try:
                 for place, site in enumerate(sites):
                     progress("scoring layers", number * len(sites) + place, total)
                     if site not in done:
-                        done[site] = _score(source, plan, site, settings)
+                        done[site] = _score(source, plan, site, settings, experiments)
                         _keep(parts, plan, site, done[site])
             except _TaskError as error:
                 outcome.failed[plan.name] = str(error)
@@ -199,7 +189,13 @@ class _TaskError(Exception):
     """One task cannot be scored; the message is the reason that the record keeps."""
 
 
-def _score(source: BankEncoder, plan: TaskPlan, site: Site, settings: EvaluateConfig) -> Score:
+def _score(
+    source: BankEncoder,
+    plan: TaskPlan,
+    site: Site,
+    settings: EvaluateConfig,
+    experiments: Experiments | None,
+) -> Score:
     """Score one site on one task with mteb's own evaluator, on a task object of its own."""
     started = time.perf_counter()
     encoder = LayerEncoder(source, site, settings)
@@ -221,12 +217,15 @@ def _score(source: BankEncoder, plan: TaskPlan, site: Site, settings: EvaluateCo
         raise _TaskError(f"at {site}: {_reason(error)}") from error
     if math.isnan(value):
         raise _TaskError(f"at {site}: mteb's {plan.metric} is not a number")
+    seconds = round(time.perf_counter() - started, 3)
+    if experiments is not None:
+        experiments.write(plan, site, task, found, seconds)
     return Score(
         value=value,
         n=_examples(task, plan),
         seed=getattr(task, "seed", None),
         texts=len(encoder.seen),
-        seconds=round(time.perf_counter() - started, 3),
+        seconds=seconds,
     )
 
 

@@ -25,6 +25,13 @@ from layerscope.evaluation.labels import (
     parse_kind,
     unrolled,
 )
+from layerscope.evaluation.retrieval import (
+    RETRIEVAL,
+    beir_files,
+    checked_retrieval,
+    is_beir,
+    notes_on,
+)
 
 SPLITS: Final[Mapping[str, tuple[str, ...]]] = {
     "train": ("train", "training"),
@@ -44,7 +51,8 @@ class Table:
         name: the file's or folder's, or one made of the fingerprint.
         kind: one of `KINDS`.
         splits: split -> columns of that kind: (text, label); (sentence1, sentence2, score or label);
-            (query, positive, negative), the last two lists of texts. Labels are codes 0, 1, 2...
+            (query, positive, negative), the last two lists of texts. Labels are codes 0, 1, 2... A
+            retrieval has its corpus and queries beside the split's qrels (`checked_retrieval`).
         classes: what the codes of a classification or clustering stand for.
         fingerprint: 16 hexadecimal digits of the sha256 over the files or rows, and the seed of the
             halves where it is not 0.
@@ -70,7 +78,8 @@ def read_table(
     test, a column `split`, or else half of every class, chosen by the seed.
 
     Args:
-        given: a file, a folder with one file a split, or an object with columns (`frames_of`).
+        given: a file, a folder with one file a split or in the BEIR layout, or an object with columns
+            (`frames_of`).
         kind: one of `KINDS`, in any case; None goes by the columns.
         seed: of the split in two halves.
         name: of the task; by default that of the file or folder, "table-" and a part of its
@@ -79,8 +88,11 @@ def read_table(
     Raises:
         InputError: nothing readable there, columns of no kind of task, or too little to score.
     """
+    kind = parse_kind(kind) if kind else None
     if isinstance(given, str | os.PathLike):
         path = Path(given).expanduser()
+        if kind == RETRIEVAL or is_beir(path):
+            return _read_retrieval(path, kind, name)
         files = table_files(path)
         where = str(path)
         frames = {split: read_parts(parts) for split, parts in files.items()}
@@ -92,7 +104,7 @@ def read_table(
         digest = fingerprint_of(frames)
         name = name or f"table-{digest[:8]}"
     frames = _by_split_column(frames, where)
-    kind = parse_kind(kind) if kind else infer_kind(next(iter(frames.values())), where)
+    kind = kind or infer_kind(next(iter(frames.values())), where)
     if kind != "Classification" and "test" in frames:
         frames = {"test": frames["test"]}
     splits = {split: canonical(frame, kind, where) for split, frame in frames.items()}
@@ -115,6 +127,30 @@ def read_table(
         fingerprint=digest + halved,
         source=where,
         notes=tuple(notes),
+    )
+
+
+def _read_retrieval(path: Path, kind: str | None, name: str | None) -> Table:
+    if not is_beir(path):
+        raise InputError(
+            "expected a folder in the BEIR layout (corpus.jsonl, queries.jsonl, qrels/test.tsv) for a "
+            f"{RETRIEVAL}, got {str(path)!r}."
+        )
+    if kind not in (None, RETRIEVAL):
+        raise InputError(
+            f"{str(path)!r} is in the BEIR layout, which is scored as a {RETRIEVAL}, not as {kind}."
+        )
+    files = beir_files(path, "test")
+    frames = {part: read_parts(parts) for part, parts in files.items()}
+    splits = checked_retrieval(frames, str(path))
+    return Table(
+        name=name or path.resolve().name,
+        kind=RETRIEVAL,
+        splits=splits,
+        classes=(),
+        fingerprint=fingerprint(file for parts in files.values() for file in parts),
+        source=str(path),
+        notes=tuple(notes_on(splits["test"])),
     )
 
 

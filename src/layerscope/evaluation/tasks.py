@@ -18,9 +18,8 @@ from layerscope.evaluation.datasets import (
     loaded_table,
     require_extra,
 )
-from layerscope.evaluation.labels import (
-    KINDS,
-)
+from layerscope.evaluation.labels import KINDS
+from layerscope.evaluation.retrieval import RETRIEVAL, beir_files
 from layerscope.evaluation.tables import (
     Table,
     fingerprint,
@@ -120,7 +119,8 @@ def resolve(
 
     Args:
         names: what to score.
-        task_data: a folder with a folder of parquet, jsonl, csv or tsv files a task.
+        task_data: a folder with a folder of parquet, jsonl, csv or tsv files a task; a retrieval has the
+            layout of BEIR there.
         tables: one or several files, folders or objects for `tables.read_table`, or tables already
             read.
 
@@ -269,7 +269,10 @@ def _plan_task(task: str, subset: str, folder: Path | None, name: str = "") -> T
     load: Callable[[], Any] = partial(loaded_from_hub, task, split, subset)
     if folder is not None:
         splits = _splits_of(_registry()[task], split)
-        files = _local_files(folder, splits, subset)
+        if metadata.type == RETRIEVAL:
+            files = beir_files(folder, split)
+        else:
+            files = _local_files(folder, splits, subset)
         revision = f"local:{fingerprint([file for part in files.values() for file in part])}"
         source = str(folder)
         load = partial(loaded_locally, name or task, task, split, subset, files, revision)
@@ -287,6 +290,9 @@ def _plan_task(task: str, subset: str, folder: Path | None, name: str = "") -> T
 
 def _refusal(metadata: Any) -> str | None:
     """Return why tasks of this kind are not scored, or None."""
+    if parts := getattr(metadata, "tasks", None):
+        names = ",".join(task.metadata.name for task in parts)
+        return f"{metadata.name} is a mean of several tasks; name them: {names}."
     if metadata.type in KINDS and list(metadata.modalities) == ["text"]:
         return None
     return (

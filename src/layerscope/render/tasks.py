@@ -32,7 +32,7 @@ from layerscope.results.table import BLOCK, FINAL_NORM, TASK
 
 _TASKS_SHOWN: Final = 6  # columns of scores that fit next to layer, depth and mean
 _WIDTH: Final = 9
-_DROPPED: Final = ("Classification", "Clustering", "Reranking")
+_DROPPED: Final = ("Classification", "Clustering", "Reranking", "Retrieval")
 
 Place = tuple[int, str]  # layer and stage
 
