@@ -41,6 +41,8 @@ from layerscope.settings import EvaluateConfig
 from layerscope.states.bank import VectorBank
 from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
 from layerscope.states.extract import Site
+from served import KINDS as SERVED
+from served import served
 from tiny import WORDS, save_tiny, tiny_model, tiny_tokenizer, with_column_changed
 
 pytest.importorskip("mteb")
@@ -178,7 +180,6 @@ def plain_scores(folder: Path, tables: list[str], blocks: int | None = None) -> 
     """What mteb gives a sentence-transformers model, cut to some blocks by its config."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import mteb
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Pooling as Pool
         from sentence_transformers.sentence_transformer.modules import Transformer
@@ -188,6 +189,15 @@ def plain_scores(folder: Path, tables: list[str], blocks: int | None = None) -> 
         model = SentenceTransformer(
             modules=[transformer, Pool(32, pooling_mode="mean")], device="cpu"
         )
+        return mteb_scores(model, tables)
+
+
+def mteb_scores(model, tables: list[str]) -> dict[str, float]:
+    """What mteb gives a `SentenceTransformer` as it is."""
+    import mteb
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         return {
             plan.name: float(
                 mteb.evaluate(model, plan.build(), cache=None, show_progress_bar=False)
@@ -220,6 +230,32 @@ def test_after_the_final_norm_equals_mteb(tiny_folder, tables, search, tmp_path)
     assert list(scores.index[-2:]) == [(4, "block"), (4, "final_norm")]
     plain = plain_scores(tiny_folder("llama"), quick)
     assert scores.loc[(4, "final_norm")].to_dict() == pytest.approx(plain, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", SERVED)
+def test_the_last_row_is_what_mteb_gives_the_source_itself(kind, tables, search, tmp_path):
+    given = [*tables, search]
+    plain = mteb_scores(served(kind, tmp_path / "model"), given)
+    found = api.evaluate(tmp_path / "model", given)
+    assert found.record["failed_tasks"] == []
+    assert found.scores().iloc[-1].to_dict() == pytest.approx(plain, abs=1e-6)
+
+
+def test_a_layer_whose_vectors_are_all_equal_has_no_score_and_a_reason(tables, tmp_path):
+    """The embedding of the first token is the same for every text; the other layers have scores."""
+    served("cls at unit length", tmp_path / "model")
+    found = api.evaluate(tmp_path / "model", tables[3:])
+    scores = found.scores()
+    assert scores["likeness"].isna().tolist() == [True, False, False, False, False]
+    said = (
+        "no score at block.0: mteb's cosine_spearman is not a number, because all vectors are equal"
+    )
+    assert found.record["tasks"]["likeness"]["notes"][-1] == f"{said} there."
+    assert found.record["failed_tasks"] == []
+    best = api.select(found, rule="last").labeled[0]
+    assert best.score.value == best.score.value
+    with pytest.raises(RunError, match=r"no task could be scored: likeness: at block.0: mteb's"):
+        api.evaluate(tmp_path / "model", tables[4:], layers=[0])
 
 
 # --- the table and its record ------------------------------------------------------------------

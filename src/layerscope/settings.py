@@ -164,19 +164,31 @@ class LengthConfig(Config):
 class TokenConfig(LengthConfig):
     """Which tokens of a text count."""
 
-    special_tokens: SpecialTokens = False
-    """Whether tokens that the tokenizer adds count: exclude or include."""
+    special_tokens: SpecialTokens | None = None
+    """exclude or include the tokens that the tokenizer adds; by default as a sentence-transformers
+    source does, else exclude."""
     first_token: FirstToken = FirstToken.AUTO
-    """Whether position 0 counts: auto (out if it is an attention sink), keep or drop."""
+    """Whether position 0 counts: auto (as such a source does, else out if it is an attention sink), keep
+    or drop."""
 
 
 class VectorConfig(TokenConfig):
     """How token states become one vector per text."""
 
-    pooling: Pooling = Pooling.MEAN
-    """mean, last, first, weighted_mean or max."""
+    pooling: Pooling | None = None
+    """mean, last, first, weighted_mean or max; by default as a sentence-transformers source
+    does, else mean."""
+    prompt: Text | None = None
+    """Prompt put before every text; by default as a sentence-transformers source does."""
+    as_tokens: Flag = False
+    """Take the mean over all but special tokens, whatever such a source does with them."""
     batch_tokens: Count = 4096
     """Padded tokens in one forward pass; decides memory and speed, not results."""
+
+    @property
+    def pools(self) -> Pooling:
+        """The pooling, mean where nothing says otherwise."""
+        return self.pooling or Pooling.MEAN
 
 
 # --- a config for each command ----------------------------------------------------------------------
@@ -231,10 +243,8 @@ class EvaluateConfig(VectorConfig):
 
     layers: Layers | None = None
     """Layers, like 0,4-6; by default all."""
-    normalize: Flag = False
-    """Scale vectors to unit length before they are scored."""
-    prompt: Text = ""
-    """Prompt put before every text."""
+    normalize: Flag | None = None
+    """Scale vectors to unit length before they are scored; by default as the source does."""
     query_prompt: Text | None = None
     """Prompt put before queries instead."""
     bank_poolings: Listed[Pooling] | None = None
@@ -247,11 +257,11 @@ class EvaluateConfig(VectorConfig):
     def deciding(self) -> dict[str, Any]:
         """Return the settings that decide a score; a run never mixes scores with different ones."""
         return {
-            "pooling": self.pooling.value,
-            "normalize": self.normalize,
+            "pooling": self.pools.value,
+            "normalize": bool(self.normalize),
             "prompt": self.prompt,
             "query_prompt": self.prompt if self.query_prompt is None else self.query_prompt,
-            "special_tokens": self.special_tokens,
+            "special_tokens": bool(self.special_tokens),
             "first_token": self.first_token.value,
             "max_length": self.max_length,
         }

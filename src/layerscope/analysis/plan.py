@@ -21,6 +21,7 @@ from layerscope.metrics import catalogue
 from layerscope.metrics.measure import Measure
 from layerscope.metrics.readouts import Readout
 from layerscope.models.backbone import Backbone
+from layerscope.models.serving import as_served
 from layerscope.settings import Convention, ScanConfig
 from layerscope.states.extract import (
     Progress,
@@ -126,6 +127,7 @@ def prepare(
         InputError: an unknown measure, layer or stage; too few texts, or none long enough.
     """
     refuse_impossible(settings, texts)
+    settings, served = as_served(settings, backbone.serving)
     sites = sites_of(backbone, settings.layers, settings.stages)
     if settings.layers:  # recorded as numbers from 0 on
         read = sorted({layer_number(layer, backbone.depth) for layer in settings.layers})
@@ -133,9 +135,9 @@ def prepare(
     measures = _chosen_measures(settings)
     measures, notes = _with_whole_stacks(measures, sites, backbone.depth, settings)
     limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
-    tokenized = tokenize(backbone.tokenizer, texts.texts, limit)
+    tokenized = _read(backbone, texts.texts, settings, limit)
     settings, ratio, told = _decide_first_token(backbone, tokenized, settings)
-    notes += [*told, *note_on_padding(backbone)]
+    notes += [*served, *told, *note_on_padding(backbone)]
     kept = [i for i, text in enumerate(tokenized) if any(counted(text, settings))]
     _refuse_too_few(texts, len(kept))
     plain = [tokenized[i] for i in kept]
@@ -172,6 +174,13 @@ def prepare(
             },
         },
     )
+
+
+def _read(
+    backbone: Backbone, texts: Sequence[str], settings: ScanConfig, limit: int
+) -> list[TokenizedText]:
+    prompt = settings.prompt or ""
+    return tokenize(backbone.tokenizer, [prompt + text for text in texts], limit)
 
 
 def check_measures(settings: ScanConfig) -> tuple[Measure, ...]:
@@ -236,7 +245,7 @@ def _refuse_too_few(texts: Texts, kept: int) -> None:
 def counted(text: TokenizedText, settings: ScanConfig) -> list[bool]:
     """For each token of a text, whether it counts under the settings."""
     return text.counted(
-        special_tokens=settings.special_tokens,
+        special_tokens=bool(settings.special_tokens),
         first_token=settings.first_token is not FirstToken.DROP,
     )
 
@@ -357,7 +366,7 @@ def _tokenized_views(
     sets: list[ViewSet] = []
     tokens: list[TokenizedText] = []
     for each in made:
-        found = tokenize(backbone.tokenizer, each.views.made, limit)
+        found = _read(backbone, each.views.made, settings, limit)
         places = each.views.texts
         count = len(found) // max(1, len(places))
         groups = [found[number * count :][:count] for number in range(len(places))]

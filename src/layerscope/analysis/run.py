@@ -49,7 +49,7 @@ def run_pass(
     total = sum(len(prepared.texts[item].ids) for item in prepared.items)
     done = sum(len(prepared.texts[item].ids) for item in finished)
     base = Reduction(
-        settings.pooling,
+        settings.pools,
         reference=prepared.reference,
         alpha=settings.alpha,
         non_finite=settings.non_finite,

@@ -42,6 +42,7 @@ from layerscope.export.cut import (
 from layerscope.export.readout import plan_readout
 from layerscope.metrics.readouts import Readout
 from layerscope.models.backbone import Backbone
+from layerscope.models.serving import as_served
 from layerscope.results.table import Run
 from layerscope.settings import (
     POOLING_SETTINGS,
@@ -170,12 +171,23 @@ class CuttingPlan:
         depth, settings = asked.backbone.depth, asked.settings
         if len(readout.layers) > 1 or readout.map != "none" or readout.layers == (0,):
             return plan_readout(
-                asked.backbone, readout, settings, texts=self.texts.texts, source=asked.source
-            )
+                asked.backbone, readout, self._as_served(asked),
+                texts=self.texts.texts, source=asked.source,
+            )  # fmt: skip
         layer = readout.layers[0]
         if settings.final_norm == "auto" and layer == depth:
             settings = settings.changed(final_norm="keep")  # the model's own output is behind it
         return self._planned(asked, layer, settings)
+
+    def _as_served(self, asked: _Asked) -> CutConfig:
+        """Return settings with the pooling of the scan, or of the source's own modules."""
+        settings, serving = asked.settings, asked.backbone.serving
+        if serving is None or settings.asks_for_pooling:
+            return settings
+        settings = _as_scanned(settings, self.scanned)
+        how, _ = as_served(_scan_settings(settings, None), serving)
+        pooled = {name: getattr(how, name) for name in POOLING_SETTINGS}
+        return settings.changed(**pooled, normalize=settings.normalize or serving.normalize)
 
     def _chosen(self, asked: _Asked, run: Run) -> tuple[CutPlan, tuple[str, ...]]:
         """Return the cut at the layer that a rule names in a run, and the sentence that says why."""

@@ -31,6 +31,7 @@ from layerscope.data.files import refuse_unwritable
 from layerscope.decisions.gains import task_name
 from layerscope.errors import RunError
 from layerscope.evaluation.datasets import require_extra
+from layerscope.evaluation.estimates import EvaluationEstimates, estimate_tasks
 from layerscope.evaluation.experiments import Experiments, refuse_no_results_folder
 from layerscope.evaluation.probes import refuse_nothing_to_probe, run_probes
 from layerscope.evaluation.results import (
@@ -40,14 +41,13 @@ from layerscope.evaluation.results import (
     refuse_other_run,
 )
 from layerscope.evaluation.run import (
-    EvaluationEstimates,
     Outcome,
-    estimate_tasks,
     quiet,
     score_tasks,
 )
 from layerscope.evaluation.tasks import TaskPlan, resolve
 from layerscope.models.backbone import Backbone
+from layerscope.models.serving import as_served
 from layerscope.results.folder import RunFolder
 from layerscope.results.table import RECORD_FILE, TASK, Run, load_run
 from layerscope.settings import EvaluateConfig, ModelOptions
@@ -108,7 +108,8 @@ class EvaluationPlan:
         """Return what the evaluation would take in time, memory and disk."""
         with shown_progress(self.show_progress) as progress:
             backbone = loaded(self.model, self.tokenizer, self.options, progress)
-            return estimate_tasks(backbone, self.tasks, self.config, self._folder)
+            settings, _ = as_served(self.config, backbone.serving)
+            return estimate_tasks(backbone, self.tasks, settings, self._folder)
 
     def run(self) -> Evaluation:
         """Encode what the bank lacks, score every layer, and save the run if it has a place."""
@@ -122,11 +123,12 @@ class EvaluationPlan:
             backbone = loaded(self.model, self.tokenizer, self.options, progress)
             if base is not None and place is not None:
                 refuse_other_run(base, backbone.info, {}, str(place.path))
+            settings, notes = as_served(self.config, backbone.serving)
             if place:
-                place.open_parts(_identity(backbone, self.config))
+                place.open_parts(_identity(backbone, settings))
             folder = self._folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             run = _evaluated(
-                backbone, self.tasks, self.config, folder, place, base, progress,
+                backbone, self.tasks, settings, folder, place, base, progress, notes,
                 mteb_results=self.mteb_results,
                 load_seconds=time.perf_counter() - started,
             )  # fmt: skip
@@ -208,6 +210,7 @@ def _evaluated(
     place: RunFolder | None,
     base: Run | None,
     progress: Progress,
+    notes: Sequence[str],
     *,
     mteb_results: Path | None,
     load_seconds: float,
@@ -224,7 +227,7 @@ def _evaluated(
     source = BankEncoder(
         backbone,
         opened,
-        decided.pooling,
+        decided.pools,
         poolings=decided.bank_poolings,
         batch_tokens=decided.batch_tokens,
         progress=progress,
@@ -255,7 +258,7 @@ def _evaluated(
             "score": round(seconds - source.encoded.seconds, 3),
             "total": round(load_seconds + seconds, 3),
         },
-        "notes": list(source.notes),
+        "notes": [*notes, *source.notes],
     }
     return merged(base, plans, outcome, backbone.info.as_dict(), evaluation, probes)
 

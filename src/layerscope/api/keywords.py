@@ -21,12 +21,14 @@ class LengthConfigKeywords(TypedDict, total=False):
 
 
 class TokenConfigKeywords(LengthConfigKeywords, total=False):
-    special_tokens: bool
+    special_tokens: bool | None
     first_token: FirstToken | Literal["auto", "keep", "drop"]
 
 
 class VectorConfigKeywords(TokenConfigKeywords, total=False):
-    pooling: Pooling | Literal["mean", "last", "first", "weighted_mean", "max"]
+    pooling: Pooling | Literal["mean", "last", "first", "weighted_mean", "max"] | None
+    prompt: str | None
+    as_tokens: bool
     batch_tokens: int
 
 
@@ -66,8 +68,7 @@ class ModelOptionsKeywords(TypedDict, total=False):
 
 class EvaluateConfigKeywords(VectorConfigKeywords, total=False):
     layers: str | int | Iterable[int] | None
-    normalize: bool
-    prompt: str
+    normalize: bool | None
     query_prompt: str | None
     bank_poolings: (
         Pooling

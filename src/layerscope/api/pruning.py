@@ -34,6 +34,7 @@ from layerscope.export.pruning import Pruning, PruningEstimates, ReadyPruning, r
 from layerscope.export.request import Budgets, PruneRequest, listed_budgets, named_rule, tasks_of
 from layerscope.models import loading
 from layerscope.models.backbone import Backbone
+from layerscope.models.serving import as_served
 from layerscope.results.table import Run
 from layerscope.settings import (
     EvaluateConfig,
@@ -97,14 +98,15 @@ class PruningPlan:
         )
         if self.scanned is not None:
             refuse_other_model(self.scanned, backbone)
-        how = None
+        settings, notes = as_served(self.asked.settings, backbone.serving)
+        asked, how = self.asked.changed(settings=settings), None
         if self.place is not None:
             how = _saving(
-                self.model, self.asked, self.config.format, self.options, overwrite=self.overwrite
+                self.model, asked, self.config.format, self.options, overwrite=self.overwrite
             )
         return ready_pruning(
-            backbone, self.asked, self.texts, progress,
-            run=self.scanned, place=self.place, how=how, said=said,
+            backbone, asked, self.texts, progress,
+            run=self.scanned, place=self.place, how=how, said=[*said, *notes],
         )  # fmt: skip
 
 
@@ -233,8 +235,8 @@ def _saving(
     return Saving(
         chosen,
         source=source,
-        pooling=settings.pooling,
-        special_tokens=settings.special_tokens,
+        pooling=settings.pools,
+        special_tokens=bool(settings.special_tokens),
         max_length=settings.max_length,
         overwrite=overwrite,
     )

@@ -433,7 +433,7 @@ def _facts(plan: TaskPlan, settings: ProbeConfig) -> dict[str, Any]:
         "train_texts": settings.train_texts,
         "test_texts": settings.test_texts,
         "max_tokens": settings.max_tokens,
-        "special_tokens": settings.policy.special_tokens,
+        "special_tokens": bool(settings.policy.special_tokens),
         "first_token": settings.policy.first_token.value,
         "seed": settings.seed,
     }

@@ -76,13 +76,25 @@ def _rows(data: str, model: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -
     return conform(pd.DataFrame(rows).assign(**whose, **alike))
 
 
-def task_facts(plan: TaskPlan, scores: Mapping[Site, Score], spent: float = 0.0) -> dict[str, Any]:
-    """Return what the record says of a task; `spent` are seconds of earlier runs."""
+def task_facts(
+    plan: TaskPlan,
+    scores: Mapping[Site, Score],
+    undefined: Mapping[Site, str],
+    spent: float = 0.0,
+) -> dict[str, Any]:
+    """Return what the record says of a task.
+
+    Args:
+        plan: the task.
+        scores: of its sites.
+        undefined: sites without a score, with the reason.
+        spent: seconds of earlier runs.
+    """
     return _identity(plan) | {
         "source": plan.source,
         "texts": max(score.texts for score in scores.values()),
         "seconds": round(spent + sum(score.seconds for score in scores.values()), 3),
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *(f"no score {reason}." for reason in undefined.values())],
     }
 
 
@@ -187,7 +199,8 @@ def merged(
     tasks = dict(old.record.get("tasks", {})) if made_alike else {}
     for name, found in outcome.scores.items():
         spent = float(tasks.get(name, {}).get("seconds", 0.0))
-        tasks[name] = task_facts(by_name[name], found, spent)
+        undefined = outcome.undefined.get(name, {})
+        tasks[name] = task_facts(by_name[name], found, undefined, spent)
     failures = {
         entry["task"]: entry["reason"]
         for entry in old.record.get("failed_tasks", ())

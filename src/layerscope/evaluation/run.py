@@ -7,28 +7,24 @@ import json
 import logging
 import math
 import re
-import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from layerscope.config import Pooling
 from layerscope.data.files import write_json
-from layerscope.data.tokens import tokenize
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, UndefinedError
 from layerscope.evaluation.experiments import Experiments, layer_meta
 from layerscope.evaluation.tasks import TaskPlan
-from layerscope.models.backbone import Backbone
 from layerscope.settings import EvaluateConfig
-from layerscope.states.bank import description, hash_of
-from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
-from layerscope.states.extract import Progress, Site, groups, silent, sites_of
+from layerscope.states.bank import hash_of
+from layerscope.states.encode import BankEncoder
+from layerscope.states.extract import Progress, Site, silent
 from layerscope.states.store import Array
 
 _BATCH: Final = (
@@ -50,32 +46,48 @@ class LayerEncoder:
 
     Attributes:
         seen: the distinct texts that were asked for, by their hash.
+        constant: whether all vectors that were given so far are equal.
     """
 
     def __init__(self, source: BankEncoder, site: Site, settings: EvaluateConfig) -> None:
         self._source, self._site, self._settings = source, site, settings
         self.seen: set[bytes] = set()
+        self.constant = True
+        self._first: Array | None = None
 
     def encode(
         self,
         inputs: Iterable[Mapping[str, Sequence[str]]],
         *,
+        task_metadata: Any = None,
         prompt_type: Any = None,
         **_: Any,
     ) -> Array:
         """Return one vector (text, dim) for each text in batches of texts."""
         texts = [text for batch in inputs for text in batch["text"]]
-        before = self._prompt(prompt_type)
+        before = self._prompt(task_metadata, prompt_type)
         if before:
             texts = [before + text for text in texts]
         self.seen.update(map(hash_of, texts))
         vectors = self._source.vectors(self._site, texts)
+        self._first = vectors[0] if self._first is None else self._first
+        self.constant = self.constant and bool(np.allclose(vectors, self._first, rtol=1e-5))
         return unit(vectors) if self._settings.normalize else vectors
 
-    def _prompt(self, prompt_type: Any) -> str:
-        given = self._settings.query_prompt
-        is_query = str(getattr(prompt_type, "value", prompt_type)) == "query"
-        return given if is_query and given is not None else self._settings.prompt
+    def _prompt(self, task: Any, prompt_type: Any) -> str:
+        """Return what is put before a text: what was asked, else what the source has for such a task."""
+        kind = str(getattr(prompt_type, "value", prompt_type))
+        given = self._settings.query_prompt if kind == "query" else None
+        given = self._settings.prompt if given is None else given
+        serving = self._source.backbone.serving
+        if given is not None or serving is None:
+            return given or ""
+        named: str | None = None
+        if task is not None:
+            from mteb.models.abs_encoder import get_prompt_name
+
+            named = get_prompt_name(dict(serving.prompts), task, prompt_type)
+        return serving.prompt(named, query=kind == "query", document=kind == "document")
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Return the cosine of every vector of the one with every vector of the other."""
@@ -129,12 +141,14 @@ class Outcome:
     """What came of some tasks.
 
     Attributes:
-        scores: name of a task -> the score of each site.
+        scores: name of a task -> the score of each site that has one.
         failed: name of a task -> why it has none.
+        undefined: name of a task -> the sites at which mteb gives no number, each with the reason.
     """
 
-    scores: dict[str, dict[Site, Score]]
-    failed: dict[str, str]
+    scores: dict[str, dict[Site, Score]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    undefined: dict[str, dict[Site, str]] = field(default_factory=dict)
 
 
 def score_tasks(
@@ -164,25 +178,62 @@ def score_tasks(
     Raises:
         LayerscopeError: the model or the disk failed, which no other task would mend.
     """
-    outcome = Outcome({}, {})
+    outcome = Outcome()
     total = len(plans) * len(sites)
     with quiet():
         for number, plan in enumerate(plans):
             done = dict((known or {}).get(plan.name, {})) | _finished(parts, plan, sites)
             if experiments is not None:
                 done = {s: score for s, score in done.items() if experiments.holds(plan, s)}
+
+            def shown(place: int, before: int = number * len(sites)) -> None:
+                progress("scoring layers", before + place, total)
+
             try:
-                for place, site in enumerate(sites):
-                    progress("scoring layers", number * len(sites) + place, total)
-                    if site not in done:
-                        done[site] = _score(source, plan, site, settings, experiments)
-                        _keep(parts, plan, site, done[site])
+                undefined = _score_sites(
+                    source, plan, sites, settings, done,
+                    parts=parts, experiments=experiments, shown=shown,
+                )  # fmt: skip
             except _TaskError as error:
                 outcome.failed[plan.name] = str(error)
                 continue
-            outcome.scores[plan.name] = {site: done[site] for site in sites}
+            outcome.scores[plan.name] = {site: done[site] for site in sites if site in done}
+            if undefined:
+                outcome.undefined[plan.name] = undefined
     progress("scoring layers", total, total)
     return outcome
+
+
+def _score_sites(
+    source: BankEncoder,
+    plan: TaskPlan,
+    sites: Sequence[Site],
+    settings: EvaluateConfig,
+    done: dict[Site, Score],
+    *,
+    parts: Path | None,
+    experiments: Experiments | None,
+    shown: Callable[[int], None],
+) -> dict[Site, str]:
+    """Add to `done` the scores that it lacks, and return why sites have none.
+
+    Raises:
+        _TaskError: no site has one.
+    """
+    undefined: dict[Site, str] = {}
+    for place, site in enumerate(sites):
+        shown(place)
+        if site in done:
+            continue
+        try:
+            done[site] = _score(source, plan, site, settings, experiments)
+        except UndefinedError as error:
+            undefined[site] = str(error)
+        else:
+            _keep(parts, plan, site, done[site])
+    if len(undefined) == len(sites):
+        raise _TaskError(next(iter(undefined.values())))
+    return undefined
 
 
 class _TaskError(Exception):
@@ -216,7 +267,10 @@ def _score(
     except Exception as error:
         raise _TaskError(f"at {site}: {_reason(error)}") from error
     if math.isnan(value):
-        raise _TaskError(f"at {site}: mteb's {plan.metric} is not a number")
+        why = f"mteb's {plan.metric} is not a number"
+        if encoder.constant:  # as of the first token's embedding, which is the same for all texts
+            why += ", because all vectors are equal there"
+        raise UndefinedError(f"at {site}: {why}")
     seconds = round(time.perf_counter() - started, 3)
     if experiments is not None:
         experiments.write(plan, site, task, found, seconds)
@@ -297,121 +351,3 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
         if shown:
             bars.enable_progress_bar()
-
-
-_FLOAT = 4
-
-
-@dataclass(frozen=True)
-class EvaluationEstimates:
-    """What an evaluation would take.
-
-    Attributes:
-        tasks: tasks that would be scored.
-        failing: tasks whose data cannot be had, with the reason.
-        sites: places in the model that would be scored.
-        texts: distinct texts of all tasks.
-        forward_passes: those that the bank does not hold yet.
-        tokens: their tokens, padding not counted.
-        pass_seconds: time of the model, extrapolated from one batch by its tokens.
-        score_seconds: time of mteb's scoring, extrapolated from one layer of random vectors.
-        memory_bytes: weights, one batch's states at one layer, one layer's vectors of one task.
-        disk_bytes: what the bank would grow by.
-    """
-
-    tasks: int
-    failing: dict[str, str]
-    sites: int
-    texts: int
-    forward_passes: int
-    tokens: int
-    pass_seconds: float
-    score_seconds: float
-    memory_bytes: int
-    disk_bytes: int
-
-
-class _Collector(BankEncoder):
-    """A source that keeps the texts and gives random vectors: it runs no model and writes nothing."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        self.backbone = backbone
-        self.texts: dict[str, None] = {}
-        self.most = 0
-        self._generator = np.random.default_rng(0)
-
-    def vectors(self, site: Site, texts: Sequence[str]) -> Array:  # noqa: ARG002
-        self.texts.update(dict.fromkeys(texts))
-        self.most = max(self.most, len(texts))
-        shape = (len(texts), self.backbone.info.dim)
-        return self._generator.standard_normal(shape, dtype=np.float32)
-
-
-def estimate_tasks(
-    backbone: Backbone, plans: Sequence[TaskPlan], settings: EvaluateConfig, bank: Path | None
-) -> EvaluationEstimates:
-    """Score random vectors once to learn the texts and the time, then run one batch of the texts.
-
-    Args:
-        backbone: the model.
-        plans: the tasks.
-        settings: those of the evaluation.
-        bank: where it would keep vectors; texts that are there already cost nothing.
-    """
-    collector = _Collector(backbone)
-    # The first layer of a task also loads its data; the second has only the scoring.
-    outcome = score_tasks(collector, plans, [Site(0), Site(1)], settings)
-    scoring = sum(scores[Site(1)].seconds for scores in outcome.scores.values())
-    texts = list(collector.texts)
-    missing = _missing(backbone, texts, settings, bank)
-    sites = sites_of(backbone, settings.layers)
-    seconds, tokens = _timed(backbone, missing, settings)
-    poolings = len(Pooling) if settings.bank_poolings is None else len(settings.bank_poolings)
-    dim, everywhere = backbone.info.dim, len(sites_of(backbone))
-    weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
-    return EvaluationEstimates(
-        tasks=len(plans),
-        failing=outcome.failed,
-        sites=len(sites),
-        texts=len(texts),
-        forward_passes=len(missing),
-        tokens=tokens,
-        pass_seconds=seconds,
-        score_seconds=scoring * len(sites),
-        memory_bytes=weights + (settings.batch_tokens * 8 * 6 + collector.most * 2 * _FLOAT) * dim,
-        disk_bytes=len(missing) * everywhere * poolings * dim * _FLOAT,
-    )
-
-
-def _missing(
-    backbone: Backbone, texts: Sequence[str], settings: EvaluateConfig, bank: Path | None
-) -> list[str]:
-    if bank is None or description(bank) is None:
-        return list(texts)
-    names = {hash_of(text): text for text in texts}
-    opened = open_bank(bank, backbone, TokenPolicy.of_config(settings))
-    return [names[name] for name in opened.bank.missing(names, settings.pooling)]
-
-
-def _timed(backbone: Backbone, texts: Sequence[str], settings: EvaluateConfig) -> tuple[float, int]:
-    """Return seconds and tokens of a pass over texts, from one batch of those of middle length."""
-    if not texts:
-        return 0.0, 0
-    with tempfile.TemporaryDirectory() as folder:
-        opened = open_bank(
-            Path(folder) / "bank", backbone, TokenPolicy.of_config(settings)
-        )  # which warms up
-        tokenized = tokenize(backbone.tokenizer, texts, opened.policy.max_length)
-        lengths = [len(text.ids) for text in tokenized]
-        planned = groups(backbone, lengths, settings.batch_tokens, tight=True)
-        typical = [texts[item] for item in planned[len(planned) // 2]]
-        encoder = BankEncoder(
-            backbone,
-            opened,
-            settings.pooling,
-            poolings=settings.bank_poolings,
-            batch_tokens=settings.batch_tokens,
-        )
-        encoder.fill(typical, [hash_of(text) for text in typical])
-    done = encoder.encoded
-    return done.seconds * sum(lengths) / max(1, done.tokens), sum(lengths)

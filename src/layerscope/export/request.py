@@ -88,6 +88,8 @@ class PruneRequest(Config):
             views=2 if views else 0,
             pooling=given.pooling,
             special_tokens=given.special_tokens,
+            prompt=given.prompt,
+            as_tokens=given.as_tokens,
             first_token=given.first_token,
             max_length=given.max_length,
             batch_tokens=given.batch_tokens,

@@ -25,6 +25,7 @@ from layerscope.export.modules import ReadoutModules, after_pooling, layer_pooli
 from layerscope.export.shorten import LAST, OutputPath
 from layerscope.models.backbone import Backbone, is_sentence_transformer
 from layerscope.models.modes import evaluating
+from layerscope.models.serving import module_file
 from layerscope.settings import ModelOptions
 from layerscope.states.extract import Site, TokenStates
 from layerscope.states.pooling import pool
@@ -183,16 +184,10 @@ def require_extra() -> None:
 
 def source_name(name: str | Path, revision: str | None = None) -> str | None:
     """Return what sentence-transformers loads under a name; None if it is not a model of that library."""
-    path = Path(name).expanduser()
-    if path.exists():
-        return str(path) if (path / "modules.json").is_file() else None
-    from transformers.utils.hub import cached_file
-
-    try:
-        found = cached_file(str(name), "modules.json", revision=revision)
-    except OSError:  # not there, or the hub cannot be asked
+    if module_file(name, "modules.json", revision) is None:
         return None
-    return str(name) if found else None
+    path = Path(name).expanduser()
+    return str(path) if path.exists() else str(name)
 
 
 def load_source(model: str | Path | nn.Module, options: ModelOptions | None = None) -> Any:

@@ -101,8 +101,8 @@ def _scores(backbone: Backbone, plan: TrialPlan) -> tuple[dict[str, float], dict
         source = BankEncoder(
             backbone,
             open_bank(Path(folder) / "bank", backbone, TokenPolicy.of_config(settings)),
-            settings.pooling,
-            poolings=(settings.pooling,),
+            settings.pools,
+            poolings=(settings.pools,),
             sites=(site,),
             batch_tokens=settings.batch_tokens,
         )

@@ -23,6 +23,7 @@ from layerscope.models.architectures import (
     stages_of,
 )
 from layerscope.models.modes import evaluating
+from layerscope.models.serving import Serving, serving_of
 from layerscope.models.structure import infer_architecture
 
 _PROBE_TOKENS: Final = 6
@@ -64,6 +65,7 @@ class Backbone:
         positions: "given" if `position_ids` counting from 0 must be passed.
         padding: the sides on which masked padding does not change states, see `Architecture`.
         mask: whether an `attention_mask` must be passed.
+        serving: how a sentence-transformers source makes vectors, None for any other.
     """
 
     model: nn.Module
@@ -76,6 +78,7 @@ class Backbone:
     padding: Padding
     mask: bool
     info: ModelInfo = field(repr=False)
+    serving: Serving | None = None
 
     @property
     def depth(self) -> int:
@@ -101,7 +104,9 @@ def backbone_of(
     Raises:
         InputError: not a transformers model, or its blocks cannot be identified for certain.
     """
+    serving = None
     if is_sentence_transformer(model):
+        serving = serving_of(model)
         model, tokenizer = _transformer_of(model)
     if not hasattr(model, "config"):
         raise InputError(f"expected a transformers model, got {type(model).__name__}.")
@@ -141,6 +146,7 @@ def backbone_of(
             tokenizer_fingerprint=tokenizer_fingerprint(tokenizer) if tokenizer else "",
             config_fingerprint=config_fingerprint(config),
         ),
+        serving=serving,
     )
 
 

@@ -10,7 +10,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
@@ -20,6 +20,7 @@ from torch import nn
 
 from layerscope.errors import InputError
 from layerscope.models.backbone import Backbone, _core, backbone_of
+from layerscope.models.serving import read_serving
 from layerscope.settings import ModelOptions
 
 # The word in transformers' errors about code in a checkpoint, which have no type of their own.
@@ -48,7 +49,9 @@ def load(name: str | Path, options: ModelOptions | None = None, *, head: bool = 
     sees = getattr(model, "main_input_name", "input_ids") == "pixel_values"
     tokenizer = None if sees else _load_tokenizer(source, options)
     revision = options.revision or getattr(model.config, "_commit_hash", None) or ""
-    return backbone_of(model, tokenizer, name=source.label, revision=revision)
+    serving = None if sees or source.gguf_file else read_serving(name, options.revision)
+    found = backbone_of(model, tokenizer, name=source.label, revision=revision)
+    return replace(found, serving=serving)
 
 
 def label_of(name: str | Path) -> str:

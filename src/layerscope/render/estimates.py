@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from layerscope.analysis.run import Estimates
-from layerscope.evaluation.run import EvaluationEstimates
+from layerscope.evaluation.estimates import EvaluationEstimates
 from layerscope.export.cut import CutEstimates
 from layerscope.render.view import Cell, Facts, Notes, Table, View, heads, section, sections
 from layerscope.render.words import duration, size

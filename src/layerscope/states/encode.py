@@ -46,7 +46,7 @@ class TokenPolicy(TokenConfig):
     def by_rule(self, text: TokenizedText) -> list[bool]:
         """Return whether each token counts."""
         return text.counted(
-            special_tokens=self.special_tokens,
+            special_tokens=bool(self.special_tokens),
             first_token=self.first_token is not FirstToken.DROP,
         )
 
@@ -93,7 +93,7 @@ def open_bank(folder: Path, backbone: Backbone, policy: TokenPolicy) -> OpenBank
         "tokenizer_fingerprint": info.tokenizer_fingerprint,
         "config_fingerprint": info.config_fingerprint,
         "dtype": info.dtype,
-        "special_tokens": policy.special_tokens,
+        "special_tokens": bool(policy.special_tokens),
         "first_token": policy.first_token.value,
         "max_length": limit,
     }
