@@ -11,10 +11,10 @@ from typing import Final
 import numpy as np
 
 from layerscope.analysis.measure import Measurement, ViewSet
-from layerscope.analysis.plan import Prepared, counted
+from layerscope.analysis.plan import ENOUGH, Prepared, counted
 from layerscope.analysis.reduce import POOLED, key
 from layerscope.config import Pooling
-from layerscope.data.views import ViewKind, view_kind
+from layerscope.data.views import SpanConfig, SpanKind, ViewKind, view_kind, views_of
 from layerscope.errors import InputError, UndefinedError
 from layerscope.metrics.crop_retrieval import LEAST_TEXTS, CropRetrieval
 from layerscope.metrics.readouts import (
@@ -275,6 +275,14 @@ def own_sites(backbone: Backbone) -> tuple[Site, ...]:
     depth = backbone.depth
     last = Site(depth, "final_norm") if backbone.final_norm is not None else Site(depth)
     return (*(Site(layer) for layer in range(depth)), last)
+
+
+def texts_to_fit_on(texts: Sequence[str], seed: int = 0) -> tuple[list[str], str]:
+    """Return both crops of each text, or the texts where too few allow crops; and what they are."""
+    crops = views_of(texts, SpanConfig(kind=SpanKind.CROPS), 2, seed, lambda: None).made
+    if len(crops) >= 2 * min(ENOUGH, len(texts)):
+        return crops, f"{len(crops):,} crops of 20 words"
+    return list(texts), f"{len(texts):,} texts"
 
 
 def scan_readouts(

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final, Unpack
 
+import numpy as np
 import pandas as pd
 
+from layerscope.analysis.labels import LabelledRows, label_table
+from layerscope.api.common import (
+    Data,
+    Labelled,
+    Model,
+    Tokenizer,
+    loaded,
+    refuse_other_model,
+    refuse_tokenizer,
+    texts_of,
+)
 from layerscope.api.evaluating import Evaluation
+from layerscope.api.keywords import ModelOptionsKeywords
+from layerscope.api.plans import ShowProgress, part, shown_progress, with_settings
 from layerscope.api.scanning import Scan
 from layerscope.config import Count, Kind, Listed, Natural, Strings, Text, To, checked
+from layerscope.decisions.labels import choose_with_labels
 from layerscope.decisions.readouts import Preference
 from layerscope.decisions.rules import RULES, Rule
 from layerscope.decisions.select import Selection, decide
+from layerscope.errors import InputError
+from layerscope.evaluation.tables import read_table
+from layerscope.models.backbone import Backbone
 from layerscope.results.foreign import from_long, read_long
 from layerscope.results.table import Run, load_run
+from layerscope.settings import ModelOptions
+from layerscope.states.extract import Progress
 
 RunLike = Annotated[
     str | Path | Run | Scan | Evaluation | pd.DataFrame,
@@ -24,7 +45,7 @@ RunLike = Annotated[
 RuleLike = Annotated[str | Rule, Kind("the name of a rule or a Rule")]
 
 
-@checked
+@with_settings(ModelOptions)
 def select(
     run: RunLike,
     *,
@@ -35,8 +56,17 @@ def select(
     seed: Natural = 0,
     resamples: Count = 1000,
     prefer: Preference = "quality",
+    table: Labelled | None = None,
+    model: Model | None = None,
+    tokenizer: Tokenizer = None,
+    data: Data = "sample",
+    show_progress: ShowProgress = True,
+    **settings: Unpack[ModelOptionsKeywords],
 ) -> Selection:
     """Return which layer to use by a rule that needs no labels, with all other rules beside it.
+
+    A few labels (`table`) are weighed against the choice without them: the model reads their texts, and
+    every readout that the scan compared is scored on them.
 
     Args:
         run: a run's folder, a scan, an evaluation, or any long table with our columns or the
@@ -49,15 +79,86 @@ def select(
         seed: of the resampling of texts and of tasks.
         resamples: their number.
         prefer: "quality", or "cheap" for the readout of the lowest layer within noise of the best.
+        table: 50 labelled rows or more: a file, folder or table in Python with texts and labels, or two
+            texts and a score or label.
+        model: that was scanned, which reads the table; by default what the run names.
+        tokenizer: of a loaded model, which needs it.
+        data: texts without labels that maps are fitted on, best those of the scan.
+        show_progress: as of `scan`.
+        settings: any field of `ModelOptions` (how the model is loaded).
 
     Raises:
         InputError: the run cannot be read, no rule or task has that name, or the run lacks a
             measure that the rule needs; the message says how to get it.
     """
-    return decide(
-        run_of(run), rule, rules=rules, tasks=tasks, convention=convention, seed=seed,
+    given = run_of(run)
+    found = decide(
+        given, rule, rules=rules, tasks=tasks, convention=convention, seed=seed,
         resamples=resamples, prefer=prefer,
     )  # fmt: skip
+    if table is None:
+        return found
+    if given.readouts is None or found.readout is None:
+        raise InputError(
+            "labels are weighed against readouts, which this run has not compared; scan again with "
+            "crops, and leave --rule out."
+        )
+    rows = labelled_rows(table)
+    refuse_tokenizer(model, tokenizer)
+    texts = texts_of(data).texts
+    with shown_progress(show_progress) as progress:
+        backbone = _scanned_model(given, model, tokenizer, part(ModelOptions, settings), progress)
+        scored = label_table(
+            backbone, given.record["settings"], rows, texts, given.readouts,
+            seed=seed, resamples=resamples, progress=progress,
+        )  # fmt: skip
+    pairs = rows.second is not None
+    labels = choose_with_labels(scored, found.readout, pairs=pairs, seed=seed, resamples=resamples)
+    return replace(found, labels=labels)
+
+
+def _scanned_model(
+    run: Run, model: Any, tokenizer: Any, options: ModelOptions, progress: Progress
+) -> Backbone:
+    """Load the model that was scanned, by the name that the run has for it if none is given."""
+    if model is not None:
+        backbone = loaded(model, tokenizer, options, progress)
+    else:
+        name = str(run.record["model"]["name"])
+        try:
+            backbone = loaded(name, tokenizer, options, progress)
+        except InputError as error:
+            raise InputError(
+                f"the model {name!r} that the run names cannot be loaded ({error}) Name it by --model."
+            ) from error
+    refuse_other_model(run, backbone)
+    return backbone
+
+
+LEAST_ROWS: Final = 20
+
+
+def labelled_rows(given: Any) -> LabelledRows:
+    """Return the rows of a labelled table, its splits joined.
+
+    Raises:
+        InputError: it cannot be read, is of another kind than labels or pairs, or is too short.
+    """
+    table = read_table(given)
+    if table.kind not in ("Classification", "PairClassification", "STS"):
+        raise InputError(
+            f"expected texts with labels, or pairs with a score or label, got a {table.kind} in "
+            f"{table.source!r}; score that by layerscope evaluate."
+        )
+    rows = pd.concat(list(table.splits.values()), ignore_index=True)
+    if len(rows) < LEAST_ROWS:
+        raise InputError(
+            f"expected at least {LEAST_ROWS} labelled rows, got {len(rows)} in {table.source!r}."
+        )
+    first, *others = rows.columns
+    values = rows[others[-1]].to_numpy(dtype=np.float64)
+    second = tuple(rows[others[0]]) if len(others) > 1 else None
+    return LabelledRows(table.name, tuple(rows[first]), values, second)
 
 
 @checked

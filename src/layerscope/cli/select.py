@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from layerscope.cli.app import Failures, app, listed, open_console, plots_asked, print_json
-from layerscope.cli.options import Debug, Json, Png, Svg
+from layerscope.cli.app import (
+    Failures,
+    app,
+    calm_libraries,
+    listed,
+    open_console,
+    plots_asked,
+    print_json,
+)
+from layerscope.cli.options import Debug, Given, Json, Png, Svg, Threads, with_settings
+from layerscope.settings import ModelOptions
 
 if TYPE_CHECKING:
     from layerscope.decisions.select import Selection
@@ -21,10 +30,13 @@ Example:
     layerscope select runs/my-model
 
     layerscope select runs/my-model --rule "least dime"
+
+    layerscope select runs/my-model --table labels.csv --model ./my-model --data notes.csv
 """
 
 
 @app.command(help=_EXAMPLE)
+@with_settings(ModelOptions)
 def select(
     run: Annotated[
         Path, typer.Argument(help="A run's folder, or a long table (.parquet or .csv).")
@@ -43,6 +55,17 @@ def select(
         str | None,
         typer.Option(help="paper, normalized or reference  [default: normalized if there]"),
     ] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(help="50 labelled rows or more, weighed against the choice without labels."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="That was scanned, to read --table  [default: as the run names it]"),
+    ] = None,
+    data: Annotated[
+        str, typer.Option(help="Texts that maps are fitted on for --table: those of the scan.")
+    ] = "sample",
     every: Annotated[
         bool, typer.Option("--all", help="Show every rule, and every task of the chosen one.")
     ] = False,
@@ -50,11 +73,16 @@ def select(
     svg: Svg = None,
     resamples: Annotated[int, typer.Option(help="Resamples of texts and of tasks.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
+    threads: Threads = None,
     as_json: Json = False,
     debug: Debug = False,
+    *,
+    settings: Given,
 ) -> None:
     """Say which layer to use, without labels."""
     Failures.debug = debug
+    if table is not None:
+        calm_libraries(threads)
     from layerscope import api
     from layerscope.render import charts, matplotlib, terminal
     from layerscope.render import tasks as task_views
@@ -70,6 +98,11 @@ def select(
         convention=convention,
         seed=seed,
         resamples=resamples,
+        table=table,
+        model=model,
+        data=data,
+        show_progress=not as_json,
+        **settings,
     )
     for path in pictures:
         matplotlib.save(charts.chosen_scores([found]), path)
@@ -87,6 +120,7 @@ def _facts(found: Selection) -> dict[str, Any]:
     return {
         "answer": found.answer,
         "readout": None if found.readout is None else found.readout.as_dict(),
+        "labels": None if found.labels is None else found.labels.as_dict(),
         "layer": found.layer,
         "rule": found.rule,
         "sentence": found.sentence,

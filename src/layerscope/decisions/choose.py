@@ -226,8 +226,10 @@ def _by_convention(evidence: Evidence, rule: Rule) -> tuple[tuple[str, int], ...
     return tuple(found)
 
 
-def sentence(choice: Choice) -> str:
+def sentence(choice: Choice, texts: str = "these texts") -> str:
     """Return a choice in words: the layer, how often it wins, what ties with it, what flips.
+
+    `texts` says what it was judged on.
 
     >>> sentence(Choice("middle", "m", "d", "", 6, 3, "block", (0.0,) * 7, (3,), None, (), True))
     "Layer 3 of 6 by the rule 'middle', which looks at no measure."
@@ -236,10 +238,10 @@ def sentence(choice: Choice) -> str:
         return f"No layer by the rule {choice.rule!r}: {choice.reason}."
     place = ", as the model gives it," if choice.stage == FINAL_NORM else ""
     start = f"Layer {choice.layer} of {choice.blocks}{place} by the rule {choice.rule!r}"
-    return f"{start}{_sureness(choice)}.{_flips(choice)}"
+    return f"{start}{_sureness(choice, texts)}.{_flips(choice)}"
 
 
-def _sureness(choice: Choice) -> str:
+def _sureness(choice: Choice, texts: str) -> str:
     if choice.fixed:
         return ", which looks at no measure"
     if choice.won is None:
@@ -247,7 +249,7 @@ def _sureness(choice: Choice) -> str:
     others = [layer for layer in choice.within_noise if layer != choice.layer]
     verb = "cannot tell it" if others else "tell it"
     wins = f"it wins in {100 * choice.won:.0f} % of resamples"
-    return f": {wins}, and these texts {verb} from {_listed(others)}"
+    return f": {wins}, and {texts} {verb} from {_listed(others)}"
 
 
 def _listed(layers: list[int]) -> str:

@@ -276,6 +276,42 @@ def _best_mean(candidates: Floats) -> int:
     return int(np.argmax(np.where(np.isnan(means), -np.inf, means)))
 
 
+def scored_verdict(scores: Scores, *, seed: int = 0, resamples: int = 1000) -> str:
+    """Return what task scores say of one model's layers: what to do, then on what evidence, a line each.
+
+    The gain of the best layer is that of layers chosen on the other tasks, because the best of many on
+    the tasks that it was chosen on looks better than it is. Nothing where no layer has all scores.
+    """
+    candidates, count = scores.candidates, len(scores.tasks)
+    known = np.isfinite(candidates.sum(axis=0))
+    if not known.any():
+        return ""
+    best, own = _best_mean(candidates), candidates.shape[1] - 1
+    means = 100 * candidates.mean(0)
+    on = f"{count} tasks" if count > 1 else scores.tasks[0]
+    place = "the model's own output" if best == own else f"layer {best} of {scores.blocks}"
+    if not known[own]:
+        return f"Read {place}.\nOn {on} it scores {means[best]:.2f}; the last layer was not scored."
+    if not means[best] > means[own]:
+        return (
+            f"Keep the model's own output.\nOn {on} it scores {means[own]:.2f}, and no layer more."
+        )
+    both = f"it scores {means[best]:.2f}, the model's own output {means[own]:.2f}"
+    if count == 1:
+        return f"Read {place}.\nOn {on} {both}; what another task would say is unknown."
+    others = [_best_mean(np.delete(candidates, task, axis=0)) for task in range(count)]
+    gains = 100 * (candidates[np.arange(count), others] - candidates[:, own])
+    drawn = np.random.default_rng(seed).integers(0, count, (resamples, count))
+    low, high = percentile_limits(gains[drawn].mean(1))
+    gained = (
+        f"chosen on the other tasks, a layer gains {gains.mean():+.2f} ({low:+.2f} to {high:+.2f})"
+    )
+    if low > 0:
+        return f"Read {place}.\nOn {on} {both}; {gained}."
+    keep = f"Keep the model's own output: {place} is not clearly better."
+    return f"{keep}\nOn {on} {both}; but {gained} over it."
+
+
 def summarize(rule: str, units: Iterable[Unit], *, seed: int = 0, resamples: int = 1000) -> Gain:
     """Return the means of units of one or more models, with intervals.
 

@@ -10,7 +10,7 @@ Within the last step the simplest map within noise of the best is taken, and of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -125,10 +125,12 @@ def choose_readout(
     if not margin >= 0:
         raise InputError(f"expected a margin of 0 or more, a share of the own score, got {margin}.")
     view = _View(table, margin, seed, resamples, level)
-    quality = view.simplest_alike(view.best_quality())
-    chosen = quality if prefer == "quality" else view.cheapest_alike(quality)
+    chosen = view.chosen(prefer)
     rows = view.rows()
     choice = rows[chosen]
+    halves = [_View(half, margin, seed, resamples, level) for half in _halves(table, seed)]
+    names = [table.candidates[half.chosen(prefer)].name for half in halves]
+    apart = _apart(names, choice.candidate.name)
     return ReadoutChoice(
         readout=view.readouts[chosen],
         prefer=prefer,
@@ -138,9 +140,42 @@ def choose_readout(
         own=rows[table.own],
         sentence=_sentence(
             choice, rows[table.own], rows[view.best], len(view.choosable), _texts(table)
-        ),
+        )
+        + apart,
         table=table,
     )
+
+
+_LEAST_HALVED: Final = 100  # texts, below which halves are too few to choose from
+
+
+def _halves(table: ReadoutTable, seed: int) -> list[ReadoutTable]:
+    """Return the table on two random halves of the texts; nothing where there are few."""
+    texts = table.contributions.shape[1]
+    if texts < _LEAST_HALVED:
+        return []
+    order = np.random.default_rng(seed).permutation(texts)
+    return [_only(table, np.sort(half)) for half in np.array_split(order, 2)]
+
+
+def _only(table: ReadoutTable, texts: NDArray[np.int64]) -> ReadoutTable:
+    rows = table.contributions[:, texts]
+    counts = (~np.isnan(rows)).sum(-1)
+    scores = np.nansum(rows, -1) / np.where(counts, counts, np.nan)
+    pairs = zip(table.candidates, scores.tolist(), strict=True)
+    scored = tuple(replace(candidate, score=score) for candidate, score in pairs)
+    return replace(table, candidates=scored, contributions=rows)
+
+
+def _apart(halves: Sequence[str], chosen: str) -> str:
+    """Return a sentence where a half of the texts alone would choose something else."""
+    others = [f"'{name}'" for name in halves if name != chosen]
+    if not others:
+        return ""
+    if len(others) == 1:
+        return f" One half of the texts alone would choose {others[0]}."
+    both = " and ".join(dict.fromkeys(others))
+    return f" Halves of the texts would choose {both}."
 
 
 def _as_dict(row: ReadoutRow, costs: Costs | None) -> dict[str, Any]:
@@ -170,7 +205,7 @@ class _View:
             for place, candidate in enumerate(table.candidates)
             if candidate.readout is not None
             and not np.isnan(candidate.score)
-            and (place == table.own or _may_be_chosen(candidate.readout))
+            and (place == table.own or may_be_chosen(candidate.readout))
         }
         self.choosable = list(self.readouts)
         self.kinds = {p: _kind(p == table.own, readout) for p, readout in self.readouts.items()}
@@ -195,6 +230,11 @@ class _View:
 
     def _best(self, pool: Sequence[int]) -> int:
         return max(pool, key=lambda place: self.scores[place])
+
+    def chosen(self, prefer: Preference) -> int:
+        """Return the place of the candidate to use."""
+        quality = self.simplest_alike(self.best_quality())
+        return quality if prefer == "quality" else self.cheapest_alike(quality)
 
     def best_quality(self) -> int:
         """Climb from the model's own output to a more complex kind where it is clearly better."""
@@ -251,7 +291,8 @@ class _View:
         ]
 
 
-def _may_be_chosen(readout: Readout) -> bool:
+def may_be_chosen(readout: Readout) -> bool:
+    """Whether a readout may be an answer: full whitening never is, see `MOST_WHITENING`."""
     kind, number = split_map(readout.map)
     return kind != "whitening" or number <= MOST_WHITENING
 

@@ -453,13 +453,6 @@ RULES: Final[tuple[Rule, ...]] = (
 DEFAULT_RULE: Final = RETRIEVAL.name
 # What is taken where a run lacks what the default rule needs: no published rule beats it.
 FALLBACK_RULE: Final = MIDDLE.name
-# How far a choice may be trusted; shown with each one.
-CAUTION: Final = (
-    "This is a hint, not a proof. Over ten tasks and three small models the rule 'most retrieval' "
-    "scored 2.0 points more than the last layer and 5.7 more than the middle one, but 0.9 less than "
-    "that on one of them; on the scores published for Pythia-410M no rule beat the middle layer "
-    "(least DiME 48.60, middle 49.49). Evaluate on your task before you rely on it."
-)
 
 
 def find(name: str, rules: Iterable[Rule] = RULES) -> Rule:

@@ -10,9 +10,10 @@ import pandas as pd
 from layerscope.decisions import choose
 from layerscope.decisions import evidence as evidence_module
 from layerscope.decisions.choose import Choice
-from layerscope.decisions.gains import Gain, Scores, gain_of, labeled, scores_of
+from layerscope.decisions.gains import Gain, Scores, gain_of, labeled, scored_verdict, scores_of
+from layerscope.decisions.labels import LabelChoice
 from layerscope.decisions.readouts import Preference, ReadoutChoice, choose_readout
-from layerscope.decisions.rules import CAUTION, DEFAULT_RULE, FALLBACK_RULE, RULES, Rule, find
+from layerscope.decisions.rules import DEFAULT_RULE, FALLBACK_RULE, RULES, Rule, find
 from layerscope.errors import InputError, unknown_name
 from layerscope.results.display import Displayed
 from layerscope.results.table import Run
@@ -33,6 +34,8 @@ class Selection(Displayed):
         lacking: the rules without a choice, each with what the run is missing.
         sentence: the rule's choice in words, and how far to trust it.
         readout: the readout to use; None where a rule was asked for, or none were compared.
+        labels: what a table of labels says of the readouts; None where none was given.
+        scored: what the task scores of one model say, in words; nothing where there are none.
     """
 
     rule: str
@@ -44,11 +47,18 @@ class Selection(Displayed):
     lacking: Mapping[str, str]
     sentence: str
     readout: ReadoutChoice | None = None
+    labels: LabelChoice | None = None
+    scored: str = ""
 
     @property
     def answer(self) -> str:
-        """What to do, and on what evidence: by the readout where there is one, else by the rule."""
-        return self.readout.sentence if self.readout else self.sentence
+        """What to do, and on what evidence: by labels or scores where there are some, else without."""
+        without = self.readout.sentence if self.readout else self.sentence
+        if self.labels is not None:
+            return self.labels.sentence
+        if self.scored and self.readout:
+            return f"{self.scored} Without labels the choice is '{self.readout.readout}'."
+        return self.scored or without
 
     @property
     def chosen(self) -> tuple[Choice, ...]:
@@ -160,8 +170,15 @@ def decide(
         labeled=labeled(scores, seed=seed, resamples=resamples),
         scores=scores,
         lacking=lacking,
-        sentence=_sentence([c for c in choices if c.rule == followed], why),
+        sentence=_sentence(
+            [c for c in choices if c.rule == followed],
+            why,
+            _judged_on(run, find(followed, offered)),
+        ),
         readout=readout,
+        scored=scored_verdict(scores[0], seed=seed, resamples=resamples)
+        if len(scores) == 1
+        else "",
     )
 
 
@@ -194,11 +211,19 @@ def _followed(rule: str | Rule | None, lacking: Mapping[str, str]) -> tuple[str,
     return FALLBACK_RULE, f"The default rule, {name!r}, needs {lacking[name]}. "
 
 
-def _sentence(chosen: list[Choice], why: str) -> str:
+def _judged_on(run: Run, rule: Rule) -> str:
+    """Return what a rule's measures were made of, where that is not the user's texts."""
+    read = run.table["metric"].isin([need.metric for need in rule.needs])
+    if any("built-in" in str(label) for label in run.table["perturbation"][read].unique()):
+        return "paragraphs of the built-in sample (your texts are too short for crops)"
+    return "these texts"
+
+
+def _sentence(chosen: list[Choice], why: str, texts: str) -> str:
     if len({(choice.model, choice.layer) for choice in chosen}) == 1:
-        return f"{choose.sentence(chosen[0])} {why}{CAUTION}"
-    texts = f"{len(chosen)} sets of texts"
-    return f"The rule {chosen[0].rule!r} takes another layer for each of {texts}. {why}{CAUTION}"
+        return f"{choose.sentence(chosen[0], texts)} {why}".strip()
+    sets = f"{len(chosen)} sets of texts"
+    return f"The rule {chosen[0].rule!r} takes another layer for each of {sets}. {why}".strip()
 
 
 def _columns(gain: Gain) -> dict[str, float | int | None]:

@@ -9,11 +9,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from layerscope.analysis.plan import ENOUGH
-from layerscope.analysis.readouts import own_sites
+from layerscope.analysis.readouts import own_sites, texts_to_fit_on
 from layerscope.config import Pooling
 from layerscope.data.tokens import TokenizedText, tokenize
-from layerscope.data.views import SpanConfig, SpanKind, views_of
 from layerscope.errors import InputError, RunError
 from layerscope.export.cut import CutPlan, Place, pooled_tokens
 from layerscope.export.formats import bytes_of
@@ -64,7 +62,7 @@ def plan_readout(
     counting = compared.counting
     if counting is None:
         raise RunError("a readout was planned without saying which tokens are pooled.")
-    crops, what = _to_fit_on(texts, seed)
+    crops, what = texts_to_fit_on(texts, seed)
     read = tokenize(backbone.tokenizer, [compared.prompt + row for row in crops], compared.limit)
     wanted = {layer: sites[layer] for layer in readout.layers}
     fitted = fit(readout, _pooled(backbone, wanted, counting, read), fitted_on=what)
@@ -148,14 +146,6 @@ def _smallest(
         f"{backbone.info.model_class} in transformers does not return all layers of the readout "
         f"'{readout}' in hidden_states; choose one layer by --layer."
     )
-
-
-def _to_fit_on(texts: Sequence[str], seed: int) -> tuple[list[str], str]:
-    """Return both crops of each text, or the texts where too few allow crops; and what they are."""
-    crops = views_of(texts, SpanConfig(kind=SpanKind.CROPS), 2, seed, lambda: None).made
-    if len(crops) >= 2 * min(ENOUGH, len(texts)):
-        return crops, f"{len(crops):,} crops of 20 words"
-    return list(texts), f"{len(texts):,} texts"
 
 
 def _pooled(

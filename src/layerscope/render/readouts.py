@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from layerscope.decisions.labels import LabelChoice
 from layerscope.decisions.readouts import ReadoutChoice, ReadoutRow
 from layerscope.render import words
-from layerscope.render.view import NONE, Answer, Cell, Section, Style, Table, heads, section
+from layerscope.render.view import NONE, Cell, Section, Style, Table, heads, section
 
 _BEST: Final = 5  # of the best candidates are shown besides the chosen one and the baselines
 
@@ -15,12 +16,6 @@ _BEST: Final = 5  # of the best candidates are shown besides the chosen one and 
 _SPEED: Final = (
     " Speed: typical texts of this scan in one batch on this machine, every block counted alike."
 )
-
-
-def answer(found: ReadoutChoice) -> Answer:
-    """Return what to do, and on what evidence."""
-    lead, _, evidence = found.sentence.partition("\n")
-    return Answer(lead, evidence)
 
 
 def readout_section(found: ReadoutChoice) -> Section | None:
@@ -74,3 +69,38 @@ def _row(row: ReadoutRow, found: ReadoutChoice, named: Mapping[str, str]) -> tup
         ),
         *([Cell(words.rough(costs.speed(candidate)), style)] if costs else []),
     )
+
+
+def label_section(found: LabelChoice) -> Section | None:
+    """Return the table of readouts by labels: those weighed, the baselines and the best."""
+    table = found.table
+    candidates = table.candidates
+    named = {candidates[place].name: name for name, place in table.baselines.items()}
+    named |= {found.without.name: "chosen without labels"}
+    named |= {candidates[table.own].name: "the model's own output"}
+    ranked = sorted(candidates, key=lambda each: -each.score)
+    shown = [each for each in ranked if each.name in {*named, str(found.readout)}]
+    shown += [each for each in ranked if each not in shown][:_BEST]
+    rows = tuple(
+        (
+            Cell(each.name, _style(each.name, found), below=named.get(each.name, "")),
+            Cell(f"{each.score:.3f}", below=f"{each.low:.3f} to {each.high:.3f}"),
+            Cell(f"{each.highest} of {table.blocks}"),
+        )
+        for each in sorted(shown, key=ranked.index)
+    )
+    note = (
+        f"Of {len(table.contributions[0])} {table.crops}: the share that a ridge classifier gets right "
+        "which was trained on the other rows, or for pairs the rank correlation; each row's limits are "
+        "its own, and the best of many looks better than it is. A guess that reads no text scores "
+        f"{table.chance:.3f}."
+    )
+    return section(
+        "Readouts by labels",
+        Table(heads("readout", "score", "blocks", left=(0,)), rows, notes=(note,)),
+        id="labels",
+    )
+
+
+def _style(name: str, found: LabelChoice) -> Style:
+    return "good" if name == str(found.readout) else ""

@@ -11,7 +11,6 @@ import pandas as pd
 from layerscope.decisions import choose, evidence
 from layerscope.decisions.choose import Choice
 from layerscope.decisions.evidence import Key
-from layerscope.decisions.rules import CAUTION
 from layerscope.decisions.select import Selection, decide
 from layerscope.metrics.catalogue import CATALOGUE
 from layerscope.metrics.measure import Measure
@@ -70,7 +69,7 @@ def run_view(
     model = run.record.get("model", {})
     texts = run.table[run.table["level"] != TASK]["n"].dropna()
     figure = _figure(run, preferred, measures)
-    answers = (tasks.answer(run.table), None if advice is None else tasks.advice_of(advice))
+    answers = (tasks.answer(run) if advice is None else tasks.advice_of(advice),)
     return View(
         title=str(model.get("name") or run.table["model"].iloc[0]),
         detail=str(model.get("revision") or ""),
@@ -114,7 +113,7 @@ def _sections(
             page=True,
             folded=True,
         ),
-        section("Notes", *_notes(run.record, main), Notes(() if advice is None else (CAUTION,))),
+        section("Notes", *_notes(run.record, main)),
         section("How it was made", *_facts(run.record), page=True),
     )
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 from layerscope.decisions import evidence
 from layerscope.decisions.choose import Choice
-from layerscope.decisions.gains import Gain, Interval
-from layerscope.decisions.rules import BASELINES, CAUTION, RANDOM, middle_layer
+from layerscope.decisions.gains import Gain, Interval, scored_verdict, scores_of
+from layerscope.decisions.rules import BASELINES, RANDOM, middle_layer
 from layerscope.decisions.select import Selection
 from layerscope.render import readouts, words
 from layerscope.render.view import (
@@ -28,7 +28,7 @@ from layerscope.render.view import (
     section,
     sections,
 )
-from layerscope.results.table import BLOCK, FINAL_NORM, TASK
+from layerscope.results.table import BLOCK, FINAL_NORM, TASK, Run
 
 _TASKS_SHOWN: Final = 6  # columns of scores that fit next to layer, depth and mean
 _WIDTH: Final = 9
@@ -114,31 +114,16 @@ def short_names(metrics: Sequence[str]) -> dict[str, str]:
 # --- an evaluation ----------------------------------------------------------------------------------
 
 
-def answer(table: pd.DataFrame) -> Answer | None:
-    """Return the layer that scores best: on the mean of the tasks, or on each if there is none."""
-    curves = task_curves(table)
-    if not curves:
-        return None
-    blocks = evidence.number_of_blocks(table)
-    mean = mean_curve(curves)
-    curve = mean or (curves[0] if len(curves) == 1 else None)
-    if curve is None:
-        each = ", ".join(f"{_place(curve.best)} on {curve.name}" for curve in curves[:3])
-        more = f" and {len(curves) - 3} more" if len(curves) > 3 else ""
-        return Answer("The best layer of each task:", f"{each}{more}.")
-    best, last, middle = curve.values[curve.best], curve.last(blocks), curve.middle(blocks)
-    gain = "" if last is None else f", {words.score(best - last, signed=True)} over the last layer"
-    against = "" if middle is None else f"; the middle layer scores {words.score(middle)}"
-    on = curve.name if mean is None else f"the {curve.name}"
-    return Answer(
-        f"{_place(curve.best).capitalize()} scores best",
-        f"{words.score(best)} on {on}{gain}{against}.",
-    )
+def answer(run: Run) -> Answer | None:
+    """Return what the scores of a run of one model say; None where there are none."""
+    scores = scores_of(run)
+    return in_two_lines(scored_verdict(scores[0])) if len(scores) == 1 else None
 
 
-def _place(place: Place) -> str:
-    layer, stage = place
-    return f"layer {layer} after the final norm" if stage == FINAL_NORM else f"layer {layer}"
+def in_two_lines(said: str) -> Answer | None:
+    """Return what to do and on what evidence as an answer; None where nothing is said."""
+    lead, _, evidence = said.partition("\n")
+    return Answer(lead, evidence) if said else None
 
 
 def layers(table: pd.DataFrame) -> Table | None:
@@ -224,11 +209,11 @@ _MOST_TASKS: Final = 12
 
 
 def advice_of(found: Selection) -> Answer:
-    """Return what to do, on what evidence: by the readout where there is one, else by the rule."""
-    if found.readout is not None:
-        return readouts.answer(found.readout)
-    said = found.sentence.removesuffix(CAUTION).strip()
-    lead, by, rest = said.partition(" by the rule")
+    """Return what to do, on what evidence: by labels or scores where there are some, else without."""
+    if found.labels or found.scored or found.readout:
+        lead, _, by = found.answer.partition("\n")
+        return Answer(lead, by)
+    lead, by, rest = found.sentence.partition(" by the rule")
     return Answer(lead, f"{by}{rest}".strip(), good=found.layer is not None)
 
 
@@ -248,6 +233,7 @@ def selection_view(found: Selection, record: Mapping[str, Any], *, every: bool =
         lines=words.settings_lines(record),
         answers=(advice_of(found),),
         sections=sections(
+            None if found.labels is None else readouts.label_section(found.labels),
             None if found.readout is None else readouts.readout_section(found.readout),
             section("Layers by rule", _choices(found, every)),
             section("Scores at those layers", gained[0]),
@@ -387,4 +373,3 @@ def _footnotes(found: Selection, every: bool) -> Iterable[str]:
         yield from (f"{rule} needs {what}" for rule, what in found.lacking.items())
     elif found.lacking:
         yield f"{len(found.lacking)} rules need measures that this run lacks; --all names them"
-    yield CAUTION

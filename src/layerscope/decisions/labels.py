@@ -1,0 +1,140 @@
+"""Whether a few labels, or the choice without labels, should be believed.
+
+The choice without labels is given up only for a readout that the labels show to be better, allowing for
+all the readouts that were looked at: the best of hundreds on 50 rows looks better than it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from layerscope.decisions.readouts import ReadoutChoice, may_be_chosen
+from layerscope.errors import InputError
+from layerscope.metrics.readouts import Readout
+from layerscope.results.readouts import Candidate, ReadoutTable
+from layerscope.results.resampling import simultaneous_lows
+
+
+@dataclass(frozen=True)
+class LabelChoice:
+    """What a few labels say of the readouts of a run.
+
+    Attributes:
+        readout: to use.
+        believes_labels: whether it is the labels' choice, not the one without labels.
+        without: what was chosen without labels, by its score on the labels.
+        best: the best by the labels.
+        gain: of the best over the one without labels.
+        gain_low: limit of that gain which holds for all readouts together.
+        over_own: of the readout to use over the model's own output, on the labels.
+        sentence: what to do and why, in two lines.
+        table: what it was chosen from.
+    """
+
+    readout: Readout
+    believes_labels: bool
+    without: Candidate
+    best: Candidate
+    gain: float
+    gain_low: float
+    over_own: float
+    sentence: str
+    table: ReadoutTable = field(repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "readout": str(self.readout),
+            "believes_labels": self.believes_labels,
+            "without_labels": self.without.name,
+            "best_by_labels": self.best.name,
+            "gain": self.gain,
+            "gain_low": self.gain_low,
+            "over_own": self.over_own,
+            "sentence": self.sentence,
+        }
+
+
+def choose_with_labels(
+    table: ReadoutTable,
+    without: ReadoutChoice,
+    *,
+    pairs: bool = False,
+    seed: int = 0,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> LabelChoice:
+    """Return the readout to use where a few labels are there.
+
+    Args:
+        table: readouts scored on labels, see `analysis.labels.compare_on_labels`.
+        without: the choice of the run without labels.
+        pairs: whether the score is a correlation, not a share of texts.
+        seed: of the resampling of rows.
+        resamples: their number.
+        level: of the limits.
+
+    Raises:
+        InputError: the readout that was chosen without labels has no score on them.
+    """
+    free = next(
+        (p for p, c in enumerate(table.candidates) if c.name == without.chosen.candidate.name), None
+    )
+    if free is None:
+        raise InputError(f"the labels say nothing of the readout '{without.readout}'.")
+    readouts = {
+        place: each.readout
+        for place, each in enumerate(table.candidates)
+        if each.readout is not None and (place == table.own or may_be_chosen(each.readout))
+    }
+    choosable = list(readouts)
+    scores = np.array([each.score for each in table.candidates])
+    rows = table.contributions[[free, *choosable]]
+    lows = np.full(len(scores), np.nan)
+    lows[choosable] = simultaneous_lows(rows, 0, seed, resamples, level)[1:]
+    best = max(choosable, key=lambda place: scores[place])
+    clear = [place for place in choosable if lows[place] > 0]
+    chosen = max(clear, key=lambda place: scores[place]) if clear else free
+    gain, low = float(scores[best] - scores[free]), float(lows[best])
+    return LabelChoice(
+        readout=readouts[chosen],
+        believes_labels=bool(clear),
+        without=table.candidates[free],
+        best=table.candidates[best],
+        gain=gain,
+        gain_low=low,
+        over_own=float(scores[chosen] - scores[table.own]),
+        sentence=_sentence(table, chosen, free, best, float(lows[chosen]), len(choosable), pairs),
+        table=table,
+    )
+
+
+def _sentence(
+    table: ReadoutTable, chosen: int, free: int, best: int, low: float, count: int, pairs: bool
+) -> str:
+    """Return what to do, then on what evidence, a line each."""
+    rows = table.contributions.shape[1]
+
+    def said(place: int) -> str:
+        score = table.candidates[place].score
+        return f"a correlation of {score:.3f}" if pairs else f"{100 * score:.1f} % right"
+
+    name, other = table.candidates[chosen].name, table.candidates[free].name
+    of = f"On {rows} {table.crops} it has {said(chosen)}"
+    own = "" if chosen == table.own else f", the model's own output {said(table.own)}"
+    if chosen != free:
+        least = f"{low:.3f}" if pairs else f"{100 * low:.1f} points"
+        return (
+            f"Believe the labels: use the readout '{name}'.\n{of}{own}; the choice without labels, "
+            f"'{other}', has {said(free)}: at least {least} less, with {count} readouts tried."
+        )
+    if best == free:
+        return f"Use the readout '{name}': labels and the choice without them agree.\n{of}{own}."
+    return (
+        f"Keep the choice without labels: the readout '{name}'.\n{of}{own}; the best of {count} "
+        f"readouts, '{table.candidates[best].name}', has {said(best)}, which "
+        "so few rows cannot tell from it."
+    )
