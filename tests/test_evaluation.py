@@ -943,6 +943,22 @@ def test_the_command_prints_layers_by_tasks(command, tiny_folder, few, page):
     assert (run_folder / "bank" / "bank.json").exists()
 
 
+def test_the_command_scores_a_folder_of_beir_and_writes_results_of_mteb(
+    command, tiny_folder, search
+):
+    given = ("--table", search, "--layers", "1", "--mteb-results", "results", "--out", "run")
+    dry = command("evaluate", tiny_folder("bert"), *given, "--dry-run", "--json")
+    assert json.loads(dry.out)["texts"] == 52
+    assert not Path("results").exists()
+    finished = command("evaluate", tiny_folder("bert"), *given, "--json")
+    assert finished.code == 0, finished.err
+    [row] = json.loads(finished.out)["table"]
+    [result] = experiments_in(Path("results"))[0].task_results
+    assert (row["metric"], row["value"]) == (
+        "mteb/search/ndcg_at_10", pytest.approx(result.get_score(), abs=1e-6),
+    )  # fmt: skip
+
+
 def test_the_command_for_machines(command, tiny_folder, few):
     finished = command(
         "evaluate", tiny_folder("llama"), "--tasks", ",".join(few), "--out", "run", "--json"
