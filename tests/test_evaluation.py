@@ -357,7 +357,9 @@ def test_layers_are_experiments_of_one_model_for_mteb(tmp_path):
     assert {meta.revision for meta in metas} == {backbone.info.weights_fingerprint}
     kwargs = [meta.experiment_kwargs for meta in metas]
     assert [each["layer"] for each in kwargs] == [site.layer for site in source.sites for _ in "ab"]
-    assert all("" not in each.values() for each in kwargs)
+    assert all(None not in each.values() for each in kwargs)
+    choices = [EvaluateConfig(prompt=prompt) for prompt in ("", "river ")]
+    assert len({layer_meta(backbone.info, Site(0), each).experiment_name for each in choices}) == 2
 
 
 @pytest.mark.parametrize(
