@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,9 @@ from layerscope.states.bank import hash_of
 from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
 from layerscope.states.extract import Site
 
+GLOSSES = "WordNetGlosses"  # a retrieval made here: which gloss explains a word
 TASKS = {
-    "MiniLM": ("STSBenchmark", "Banking77Classification"),
+    "MiniLM": ("STSBenchmark", "Banking77Classification", GLOSSES),
     "Gemma 3 270M": ("STSBenchmark",),
 }
 LIMITS = {"MiniLM": (3.0, 1.5), "Gemma 3 270M": (8.0, 1.5)}
@@ -51,9 +51,11 @@ PLAIN = EvaluateConfig(special_tokens=True, first_token=FirstToken.KEEP)
 
 
 def plan_of(task: str, rows: int | None) -> TaskPlan:
-    """A task of ../shared/data, cut to its first rows for a taste."""
+    """A task of ../shared/data or a folder of glosses, cut to its first rows for a taste."""
     folder = DATA
-    if rows is not None:
+    if task == GLOSSES:
+        task = str(_glosses(rows))
+    elif rows is not None:
         folder = Path(tempfile.mkdtemp(prefix="layerscope-bench-"))
         for file in (DATA / task).glob("*.parquet"):
             (folder / task).mkdir(exist_ok=True)
@@ -62,6 +64,28 @@ def plan_of(task: str, rows: int | None) -> TaskPlan:
         [plan] = resolve([task], task_data=folder)
         plan.build()  # the data are loaded before any clock runs
     return plan
+
+
+def _glosses(rows: int | None) -> Path:
+    """Write a folder in the BEIR layout: words are queries, glosses the corpus, lexnames its titles."""
+    folder = Path(tempfile.mkdtemp(prefix="layerscope-bench-")) / GLOSSES
+    (folder / "qrels").mkdir(parents=True)
+    test, train = (
+        pd.read_parquet(DATA / "WordNetGlossLexname" / f"{split}.parquet").head(rows or 1 << 30)
+        for split in ("test", "train")
+    )
+    glosses = pd.concat([test, train], ignore_index=True)
+    glosses["_id"] = "d" + glosses.index.astype(str)
+    words = pd.DataFrame({"text": test["lemma"].unique()})
+    words["_id"] = "q" + words.index.astype(str)
+    corpus = glosses.rename(columns={"label_text": "title"})[["_id", "title", "text"]]
+    corpus.to_json(folder / "corpus.jsonl", orient="records", lines=True)
+    words.to_json(folder / "queries.jsonl", orient="records", lines=True)
+    judged = words.merge(glosses, left_on="text", right_on="lemma").assign(score=1)
+    judged = judged.rename(columns={"_id_x": "query-id", "_id_y": "corpus-id"})
+    judged = judged[["query-id", "corpus-id", "score"]]
+    judged.to_csv(folder / "qrels" / "test.tsv", sep="\t", index=False)
+    return folder
 
 
 # --- mteb's plain runs -------------------------------------------------------------------------
@@ -152,7 +176,7 @@ def compare(name: str, task: str, rows: int | None, layers: Sequence[int] | None
         plain_run(model, plan_of("STS17-en-en", 8), Site(backbone.depth))  # warms up
         bank = Path(folder) / "bank"
         ours, scores, source = all_layers(backbone, plan, PLAIN, bank)
-        other = replace(PLAIN, pooling=Pooling.MAX)
+        other = PLAIN.changed(pooling=Pooling.MAX)
         again, _, second = all_layers(backbone, plan, other, bank)
         sites = source.sites
         chosen = [site for site in sites if layers is None or site.layer in layers]
@@ -258,7 +282,9 @@ def main(
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", action="append", choices=list(MODELS))
-    parser.add_argument("--task", action="append", default=[], help="a folder of ../shared/data")
+    parser.add_argument(
+        "--task", action="append", default=[], help=f"a folder of ../shared/data, or {GLOSSES}"
+    )
     parser.add_argument("--rows", type=int, help="only the first rows of each task")
     parser.add_argument("--texts", type=int, default=TEXTS, help="for the bank; 0 leaves it out")
     parser.add_argument("--layers", type=int, nargs="*", help="plain runs of these layers only")

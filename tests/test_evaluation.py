@@ -393,7 +393,9 @@ def test_layers_are_experiments_of_one_model_for_mteb(tmp_path):
     assert {meta.revision for meta in metas} == {backbone.info.weights_fingerprint}
     kwargs = [meta.experiment_kwargs for meta in metas]
     assert [each["layer"] for each in kwargs] == [site.layer for site in source.sites for _ in "ab"]
-    assert all("" not in each.values() for each in kwargs)
+    assert all(None not in each.values() for each in kwargs)
+    choices = [EvaluateConfig(prompt=prompt) for prompt in ("", "river ")]
+    assert len({layer_meta(backbone.info, Site(0), each).experiment_name for each in choices}) == 2
 
 
 @pytest.mark.parametrize(
@@ -977,6 +979,22 @@ def test_the_command_prints_layers_by_tasks(command, tiny_folder, few, page):
     assert [path.name for path in Path("runs").iterdir()] == [f"{tiny_folder('llama').name}--tasks"]
     run_folder = next(Path("runs").iterdir())
     assert (run_folder / "bank" / "bank.json").exists()
+
+
+def test_the_command_scores_a_folder_of_beir_and_writes_results_of_mteb(
+    command, tiny_folder, search
+):
+    given = ("--table", search, "--layers", "1", "--mteb-results", "results", "--out", "run")
+    dry = command("evaluate", tiny_folder("bert"), *given, "--dry-run", "--json")
+    assert json.loads(dry.out)["texts"] == 52
+    assert not Path("results").exists()
+    finished = command("evaluate", tiny_folder("bert"), *given, "--json")
+    assert finished.code == 0, finished.err
+    [row] = json.loads(finished.out)["table"]
+    [result] = experiments_in(Path("results"))[0].task_results
+    assert (row["metric"], row["value"]) == (
+        "mteb/search/ndcg_at_10", pytest.approx(result.get_score(), abs=1e-6),
+    )  # fmt: skip
 
 
 def test_the_command_for_machines(command, tiny_folder, few):

@@ -36,8 +36,8 @@ def layer_meta(info: ModelInfo, site: Site, settings: EvaluateConfig) -> Any:
             "revision": info.revision if is_commit else info.weights_fingerprint,
             "similarity_fn_name": ScoringFunction.COSINE,
             "embed_dim": info.dim,
-            # What is empty names nothing: mteb leaves it out of its own experiments, too.
-            "experiment_kwargs": {name: value for name, value in made.items() if value != ""},
+            # What is left to the model names nothing, but an empty prompt is a choice.
+            "experiment_kwargs": {name: value for name, value in made.items() if value is not None},
         }
     )
 
