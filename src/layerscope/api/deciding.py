@@ -135,7 +135,7 @@ def _scanned_model(
     return backbone
 
 
-LEAST_ROWS: Final = 20
+LEAST_ROWS: Final = 50
 
 
 def labelled_rows(given: Any) -> LabelledRows:

@@ -15,7 +15,7 @@ from layerscope.decisions.readouts import ReadoutChoice, may_be_chosen
 from layerscope.errors import InputError
 from layerscope.metrics.readouts import Readout
 from layerscope.results.readouts import Candidate, ReadoutTable
-from layerscope.results.resampling import simultaneous_lows
+from layerscope.results.resampling import sign_flip_lows
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def choose_with_labels(
     scores = np.array([each.score for each in table.candidates])
     rows = table.contributions[[free, *choosable]]
     lows = np.full(len(scores), np.nan)
-    lows[choosable] = simultaneous_lows(rows, 0, seed, resamples, level)[1:]
+    lows[choosable] = sign_flip_lows(rows, 0, seed, resamples, level)[1:]
     best = max(choosable, key=lambda place: scores[place])
     clear = [place for place in choosable if lows[place] > 0]
     chosen = max(clear, key=lambda place: scores[place]) if clear else free

@@ -176,10 +176,15 @@ def decide(
             _judged_on(run, find(followed, offered)),
         ),
         readout=readout,
-        scored=scored_verdict(scores[0], seed=seed, resamples=resamples)
-        if len(scores) == 1
-        else "",
+        scored=_scored(scores, rule, seed, resamples),
     )
+
+
+def _scored(scores: Sequence[Scores], rule: str | Rule | None, seed: int, resamples: int) -> str:
+    """Return what the scores of one model say; nothing where a rule was asked for."""
+    if rule is not None or len(scores) != 1:
+        return ""
+    return scored_verdict(scores[0], seed=seed, resamples=resamples)
 
 
 def _with(rules: Iterable[Rule], rule: str | Rule | None) -> tuple[Rule, ...]:

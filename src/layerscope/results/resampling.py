@@ -124,6 +124,40 @@ def simultaneous_lows(
     return lows
 
 
+def sign_flip_lows(
+    contributions: Floats,
+    reference: int,
+    seed: int,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Floats:
+    """Return lower limits of the gains over one row, as `simultaneous_lows`, that hold for few texts.
+
+    Where no row is better, each text's difference is as likely positive as negative. All signs are drawn
+    anew, those of a text for all rows together, and the limit of a row is its gain less the quantile of
+    the greatest standardized sum of all rows (Westfall, Young 1993). A bootstrap
+    of 50 right or wrong answers finds gains by chance too often.
+
+    Args:
+        contributions: (row, text) float64, none undefined.
+        reference: the row to compare with; its own limit is 0.
+        seed: of the signs.
+        resamples: number of draws.
+        level: share of both tails that lies between the limits, of which this is the lower.
+    """
+    differences = contributions - contributions[reference]
+    texts = differences.shape[1]
+    errors: Floats = np.sqrt(np.square(differences).sum(1)) / texts
+    varies = errors > 0
+    gains: Floats = differences.mean(1)
+    if not varies.any():
+        return gains
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (texts, resamples))
+    greatest = ((differences[varies] @ signs) / texts / errors[varies, None]).max(0)
+    lows: Floats = gains - np.quantile(greatest, (1 + level) / 2) * errors
+    return lows
+
+
 def resampled_means(rows: Floats, seed: int, resamples: int) -> Floats:
     """Return the mean of every row (row, text) under every resampling, (row, resample).
 
