@@ -24,7 +24,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from benchmarks.materials import MODELS, SHARED
+from benchmarks import corpora
+from benchmarks.materials import MODELS, READOUT_MODELS, SHARED
 from benchmarks.memory import texts
 from benchmarks.tables import markdown
 from layerscope.config import FirstToken, Pooling
@@ -33,10 +34,11 @@ from layerscope.evaluation.tasks import TaskPlan, resolve
 from layerscope.models import loading
 from layerscope.models.architectures import ARCHITECTURES
 from layerscope.models.backbone import Backbone
+from layerscope.models.serving import as_served
 from layerscope.settings import EvaluateConfig
 from layerscope.states.bank import hash_of
 from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
-from layerscope.states.extract import Site
+from layerscope.states.extract import Site, sites_of
 
 GLOSSES = "WordNetGlosses"  # a retrieval made here: which gloss explains a word
 TASKS = {
@@ -156,7 +158,7 @@ def all_layers(
     """Seconds, scores and encoder of one evaluation of every site, loading the model left out."""
     started = time.process_time()
     opened = open_bank(bank, backbone, TokenPolicy.of_config(settings))
-    source = BankEncoder(backbone, opened, settings.pooling)
+    source = BankEncoder(backbone, opened, settings.pools)
     outcome = score_tasks(source, [plan], source.sites, settings)
     if outcome.failed:
         raise SystemExit(f"{plan.name} failed: {outcome.failed[plan.name]}")
@@ -202,6 +204,54 @@ def compare(name: str, task: str, rows: int | None, layers: Sequence[int] | None
         "largest difference of scores": f"{max(differences.values()):.1e}",
         "bank MB": f"{source.bank.size / 1e6:.0f}",
     }
+
+
+# --- as it is served -------------------------------------------------------------------------------
+
+SERVED = (
+    "STS17", "Banking77Pairs", "Banking77Classification", "ArxivClusteringS2S-mini", "CLINC150Reranking",
+)  # fmt: skip
+
+
+def as_it_is_served(name: str, folder: Path) -> list[dict[str, Any]]:
+    """A row a task: the last row of an evaluation against mteb on the source's own model."""
+    import mteb
+    from sentence_transformers import SentenceTransformer
+
+    path = READOUT_MODELS[name]()
+    if path is None:
+        return [{"model": name, "task": "model not installed"}]
+    backbone = loading.load(path)
+    settings, _ = as_served(EvaluateConfig(), backbone.serving)
+    model = SentenceTransformer(str(path), device="cpu")
+    plans = [corpora.plans(folder / "tasks")[task] for task in SERVED] + [plan_of(GLOSSES, 300)]
+    opened = open_bank(folder / "bank", backbone, TokenPolicy.of_config(settings))
+    last = sites_of(backbone)[-1]
+    source = BankEncoder(
+        backbone, opened, settings.pools, poolings=(settings.pools,), sites=(last,)
+    )
+    decided = settings.changed(max_length=opened.policy.max_length)
+    ours = score_tasks(source, plans, [last], decided)
+    rows = []
+    for plan in plans:
+        with quiet():
+            result = mteb.evaluate(model, plan.build(), cache=None, show_progress_bar=False)
+        plain = float(result.task_results[0].scores[plan.split][0]["main_score"])
+        score = ours.scores[plan.name][last].value
+        rows.append(
+            {"model": name, "task": plan.name, "kind": plan.kind, "last row": f"{100 * score:.3f}",
+             "mteb, SentenceTransformer": f"{100 * plain:.3f}", "difference": f"{abs(score - plain):.0e}"}
+        )  # fmt: skip
+    return rows
+
+
+def served_table(names: Sequence[str] = ("MiniLM", "MPNet base")) -> str:
+    """Return the rows of all models."""
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            rows += as_it_is_served(name, Path(folder))
+    return markdown(rows)
 
 
 # --- memory ------------------------------------------------------------------------------------
@@ -289,10 +339,14 @@ if __name__ == "__main__":
     parser.add_argument("--texts", type=int, default=TEXTS, help="for the bank; 0 leaves it out")
     parser.add_argument("--layers", type=int, nargs="*", help="plain runs of these layers only")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--served", action="store_true", help="the last row against mteb, alone")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
         child(given.model[0], given.texts)
+    elif given.served:
+        torch.set_num_threads(given.threads)
+        print(served_table())
     else:
         chosen = given.model or list(TASKS)
         print(main(chosen, given.task, given.rows, given.texts, given.layers, given.threads))

@@ -1,5 +1,6 @@
 """Gains are paired within tasks and named by them; the published results give the known figures."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -315,3 +316,63 @@ def test_published_layers_found_with_labels(published, name, score, layers):
 
 def test_published_results_recommend_the_middle(published):
     assert (published.rule, published.layer) == (rules.FALLBACK_RULE, 12)
+
+
+# --- what the scores say --------------------------------------------------------------------------
+
+
+def verdict(tasks: dict[str, list[float]], normed: dict[str, float] | None = None) -> list[str]:
+    return decide(from_long(frame(tasks, normed))).answer.split("\n")
+
+
+def test_scores_that_agree_name_their_layer():
+    tasks = {f"T{n}": [0.1, 0.3, 0.5 + n / 100, 0.4, 0.3] for n in range(6)}
+    lead, evidence = verdict(tasks)
+    assert lead == "Read layer 2 of 4."
+    assert evidence == (
+        "On 6 tasks it scores 52.50, the model's own output 30.00; chosen on the other tasks, a layer "
+        "gains +22.50 (+21.17 to +23.67)."
+    )
+
+
+def test_scores_that_do_not_agree_keep_the_own_output():
+    lead, evidence = verdict(TASKS, NORMED)
+    assert lead == "Keep the model's own output: layer 3 of 4 is not clearly better."
+    assert evidence.startswith(
+        "On 3 tasks it scores 56.00, the model's own output 43.33; but chosen"
+    )
+    lead, evidence = verdict({"A": [0.1, 0.2, 0.3, 0.4, 0.5]})
+    assert (lead, evidence) == (
+        "Keep the model's own output.", "On A it scores 50.00, and no layer more.",
+    )  # fmt: skip
+
+
+def test_one_task_speaks_for_itself_alone():
+    lead, evidence = verdict({"A": TASKS["A"]})
+    assert (lead, evidence) == (
+        "Read layer 1 of 4.",
+        "On A it scores 50.00, the model's own output 20.00; what another task would say is unknown.",
+    )
+
+
+def test_without_the_last_layer_nothing_is_compared():
+    table = frame(TASKS, None)
+    table = table[~(table["metric"].str.startswith("mteb") & (table["layer"] == 4))]
+    assert decide(from_long(table)).answer == (
+        "Read layer 3 of 4.\nOn 3 tasks it scores 56.00; the last layer was not scored."
+    )
+
+
+def test_a_rule_that_is_asked_for_answers_itself():
+    found = decide(from_long(frame()), STRAIGHT)
+    assert found.answer.startswith("Layer 1 of 4 by the rule 'least curvature'")
+    assert not found.scored
+
+
+def test_a_choice_says_that_it_was_judged_on_the_built_in_sample():
+    crops = rows([1.0, 2.0, 5.0, 9.0, 4.0], "retrieval", "texts", model="m")
+    label = "crops of 20 words, built-in sample"
+    run = from_long(crops.assign(level="view", perturbation=label))
+    texts = "paragraphs of the built-in sample (your texts are too short for crops)"
+    choice = decide(run).chosen[0]
+    assert texts in choose.sentence(replace(choice, wins=(0, 0, 0, 1, 0)), texts)

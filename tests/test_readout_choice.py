@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -300,6 +302,23 @@ def test_two_lines_say_what_to_do_and_why(scores, first, second):
     assert len(lines) == 2
     assert lines[0].startswith(first)
     assert second in lines[1]
+
+
+def test_halves_that_would_choose_otherwise_are_named():
+    table = table_of({"12": 0.4, "7": 0.5, "5": 0.5})
+    rows = table.contributions.copy()
+    order = np.random.default_rng(0).permutation(400)
+    rows[1, order[:200]] += 0.2  # one half of the texts speaks for 7, the other for 5
+    rows[2, order[200:]] += 0.2
+    rows[1] += 0.001
+    scores = rows.mean(1).tolist()
+    candidates = tuple(
+        replace(each, score=score) for each, score in zip(table.candidates, scores, strict=True)
+    )
+    found = choose_readout(replace(table, candidates=candidates, contributions=rows))
+    assert str(found.readout) == "7"
+    assert found.sentence.endswith(" One half of the texts alone would choose '5'.")
+    assert "half" not in choose_readout(table_of({"12": 0.4, "7": 0.5})).sentence
 
 
 def test_wrong_settings_of_the_choice_are_refused():

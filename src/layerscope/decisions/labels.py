@@ -13,7 +13,7 @@ import numpy as np
 
 from layerscope.decisions.readouts import ReadoutChoice, may_be_chosen
 from layerscope.errors import InputError
-from layerscope.metrics.readouts import Readout
+from layerscope.metrics.readouts import Floats, Readout
 from layerscope.results.readouts import Candidate, ReadoutTable
 from layerscope.results.resampling import sign_flip_lows
 
@@ -85,6 +85,52 @@ def choose_with_labels(
     )
     if free is None:
         raise InputError(f"the labels say nothing of the readout '{without.readout}'.")
+    found = weighed(table, free, seed=seed, resamples=resamples, level=level)
+    best, chosen, scores, lows = found.best, found.chosen, found.scores, found.lows
+    gain, low = float(scores[best] - scores[free]), float(lows[best])
+    return LabelChoice(
+        readout=found.readouts[chosen],
+        believes_labels=found.believes,
+        without=table.candidates[free],
+        best=table.candidates[best],
+        gain=gain,
+        gain_low=low,
+        over_own=float(scores[chosen] - scores[table.own]),
+        sentence=_sentence(
+            table, chosen, free, best, float(lows[chosen]), len(found.readouts), pairs
+        ),
+        table=table,
+    )
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """Readouts as labels see them, by their places in a table.
+
+    Attributes:
+        readouts: place -> those that may be chosen.
+        scores: (candidate,)
+        lows: (candidate,) limits of the gains over the choice without labels, for all together.
+        best: the best by the labels.
+        chosen: what to use: of those clearly better than the choice without labels the best, else it.
+    """
+
+    readouts: dict[int, Readout]
+    scores: Floats
+    lows: Floats
+    best: int
+    chosen: int
+
+    @property
+    def believes(self) -> bool:
+        """Whether the labels are believed."""
+        return bool((self.lows[list(self.readouts)] > 0).any())
+
+
+def weighed(
+    table: ReadoutTable, free: int, *, seed: int = 0, resamples: int = 1000, level: float = 0.95
+) -> Weighed:
+    """Weigh the readouts of a table against the one at `free`, which was chosen without labels."""
     readouts = {
         place: each.readout
         for place, each in enumerate(table.candidates)
@@ -95,21 +141,10 @@ def choose_with_labels(
     rows = table.contributions[[free, *choosable]]
     lows = np.full(len(scores), np.nan)
     lows[choosable] = sign_flip_lows(rows, 0, seed, resamples, level)[1:]
-    best = max(choosable, key=lambda place: scores[place])
     clear = [place for place in choosable if lows[place] > 0]
+    best = max(choosable, key=lambda place: scores[place])
     chosen = max(clear, key=lambda place: scores[place]) if clear else free
-    gain, low = float(scores[best] - scores[free]), float(lows[best])
-    return LabelChoice(
-        readout=readouts[chosen],
-        believes_labels=bool(clear),
-        without=table.candidates[free],
-        best=table.candidates[best],
-        gain=gain,
-        gain_low=low,
-        over_own=float(scores[chosen] - scores[table.own]),
-        sentence=_sentence(table, chosen, free, best, float(lows[chosen]), len(choosable), pairs),
-        table=table,
-    )
+    return Weighed(readouts, scores, lows, best, chosen)
 
 
 def _sentence(

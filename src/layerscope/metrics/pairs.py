@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from scipy.stats import t
+from scipy.special import stdtrit
 from torch import Tensor
 
 from layerscope.errors import InputError, NonFiniteError, UndefinedError
@@ -202,5 +202,5 @@ def half_sample_limits(
     value: Tensor, error: Tensor, count: int = COUNT, level: float = 0.95
 ) -> tuple[Tensor, Tensor]:
     """Return the limits `value -+ t error`, t the quantile of Student's law for `count` halvings."""
-    reach = float(t.ppf((1 + level) / 2, count)) * error
+    reach = float(stdtrit(count, (1 + level) / 2)) * error
     return value - reach, value + reach
