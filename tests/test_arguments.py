@@ -72,6 +72,8 @@ TAKES = {
     "layer": {"5", "np5"},
     "budget": {"5", "np5"},
     "tables": {"x", "[]"},
+    "table or none": {"x", "None", "[]", "{}", "[object]"},
+    "model or none": {"x", "None"},
 }
 SAVING = {"out": "path or none", "overwrite": "flag", "config": "config"}
 LOADING = {"tokenizer": "tokenizer", "show_progress": "progress"}
@@ -107,7 +109,8 @@ PARAMETERS = {
     "select": {
         "run": "run", "rule": "one of or none", "rules": "rules", "tasks": "names or none",
         "convention": "one of or none", "seed": "natural", "resamples": "count",
-        "prefer": "one of",
+        "prefer": "one of", "table": "table or none", "model": "model or none", "data": "data",
+        **LOADING,
     },
     "load": {"folder": "path"},
     "get_metric": {"name": "one of"},
@@ -124,6 +127,7 @@ SETTINGS = {
     "prune": (PruneConfig, ReadingConfig, ModelOptions),
     "rank": (RankConfig, ReadingConfig, ModelOptions),
     "doctor": (FewTextsConfig, ModelOptions),
+    "select": (ModelOptions,),
 }
 NEEDED = {
     "model": "org/none", "models": "org/none", "out": "out", "folder": "none", "run": "none",

@@ -130,6 +130,8 @@ OPTIONS = {
     "--stages": (("--stages", "attn"), lambda s: {"attn", "block"} <= set(s.table()["stage"])),
     "--pooling": (("--pooling", "max"), lambda s: settings(s)["pooling"] == "max"),
     "--special-tokens": (("--special-tokens", "include"), lambda s: settings(s)["special_tokens"]),
+    "--prompt": (("--prompt", "river "), lambda s: settings(s)["prompt"] == "river "),
+    "--as-tokens": (("--as-tokens",), lambda s: settings(s)["as_tokens"]),
     "--first-token": (
         ("--first-token", "drop", "--special-tokens", "include"),
         lambda s: settings(s)["first_token"] == "drop",
@@ -149,10 +151,11 @@ OPTIONS = {
     "--svg": (("--svg", "a.svg"), lambda _: "<svg" in Path("a.svg").read_text()),
     "--overwrite": (("--overwrite",), lambda s: s.folder.is_dir()),
 }
-# Values that may be equal by design: they decide speed, place or permission, or what is drawn.
+# Values that may be equal by design: they decide speed, place or permission, what is drawn, or how a
+# sentence-transformers source is read, which this is not.
 SAME_NUMBERS = {
     "--batch-tokens", "--non-finite", "--device", "--device-map", "--revision", "--threads", "--png",
-    "--svg", "--overwrite",
+    "--svg", "--overwrite", "--as-tokens",
 }  # fmt: skip
 TESTED_ELSEWHERE = {
     "--data", "--out", "--column", "--split", "--dry-run", "--json", "--quiet", "--debug",

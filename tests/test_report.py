@@ -71,7 +71,6 @@ def test_every_panel_has_a_place_and_no_value_is_nan(html):
 def test_what_a_reader_needs_is_there(html):
     for words in (
         "example/decoder-30m on letters.txt",
-        "48.60, middle 49.49",
         "every step between tokens is zero",
         "barely changed by the augmentation",
         "sha256:5f1c0a9e7d",

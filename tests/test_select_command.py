@@ -106,7 +106,7 @@ def test_a_terminal_without_utf8_gets_ascii(command, monkeypatch):
 def test_a_long_table_serves_as_a_run(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     out = " ".join(command(PUBLISHED).out.split())
-    assert "Layer 12 of 24 by the rule 'middle'" in out
+    assert "Read layer 17 of 24. On 32 tasks it scores 51.92, the model's own output 46.82;" in out
     for score in ("46.82", "50.09", "50.74", "48.60", "51.92", "53.39"):
         assert score in out
 

@@ -71,7 +71,7 @@ def test_the_record_is_plain_json():
         ({"conventions": ()}, "at least one of conventions"),
         (
             {"special_tokens": "exclude"},
-            "expected special_tokens to be True or False, got 'exclude'",
+            "expected special_tokens to be True or False or None, got 'exclude'",
         ),
         ({"views": 1}, "expected 0 views, or at least 2"),
         ({"views": -1}, "expected views of at least 0"),
@@ -162,10 +162,10 @@ def test_every_form_of_a_value_is_stored_plainly(given, stored):
         ({"alpha": "1"}, "expected alpha to be a number of at least 0, got '1'."),
         ({"alpha": True}, "expected alpha to be a number of at least 0, got True."),
         ({"alpha": np.float32("nan")}, "expected alpha of at least 0, got nan."),
-        ({"special_tokens": 1}, "expected special_tokens to be True or False, got 1."),
+        ({"special_tokens": 1}, "expected special_tokens to be True or False or None, got 1."),
         (
             {"pooling": 5},
-            "expected pooling to be one of mean, last, first, weighted_mean, max, got 5.",
+            "expected pooling to be one of mean, last, first, weighted_mean, max or None, got 5.",
         ),
         (
             {"layers": 2.5},

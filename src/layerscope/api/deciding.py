@@ -91,6 +91,7 @@ def select(
         InputError: the run cannot be read, no rule or task has that name, or the run lacks a
             measure that the rule needs; the message says how to get it.
     """
+    options = part(ModelOptions, settings)
     given = run_of(run)
     found = decide(
         given, rule, rules=rules, tasks=tasks, convention=convention, seed=seed,
@@ -107,7 +108,7 @@ def select(
     refuse_tokenizer(model, tokenizer)
     texts = texts_of(data).texts
     with shown_progress(show_progress) as progress:
-        backbone = _scanned_model(given, model, tokenizer, part(ModelOptions, settings), progress)
+        backbone = _scanned_model(given, model, tokenizer, options, progress)
         scored = label_table(
             backbone, given.record["settings"], rows, texts, given.readouts,
             seed=seed, resamples=resamples, progress=progress,
