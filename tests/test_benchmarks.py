@@ -7,7 +7,8 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import corpora, materials, readouts
+from benchmarks import corpora, materials
+from benchmarks.readouts import scores, vectors
 
 import layerscope
 from layerscope.states.extract import Site
@@ -72,41 +73,41 @@ def small(tmp_path, monkeypatch, tiny_folder):
     paragraphs = [" ".join(made[start : start + 6]) for start in range(0, 24, 6)]
     monkeypatch.setattr(materials, "wikitext", lambda words: paragraphs * (words > 0))
     monkeypatch.setattr(corpora, "WIKITEXT", corpora.SpanConfig(words=3))
-    monkeypatch.setattr(readouts, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(vectors, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(materials, "READOUT_MODELS", {"tiny": lambda: tiny_folder("llama")})
-    readouts.task_plans.cache_clear()
+    scores.task_plans.cache_clear()
     yield tmp_path / "data"
-    readouts.task_plans.cache_clear()
+    scores.task_plans.cache_clear()
 
 
 def test_a_bank_gives_every_layer_without_the_model_and_scores_are_kept(small, tiny_folder):
-    readouts.encode("tiny", corpora.every_text())
-    vectors = readouts.Vectors("tiny")
-    assert vectors.blocks == 4
-    assert vectors.positions[-1] == Site(4, "final_norm")
-    first, second = vectors.crops()
+    vectors.encode("tiny", corpora.every_text())
+    bank = vectors.Vectors("tiny")
+    assert bank.blocks == 4
+    assert bank.positions[-1] == Site(4, "final_norm")
+    first, second = bank.crops()
     assert first.shape == second.shape == (5, 4, 32)
     asked = []
 
     def of_layer(given):
         asked.append(len(given))
-        return vectors.at(Site(2), given)
+        return bank.at(Site(2), given)
 
-    found = readouts.scored("tiny", "layer 2", of_layer, ["STS17"])
+    found = scores.scored("tiny", "layer 2", of_layer, ["STS17"])
     assert len(asked) == 2
-    assert readouts.scored("tiny", "layer 2", of_layer, ["STS17"]) == found
+    assert scores.scored("tiny", "layer 2", of_layer, ["STS17"]) == found
     assert len(asked) == 2
     evaluated = layerscope.evaluate(tiny_folder("llama"), ["STS17"], task_data=small).scores()
     assert found["STS17"] == pytest.approx(evaluated.loc[(2, "block"), "STS17"], abs=1e-6)
 
 
 def test_scores_of_other_data_are_made_again(small):
-    readouts.encode("tiny", corpora.every_text())
-    vectors = readouts.Vectors("tiny")
-    before = readouts.scored("tiny", "layer 1", lambda given: vectors.at(Site(1), given), ["STS17"])
+    vectors.encode("tiny", corpora.every_text())
+    bank = vectors.Vectors("tiny")
+    before = scores.scored("tiny", "layer 1", lambda given: bank.at(Site(1), given), ["STS17"])
     file = small / "STS17-en-en" / "test.parquet"
     rows = pd.read_parquet(file)
     rows.assign(score=rows["score"].to_numpy()[::-1]).to_parquet(file)
-    readouts.task_plans.cache_clear()
-    after = readouts.scored("tiny", "layer 1", lambda given: vectors.at(Site(1), given), ["STS17"])
+    scores.task_plans.cache_clear()
+    after = scores.scored("tiny", "layer 1", lambda given: bank.at(Site(1), given), ["STS17"])
     assert after["STS17"] == pytest.approx(-before["STS17"], abs=1e-6)
