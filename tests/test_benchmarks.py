@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from benchmarks import corpora, materials
-from benchmarks.readouts import scores, vectors
+from benchmarks.readouts import criteria, retrieval, scores, vectors
 
 import layerscope
+from layerscope.metrics.crop_retrieval import CropRetrieval
+from layerscope.metrics.readouts import Readout
 from layerscope.states.extract import Site
 from tiny import texts
 
@@ -111,3 +113,55 @@ def test_scores_of_other_data_are_made_again(small):
     scores.task_plans.cache_clear()
     after = scores.scored("tiny", "layer 1", lambda given: bank.at(Site(1), given), ["STS17"])
     assert after["STS17"] == pytest.approx(-before["STS17"], abs=1e-6)
+
+
+@pytest.fixture
+def crops():
+    """Crops of 41 texts at two layers: those of a text share a direction."""
+    draw = np.random.default_rng(1)
+
+    def pairs(texts):
+        shared = draw.normal(size=(1, texts, 8))
+        return {layer: shared + draw.normal(size=(2, texts, 8)) * ([1, 3] * 4) for layer in (0, 1)}
+
+    own = {"development": {"a": pairs(13), "b": pairs(6)}, "untouched": {"c": pairs(8)}}
+    return retrieval.Crops({20: pairs(41), 8: pairs(41), 50: pairs(30)}, own)
+
+
+@pytest.mark.parametrize("name", ["0", "1, z-score", "0+1 unit, whitening-0.5", "1, abtt-1"])
+def test_the_criterion_called_todays_is_the_one_that_scan_uses(crops, name):
+    readout = Readout.parse(name)
+    found = criteria.CRITERIA[0].of(crops, readout)
+    expected = CropRetrieval(crops.wikitext[20]).contributions(readout)[readout.map]
+    assert found == pytest.approx(expected)
+    assert 0.1 < found.mean() < 0.9
+
+
+def test_every_criterion_gives_shares_of_success_by_text(crops):
+    readout = Readout((0, 1), "z-score", "unit")
+    values = {each.name: each.of(crops, readout) for each in criteria.CRITERIA if each.of}
+    assert all(0 < found.mean() < 1 for found in values.values())
+    assert values["all texts as gallery"].mean() < values["today's"].mean()
+    assert values["own texts, within a task"].mean() > values["own texts"].mean()
+    lengths = [values[name].mean() for name in ("8 words", "today's", "50 words")]
+    assert values["mean of lengths"].mean() == pytest.approx(np.mean(lengths))
+
+
+def test_success_in_a_small_table_of_similarities():
+    found = np.array([[0.9, 0.8, 0.1], [0.3, 0.2, 0.2], [0.1, 0.5, 0.4]])
+    own = np.arange(3)
+    assert retrieval.ranks(found, own).tolist() == [1, 2.5, 2]
+    assert retrieval.top_one(found, own).tolist() == [1, 0, 0]
+    assert retrieval.top_one(np.full((1, 4), 0.5), own[:1]).tolist() == [0.25]
+    hubs = [(row.mean() + column.mean()) for row in found for column in found.T]
+    corrected = 2 * found - np.reshape(hubs, (3, 3))
+    assert retrieval.less_hubs(found, own) == pytest.approx(retrieval.reciprocal(corrected, own))
+    gap = (0.9 - np.mean([0.8, 0.1])) / np.std([0.8, 0.1])
+    assert retrieval.margin(found, own)[0] == pytest.approx(1 / (1 + np.exp(-gap)))
+
+
+def test_the_candidates_hold_the_own_output_and_each_once():
+    for blocks in (5, 6, 12, 18, 30):
+        found = criteria.candidates(blocks)
+        assert Readout((blocks,)) in found
+        assert len({each.key for each in found}) == len(found)

@@ -7,12 +7,11 @@ import argparse
 import torch
 
 from benchmarks import corpora, materials, readouts
-from benchmarks.readouts import ablations, choice, layers, vectors
+from benchmarks.readouts import ablations, choice, criteria_results, layers, vectors
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks.readouts", description=readouts.__doc__)
-parser.add_argument(
-    "step", choices=("encode", "score", "choose", "tables", "measures", "ablate", "ship", "all")
-)
+steps = "encode score choose tables measures ablate ship criteria all".split()
+parser.add_argument("step", choices=steps)
 parser.add_argument("--model", action="append", choices=list(materials.READOUT_MODELS))
 given = parser.parse_args()
 chosen = given.model or list(materials.READOUT_MODELS)
@@ -28,6 +27,8 @@ elif given.step == "ablate":
     print("\n\n".join(ablations.ablation(model) for model in chosen))
 elif given.step == "ship":
     print("\n\n".join(ablations.shipped(model) for model in chosen))
+elif given.step == "criteria":
+    print(criteria_results.tables(criteria_results.measure(chosen)))
 elif given.step == "choose":
     choice.choose(chosen)
     print(choice.readout_tables())

@@ -18,7 +18,7 @@ from benchmarks.tables import markdown
 from layerscope.analysis.readouts import compare_readouts
 from layerscope.data.files import write_json
 from layerscope.decisions.readouts import choose_readout
-from layerscope.metrics.readouts import embedding_filter, fit, loes_layers
+from layerscope.metrics.readouts import Readout, embedding_filter, fit, loes_layers
 from layerscope.models import loading
 from layerscope.results.readouts import Candidate
 from layerscope.states.store import Array
@@ -76,14 +76,13 @@ def compared(model: str) -> dict[str, Any]:
 
 def _applied(vectors: Vectors, candidate: Candidate, pairs: Mapping[int, Array]) -> VectorsOf:
     """Return the texts -> vectors of a candidate, fitted on both crops of every paragraph."""
+    if candidate.readout is not None:
+        return fitted_on(vectors, candidate.readout, pairs)
     crops = {place: both.reshape(-1, both.shape[-1]) for place, both in pairs.items()}
 
     def at(place: int, texts: Sequence[str]) -> Array:
         return vectors.at(vectors.positions[place], texts).astype(np.float64)
 
-    if candidate.readout is not None:
-        layers, fitted = candidate.readout.layers, fit(candidate.readout, crops)
-        return lambda texts: fitted.apply({layer: at(layer, texts) for layer in layers})
     if candidate.name.startswith("LOES"):
         taken = loes_layers(crops)
         means = [crops[place].mean(0) for place in taken]
@@ -92,6 +91,19 @@ def _applied(vectors: Vectors, candidate: Candidate, pairs: Mapping[int, Array])
         )
     matrix = embedding_filter(output_embedding(vectors.model))
     return lambda texts: at(vectors.blocks, texts) @ matrix.T
+
+
+def fitted_on(vectors: Vectors, readout: Readout, pairs: Mapping[int, Array]) -> VectorsOf:
+    """Return the texts -> vectors of a readout, fitted on both crops (2, text, dim) of every text."""
+    rows = {layer: pairs[layer].reshape(-1, pairs[layer].shape[-1]) for layer in readout.layers}
+    fitted = fit(readout, rows)
+
+    def of(texts: Sequence[str]) -> Array:
+        sites = {layer: vectors.positions[layer] for layer in readout.layers}
+        read = {layer: vectors.at(site, texts) for layer, site in sites.items()}
+        return fitted.apply({layer: rows.astype(np.float64) for layer, rows in read.items()})
+
+    return of
 
 
 @cache

@@ -22,6 +22,8 @@ from layerscope.states.store import Array
 _ROOT = Path(__file__).resolve().parents[2]
 RUNS = Path(os.environ.get("LAYERSCOPE_READOUTS", _ROOT / "runs" / "readouts"))
 RESULTS = _ROOT / "benchmarks" / "results"
+BANK = "bank"
+LENGTHS = "bank-of-lengths"  # of crops that are not of 20 words, which one step alone needs
 
 
 def folder_of(model: str) -> Path:
@@ -29,19 +31,20 @@ def folder_of(model: str) -> Path:
     return RUNS / model.replace(" ", "-")
 
 
-def encode(model: str, texts: Sequence[str]) -> None:
+def encode(model: str, texts: Sequence[str], bank: str = BANK) -> None:
     """Run a model over the texts that its bank lacks.
 
     Args:
         model: one of `materials.READOUT_MODELS`.
         texts: distinct texts.
+        bank: the folder's name.
     """
     path = materials.READOUT_MODELS[model]()
     if path is None:
         say(f"{model} is missing: make benchmark-models")
         return
     backbone = loading.load(path)
-    opened = open_bank(folder_of(model) / "bank", backbone, TokenPolicy())
+    opened = open_bank(folder_of(model) / bank, backbone, TokenPolicy())
     source = BankEncoder(
         backbone, opened, Pooling.MEAN, poolings=(Pooling.MEAN,), progress=_progress(model)
     )
@@ -75,6 +78,7 @@ class Vectors:
 
     Args:
         model: one of `materials.READOUT_MODELS`, encoded before.
+        bank: the folder's name.
 
     Attributes:
         sites: the output of every block and, where the model has one, of the final norm.
@@ -83,16 +87,16 @@ class Vectors:
             gives, after its final norm.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, bank: str = BANK) -> None:
         self.model = model
-        folder = folder_of(model) / "bank"
+        folder = folder_of(model) / bank
         self._bank = VectorBank(folder, (description(folder) or {})["identity"])
         self.sites = _sites_in(folder)
         self.blocks = max(site.layer for site in self.sites)
         own = next((s for s in self.sites if s.stage == "final_norm"), Site(self.blocks))
         self.positions = (*(Site(layer) for layer in range(self.blocks)), own)
         self._matrices: dict[Site, Array] = {}
-        self._texts = corpora.every_text()
+        self._texts = corpora.every_text() if bank == BANK else corpora.crops_of_lengths()
         self._rows = {text: row for row, text in enumerate(self._texts)}
 
     def at(self, site: Site, texts: Sequence[str]) -> Array:
@@ -107,9 +111,9 @@ class Vectors:
         """Return the vectors (position, text, dim) of some texts at all positions."""
         return np.stack([self.at(site, texts) for site in self.positions])
 
-    def crops(self) -> tuple[Array, Array]:
-        """Return both crops' vectors (position, paragraph, dim) of WikiText-2."""
-        return self._both(corpora.wikitext_crops())
+    def crops(self, words: int = 0) -> tuple[Array, Array]:
+        """Return both crops' vectors (position, paragraph, dim) of WikiText-2, by default of 20 words."""
+        return self._both(corpora.wikitext_crops(words))
 
     def own_crops(self, task: str) -> tuple[Array, Array]:
         """Return both crops' vectors (position, text, dim) of a task's own unlabelled texts."""
