@@ -10,7 +10,7 @@ from benchmarks import corpora, materials, readouts
 from benchmarks.readouts import ablations, choice, criteria_results, layers, vectors
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks.readouts", description=readouts.__doc__)
-steps = "encode score choose tables measures ablate ship criteria all".split()
+steps = ["encode", "score", "choose", "tables", "measures", "ablate", "ship", "criteria", "all"]
 parser.add_argument("step", choices=steps)
 parser.add_argument("--model", action="append", choices=list(materials.READOUT_MODELS))
 given = parser.parse_args()
