@@ -25,7 +25,7 @@ from layerscope.evaluation.tasks import TaskPlan, resolve
 DATA = materials.SHARED / "data"
 WIKITEXT = SpanConfig(words=20)
 OWN = SpanConfig(words=5)  # most texts of the tasks have about ten words
-LENGTHS = (8, 50)  # words of the crops that a criterion compares with those of 20
+LENGTHS = {8: 1000, 50: 400}  # words of the crops that are compared with those of 20 -> paragraphs
 PARAGRAPHS = 1000
 OWN_TEXTS = 60  # of each task
 _LONGEST = 25  # words of a question of MMLU
@@ -216,13 +216,13 @@ def wikitext_crops(words: int = 0) -> list[tuple[str, str]]:
     """Return two disjoint crops of each of 1,000 paragraphs of WikiText-2.
 
     Args:
-        words: of a crop, 20 by default; shorter crops are of the same paragraphs, longer ones of 1,000
+        words: of a crop, 20 by default. Crops of 8 words are of the same paragraphs, those of 50 of 400
             that are long enough.
     """
     settings = SpanConfig(words=words) if words else WIKITEXT
     least = max(settings.shortest, WIKITEXT.shortest)
     paragraphs = list(dict.fromkeys(materials.wikitext(least)))
-    return _pairs(_some(paragraphs, PARAGRAPHS, "WikiText-2"), settings)
+    return _pairs(_some(paragraphs, LENGTHS.get(words, PARAGRAPHS), "WikiText-2"), settings)
 
 
 def crops_of_lengths() -> list[str]:

@@ -7,7 +7,8 @@ Candidates. A fixed set a model, `candidates`: the layers at six depths under ea
 and four sets of layers with unit weights under the same maps. Maps are fitted on both crops of 20 words
 of 1,000 WikiText paragraphs, as in the other tables; mteb scores all candidates on all 17 tasks.
 
-Fitting. Criteria on WikiText fit a map on one fold and score the other, and the reverse. Criteria on the
+Fitting. Criteria on WikiText fit a map on one fold and score the other, and the reverse; crops of 8 words
+are of the same 1,000 paragraphs, those of 50 words of 400, as encoding them takes long. Criteria on the
 tasks' own texts (crops of 5 words, 60 texts a task, no labels) use the map that is scored, fitted on
 WikiText, and take the mean of the other half of the own texts away.
 
