@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from benchmarks import corpora, materials
-from benchmarks.readouts import criteria, retrieval, scores, vectors
+from benchmarks.readouts import criteria, criteria_results, retrieval, scores, vectors
 
 import layerscope
 from layerscope.metrics.crop_retrieval import CropRetrieval
@@ -165,3 +165,43 @@ def test_the_candidates_hold_the_own_output_and_each_once():
         found = criteria.candidates(blocks)
         assert Readout((blocks,)) in found
         assert len({each.key for each in found}) == len(found)
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """Three candidates of one model on two tasks a set, two criteria: the second picks better."""
+    listed = {"a": [0.2, 0.4, 0.1, 0.3], "2": [0.4, 0.6, 0.2, 0.4], "10": [0.3, 0.5, 0.1, 0.2]}
+    picks = {"today's": ("10", [1, 2, 3]), "top one": ("2", [1, 3, 2])}
+    made = {
+        name: {"rule": pick, "best": pick, "values": values}
+        for name, (pick, values) in picks.items()
+    }
+    both = tuple(each for each in criteria.CRITERIA if each.name in picks)
+    monkeypatch.setattr(criteria_results, "CRITERIA", both)
+    cells = {name: (("m",), tasks) for name, (_, tasks) in criteria_results.CELLS.items()}
+    monkeypatch.setattr(criteria_results, "CELLS", cells)
+    monkeypatch.setattr(criteria_results, "MODELS", ("m",))
+    return {
+        "tasks": {"development": ["A", "B"], "untouched": ["C", "D"]},
+        "models": {"m": {"scores": listed, "criteria": made}},
+    }
+
+
+def test_a_cell_compares_the_picks_of_criteria_on_its_tasks_alone(found):
+    cell = criteria_results.Cell(found, ("m",), "untouched")
+    assert cell.last("m").tolist() == [10, 20]
+    picked, today = (cell.pick(name, "rule") for name in ("top one", "today's"))
+    assert cell.gain(picked, today) == pytest.approx((15, 10, 20))
+    assert cell.spearman("top one")[0] == pytest.approx(0.5)
+    assert cell.spearman("today's")[0] == pytest.approx(-0.5)
+    assert criteria_results.chosen_criterion(found) == "top one"
+    assert "+15.00 (+10.0 to +20.0)" in criteria_results.tables(found)
+
+
+def test_the_rule_picks_from_any_contributions_as_select_does():
+    readouts = criteria.candidates(5)
+    contributions = np.random.default_rng(0).uniform(0.3, 0.5, (len(readouts), 200))
+    own, better = readouts.index(Readout((5,))), readouts.index(Readout((3,), "z-score"))
+    assert criteria_results.by_rule(readouts, contributions, 5) == "5"
+    contributions[better] = contributions[own] + 0.1
+    assert criteria_results.by_rule(readouts, contributions, 5) == "3, z-score"
