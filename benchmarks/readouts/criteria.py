@@ -4,8 +4,8 @@ Today's criterion is the mean reciprocal rank of crop retrieval, both directions
 fold (`metrics.crop_retrieval`). `CRITERIA` lists the others that are tried. Declared with them:
 
 Candidates. A fixed set a model, `candidates`: the layers at six depths under three maps that `scan`
-tries, and four sets of layers with unit weights under the same maps. Maps are fitted on both crops of 20 words
-of 1,000 WikiText paragraphs, as in the other tables; mteb scores all candidates on all 17 tasks.
+tries, and four sets of layers with unit weights under the same maps. Maps are fitted on both crops of
+20 words of 1,000 WikiText paragraphs, as in the other tables; mteb scores all candidates on all tasks.
 
 Fitting. Criteria on WikiText fit a map on one fold and score the other, and the reverse; crops of 8 words
 are of the same 1,000 paragraphs, those of 50 words of 400, as encoding them takes long. Criteria on the
