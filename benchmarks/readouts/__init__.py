@@ -2,7 +2,8 @@
 
 `python -m benchmarks.readouts encode` fills a bank a model (about an hour on one core; a run that was
 killed goes on), `score` scores every single layer; `python -m benchmarks readouts` does both and prints
-the tables. `LAYERSCOPE_READOUTS` is the folder, runs/readouts in the repository by default.
+the tables. `criteria` compares criteria that choose a readout (another hour). `LAYERSCOPE_READOUTS` is
+the folder, runs/readouts in the repository by default.
 """
 
 from __future__ import annotations

@@ -32,24 +32,29 @@ def folder_of(model: str) -> Path:
 
 
 def encode(model: str, texts: Sequence[str], bank: str = BANK) -> None:
-    """Run a model over the texts that its bank lacks.
+    """Run a model over the texts that its bank lacks; if it lacks none, the model is not loaded.
 
     Args:
         model: one of `materials.READOUT_MODELS`.
         texts: distinct texts.
         bank: the folder's name.
     """
+    names = [hash_of(text) for text in texts]
+    folder = folder_of(model) / bank
+    known = description(folder)
+    if known and not VectorBank(folder, known["identity"]).missing(names, Pooling.MEAN):
+        return
     path = materials.READOUT_MODELS[model]()
     if path is None:
         say(f"{model} is missing: make benchmark-models")
         return
     backbone = loading.load(path)
-    opened = open_bank(folder_of(model) / bank, backbone, TokenPolicy())
+    opened = open_bank(folder, backbone, TokenPolicy())
     source = BankEncoder(
         backbone, opened, Pooling.MEAN, poolings=(Pooling.MEAN,), progress=_progress(model)
     )
     started = time.process_time()
-    source.fill(texts, [hash_of(text) for text in texts])
+    source.fill(texts, names)
     say(
         f"{model}: {len(opened.bank)} texts, {len(source.sites)} sites, {opened.bank.size / 1e6:.0f} MB; "
         f"first token: {opened.policy.first_token.value} ({opened.first_token_ratio}); now "
