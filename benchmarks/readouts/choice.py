@@ -18,7 +18,7 @@ from benchmarks.tables import markdown
 from layerscope.analysis.readouts import compare_readouts
 from layerscope.data.files import write_json
 from layerscope.decisions.readouts import choose_readout
-from layerscope.metrics.readouts import Readout, embedding_filter, fit, loes_layers
+from layerscope.metrics.readouts import Fitted, Readout, embedding_filter, fit, loes_layers
 from layerscope.models import loading
 from layerscope.results.readouts import Candidate
 from layerscope.states.store import Array
@@ -94,14 +94,20 @@ def _applied(vectors: Vectors, candidate: Candidate, pairs: Mapping[int, Array])
 
 
 def fitted_on(vectors: Vectors, readout: Readout, pairs: Mapping[int, Array]) -> VectorsOf:
-    """Return the texts -> vectors of a readout, fitted on both crops (2, text, dim) of every text."""
-    rows = {layer: pairs[layer].reshape(-1, pairs[layer].shape[-1]) for layer in readout.layers}
-    fitted = fit(readout, rows)
+    """Return the texts -> vectors of a readout, fitted on both crops (2, text, dim) of every text.
+
+    It is fitted when the first vectors are asked for, so that known scores cost nothing.
+    """
+
+    @cache
+    def fitted() -> Fitted:
+        shapes = {layer: (-1, pairs[layer].shape[-1]) for layer in readout.layers}
+        return fit(readout, {layer: pairs[layer].reshape(s) for layer, s in shapes.items()})
 
     def of(texts: Sequence[str]) -> Array:
         sites = {layer: vectors.positions[layer] for layer in readout.layers}
         read = {layer: vectors.at(site, texts) for layer, site in sites.items()}
-        return fitted.apply({layer: rows.astype(np.float64) for layer, rows in read.items()})
+        return fitted().apply({layer: rows.astype(np.float64) for layer, rows in read.items()})
 
     return of
 
