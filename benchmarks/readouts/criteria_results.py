@@ -20,6 +20,7 @@ from benchmarks.readouts.criteria import (
     Criterion,
     candidates,
 )
+from benchmarks.readouts.layers import readable
 from benchmarks.readouts.retrieval import Crops, Pairs
 from benchmarks.readouts.scores import SETS, scored
 from benchmarks.readouts.vectors import LENGTHS, RESULTS, Vectors, encode, say
@@ -129,7 +130,7 @@ def measure(models: Sequence[str] = MODELS) -> dict[str, Any]:
         "held out": list(HELD_OUT),
         "models": {model: found[model] for model in MODELS if model in found},
     }
-    write_atomically(FOUND, f"{json.dumps(whole, indent=1)}\n".encode())
+    write_atomically(FOUND, readable(whole).encode())
     return whole
 
 

@@ -116,8 +116,11 @@ def score(models: Sequence[str]) -> dict[str, Any]:
     ordered = {model: found[model] for model in materials.READOUT_MODELS if model in found}
     sets = {name: list(tasks) for name, tasks in SETS.items()}
     whole = {"sets": sets, "subsets": corpora.sizes(), "models": ordered}
-    readable = re.sub(  # a list a line, not a number a line
-        r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), json.dumps(whole, indent=1)
-    )
-    write_atomically(LAYERS, f"{readable}\n".encode())
+    write_atomically(LAYERS, readable(whole).encode())
     return ordered
+
+
+def readable(content: Mapping[str, Any]) -> str:
+    """Return plain values as JSON with a list a line, not a number a line."""
+    text = json.dumps(content, indent=1)
+    return re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), text) + "\n"
