@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from benchmarks import corpora
 from benchmarks.readouts.choice import fitted_on
@@ -32,7 +32,7 @@ from layerscope.results.readouts import Candidate, ReadoutTable
 
 FOUND = RESULTS / "readouts-criteria.json"
 MODELS = (*CHOOSING, *HELD_OUT)
-DRAWS = 2000
+DRAWS = 1000
 CELLS = {
     "chosen on": (CHOOSING, "development"),
     "held out": (HELD_OUT, "untouched"),
@@ -185,8 +185,11 @@ class Cell:
 
 def _rank_correlations(values: Floats, others: Floats) -> Floats:
     """Return Spearman's correlation of (candidate, 1) with every column of others (candidate, draw)."""
-    found = spearmanr(np.concatenate([values, others], 1)).statistic
-    return found[0, 1:]
+    one, each = (rankdata(rows, axis=0) for rows in (values, others))
+    one, each = (rows - rows.mean(0) for rows in (one, each))
+    lengths = np.linalg.norm(one, axis=0) * np.linalg.norm(each, axis=0)
+    found: Floats = (one * each).sum(0) / lengths
+    return found
 
 
 def chosen_criterion(found: Mapping[str, Any]) -> str:
