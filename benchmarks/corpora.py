@@ -25,6 +25,7 @@ from layerscope.evaluation.tasks import TaskPlan, resolve
 DATA = materials.SHARED / "data"
 WIKITEXT = SpanConfig(words=20)
 OWN = SpanConfig(words=5)  # most texts of the tasks have about ten words
+LENGTHS = {8: 1000, 50: 400}  # words of the crops that are compared with those of 20 -> paragraphs
 PARAGRAPHS = 1000
 OWN_TEXTS = 60  # of each task
 _LONGEST = 25  # words of a question of MMLU
@@ -211,10 +212,23 @@ def _texts(rows: pd.DataFrame) -> list[str]:
 # --- crops -------------------------------------------------------------------------------------
 
 
-def wikitext_crops() -> list[tuple[str, str]]:
-    """Return two disjoint crops of 20 words of each of 1,000 paragraphs of WikiText-2."""
-    paragraphs = list(dict.fromkeys(materials.wikitext(WIKITEXT.shortest)))
-    return _pairs(_some(paragraphs, PARAGRAPHS, "WikiText-2"), WIKITEXT)
+def wikitext_crops(words: int = 0) -> list[tuple[str, str]]:
+    """Return two disjoint crops of each of 1,000 paragraphs of WikiText-2.
+
+    Args:
+        words: of a crop, 20 by default. Crops of 8 words are of the same paragraphs, those of 50 of 400
+            that are long enough.
+    """
+    settings = SpanConfig(words=words) if words else WIKITEXT
+    least = max(settings.shortest, WIKITEXT.shortest)
+    paragraphs = list(dict.fromkeys(materials.wikitext(least)))
+    return _pairs(_some(paragraphs, LENGTHS.get(words, PARAGRAPHS), "WikiText-2"), settings)
+
+
+def crops_of_lengths() -> list[str]:
+    """Return all distinct crops of WikiText-2 that are not of 20 words."""
+    crops = [crop for words in LENGTHS for pair in wikitext_crops(words) for crop in pair]
+    return list(dict.fromkeys(crops))
 
 
 def own_crops(task: str) -> list[tuple[str, str]]:

@@ -7,9 +7,12 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import corpora, materials, readouts
+from benchmarks import corpora, materials
+from benchmarks.readouts import criteria, criteria_results, retrieval, scores, vectors
 
 import layerscope
+from layerscope.metrics.crop_retrieval import CropRetrieval
+from layerscope.metrics.readouts import Readout
 from layerscope.states.extract import Site
 from tiny import texts
 
@@ -72,41 +75,137 @@ def small(tmp_path, monkeypatch, tiny_folder):
     paragraphs = [" ".join(made[start : start + 6]) for start in range(0, 24, 6)]
     monkeypatch.setattr(materials, "wikitext", lambda words: paragraphs * (words > 0))
     monkeypatch.setattr(corpora, "WIKITEXT", corpora.SpanConfig(words=3))
-    monkeypatch.setattr(readouts, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(vectors, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(materials, "READOUT_MODELS", {"tiny": lambda: tiny_folder("llama")})
-    readouts.task_plans.cache_clear()
+    scores.task_plans.cache_clear()
     yield tmp_path / "data"
-    readouts.task_plans.cache_clear()
+    scores.task_plans.cache_clear()
 
 
-def test_a_bank_gives_every_layer_without_the_model_and_scores_are_kept(small, tiny_folder):
-    readouts.encode("tiny", corpora.every_text())
-    vectors = readouts.Vectors("tiny")
-    assert vectors.blocks == 4
-    assert vectors.positions[-1] == Site(4, "final_norm")
-    first, second = vectors.crops()
+def test_a_bank_gives_every_layer_without_the_model_and_scores_are_kept(
+    small, tiny_folder, monkeypatch
+):
+    vectors.encode("tiny", corpora.every_text())
+    monkeypatch.setattr(materials, "READOUT_MODELS", {})
+    vectors.encode("tiny", corpora.every_text())  # nothing is missing, so no model is looked for
+    bank = vectors.Vectors("tiny")
+    assert bank.blocks == 4
+    assert bank.positions[-1] == Site(4, "final_norm")
+    first, second = bank.crops()
     assert first.shape == second.shape == (5, 4, 32)
     asked = []
 
     def of_layer(given):
         asked.append(len(given))
-        return vectors.at(Site(2), given)
+        return bank.at(Site(2), given)
 
-    found = readouts.scored("tiny", "layer 2", of_layer, ["STS17"])
+    found = scores.scored("tiny", "layer 2", of_layer, ["STS17"])
     assert len(asked) == 2
-    assert readouts.scored("tiny", "layer 2", of_layer, ["STS17"]) == found
+    assert scores.scored("tiny", "layer 2", of_layer, ["STS17"]) == found
     assert len(asked) == 2
     evaluated = layerscope.evaluate(tiny_folder("llama"), ["STS17"], task_data=small).scores()
     assert found["STS17"] == pytest.approx(evaluated.loc[(2, "block"), "STS17"], abs=1e-6)
 
 
 def test_scores_of_other_data_are_made_again(small):
-    readouts.encode("tiny", corpora.every_text())
-    vectors = readouts.Vectors("tiny")
-    before = readouts.scored("tiny", "layer 1", lambda given: vectors.at(Site(1), given), ["STS17"])
+    vectors.encode("tiny", corpora.every_text())
+    bank = vectors.Vectors("tiny")
+    before = scores.scored("tiny", "layer 1", lambda given: bank.at(Site(1), given), ["STS17"])
     file = small / "STS17-en-en" / "test.parquet"
     rows = pd.read_parquet(file)
     rows.assign(score=rows["score"].to_numpy()[::-1]).to_parquet(file)
-    readouts.task_plans.cache_clear()
-    after = readouts.scored("tiny", "layer 1", lambda given: vectors.at(Site(1), given), ["STS17"])
+    scores.task_plans.cache_clear()
+    after = scores.scored("tiny", "layer 1", lambda given: bank.at(Site(1), given), ["STS17"])
     assert after["STS17"] == pytest.approx(-before["STS17"], abs=1e-6)
+
+
+@pytest.fixture
+def crops():
+    """Crops of 41 texts at two layers: those of a text share a direction."""
+    draw = np.random.default_rng(1)
+
+    def pairs(texts):
+        shared = draw.normal(size=(1, texts, 8))
+        return {layer: shared + draw.normal(size=(2, texts, 8)) * ([1, 3] * 4) for layer in (0, 1)}
+
+    own = {"development": {"a": pairs(13), "b": pairs(6)}, "untouched": {"c": pairs(8)}}
+    return retrieval.Crops({20: pairs(41), 8: pairs(41), 50: pairs(30)}, own)
+
+
+@pytest.mark.parametrize("name", ["0", "1, z-score", "0+1 unit, whitening-0.5", "1, abtt-1"])
+def test_the_criterion_called_todays_is_the_one_that_scan_uses(crops, name):
+    readout = Readout.parse(name)
+    found = criteria.CRITERIA[0].of(crops, readout)
+    expected = CropRetrieval(crops.wikitext[20]).contributions(readout)[readout.map]
+    assert found == pytest.approx(expected)
+    assert 0.1 < found.mean() < 0.9
+
+
+def test_every_criterion_gives_shares_of_success_by_text(crops):
+    readout = Readout((0, 1), "z-score", "unit")
+    values = {each.name: each.of(crops, readout) for each in criteria.CRITERIA if each.of}
+    assert all(0 < found.mean() < 1 for found in values.values())
+    assert values["all texts as gallery"].mean() < values["today's"].mean()
+    assert values["own texts, within a task"].mean() > values["own texts"].mean()
+    lengths = [values[name].mean() for name in ("8 words", "today's", "50 words")]
+    assert values["mean of lengths"].mean() == pytest.approx(np.mean(lengths))
+
+
+def test_success_in_a_small_table_of_similarities():
+    found = np.array([[0.9, 0.8, 0.1], [0.3, 0.2, 0.2], [0.1, 0.5, 0.4]])
+    own = np.arange(3)
+    assert retrieval.ranks(found, own).tolist() == [1, 2.5, 2]
+    assert retrieval.top_one(found, own).tolist() == [1, 0, 0]
+    assert retrieval.top_one(np.full((1, 4), 0.5), own[:1]).tolist() == [0.25]
+    hubs = [(row.mean() + column.mean()) for row in found for column in found.T]
+    corrected = 2 * found - np.reshape(hubs, (3, 3))
+    assert retrieval.less_hubs(found, own) == pytest.approx(retrieval.reciprocal(corrected, own))
+    gap = (0.9 - np.mean([0.8, 0.1])) / np.std([0.8, 0.1])
+    assert retrieval.margin(found, own)[0] == pytest.approx(1 / (1 + np.exp(-gap)))
+
+
+def test_the_candidates_hold_the_own_output_and_each_once():
+    for blocks in (5, 6, 12, 18, 30):
+        found = criteria.candidates(blocks)
+        assert Readout((blocks,)) in found
+        assert len({each.key for each in found}) == len(found)
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """Three candidates of one model on two tasks a set, two criteria: the second picks better."""
+    listed = {"a": [0.2, 0.4, 0.1, 0.3], "2": [0.4, 0.6, 0.2, 0.4], "10": [0.3, 0.5, 0.1, 0.2]}
+    picks = {"today's": ("10", [1, 2, 3]), "top one": ("2", [1, 3, 2])}
+    made = {
+        name: {"rule": pick, "best": pick, "values": values}
+        for name, (pick, values) in picks.items()
+    }
+    both = tuple(each for each in criteria.CRITERIA if each.name in picks)
+    monkeypatch.setattr(criteria_results, "CRITERIA", both)
+    cells = {name: (("m",), tasks) for name, (_, tasks) in criteria_results.CELLS.items()}
+    monkeypatch.setattr(criteria_results, "CELLS", cells)
+    monkeypatch.setattr(criteria_results, "MODELS", ("m",))
+    return {
+        "tasks": {"development": ["A", "B"], "untouched": ["C", "D"]},
+        "models": {"m": {"scores": listed, "criteria": made}},
+    }
+
+
+def test_a_cell_compares_the_picks_of_criteria_on_its_tasks_alone(found):
+    cell = criteria_results.Cell(found, ("m",), "untouched")
+    assert cell.last("m").tolist() == [10, 20]
+    picked, today = (cell.pick(name, "rule") for name in ("top one", "today's"))
+    assert cell.gain(picked, today) == pytest.approx((15, 10, 20))
+    assert cell.spearman("top one")[0] == pytest.approx(0.5)
+    assert cell.spearman("today's")[0] == pytest.approx(-0.5)
+    assert criteria_results.chosen_criterion(found) == "top one"
+    assert "+15.00 (+10.0 to +20.0)" in criteria_results.tables(found)
+
+
+def test_the_rule_picks_from_any_contributions_as_select_does():
+    readouts = criteria.candidates(5)
+    contributions = np.random.default_rng(0).uniform(0.3, 0.5, (len(readouts), 200))
+    own, better = readouts.index(Readout((5,))), readouts.index(Readout((3,), "z-score"))
+    assert criteria_results.by_rule(readouts, contributions, 5) == "5"
+    contributions[better] = contributions[own] + 0.1
+    assert criteria_results.by_rule(readouts, contributions, 5) == "3, z-score"
