@@ -7,10 +7,21 @@ import argparse
 import torch
 
 from benchmarks import corpora, materials, readouts
-from benchmarks.readouts import ablations, choice, criteria_results, layers, vectors
+from benchmarks.readouts import ablations, choice, criteria_results, labels, layers, vectors
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks.readouts", description=readouts.__doc__)
-steps = ["encode", "score", "choose", "tables", "measures", "ablate", "ship", "criteria", "all"]
+steps = [
+    "encode",
+    "score",
+    "choose",
+    "tables",
+    "measures",
+    "ablate",
+    "ship",
+    "criteria",
+    "labels",
+    "all",
+]
 parser.add_argument("step", choices=steps)
 parser.add_argument("--model", action="append", choices=list(materials.READOUT_MODELS))
 given = parser.parse_args()
@@ -29,6 +40,8 @@ elif given.step == "ship":
     print("\n\n".join(ablations.shipped(model) for model in chosen))
 elif given.step == "criteria":
     print(criteria_results.tables(criteria_results.measure(chosen)))
+elif given.step == "labels":
+    print(labels.table())
 elif given.step == "choose":
     choice.choose(chosen)
     print(choice.readout_tables())

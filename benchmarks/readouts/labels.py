@@ -47,9 +47,7 @@ def draws_of(model: str) -> list[dict[str, Any]]:
         truth = [found["scores"][str(each)][tasks.index(task)] for each in readouts]
         train = corpora.frames_of(task)["train"]
         labels = np.unique(train["label"], return_inverse=True)[1]
-        layers = {
-            k: each.astype(np.float64) for k, each in enumerate(vectors.layers(list(train["text"])))
-        }
+        layers = dict(enumerate(vectors.layers(list(train["text"])).astype(np.float64)))
         made = [each.apply(layers) for each in fitted]
         for count in (n for n in ROWS if n <= len(train)):
             for draw in range(DRAWS):
