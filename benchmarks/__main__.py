@@ -15,6 +15,7 @@ import torch
 
 from benchmarks import (
     architectures,
+    coverage,
     dynamics,
     evaluation,
     memory,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], str]]] = {
     "overhead": ("Measures beside the bare forward pass", overhead.main),
     "passes": ("Shared passes against a pass for each measure", passes.main),
     "memory": ("Memory", memory.main),
+    "coverage": ("How often limits hold what they should", coverage.main),
     "dynamics": ("Measures of several layers", dynamics.main),
     "evaluation": ("Every layer on mteb's tasks", evaluation.main),
     "prune": ("Which rule drops the right blocks", pruning.main),

@@ -744,8 +744,10 @@ def test_what_few_texts_do_to_limits_stands_in_the_record_once():
     run = arrays_module.scan_arrays(
         torch.from_numpy(vectors), ScanConfig(metrics=("effective_rank",))
     )
-    (note,) = (note for note in run.record["notes"] if "too narrow" in note)
-    assert "10 texts in 4 dimensions" in note
+    assert run.table["low"].isna().all()
+    assert set(run.table["n"]) == {10}
+    (note,) = (note for note in run.record["notes"] if "limits" in note)
+    assert note == "with 10 texts only means over texts have limits: others need 16."
 
 
 @pytest.mark.parametrize(

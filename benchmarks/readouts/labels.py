@@ -34,7 +34,8 @@ DRAWS = 10
 def draws_of(model: str) -> list[dict[str, Any]]:
     """Return a row a draw: true scores of the choices, and whom the sentence believes."""
     kept = json.loads(FOUND.read_text())
-    found, tasks = kept["models"][model], list(kept["tasks"])
+    found = kept["models"][model]
+    tasks = [task for some in kept["tasks"].values() for task in some]
     vectors = Vectors(model)
     readouts = candidates(vectors.blocks)
     free = [str(each) for each in readouts].index(found["criteria"][TODAY]["rule"])

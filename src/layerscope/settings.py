@@ -227,9 +227,9 @@ class ScanConfig(VectorConfig):
     non_finite: NonFinite = NonFinite.RAISE
     """raise, or drop texts whose states hold NaN or infinity."""
     seed: Natural = 0
-    """Seed of views, permutations and bootstrap."""
+    """Seed of views, permutations and resamples."""
     resamples: Count = 1000
-    """Resamples of the bootstrap."""
+    """Resamples of the texts behind limits."""
 
     @model_validator(mode="after")
     def _refuse_one_view(self) -> Self:

@@ -78,7 +78,7 @@ def test_a_handful_of_samples():
     found = family([rows[:4] for rows in layers()])
     assert known(found[0].cosine).indices.shape == (4, 3)
     assert 0 <= gfmi_edge(known(found[0].joint)) <= 1
-    assert retention(known(found[0].cosine), known(found[1].cosine), 3).value == 1
+    assert retention(known(found[0].cosine), known(found[1].cosine), 3) == 1
     alone = layer_geometry(torch.randn(2, 5, generator=torch.Generator().manual_seed(0)))
     assert alone.frame.width == 1
     with pytest.raises(UndefinedError, match="at least 4"):

@@ -166,11 +166,11 @@ def test_values_are_those_of_the_functions_behind_them():
     assert arc["frenet_arc_length_k16"] == pytest.approx(length, rel=1e-12)  # not in float32
     assert found["frenet_speed_k16", 2] == pytest.approx(float(path.speed[1]) / path.largest)
     assert found["frenet_turning_k16", 2] == pytest.approx(float(path.turning[1]))
-    assert found["nrs_k20", 3] == neighbors.retention(lists[2], lists[3], 20).value
+    assert found["nrs_k20", 3] == neighbors.retention(lists[2], lists[3], 20)
     levels = [filtration(Pairs(rows)) for rows in vectors]
     assert found["gfmi_edge", 1] == gfmi_edge(joint_counts(levels[1], levels[3]))
     near = neighbors.nearest(Pairs(vectors[0]), 2, Closeness.EUCLIDEAN)
-    assert found["two_nn", 0] == pytest.approx(neighbors.two_nn(near).value)
+    assert found["two_nn", 0] == pytest.approx(neighbors.two_nn(near))
 
 
 def test_noise_floor_and_null_lie_on_both_sides_of_a_real_motion():
@@ -320,3 +320,14 @@ def mutual_info(one, other):
     expected = np.outer(table.sum(1), table.sum(0))
     margin = table.sum(1)
     return (table * np.log(table / expected)).sum() / -(margin * np.log(margin)).sum()
+
+
+def test_a_layer_that_does_not_move_has_no_turning():
+    rows = random_tensor(60, 40)
+    (row,) = (
+        row
+        for row in layers.frenet_turning(stack_of([rows, rows, random_tensor(60, 40, seed=1)]))
+        if row.metric == "frenet_turning_k16"
+    )
+    assert row.value is None
+    assert row.reason == "the subspace is that of a neighboring layer, so it has no direction"

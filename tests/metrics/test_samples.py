@@ -58,7 +58,6 @@ def test_spectral_measures_equal_their_definitions(shape):
     }
     for estimate, slow in expected.items():
         assert estimate.value == pytest.approx(slow, rel=1e-6)
-        assert float(estimate.contributions.mean()) == pytest.approx(estimate.value, rel=1e-12)
         assert estimate.contributions.shape == (n,)
 
 
@@ -98,8 +97,6 @@ def test_opposite_vectors():
     rows = [[1.0, 0], [-2, 0], [0, 0], [3, 0]]
     found = samples.anisotropy_mean_cosine(inputs_of(rows))
     assert found.value == pytest.approx(-1 / 3)
-    assert found.contributions.isnan().tolist() == [False, False, True, False]
-    assert float(found.contributions.nanmean()) == pytest.approx(found.value)
 
 
 def test_order_two_entropy_of_random_directions_matches_its_null():
@@ -120,7 +117,6 @@ def test_order_two_without_eigenvalues_equals_the_spectrum():
     slow = samples.dataset_entropy(inputs_of(unit), PAPER, alpha=2)
     found = samples.dataset_entropy_order2(inputs_of(rows))
     assert found.value == pytest.approx(slow.value, abs=1e-12)
-    torch.testing.assert_close(found.contributions, slow.contributions, rtol=1e-9, atol=1e-9)
 
 
 def test_alpha_req_of_a_power_law():
@@ -183,14 +179,6 @@ def test_identical_texts_have_one_direction():
     assert samples.anisotropy_mean_cosine(inputs).value == pytest.approx(1, abs=1e-12)
 
 
-def test_limits_that_few_texts_make_too_narrow_are_told():
-    few, enough = inputs_of(random_rows(30, 8)), inputs_of(random_rows(40, 8))
-    note = samples.effective_rank(few, NORMALIZED).note
-    assert note.startswith("the limits of effective_rank (normalized) are too narrow with 30 texts")
-    assert not samples.effective_rank(few, PAPER).note
-    assert not samples.effective_rank(enough, NORMALIZED).note
-
-
 @pytest.mark.parametrize("shape", [(7, 4), (4, 7)])
 def test_order_zero_is_the_log_of_the_rank_for_every_text(shape):
     vectors = torch.randn(*shape, generator=torch.Generator().manual_seed(0)).double() + 1
@@ -202,7 +190,6 @@ def test_order_zero_is_the_log_of_the_rank_for_every_text(shape):
     ):
         found = samples.dataset_entropy(inputs, convention, alpha=0)
         assert found.value == pytest.approx(math.log(rank))
-        assert found.contributions.tolist() == pytest.approx([found.value] * shape[0])
     found = samples.dataset_entropy_centered(inputs, alpha=0)
     assert found.value == pytest.approx(math.log(min(shape[0] - 2, shape[1])))
     samples.dataset_entropy(inputs, Convention.REFERENCE, alpha=0)

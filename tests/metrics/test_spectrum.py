@@ -123,19 +123,6 @@ def test_both_gram_matrices_have_one_spectrum(shape):
     rows = random_rows(2, *shape)
     expected = torch.linalg.svdvals(rows).square()
     torch.testing.assert_close(spectrum_module.eigenvalues(rows), expected, rtol=1e-12, atol=1e-12)
-    for one, values in zip(rows, expected, strict=True):
-        torch.testing.assert_close(
-            spectrum_module.spectrum(one).eigenvalues, values, rtol=1e-10, atol=1e-12
-        )
-
-
-@pytest.mark.parametrize("shape", [(3, 7), (7, 3)])
-def test_shares_are_squared_left_singular_vectors(shape):
-    rows = random_rows(*shape)
-    left = torch.linalg.svd(rows, full_matrices=False).U
-    torch.testing.assert_close(
-        spectrum_module.spectrum(rows).shares, left.square(), rtol=1e-9, atol=1e-9
-    )
 
 
 def test_effective_rank_and_rankme_closed_form():
@@ -213,48 +200,8 @@ def test_log_det_entropy_forgets_the_scale_unless_asked():
     assert float(same) < float(other) - 0.5
 
 
-def test_weighted_and_spectral_estimates_agree():
-    """The same entropy by autograd through weights and by eigenvector shares."""
-    rows = random_rows(12, 5)
-
-    def functional(weights):
-        values = torch.linalg.eigvalsh((rows.T * weights) @ rows)
-        return spectrum_module.renyi_entropy(values)
-
-    by_weights = spectrum_module.weighted_estimate(functional, 12, rows)
-    by_shares = spectrum_module.spectral_estimate(
-        spectrum_module.renyi_entropy, spectrum_module.spectrum(rows)
-    )
-    assert by_weights.value == pytest.approx(by_shares.value, abs=1e-12)
-    torch.testing.assert_close(
-        by_weights.contributions, by_shares.contributions, rtol=1e-9, atol=1e-9
-    )
-
-
-def test_normalized_spectrum_counts_the_motion_of_the_mean():
-    rows = random_rows(15, 4).exp()
-
-    def functional(weights):
-        deviations = rows - weights @ rows / weights.sum()
-        unit = deviations / deviations.norm(dim=-1, keepdim=True)
-        return spectrum_module.effective_rank(torch.linalg.eigvalsh((unit.T * weights) @ unit))
-
-    slow = spectrum_module.weighted_estimate(functional, 15, rows)
-    fast = spectrum_module.spectral_estimate(
-        spectrum_module.effective_rank, spectrum_module.normalized_spectrum(rows - rows.mean(0))
-    )
-    assert fast.value == pytest.approx(slow.value, abs=1e-12)
-    torch.testing.assert_close(fast.contributions, slow.contributions, rtol=1e-8, atol=1e-8)
-
-
 def test_undefined_spectra_say_why():
     with pytest.raises(UndefinedError, match="all rows are zero or equal"):
-        spectrum_module.spectral_estimate(
-            spectrum_module.effective_rank, spectrum_module.spectrum(torch.zeros(3, 2))
-        )
+        spectrum_module.of_spectrum(spectrum_module.effective_rank, torch.zeros(3))
     with pytest.raises(UndefinedError, match="no value on this spectrum"):
-        spectrum_module.spectral_estimate(
-            spectrum_module.alpha_req, spectrum_module.spectrum(random_rows(3, 2))
-        )
-    with pytest.raises(UndefinedError, match="all rows are zero or equal"):
-        spectrum_module.weighted_estimate(lambda w: w.sum() * math.nan, 3, torch.zeros(1))
+        spectrum_module.of_spectrum(spectrum_module.alpha_req, spectrum_of(2, 1))

@@ -89,14 +89,13 @@ def test_infonce_equals_its_definition(convention, block, monkeypatch):
 
 
 def test_a_pair_with_a_zero_vector_is_left_out():
-    vectors = random_views(5, 2, 3)
+    vectors = random_views(20, 2, 3)
     vectors[2, 1] = 0
-    kept = vectors[[0, 1, 3, 4]]
+    kept = vectors[[i for i in range(20) if i != 2]]
     for measure in (views.infonce, views.infonce_cross, views.infonce_mi_bound, views.dime):
         found = measure(ViewInputs(vectors), PAPER)
         assert found.value == pytest.approx(measure(ViewInputs(kept), PAPER).value, abs=1e-12)
-        assert found.contributions.isnan().tolist() == [False, False, True, False, False]
-        assert float(found.contributions.nanmean()) == pytest.approx(found.value, abs=1e-12)
+        assert found.contributions.isnan().nonzero().tolist() == [[2]]
 
 
 # --- retrieval -----------------------------------------------------------------------------------
@@ -213,36 +212,6 @@ def test_lidar_equals_its_definition(convention, shape):
     assert found == pytest.approx(slow / math.log(min(n, d)), abs=1e-8)
 
 
-@pytest.mark.parametrize("convention", [PAPER, NORMALIZED])
-@pytest.mark.parametrize("shape", [(6, 3, 4), (4, 3, 30)])
-def test_lidar_contributions_are_the_derivative_by_the_weights(shape, convention):
-    vectors = random_views(shape[0], 1, shape[2]) + 0.5 * random_views(*shape, seed=1)
-    given = ViewInputs(vectors).prepared(convention)
-    n, a, d = shape
-
-    def functional(weights: torch.Tensor) -> torch.Tensor:
-        means = given.mean(1)
-        centered = means - weights @ means / weights.sum()
-        between = (centered.T * weights) @ centered
-        deviations = given - means[:, None]
-        within = torch.einsum("i,iad,iae->de", weights, deviations, deviations) / a
-        delta = 1e-4 * (within.trace() / d if convention is NORMALIZED else weights.sum())
-        lower = torch.linalg.cholesky(within + delta * torch.eye(d, dtype=torch.float64))
-        white = torch.linalg.solve_triangular(lower, between, upper=False)
-        values = torch.linalg.eigvalsh(
-            torch.linalg.solve_triangular(lower, white.T, upper=False)
-        ).clamp(min=0)
-        values = values[values > 1e-10 * values.max()]
-        p = values / values.sum()
-        return -(p * p.log()).sum()
-
-    weights = torch.full((n,), 1 / n, dtype=torch.float64, requires_grad=True)
-    functional(weights).backward()
-    influence = weights.grad - weights.grad.mean()
-    found = views.lidar_log(ViewInputs(vectors), convention)
-    torch.testing.assert_close(found.contributions - found.value, influence, rtol=1e-5, atol=1e-5)
-
-
 def test_identical_views_leave_nothing_to_whiten_by():
     inputs = ViewInputs(random_views(6, 1, 4).expand(6, 3, 4))
     with pytest.raises(UndefinedError, match="views of each text are identical"):
@@ -322,31 +291,9 @@ def test_dime_of_the_authors_equals_their_code(alpha, shape):
     inputs = ViewInputs(vectors, vectors, permutations=permutations)
     found = views.dime(inputs, REFERENCE, alpha=alpha)
     assert found.value == pytest.approx(slow, abs=1e-9)
-    assert float(found.contributions.mean()) == pytest.approx(slow, abs=1e-9)
     values = torch.tensor([order(one * two[p][:, p]) for p in permutations])
     error = views.dime_standard_error(inputs, REFERENCE, alpha=alpha).value
     assert error == pytest.approx(float(values.std()) / 2, abs=1e-6)
-
-
-def test_contributions_to_the_authors_dime_of_order_two_are_its_slopes():
-    """The sum of squares as a quadratic form of the texts' weights, differentiated by autograd."""
-    vectors = random_views(6, 2, 9) * torch.linspace(0.3, 2, 6)[:, None, None]
-    permutations = torch.stack([torch.randperm(6) for _ in range(3)])
-    one, two = (x @ x.T for x in vectors.unbind(1))
-
-    def entropy(weights: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-        # Entry (i, j) joins the first views of i, j and the second of order[i], order[j].
-        by_row = weights * weights[order] * 6
-        squares = (one * two[order][:, order]).square()
-        return -(by_row @ squares @ by_row).log()
-
-    weights = torch.full((6,), 1 / 6, dtype=torch.float64, requires_grad=True)
-    value = sum(entropy(weights, p) for p in permutations) / 3
-    value = value + (weights @ (one * two).square() @ weights).log()
-    (slopes,) = torch.autograd.grad(value, weights)
-    found = views.dime(ViewInputs(vectors, vectors, permutations=permutations), REFERENCE, alpha=2)
-    expected = found.value + (slopes - slopes.mean())
-    torch.testing.assert_close(found.contributions, expected, rtol=0, atol=1e-9)
 
 
 def test_dime_of_order_two_is_at_least_its_closed_form():
@@ -358,17 +305,13 @@ def test_dime_of_order_two_is_at_least_its_closed_form():
 
 
 @pytest.mark.parametrize("block", [4, 512])
-def test_dip_contributions_are_the_exact_jackknife(block, monkeypatch):
+def test_dip_equals_its_definition(block, monkeypatch):
     monkeypatch.setattr(views, "BLOCK", block)
     vectors = random_views(9, 2, 4)
-    found = views.dip_order2(ViewInputs(vectors))
-    without = [
-        views.dip_order2(ViewInputs(vectors[[j for j in range(9) if j != i]])).value
-        for i in range(9)
-    ]
-    mean = sum(without) / 9
-    pseudo = [found.value + 8 * (mean - one) for one in without]
-    assert found.contributions.tolist() == pytest.approx(pseudo, abs=1e-12)
+    one, two = (unit(rows) @ unit(rows).T for rows in vectors.unbind(1))
+    a, b = (float(gram.square().sum()) - 9 for gram in (one, two))
+    expected = math.log(float((one * two).square().sum())) - math.log(9 + a * b / 72)
+    assert views.dip_order2(ViewInputs(vectors)).value == pytest.approx(expected, abs=1e-12)
 
 
 def test_permutations_come_from_the_seed_alone():
@@ -464,7 +407,6 @@ def test_dime_of_order_zero_is_a_difference_of_ranks(convention, shape):
         joint
     )  # products of full rank, shuffled or not
     assert found.value == pytest.approx(0, abs=1e-12)
-    assert found.contributions.tolist() == pytest.approx([0] * len(vectors), abs=1e-12)
 
 
 def test_one_given_permutation_has_no_standard_error():
@@ -491,14 +433,15 @@ def test_measures_of_two_views_do_not_change_with_more_of_them(measure, conventi
 
 
 def test_too_few_texts_are_told():
-    few, enough = ViewInputs(random_views(5, 2, 12)), ViewInputs(random_views(12, 2, 5))
+    few, more = ViewInputs(random_views(20, 2, 30)), ViewInputs(random_views(20, 2, 20))
+    enough = ViewInputs(random_views(20, 2, 10))
     for lidar in (views.lidar, views.lidar_log, views.lidar_log_normalized):
-        note = lidar(few, PAPER).note
-        assert "regularizer with 5 texts of 2 views in 12 dimensions" in note
-        assert note.endswith("or at least 4 views.")
+        ruled, unlimited = lidar(few, PAPER), lidar(more, PAPER)
+        assert "ruled by its regularizer with 20 texts of 2 views in 30 dimensions" in ruled.note
+        assert ruled.note.endswith("or at least 4 views.")
+        assert unlimited.note.startswith("LiDAR has no limits with 20 texts of 2 views in 20")
+        for found in (ruled, unlimited):
+            assert bool(found.contributions.isnan().all())
         assert not lidar(enough, PAPER).note
-        assert not lidar(ViewInputs(random_views(5, 4, 12)), PAPER).note
-    note = views.dime(few, NORMALIZED).note
-    assert note.startswith("the limits of dime (normalized) are too narrow with 5 texts in 12")
-    assert not views.dime(few, PAPER).note
-    assert not views.dime(enough, NORMALIZED).note
+        assert bool(lidar(enough, PAPER).contributions.isfinite().all())
+    assert not views.lidar(ViewInputs(random_views(20, 4, 30)), PAPER).note

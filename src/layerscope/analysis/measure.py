@@ -135,9 +135,7 @@ def kept_cells(make: Callable[[], list[Cell]], path: Path | None) -> list[Cell]:
     """Return cells from a cache file, or compute them and write the file."""
     if path is not None and path.is_file():
         return _read_cells(path)
-    # The contributions come from derivatives, which a caller's inference mode would forbid.
-    with torch.inference_mode(False):
-        cells = make()
+    cells = make()
     if path is not None:
         write_atomically(path, _cells_as_bytes(cells))
     return cells
@@ -231,7 +229,8 @@ def _scalar_cells(
         except UndefinedError as error:
             yield Cell(*where, value=None, reason=str(error))
             continue
-        yield Cell(*where, estimate.value, estimate.contributions.cpu().numpy(), note=estimate.note)
+        texts = estimate.contributions.cpu().numpy()
+        yield Cell(*where, estimate.value, texts, note=estimate.note, n=len(texts) or None)
 
 
 def _spread(cell: Cell, texts: Array, width: int) -> Cell:
@@ -290,11 +289,8 @@ def _limits(
     """
     found = [(cell.low, cell.high, cell.n) for cell in cells]
     for corpus in (False, True):
-        places = [
-            place
-            for place, cell in enumerate(cells)
-            if cell.corpus == corpus and cell.value is not None and len(cell.contributions)
-        ]
+        known = [cell.value is not None and len(cell.contributions) for cell in cells]
+        places = [i for i, cell in enumerate(cells) if known[i] and cell.corpus == corpus]
         if not places:
             continue
         numbers = np.array([cells[place].contributions for place in places])
@@ -303,7 +299,7 @@ def _limits(
         for place, low, high, count in zip(places, lows, highs, counts, strict=True):
             bounded = bool(np.isfinite(low) and np.isfinite(high))
             limits = (float(low), float(high)) if bounded else (None, None)
-            found[place] = (*limits, int(count))
+            found[place] = (*limits, int(count) or cells[place].n)
     return found
 
 

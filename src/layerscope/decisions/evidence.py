@@ -222,11 +222,20 @@ class Evidence:
         return Curves(self.blocks, values, lambda need: self._noise(keys[need]))
 
     def seen_resampled(self, rule: Rule, convention: str | None = None) -> Curves | None:
-        """Return the same for every resample of the texts; None if per-text numbers lack."""
+        """Return the same for every resample of the texts; None if no measure has per-text numbers.
+
+        Beside measures that have them, one without (as it has no limits) stays as it is.
+        """
         keys = self._keys(rule, convention)
-        if any(key not in self.contributions for key in keys.values()):
+        if not any(key in self.contributions for key in keys.values()):
             return None
-        values = {need: self._resampled[key] for need, key in keys.items()}
+        shape = (self.resamples, self.blocks + 1)
+        values = {
+            need: self._resampled[key]
+            if key in self.contributions
+            else np.broadcast_to(self.curves[key], shape)
+            for need, key in keys.items()
+        }
         return Curves(self.blocks, values, lambda need: self._noise(keys[need]))
 
     def lacks(self, rule: Rule, convention: str | None = None) -> str:
@@ -309,8 +318,8 @@ class Evidence:
 
     def _noise_of(self, key: Key) -> Floats:
         layers = self.blocks + 1
-        if key not in self.contributions:
-            return np.zeros((2, layers, layers))
+        if key not in self.contributions:  # without limits, or nothing has any
+            return np.full((2, layers, layers), np.nan if self.contributions else 0.0)
         limits = [paired_limits(self._resampled[key], layer) for layer in range(layers)]
         low, high = np.stack(limits, axis=1)
         difference = self.curves[key][None, :] - self.curves[key][:, None]

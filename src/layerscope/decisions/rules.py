@@ -73,7 +73,7 @@ class Curves:
         blocks: L, the number of blocks; layers are 0..L.
         values: each measure (..., layer), NaN where it is undefined; leading axes are resamples.
         noise: gives a measure's (2, layer, layer): how far below and above its true value the
-            difference [a, b] = value of b less value of a may lie by chance; zeros if unknown.
+            difference [a, b] = value of b less value of a may lie by chance; NaN if unknown.
     """
 
     blocks: int
@@ -317,7 +317,7 @@ def nearest(rule: Rule, depth: float, tolerance: float) -> Rule:
 
 
 def vote(*rules: tuple[str, Direction]) -> Rule:
-    """Return the rule of most votes: a measure votes for each layer within noise of its best."""
+    """Return the rule of most votes: each measure with limits for all layers within noise of its best."""
     needs = [(Need(metric), 1.0 if direction == "most" else -1.0) for metric, direction in rules]
 
     def votes(curves: Curves) -> Floats:

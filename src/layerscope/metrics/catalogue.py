@@ -28,7 +28,10 @@ _NO_LIDAR = (
     "There are fewer than 2 views or 3 texts, all texts are equal, or (normalized) the views of "
     "every text are identical."
 )
-_DELTA = "With N (views - 1) < D the within-scatter is singular and its regularizer rules."
+_DELTA = (
+    "With N (views - 1) < D the within-scatter is singular and its regularizer rules; with less than "
+    "twice as many there are no limits (but under reference)."
+)
 
 _RAW: Final = frozenset({"orthogonal", "scaling", "permutation"})
 _CENTERED: Final = _RAW | {"translation"}
@@ -174,8 +177,7 @@ CATALOGUE: Final[tuple[Measure, ...]] = (
         invariances=_POOLED,
         undefined=_NO_SPREAD,
         reference=f"{LBL}, eq. 1",
-        note="paper is uncentered: the common mean direction rules it. With fewer texts than "
-        "dimensions the interval is up to a quarter too narrow.",
+        note="paper is uncentered: the common mean direction rules it.",
         main=True,
         paper_seven=True,
         takes_alpha=True,
@@ -209,8 +211,6 @@ CATALOGUE: Final[tuple[Measure, ...]] = (
         range="1 to min(N, D)",
         invariances={PAPER: _RAW, NORMALIZED: _CENTERED},
         reference="Roy, Vetterli 2007",
-        note="normalized: with fewer than some 5 texts a dimension the interval is too narrow, with "
-        "fewer texts than dimensions 5 times.",
         main=True,
         paper_seven=True,
     ),
@@ -397,8 +397,7 @@ CATALOGUE: Final[tuple[Measure, ...]] = (
         direction="least",
         direction_source=LBL,
         reference="Skean, Osorio, Brockmeier, Sanchez Giraldo 2023",
-        note="10 drawn permutations, the same in every layer: see dime_standard_error. With fewer "
-        "texts than dimensions the interval can be a third too narrow.",
+        note="10 drawn permutations, the same in every layer: see dime_standard_error.",
         null=_UNRELATED,
         main=True,
         paper_seven=True,

@@ -23,7 +23,6 @@ from torch import Tensor
 from layerscope.errors import InputError, UndefinedError
 from layerscope.metrics.neighbors import chance_retention, octaves
 from layerscope.metrics.pairs import Closeness, Pairs, blocks
-from layerscope.metrics.spectrum import Estimate
 
 _LOW_BITS = 15
 _BINS = 2**16
@@ -272,32 +271,20 @@ def _mean_level(scores: Tensor) -> float:
     return float(known.mean())
 
 
-def gfmi_knn(shared: Tensor, sign: Sign = Sign.CLIP) -> Estimate:
+def gfmi_knn(shared: Tensor, sign: Sign = Sign.CLIP) -> float:
     """GFMI by neighbor lists: mean over k = 1, 2, 4, ... of the information on directed edges.
 
     Up to half the other samples. At each k a fixed increasing function of NRS, so it is NRS at many
-    scales and no evidence beside it. Contributions are the value and the sample's influence on it.
+    scales and no evidence beside it.
 
     Args:
         shared: the counts of `shared_neighbors`.
         sign: what sizes with fewer shared neighbors than chance count.
     """
     n = len(shared)
-    by_size = zip(shared.double().unbind(1), octaves(n), strict=True)
-    levels = [_knn_level(counts / k, chance_retention(n, k), sign) for counts, k in by_size]
-    contributions = torch.stack(levels).mean(0)
-    return Estimate(float(contributions.mean()), contributions)
-
-
-def _knn_level(shares: Tensor, density: float, sign: Sign) -> Tensor:
-    """Return the contributions (sample,) of the shares of neighbors kept at one size."""
-    with torch.enable_grad():
-        kept = shares.mean().requires_grad_()
-        score = retention_information(kept, density, sign)
-        # At full or no overlap the slope is infinite, but then no sample differs from another.
-        steady = bool((shares == kept.detach()).all())
-        slope = kept.new_zeros(()) if steady else torch.autograd.grad(score, kept)[0]
-    return score.detach() + slope * (shares - kept.detach())
+    sizes = zip(shared.double().mean(0), octaves(n), strict=True)
+    scores = [retention_information(kept / k, chance_retention(n, k), sign) for kept, k in sizes]
+    return float(torch.stack(scores).mean())
 
 
 def retention_information(kept: Tensor, density: float, sign: Sign = Sign.CLIP) -> Tensor:

@@ -8,10 +8,10 @@ final layer. The matrix over pairs of samples is freed when it returns.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TypeVar
+from functools import cached_property, partial
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from layerscope.errors import UndefinedError
 from layerscope.metrics import similarity, subspaces
 from layerscope.metrics.components import Tree, spanning_tree
+from layerscope.metrics.estimates import Estimate, half_samples, of_halves
 from layerscope.metrics.filtration import (
     Filtration,
     Sign,
@@ -39,7 +40,6 @@ from layerscope.metrics.neighbors import (
 )
 from layerscope.metrics.pairs import COUNT, Closeness, Pairs, half_sample_error, halvings
 from layerscope.metrics.similarity import CkaMatrix, Kernel, TokenCosines
-from layerscope.metrics.spectrum import Estimate
 from layerscope.metrics.subspaces import Frame, Frenet, Space, frame, half_bases, trajectory
 
 T = TypeVar("T")
@@ -53,6 +53,10 @@ NEIGHBORHOODS = (10, 5, 20, 50)
 
 NEIGHBORS = 64
 """Length of the neighbor lists: the largest k of NRS is 50, the largest scale of GRIDE 64."""
+
+_SAMPLES_A_DIMENSION: Final = (
+    5  # of a subspace, in each half: fewer give limits that are too narrow
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,12 +125,11 @@ def layer_geometry(
     levels = _attempt(lambda: neighbor_levels(pairs))
     final_levels = levels if final is None else final.levels
     splits = halvings(pairs.n, COUNT, seed)
-    length = max(1, min(NEIGHBORS, pairs.n - 1))
     return LayerGeometry(
         frame=whole,
         halves=half_bases(pairs.vectors, whole, splits),
-        cosine=_attempt(lambda: nearest(pairs, length)),
-        euclidean=_attempt(lambda: nearest(pairs, length, Closeness.EUCLIDEAN)),
+        cosine=_attempt(lambda: _listed(pairs)),
+        euclidean=_attempt(lambda: _listed(pairs, Closeness.EUCLIDEAN)),
         levels=levels if final is None else None,
         shared=_attempt(lambda: shared_neighbors(known(levels), _required(final_levels))),
         kernel=Kernel(pairs.centered),
@@ -138,6 +141,10 @@ def layer_geometry(
         thresholds=_attempt(lambda: known(graphs).thresholds),
         tree=_attempt(lambda: spanning_tree(pairs)) if components else None,
     )
+
+
+def _listed(pairs: Pairs, kind: Closeness = Closeness.COSINE) -> Neighbors:
+    return nearest(pairs, max(1, min(NEIGHBORS, pairs.n - 1)), kind)
 
 
 def _attempt(compute: Callable[[], T]) -> T | UndefinedError:
@@ -196,6 +203,7 @@ class LayerStack:
     _halves: dict[int, list[tuple[Frenet, Frenet]]] = field(
         default_factory=dict, init=False, repr=False
     )
+    _computed: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
     _half_gfmi: dict[tuple[int, Sign], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -299,7 +307,13 @@ class LayerStack:
         ]
 
     def path_error(self, k: int, number: Callable[[Frenet], Tensor | float]) -> Tensor | None:
-        """Return the standard error of a number of the path, None where there is none."""
+        """Return the standard error of a number of the path, None where there is none.
+
+        Halves of fewer samples than five times k spread too little: their limits held the value that they
+        should in 82 to 88 % of samples (benchmarks/results/coverage.md).
+        """
+        if self.n // 2 < _SAMPLES_A_DIMENSION * k:
+            return None
         try:
             found = [
                 (torch.as_tensor(number(one)), torch.as_tensor(number(other)))
@@ -317,13 +331,49 @@ class LayerStack:
         floors = [subspaces.noise_floor(self.geometry[layer].halves, path.k) for layer in layers]
         return sum(floors) / len(floors) / path.largest
 
-    def lists(self, layer: int) -> Neighbors:
-        """Return the nearest neighbors by cosine."""
-        return known(self.geometry[layer].cosine)
+    def lists(self, layer: int, half: int | None = None) -> Neighbors:
+        """Return the nearest neighbors by cosine, of all samples or inside one of their halves."""
+        if half is None:
+            return known(self.geometry[layer].cosine)
+        return self._once(("lists", layer, half), lambda: _listed(self._pairs(layer, half)))
 
-    def distances(self, layer: int) -> Neighbors:
-        """Return the nearest neighbors by distance."""
-        return known(self.geometry[layer].euclidean)
+    def distances(self, layer: int, half: int | None = None) -> Neighbors:
+        """Return the nearest neighbors by distance, likewise."""
+        if half is None:
+            return known(self.geometry[layer].euclidean)
+        pairs = partial(self._pairs, layer, half)
+        return self._once(("near", layer, half), lambda: _listed(pairs(), Closeness.EUCLIDEAN))
+
+    def shared(self, layer: int, half: int | None = None) -> Tensor:
+        """Return the neighbors (sample, size) shared with the final layer, likewise."""
+        if half is None:
+            return known(self.geometry[layer].shared)
+
+        def levels(at: int) -> NeighborLevels:
+            return neighbor_levels(self._pairs(at, half))
+
+        final = self._once(("levels", half), lambda: levels(self.last))
+        return self._once(("shared", layer, half), lambda: shared_neighbors(levels(layer), final))
+
+    def _pairs(self, layer: int, half: int | None = None) -> Pairs:
+        vectors = self.vectors[layer]
+        return Pairs(vectors if half is None else vectors[half_samples(self.n)[half]])
+
+    def _once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return `compute()`, called once per key, or raise the reason why it has no value."""
+        if key not in self._computed:
+            self._computed[key] = _attempt(compute)
+        found: T | UndefinedError = self._computed[key]
+        return known(found)
+
+    def of_halves(self, number: Callable[[int | None], float], *, log: bool = False) -> Estimate:
+        """Return `estimates.of_halves` of a number of a half, or of all samples for None."""
+        value = number(None)
+        try:
+            found = [number(half) for half in range(len(half_samples(self.n)))]
+        except UndefinedError:
+            found = []
+        return of_halves(value, found, self.n, log=log)
 
     @cached_property
     def cka(self) -> CkaMatrix:
@@ -346,35 +396,28 @@ class LayerStack:
         other = filtration(Pairs(self.vectors[-1][order.to(self.vectors[-1].device)]))
         return gfmi_edge(joint_counts(other, known(final)))
 
-    @cached_property
-    def trust(self) -> dict[Place, Estimate | UndefinedError]:
-        """(layer, next or previous layer) -> trustworthiness of the latter's neighbors in the former."""
-        found: dict[Place, Estimate | UndefinedError] = {}
-        for layer in range(self.count):
-            places = [(layer, other) for other in (layer - 1, layer + 1) if 0 <= other <= self.last]
-            found.update(self._trusted(layer, places))  # at once, as it takes all distances
-        return found
+    def trust(self, reference: int, other: int, half: int | None = None) -> float:
+        """Return the trustworthiness of the next or previous layer's neighbors in a layer."""
+        around = [at for at in (reference - 1, reference + 1) if 0 <= at <= self.last]
+        found = self._once(
+            ("trust", reference, half), lambda: self._trusted(reference, around, half)
+        )
+        return known(found[other])
 
     def _trusted(
-        self, layer: int, places: list[tuple[int, int]]
-    ) -> dict[Place, Estimate | UndefinedError]:
-        lists = {place: self.geometry[place[1]].cosine for place in places}
-        known_lists = {p: part for p, part in lists.items() if isinstance(part, Neighbors)}
-        found: dict[Place, Estimate | UndefinedError] = {
-            place: part for place, part in lists.items() if isinstance(part, UndefinedError)
+        self, reference: int, others: list[int], half: int | None
+    ) -> dict[int, float | UndefinedError]:
+        """Return that of several layers at once, as it takes all distances."""
+        lists = {at: _attempt(partial(self.lists, at, half)) for at in others}
+        listed = {at: part for at, part in lists.items() if isinstance(part, Neighbors)}
+        found: dict[int, float | UndefinedError] = {
+            at: part for at, part in lists.items() if isinstance(part, UndefinedError)
         }
-        if not known_lists:
+        if not listed:
             return found
-        try:
-            scores = trustworthiness(
-                Pairs(self.vectors[layer]),
-                self.lists(layer),
-                list(known_lists.values()),
-                NEIGHBORHOODS[0],
-            )
-            return found | dict(zip(known_lists, scores, strict=True))
-        except UndefinedError as error:
-            return found | dict.fromkeys(known_lists, error)
+        own, pairs = self.lists(reference, half), self._pairs(reference, half)
+        scores = trustworthiness(pairs, own, list(listed.values()), NEIGHBORHOODS[0])
+        return found | dict(zip(listed, scores, strict=True))
 
     @cached_property
     def _least_rank(self) -> int:

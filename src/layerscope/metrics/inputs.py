@@ -7,16 +7,17 @@ the authors' code does (`reference`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from layerscope.errors import InputError, NonFiniteError, UndefinedError
-from layerscope.metrics.spectrum import Spectrum, eigenvalues, normalized_spectrum, spectrum
+from layerscope.metrics.estimates import half_samples
+from layerscope.metrics.spectrum import eigenvalues
 from layerscope.settings import Convention
 
 T = TypeVar("T")
@@ -143,84 +144,46 @@ class TokenInputs:
 
 
 @dataclass(frozen=True, eq=False)
-class SampleInputs:
-    """One pooled vector per text at one layer.
+class PooledInputs:
+    """Pooled vectors at one layer, a sample for each text.
 
     Attributes:
-        vectors: (sample, dim), computed with in float64.
-        reference_vectors: (sample, dim) means of the centered unit tokens, which are what the
-            authors' code pools; only the reference convention needs them.
+        vectors: (sample, ..., dim), computed with in float64.
+        reference_vectors: the same of the centered unit tokens, which are what the authors' code pools;
+            only the reference convention needs them.
         eps: relative rounding of the vectors in their original dtype.
     """
 
-    vectors: Tensor
-    reference_vectors: Tensor | None = None
-    eps: float = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        _check_vectors(self, ("sample", "dim"))
-
-    @property
-    def n(self) -> int:
-        """Number of samples."""
-        return len(self.vectors)
-
-    def reference(self) -> Tensor:
-        """Return the reference vectors, or raise UndefinedError where there are none."""
-        return _reference(self.reference_vectors)
-
-    @cached_property
-    def centered(self) -> Tensor:
-        """Vectors less their mean."""
-        return centered(self.vectors, self.eps)
-
-    @cached_property
-    def unit(self) -> Tensor:
-        """Vectors of unit length."""
-        return unit_rows(self.vectors)
-
-    @cached_property
-    def raw_spectrum(self) -> Spectrum:
-        """Spectrum of the vectors as they are."""
-        return spectrum(self.vectors)
-
-    @cached_property
-    def centered_spectrum(self) -> Spectrum:
-        """Spectrum of the vectors less their mean."""
-        return spectrum(self.centered)
-
-    @cached_property
-    def normalized_spectrum(self) -> Spectrum:
-        """Spectrum of the vectors less their mean, then scaled to unit length."""
-        return normalized_spectrum(self.centered)
-
-
-@dataclass(frozen=True, eq=False)
-class ViewInputs:
-    """Pooled vectors of augmented copies of each text at one layer.
-
-    Attributes:
-        vectors: (sample, view, dim), computed with in float64.
-        reference_vectors: (sample, view, dim), as in `SampleInputs`.
-        seed: of the permutations that are drawn for DiME, the same in every layer.
-        permutations: (permutation, row) to use instead of drawn ones.
-        eps: relative rounding of the vectors in their original dtype.
-    """
+    AXES: ClassVar[tuple[str, ...]]
 
     vectors: Tensor
     reference_vectors: Tensor | None = None
-    seed: int = 0
-    permutations: Tensor | None = None
     eps: float = field(init=False, repr=False)
     _computed: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check_vectors(self, ("sample", "view", "dim"))
+        _check_vectors(self)
 
     @property
     def n(self) -> int:
         """Number of samples."""
         return len(self.vectors)
+
+    @property
+    def halves(self) -> Iterator[Self]:
+        """The same of each of `estimates.half_samples`.
+
+        Rows are copied when a half is asked for and are not kept, but what a half has computed `once` is.
+        """
+        for number, rows in enumerate(half_samples(self.n)):
+            reference = None if self.reference_vectors is None else self.reference_vectors[rows]
+            half = self._with(self.vectors[rows], reference)
+            object.__setattr__(half, "eps", self.eps)
+            object.__setattr__(half, "_computed", self.once(("half", number), dict))
+            yield half
+
+    def _with(self, vectors: Tensor, reference: Tensor | None) -> Self:
+        return replace(self, vectors=vectors, reference_vectors=reference)
 
     def reference(self) -> Tensor:
         """Return the reference vectors, or raise UndefinedError where there are none."""
@@ -238,6 +201,51 @@ class ViewInputs:
         found: T = self._computed[key]
         return found
 
+
+@dataclass(frozen=True, eq=False)
+class SampleInputs(PooledInputs):
+    """One pooled vector per text at one layer: vectors (sample, dim)."""
+
+    AXES: ClassVar[tuple[str, ...]] = ("sample", "dim")
+
+    @cached_property
+    def centered(self) -> Tensor:
+        """Vectors less their mean."""
+        return centered(self.vectors, self.eps)
+
+    @property
+    def raw_spectrum(self) -> Tensor:
+        """Eigenvalues of the Gram matrix of the vectors as they are."""
+        return self.once("raw", lambda: _spectrum(self.vectors))
+
+    @property
+    def centered_spectrum(self) -> Tensor:
+        """Those of the vectors less their mean."""
+        return self.once("centered", lambda: _spectrum(self.centered))
+
+    @property
+    def normalized_spectrum(self) -> Tensor:
+        """Those of the vectors less their mean, then scaled to unit length."""
+        return self.once("normalized", lambda: _spectrum(unit_rows(self.centered)))
+
+
+@dataclass(frozen=True, eq=False)
+class ViewInputs(PooledInputs):
+    """Pooled vectors of augmented copies of each text at one layer: vectors (sample, view, dim).
+
+    Attributes:
+        seed: of the permutations that are drawn for DiME, the same in every layer.
+        permutations: (permutation, row) to use instead of drawn ones; halves draw theirs.
+    """
+
+    AXES: ClassVar[tuple[str, ...]] = ("sample", "view", "dim")
+
+    seed: int = 0
+    permutations: Tensor | None = None
+
+    def _with(self, vectors: Tensor, reference: Tensor | None) -> Self:
+        return replace(self, vectors=vectors, reference_vectors=reference, permutations=None)
+
     @cached_property
     def normalized(self) -> Tensor:
         """Vectors less their mean over samples and views, then scaled to unit length."""
@@ -254,8 +262,15 @@ class ViewInputs:
                 return self.reference()
 
 
-def _check_vectors(inputs: SampleInputs | ViewInputs, axes: tuple[str, ...]) -> None:
-    vectors, reference = inputs.vectors, inputs.reference_vectors
+def _spectrum(rows: Tensor) -> Tensor:
+    if not rows.numel():
+        n, d = rows.shape
+        raise UndefinedError(f"there are no vectors to measure: {n} rows of {d} dimensions")
+    return eigenvalues(rows)
+
+
+def _check_vectors(inputs: PooledInputs) -> None:
+    vectors, reference, axes = inputs.vectors, inputs.reference_vectors, inputs.AXES
     if vectors.ndim != len(axes) or not vectors.is_floating_point():
         raise InputError(
             f"expected floating-point vectors ({', '.join(axes)}), "

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor
 from layerscope.errors import UndefinedError
 from layerscope.metrics import components, filtration, neighbors, similarity, subspaces
 from layerscope.metrics.components import Tree
+from layerscope.metrics.estimates import Estimate
 from layerscope.metrics.filtration import Sign
 from layerscope.metrics.geometry import (
     NEIGHBORHOODS,
@@ -32,31 +34,15 @@ from layerscope.metrics.geometry import (
     LayerStack,
     known,
 )
-from layerscope.metrics.measure import Between, Number, Place, between
+from layerscope.metrics.measure import Between, Place, between
 from layerscope.metrics.neighbors import Neighbors, chance_retention, chance_trustworthiness
 from layerscope.metrics.pairs import half_sample_error
-from layerscope.metrics.spectrum import Estimate
 from layerscope.metrics.subspaces import Frame, Frenet, Space
 
 SCALES = (2, 4, 8, 16, 32)
 """Nearer of the two neighbors of GRIDE."""
 
 Rows = tuple[Between, ...]
-
-
-def _mean(estimates: Iterable[Estimate]) -> Estimate:
-    contributions = torch.stack([estimate.contributions for estimate in estimates]).mean(0)
-    return Estimate(float(contributions.mean()), contributions)
-
-
-def _matrix(metric: str, stack: LayerStack, compute: Callable[[int, int], Number]) -> Rows:
-    """Return the values, without contributions, at every two layers."""
-
-    def value(one: int, other: int) -> float:
-        number = compute(one, other)
-        return number.value if isinstance(number, Estimate) else number
-
-    return between(metric, stack.every_two, value)
 
 
 # --- Frenet: where the subspace goes ---------------------------------------------------------------
@@ -240,7 +226,7 @@ def grassmann_matrix(stack: LayerStack) -> Rows:
         bases = (stack.geometry[at].frame.basis(Space.FEATURE, path.k) for at in (one, other))
         return subspaces.geodesic_distance(*bases) / path.largest
 
-    return _matrix(f"grassmann_matrix_k{k}", stack, value)
+    return between(f"grassmann_matrix_k{k}", stack.every_two, value)
 
 
 # --- neighborhoods: what is kept -------------------------------------------------------------------
@@ -264,7 +250,14 @@ def nrs(
     def rows(k: int) -> Rows:
         def value(layer: int, other: int) -> Estimate:
             pairs = stack.steps if whole else [(layer, other)]
-            return _mean(score(stack.lists(one), stack.lists(two), k) for one, two in pairs)
+
+            def kept(half: int | None) -> float:
+                lists = [(stack.lists(one, half), stack.lists(two, half)) for one, two in pairs]
+                # Of few samples k are nearly all, of which any two layers keep most.
+                size = k if half is None else min(k, lists[0][0].n // 4)
+                return fmean(score(one, two, size) for one, two in lists)
+
+            return stack.of_halves(kept)
 
         null = 0.0 if corrected else chance_retention(stack.n, k)
         note = stack.neighbor_note if stem == "nrs" else ""
@@ -276,27 +269,31 @@ def nrs(
 def nrs_matrix(stack: LayerStack) -> Rows:
     """NRS at k = 10, or mutual kNN, of every two layers."""
     k = NEIGHBORHOODS[0]
-    return _matrix(
-        f"nrs_matrix_k{k}", stack,
+    return between(
+        f"nrs_matrix_k{k}", stack.every_two,
         lambda one, other: neighbors.retention(stack.lists(one), stack.lists(other), k),
     )  # fmt: skip
 
 
 def trustworthiness(stack: LayerStack) -> Rows:
     """1 less a penalty for neighbors after a block that were far off before it; 0 to 1."""
-    return _trust("trustworthiness", stack, lambda layer, before: stack.trust[before, layer])
+    return _trust(
+        "trustworthiness", stack, lambda layer, before, half: stack.trust(before, layer, half)
+    )
 
 
 def continuity(stack: LayerStack) -> Rows:
     """1 less a penalty for neighbors before a block that are far off after it; 0 to 1."""
-    return _trust("continuity", stack, lambda layer, before: stack.trust[layer, before])
+    return _trust("continuity", stack, stack.trust)
 
 
-def _trust(
-    stem: str, stack: LayerStack, part: Callable[[int, int], Estimate | UndefinedError]
-) -> Rows:
-    name, null = f"{stem}_k{NEIGHBORHOODS[0]}", chance_trustworthiness(stack.n)
-    return between(name, stack.steps, lambda *step: known(part(*step)), null=null)
+def _trust(stem: str, stack: LayerStack, part: Callable[[int, int, int | None], float]) -> Rows:
+    def value(layer: int, before: int) -> Estimate:
+        lost = stack.of_halves(lambda half: 1 - part(layer, before, half), log=True)
+        return Estimate(1 - lost.value, 1 - lost.contributions)
+
+    null = chance_trustworthiness(stack.n)
+    return between(f"{stem}_k{NEIGHBORHOODS[0]}", stack.steps, value, null=null)
 
 
 # --- graphs: how far from the final order ----------------------------------------------------------
@@ -339,19 +336,20 @@ def _gfmi_edge(stack: LayerStack, name: str, places: Sequence[Place], sign: Sign
 
 def gfmi_knn(stack: LayerStack) -> Rows:
     """The same agreement on neighbor lists, at k = 1, 2, 4, ...; 0 to 1."""
-    return between("gfmi_knn", stack.to_final, lambda layer, _: _gfmi_knn(stack, layer), null=0.0)
+    return between("gfmi_knn", stack.to_final, lambda layer, _: _gfmi_knn(stack, [layer]), null=0.0)
 
 
 def mean_gfmi_knn(stack: LayerStack) -> Rows:
     """Mean GFMI by neighbor lists of layers 0..L-1."""
     return between(
-        "mean_gfmi_knn", stack.whole,
-        lambda *_: _mean(_gfmi_knn(stack, layer) for layer in range(stack.last)), null=0.0,
-    )  # fmt: skip
+        "mean_gfmi_knn", stack.whole, lambda *_: _gfmi_knn(stack, range(stack.last)), null=0.0
+    )
 
 
-def _gfmi_knn(stack: LayerStack, layer: int) -> Estimate:
-    return filtration.gfmi_knn(known(stack.geometry[layer].shared))
+def _gfmi_knn(stack: LayerStack, layers: Sequence[int]) -> Estimate:
+    return stack.of_halves(
+        lambda half: fmean(filtration.gfmi_knn(stack.shared(at, half)) for at in layers)
+    )
 
 
 def gfmi_component(stack: LayerStack) -> Rows:
@@ -388,7 +386,7 @@ def cka(stack: LayerStack) -> Rows:
 
 def cka_matrix(stack: LayerStack) -> Rows:
     """Unbiased linear CKA of every two layers."""
-    return _matrix("cka_matrix", stack, lambda *pair: stack.cka.estimate(*pair))
+    return between("cka_matrix", stack.every_two, lambda *pair: stack.cka.estimate(*pair).value)
 
 
 def procrustes_angle(stack: LayerStack) -> Rows:
@@ -407,7 +405,7 @@ def angular_distance(stack: LayerStack) -> Rows:
 
 def angular_matrix(stack: LayerStack) -> Rows:
     """Angular distance of every two layers: over any number of blocks."""
-    return _matrix("angular_matrix", stack, partial(_angle, stack))
+    return between("angular_matrix", stack.every_two, lambda *pair: _angle(stack, *pair).value)
 
 
 def _angle(stack: LayerStack, one: int, other: int) -> Estimate:
@@ -428,9 +426,11 @@ def block_influence(stack: LayerStack) -> Rows:
 # --- intrinsic dimension ---------------------------------------------------------------------------
 
 
-def _at_layers(metric: str, stack: LayerStack, compute: Callable[[Neighbors], Estimate]) -> Rows:
-    places: list[Place] = [(layer, None) for layer in range(stack.count)]
-    return between(metric, places, lambda layer, _: compute(stack.distances(layer)))
+def _at_layers(metric: str, stack: LayerStack, compute: Callable[[Neighbors], float]) -> Rows:
+    def value(layer: int, _: int) -> Estimate:
+        return stack.of_halves(lambda half: compute(stack.distances(layer, half)), log=True)
+
+    return between(metric, [(layer, None) for layer in range(stack.count)], value)
 
 
 def two_nn(stack: LayerStack) -> Rows:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from layerscope.errors import UndefinedError
+from layerscope.metrics.estimates import Estimate
 from layerscope.metrics.pairs import half_sample_limits
-from layerscope.metrics.spectrum import Estimate
 from layerscope.settings import Convention
 
 Level = Literal["prompt", "dataset", "view", "pair"]

@@ -22,7 +22,6 @@ from torch import Tensor
 from layerscope.errors import InputError, UndefinedError
 from layerscope.metrics.inputs import unit_rows
 from layerscope.metrics.pairs import Closeness, Pairs, blocks
-from layerscope.metrics.spectrum import Estimate, spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,17 +182,16 @@ def _prefix(neighbors: Neighbors, k: int) -> Tensor:
     return neighbors.indices[:, :k]
 
 
-def retention(one: Neighbors, other: Neighbors, k: int = 10) -> Estimate:
+def retention(one: Neighbors, other: Neighbors, k: int = 10) -> float:
     """Neighborhood Retention Score: mean share of the k nearest neighbors kept; 0 to 1.
 
     Two unrelated layers keep `chance_retention`. Between two models it is mutual kNN (Huh, Cheung,
     Wang, Isola 2024). It is not comparable between different k / (N - 1).
     """
-    shares = overlap(one, other, k) / k
-    return Estimate(float(shares.mean()), shares)
+    return float(overlap(one, other, k).mean()) / k
 
 
-def corrected_retention(one: Neighbors, other: Neighbors, k: int = 10) -> Estimate:
+def corrected_retention(one: Neighbors, other: Neighbors, k: int = 10) -> float:
     """Chance-corrected NRS: 0 for unrelated layers, 1 for equal lists; at least -k / (N - 1 - k).
 
     `(NRS - c) / (1 - c)` with c the chance level; R_NX of Lee et al. 2013.
@@ -204,10 +202,7 @@ def corrected_retention(one: Neighbors, other: Neighbors, k: int = 10) -> Estima
     chance = chance_retention(one.n, k)
     if chance >= 1:
         raise UndefinedError(f"all {one.n - 1} other samples are neighbors, so chance keeps all")
-    raw = retention(one, other, k)
-    return Estimate(
-        (raw.value - chance) / (1 - chance), (raw.contributions - chance) / (1 - chance)
-    )
+    return (retention(one, other, k) - chance) / (1 - chance)
 
 
 def chance_retention(n: int, k: int = 10) -> float:
@@ -217,7 +212,7 @@ def chance_retention(n: int, k: int = 10) -> float:
 
 def trustworthiness(
     pairs: Pairs, reference: Neighbors, news: Sequence[Neighbors], k: int = 10
-) -> list[Estimate]:
+) -> list[float]:
     """Trustworthiness: 1 less a penalty for new neighbors that were far off; 0 to 1.
 
     `1 - 2 / (N k (2N - 3k - 1)) sum_i sum_j max(0, r_i(j) - k)` over the new neighbors j, r their
@@ -242,7 +237,7 @@ def trustworthiness(
         excess = (_ranks(block, candidates[start:stop], start) - k).clamp(min=0)
         penalties[start:stop] = excess.view(stop - start, len(news), k).sum(-1)
     scores = 1 - 2 / (k * (2 * n - 3 * k - 1)) * penalties
-    return [Estimate(float(score.mean()), score) for score in scores.unbind(1)]
+    return [float(score.mean()) for score in scores.unbind(1)]
 
 
 def chance_trustworthiness(n: int, k: int = 10) -> float:
@@ -311,7 +306,7 @@ def _sparse_hsic(lists: Tensor, kept: Tensor, first: Tensor, second: Tensor) -> 
     return float((trace + total - 2 / (n - 2) * product) / (n * (n - 3)))
 
 
-def two_nn(neighbors: Neighbors) -> Estimate:
+def two_nn(neighbors: Neighbors) -> float:
     """Intrinsic dimension by the ratio of the two nearest distances, maximum likelihood.
 
     `(N - 1) / sum ln(r_2 / r_1)`; error about d / sqrt(N), too low in high dimension. Samples with
@@ -320,13 +315,11 @@ def two_nn(neighbors: Neighbors) -> Estimate:
     Raises:
         UndefinedError: more than 5 % of the ratios are exactly 1, as on a lattice.
     """
-    logs, kept = _log_ratios(neighbors, 1, 2)
-    n, mean = len(logs), logs.mean()
-    value = float((n - 1) / logs.sum())
-    return Estimate(value, spread(value - value * (logs / mean - 1), kept))
+    logs = _log_ratios(neighbors, 1, 2)
+    return float((len(logs) - 1) / logs.sum())
 
 
-def gride(neighbors: Neighbors, near: int = 2) -> Estimate:
+def gride(neighbors: Neighbors, near: int = 2) -> float:
     """Intrinsic dimension by the distances of neighbors `near` and `2 near`, maximum likelihood.
 
     The larger `near`, the larger the scale that it looks at; 1 is TwoNN. Maximizes
@@ -335,7 +328,7 @@ def gride(neighbors: Neighbors, near: int = 2) -> Estimate:
     Denti, Doimo, Laio, Mira 2022.
     """
     far = 2 * near
-    logs, kept = _log_ratios(neighbors, near, far)
+    logs = _log_ratios(neighbors, near, far)
     n = len(logs)
 
     def terms(d: float) -> Tensor:
@@ -345,13 +338,11 @@ def gride(neighbors: Neighbors, near: int = 2) -> Estimate:
         )
 
     logs = logs.clamp(min=torch.finfo(logs.dtype).tiny)
-    value = brentq(lambda d: float(terms(d).mean()), 1e-6, 1e6, xtol=1e-12, rtol=1e-14)
-    growth = logs / (2 * torch.sinh(value * logs / 2))
-    slope = float(((1 / n - 1) / value**2 - (far - near - 1) * growth.square()).mean())
-    return Estimate(value, spread(value - terms(value) / slope, kept))
+    value: float = brentq(lambda d: float(terms(d).mean()), 1e-6, 1e6, xtol=1e-12, rtol=1e-14)
+    return value
 
 
-def levina_bickel(neighbors: Neighbors, k: int = 20) -> Estimate:
+def levina_bickel(neighbors: Neighbors, k: int = 20) -> float:
     """Intrinsic dimension from the distances of k neighbors, maximum likelihood.
 
     `1 / mean_i[1 / (k - 1) sum_j ln(T_k / T_j)]`: Levina, Bickel 2005, averaged as MacKay and
@@ -363,8 +354,7 @@ def levina_bickel(neighbors: Neighbors, k: int = 20) -> Estimate:
     inverse = (logs[:, -1:] - logs[:, :-1]).mean(1)
     if not inverse.numel() or not bool(inverse.mean() > 0):
         raise UndefinedError("all neighbors are equally far, so distances say nothing of dimension")
-    value = float(1 / inverse.mean())
-    return Estimate(value, spread(value - value * (value * inverse - 1), kept))
+    return float(1 / inverse.mean())
 
 
 def _euclidean(neighbors: Neighbors, k: int) -> Tensor:
@@ -374,11 +364,10 @@ def _euclidean(neighbors: Neighbors, k: int) -> Tensor:
     return neighbors.distances
 
 
-def _log_ratios(neighbors: Neighbors, near: int, far: int) -> tuple[Tensor, Tensor]:
-    """Return ln(r_far / r_near) of the samples (kept,) without a duplicate, and which they are."""
+def _log_ratios(neighbors: Neighbors, near: int, far: int) -> Tensor:
+    """Return ln(r_far / r_near) of the samples (kept,) without a duplicate."""
     distances = _euclidean(neighbors, far)
-    kept = distances[:, near - 1] > 0
-    chosen = distances[kept]
+    chosen = distances[distances[:, near - 1] > 0]
     if len(chosen) < 2:
         raise UndefinedError("needs at least 2 samples that are not duplicates")
     logs = (chosen[:, far - 1] / chosen[:, near - 1]).log()
@@ -389,4 +378,4 @@ def _log_ratios(neighbors: Neighbors, near: int, far: int) -> tuple[Tensor, Tens
             f"{tied:.0%} of the samples have neighbors {near} and {far} equally far: "
             "lattice-like or quantized data has no dimension by distance ratios"
         )
-    return logs, kept
+    return logs

@@ -201,6 +201,10 @@ def half_sample_error(values: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 def half_sample_limits(
     value: Tensor, error: Tensor, count: int = COUNT, level: float = 0.95
 ) -> tuple[Tensor, Tensor]:
-    """Return the limits `value -+ t error`, t the quantile of Student's law for `count` halvings."""
-    reach = float(stdtrit(count, (1 + level) / 2)) * error
+    """Return the limits `value -+ t error`, t the quantile of Student's law.
+
+    With a degree of freedom less than halvings: those of the same samples repeat each other (measured
+    coverage: benchmarks/results/coverage.md).
+    """
+    reach = float(stdtrit(count - 1, (1 + level) / 2)) * error
     return value - reach, value + reach

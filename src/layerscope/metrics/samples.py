@@ -6,27 +6,20 @@ Every function returns an `Estimate`: the value and each text's contribution to 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from operator import attrgetter
+from typing import Final
 
 from torch import Tensor
 
 from layerscope.errors import UndefinedError
 from layerscope.metrics import spectrum
+from layerscope.metrics.estimates import Estimate, from_halves, spread
 from layerscope.metrics.inputs import SampleInputs
-from layerscope.metrics.spectrum import (
-    Estimate,
-    Spectrum,
-    clamped_entropy,
-    jackknife_estimate,
-    smaller_gram,
-    spectral_estimate,
-    spread,
-    too_narrow,
-    weighted_estimate,
-)
+from layerscope.metrics.spectrum import Formula, clamped_entropy, of_spectrum, smaller_gram
 from layerscope.settings import Convention
-
-FEW_TEXTS = 5  # a dimension, below which the limits of a normalized effective rank are too narrow
 
 
 def dataset_entropy(
@@ -39,22 +32,22 @@ def dataset_entropy(
     Skean et al. 2025, eq. 1.
     """
     if convention is Convention.REFERENCE:
-        rows = inputs.reference()
-
-        def functional(weights: Tensor) -> Tensor:
-            scaled = rows * (len(rows) * weights).sqrt()[:, None]
-            return clamped_entropy(smaller_gram(scaled), alpha)
-
-        return weighted_estimate(functional, len(rows), rows)
-    return spectral_estimate(
-        partial(spectrum.renyi_entropy, alpha=alpha), _spectrum(inputs, convention)
+        return from_halves(partial(_reference_entropy, alpha=alpha), inputs, log=True)
+    return _spectral(
+        partial(spectrum.renyi_entropy, alpha=alpha), _of(convention), inputs, log=True
     )
+
+
+def _reference_entropy(inputs: SampleInputs, alpha: float) -> float:
+    entropy = float(clamped_entropy(smaller_gram(inputs.reference()), alpha))
+    if math.isnan(entropy):
+        raise UndefinedError("all rows are zero or equal, so there is no direction to measure")
+    return entropy
 
 
 def dataset_entropy_centered(inputs: SampleInputs, *, alpha: float = 1.0) -> Estimate:
     """Matrix-based entropy of the vectors less their mean, in nats; 0 to `ln min(N - 1, D)`."""
-    formula = partial(spectrum.renyi_entropy, alpha=alpha)
-    return spectral_estimate(formula, inputs.centered_spectrum)
+    return _spectral(partial(spectrum.renyi_entropy, alpha=alpha), CENTERED, inputs, log=True)
 
 
 def dataset_entropy_order2(inputs: SampleInputs) -> Estimate:
@@ -63,11 +56,12 @@ def dataset_entropy_order2(inputs: SampleInputs) -> Estimate:
     Minus the log of the mean squared cosine over all pairs, self-pairs included. Compare it with
     `random_directions_entropy`. Zero vectors have no direction and are left out.
     """
-    rows, kept = _directions(inputs, least=1)
-    sums = _squared_cosine_sums(rows)
-    mean = sums.mean() / len(rows)
-    value = float(-mean.log())
-    return Estimate(value, spread(value - 2 * (sums / len(rows) / mean - 1), kept))
+
+    def entropy(texts: SampleInputs) -> float:
+        rows = _directions(texts, least=1)
+        return -math.log(_squared_cosines(rows) / len(rows) ** 2)
+
+    return _of_directions(entropy, inputs)
 
 
 def random_directions_entropy(n: int, d: int) -> float:
@@ -79,36 +73,28 @@ def random_directions_entropy(n: int, d: int) -> float:
 
 
 def effective_rank(inputs: SampleInputs, convention: Convention) -> Estimate:
-    """Effective rank of the vectors by singular values; 1 to `min(N, D)`. Roy, Vetterli 2007.
-
-    Unit rows of few texts use nearly all directions that they can, whatever the texts, so that
-    `normalized` hardly depends on any one of them: see `spectrum.too_narrow`.
-    """
-    estimate = spectral_estimate(spectrum.effective_rank, _spectrum(inputs, convention))
-    n, d = inputs.vectors.shape
-    if convention is Convention.NORMALIZED and n < FEW_TEXTS * d:
-        return too_narrow(estimate, "effective_rank (normalized)", n, d)
-    return estimate
+    """Effective rank of the vectors by singular values; 1 to `min(N, D)`. Roy, Vetterli 2007."""
+    return _spectral(spectrum.effective_rank, _of(convention), inputs, log=True)
 
 
 def rankme(inputs: SampleInputs) -> Estimate:
     """RankMe of the uncentered vectors; 1 to `min(N, D)`. Garrido et al. 2023."""
-    return spectral_estimate(spectrum.rankme, inputs.raw_spectrum)
+    return _spectral(spectrum.rankme, RAW, inputs, log=True)
 
 
 def participation_ratio(inputs: SampleInputs) -> Estimate:
     """Participation ratio of the centered vectors; 1 to `min(N - 1, D)`. Gao et al. 2017."""
-    return spectral_estimate(spectrum.participation_ratio, inputs.centered_spectrum)
+    return _spectral(spectrum.participation_ratio, CENTERED, inputs, log=True)
 
 
 def stable_rank(inputs: SampleInputs) -> Estimate:
     """Stable rank of the uncentered vectors; 1 to `min(N, D)`. Rudelson, Vershynin 2007."""
-    return spectral_estimate(spectrum.stable_rank, inputs.raw_spectrum)
+    return _spectral(spectrum.stable_rank, RAW, inputs, log=True)
 
 
 def nesum(inputs: SampleInputs) -> Estimate:
     """NESum, the stable rank of the centered vectors; 1 to `min(N - 1, D)`. He, Ozay 2022."""
-    return spectral_estimate(spectrum.stable_rank, inputs.centered_spectrum)
+    return _spectral(spectrum.stable_rank, CENTERED, inputs, log=True)
 
 
 def anisotropy_top_share(inputs: SampleInputs) -> Estimate:
@@ -116,7 +102,7 @@ def anisotropy_top_share(inputs: SampleInputs) -> Estimate:
 
     Razzhigaev et al. 2024; the inverse of NESum.
     """
-    return spectral_estimate(spectrum.top_share, inputs.centered_spectrum)
+    return _spectral(spectrum.top_share, CENTERED, inputs, log=True)
 
 
 def anisotropy_mean_cosine(inputs: SampleInputs) -> Estimate:
@@ -124,10 +110,13 @@ def anisotropy_mean_cosine(inputs: SampleInputs) -> Estimate:
 
     Zero vectors have no direction and are left out.
     """
-    rows, kept = _directions(inputs, least=3)
-    n = len(rows)
-    sums = rows @ rows.sum(0) - 1
-    return _pair_mean_estimate(sums / (n - 1), kept)
+
+    def mean(texts: SampleInputs) -> float:
+        rows = _directions(texts, least=3)
+        n = len(rows)
+        return (float(rows.sum(0).square().sum()) - n) / (n * (n - 1))
+
+    return _of_directions(mean, inputs)
 
 
 def self_cluster(inputs: SampleInputs) -> Estimate:
@@ -136,57 +125,71 @@ def self_cluster(inputs: SampleInputs) -> Estimate:
     `(|U U^T|^2 - E) / (N^2 - E)` with `E = N + N (N - 1) / D`. At least
     `-1 / (max(N, D) - 1)`. Zero vectors are left out. Tsitsulin, Munkhoeva, Perozzi 2023.
     """
-    rows, kept = _directions(inputs, least=3)
-    n, d = rows.shape
-    if d < 2:
-        raise UndefinedError("Self-Cluster compares with random directions, so it needs D >= 2")
-    means = (_squared_cosine_sums(rows) - 1) / (n - 1)
-    return _pair_mean_estimate((means - 1 / d) / (1 - 1 / d), kept)
+
+    def cluster(texts: SampleInputs) -> float:
+        rows = _directions(texts, least=3)
+        n, d = rows.shape
+        if d < 2:
+            raise UndefinedError("Self-Cluster compares with random directions, so it needs D >= 2")
+        mean = (_squared_cosines(rows) - n) / (n * (n - 1))
+        return (mean - 1 / d) / (1 - 1 / d)
+
+    return _of_directions(cluster, inputs)
 
 
 def alpha_req(inputs: SampleInputs) -> Estimate:
     """Decay exponent of the centered spectrum over ranks 11 to 100. Agrawal et al. 2022."""
     if min(inputs.n - 1, inputs.vectors.shape[1]) < 15:
         raise UndefinedError("alpha-ReQ fits a slope to ranks 11 to 100 and needs a rank of 15")
-    return spectral_estimate(spectrum.alpha_req, inputs.centered_spectrum)
+    return _spectral(spectrum.alpha_req, CENTERED, inputs)
 
 
 def log_det_entropy(inputs: SampleInputs) -> Estimate:
     """Coding rate of the centered vectors scaled to mean square 1, in nats. Yu et al. 2020."""
-    n, d = inputs.vectors.shape
-    return spectral_estimate(partial(spectrum.log_det_entropy, n=n, d=d), inputs.centered_spectrum)
+    d = inputs.vectors.shape[1]
+
+    def rate(texts: SampleInputs) -> float:
+        formula = partial(spectrum.log_det_entropy, n=texts.n, d=d)
+        return of_spectrum(formula, texts.centered_spectrum)
+
+    return from_halves(rate, inputs, log=True)
 
 
-def _spectrum(inputs: SampleInputs, convention: Convention) -> Spectrum:
-    match convention:
-        case Convention.PAPER:
-            return inputs.raw_spectrum
-        case Convention.NORMALIZED:
-            return inputs.normalized_spectrum
-        case Convention.REFERENCE:
-            raise UndefinedError("the authors' code does not compute this measure")
+SpectrumOf = Callable[[SampleInputs], Tensor]
+
+RAW: Final[SpectrumOf] = attrgetter("raw_spectrum")
+CENTERED: Final[SpectrumOf] = attrgetter("centered_spectrum")
+NORMALIZED: Final[SpectrumOf] = attrgetter("normalized_spectrum")
 
 
-def _directions(inputs: SampleInputs, least: int) -> tuple[Tensor, Tensor]:
-    """Return the unit rows (kept, dim) of the nonzero vectors, and which they are (sample,)."""
+def _spectral(
+    formula: Formula, spectrum_of: SpectrumOf, inputs: SampleInputs, *, log: bool = False
+) -> Estimate:
+    """Return a formula's value on the texts' spectrum."""
+    return from_halves(lambda texts: of_spectrum(formula, spectrum_of(texts)), inputs, log=log)
+
+
+def _of(convention: Convention) -> SpectrumOf:
+    if convention is Convention.REFERENCE:
+        raise UndefinedError("the authors' code does not compute this measure")
+    return RAW if convention is Convention.PAPER else NORMALIZED
+
+
+def _of_directions(compute: Callable[[SampleInputs], float], inputs: SampleInputs) -> Estimate:
+    """Return a value of the nonzero vectors, the others left out of the contributions."""
+    estimate = from_halves(compute, inputs)
+    kept = inputs.unit.any(-1).cpu()
+    return replace(estimate, contributions=spread(estimate.contributions[kept], kept))
+
+
+def _directions(inputs: SampleInputs, least: int) -> Tensor:
+    """Return the unit rows (kept, dim) of the nonzero vectors."""
     kept = inputs.unit.any(-1)
     if int(kept.sum()) < least:
         raise UndefinedError(f"needs at least {least} nonzero vectors, got {int(kept.sum())}")
-    return inputs.unit[kept], kept
+    return inputs.unit[kept]
 
 
-def _squared_cosine_sums(rows: Tensor) -> Tensor:
-    """Return, for every unit row, the sum of its squared cosines with all rows, itself included."""
-    n, d = rows.shape
-    if n <= d:
-        return (rows @ rows.T).square().sum(1)
-    return ((rows @ (rows.T @ rows)) * rows).sum(1)
-
-
-def _pair_mean_estimate(means: Tensor, kept: Tensor) -> Estimate:
-    """Return the mean over pairs from each row's mean over the other rows, by exact jackknife."""
-    n = len(means)
-    value = means.mean()
-    without = (n * value - 2 * means) / (n - 2)
-    estimate = jackknife_estimate(float(value), without)
-    return Estimate(estimate.value, spread(estimate.contributions, kept))
+def _squared_cosines(rows: Tensor) -> float:
+    """Return the sum over all pairs of unit rows of their squared cosine, self-pairs included."""
+    return float(smaller_gram(rows).square().sum())

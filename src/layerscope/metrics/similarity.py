@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from layerscope.errors import InputError, UndefinedError
+from layerscope.metrics.estimates import Estimate, spread
 from layerscope.metrics.inputs import centered, unit_rows
 from layerscope.metrics.pairs import blocks
-from layerscope.metrics.spectrum import Estimate, spread
 
 
 @dataclass(frozen=True, eq=False)

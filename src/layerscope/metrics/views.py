@@ -17,19 +17,13 @@ import torch
 from torch import Tensor
 
 from layerscope.errors import UndefinedError
+from layerscope.metrics.estimates import Estimate, from_halves, spread
 from layerscope.metrics.inputs import ViewInputs, centered, unit_rows
 from layerscope.metrics.spectrum import (
-    Estimate,
-    Formula,
-    Spectrum,
-    gram_spectrum,
-    jackknife_estimate,
+    gram_eigenvalues,
+    of_spectrum,
     renyi_entropy,
     shortcut_entropy,
-    spectral_estimate,
-    spread,
-    too_narrow,
-    weighted_estimate,
 )
 from layerscope.settings import Convention
 
@@ -168,12 +162,30 @@ def lidar(inputs: ViewInputs, convention: Convention, *, delta: float = 1e-4) ->
     `reference`, times its mean diagonal entry for `normalized`. With `N (views - 1) < D` the
     within-scatter is singular and delta rules. Thilak et al. 2024.
     """
-    return _lidar_estimate(lambda values: renyi_entropy(values).exp(), inputs, convention, delta)
+    estimate = lidar_log(inputs, convention, delta=delta)
+    value = math.exp(estimate.value)
+    return replace(
+        estimate, value=value, contributions=value * (1 + estimate.contributions - estimate.value)
+    )
 
 
 def lidar_log(inputs: ViewInputs, convention: Convention, *, delta: float = 1e-4) -> Estimate:
     """The logarithm of LiDAR, in nats: what the authors' code returns; 0 to `ln min(N - 1, D)`."""
-    return _lidar_estimate(renyi_entropy, inputs, convention, delta)
+
+    def entropy(texts: ViewInputs) -> float:
+        return of_spectrum(renyi_entropy, _lidar_spectrum(texts, convention, delta))
+
+    n, views, d = inputs.vectors.shape
+    enough = n // 2 * (views - 1) >= d
+    if enough or convention is Convention.REFERENCE:  # whose delta is absolute and always rules
+        return from_halves(entropy, inputs)
+    # Delta rules in halves and spreads them less than all texts, in which it rules less.
+    found = f"with {n} texts of {views} views in {d} dimensions"
+    more = f"give more texts, or at least {1 + math.ceil(2 * d / n)} views."
+    ruled = n * (views - 1) < d
+    said = "LiDAR is ruled by its regularizer" if ruled else "LiDAR has no limits"
+    unknown = torch.full((n,), torch.nan, dtype=torch.float64)
+    return Estimate(entropy(inputs), unknown, f"{said} {found}: {more}")
 
 
 def lidar_log_normalized(
@@ -187,21 +199,7 @@ def lidar_log_normalized(
     return Estimate(estimate.value / most, estimate.contributions / most, estimate.note)
 
 
-def _lidar_estimate(
-    formula: Formula, inputs: ViewInputs, convention: Convention, delta: float
-) -> Estimate:
-    estimate = spectral_estimate(formula, _lidar_spectrum(inputs, convention, delta))
-    n, views, d = inputs.vectors.shape
-    if n * (views - 1) >= d:
-        return estimate
-    note = (
-        f"LiDAR is ruled by its regularizer with {n} texts of {views} views in {d} dimensions: give "
-        f"more texts, or at least {1 + math.ceil(d / n)} views."
-    )
-    return replace(estimate, note=note)
-
-
-def _lidar_spectrum(inputs: ViewInputs, convention: Convention, delta: float) -> Spectrum:
+def _lidar_spectrum(inputs: ViewInputs, convention: Convention, delta: float) -> Tensor:
     n, views, _ = inputs.vectors.shape
     if n < 3 or views < 2:
         raise UndefinedError(f"LiDAR needs 3 texts and 2 views, got {n} and {views}")
@@ -214,12 +212,8 @@ def _lidar_spectrum(inputs: ViewInputs, convention: Convention, delta: float) ->
     )
 
 
-def _whitened_spectrum(vectors: Tensor, delta: float, *, relative: bool, eps: float) -> Spectrum:
-    """Return the spectrum of `Sw^-1/2 Sb Sw^-1/2` for vectors (sample, view, dim).
-
-    Its shares are the derivatives of the log eigenvalues by the text's weight, over n: with
-    `Sb g = lambda Sw g` and `g^T Sw g = 1` the derivative is `g^T (dSb - lambda dSw) g`.
-    """
+def _whitened_spectrum(vectors: Tensor, delta: float, *, relative: bool, eps: float) -> Tensor:
+    """Return the eigenvalues of `Sw^-1/2 Sb Sw^-1/2` for vectors (sample, view, dim)."""
     n, views, d = vectors.shape
     if d > n * views:  # coordinates in the span of the rows: never a D x D matrix
         factor: Tensor = torch.linalg.qr(vectors.flatten(0, 1).T, mode="r").R
@@ -227,25 +221,31 @@ def _whitened_spectrum(vectors: Tensor, delta: float, *, relative: bool, eps: fl
     means = vectors.mean(1)
     between = centered(means, eps) / math.sqrt(n)
     within = (vectors - means[:, None]) / math.sqrt(n * views)
-    energy = within.square().sum((1, 2))
+    energy = within.square().sum()
     rounding = 16 * torch.finfo(vectors.dtype).eps * vectors.norm() / math.sqrt(n * views)
-    if relative and energy.sum().sqrt() <= rounding:
+    if relative and energy.sqrt() <= rounding:
         raise UndefinedError("the views of each text are identical, so nothing varies within texts")
-    # A text's own part of delta, which moves with the text's weight only where it is relative.
-    parts = delta * energy / d if relative else torch.full_like(energy, delta / n)
     scatter = within.flatten(0, 1).T @ within.flatten(0, 1)
-    scatter.diagonal().add_(parts.sum())
+    scatter.diagonal().add_(delta * energy / d if relative else delta)
     lower, failed = torch.linalg.cholesky_ex(scatter)
     if bool(failed):
         raise UndefinedError("the scatter within texts is singular; LiDAR needs a larger delta")
-    left, roots, right = torch.linalg.svd(
-        torch.linalg.solve_triangular(lower, between.T, upper=False), full_matrices=False
-    )
-    directions = torch.linalg.solve_triangular(lower.T, left, upper=True)
-    noise = (within @ directions).square().sum(1)
-    if relative:
-        noise = noise + parts[:, None] * directions.square().sum(0)
-    return Spectrum(roots.square(), right.mT.square() - noise, n, d)
+    whitened = torch.linalg.solve_triangular(lower, between.T, upper=False)
+    values: Tensor = torch.linalg.svdvals(whitened).square()
+    return values
+
+
+def _of_pairs(
+    compute: Callable[[ViewInputs], float],
+    inputs: ViewInputs,
+    convention: Convention,
+    *,
+    log: bool = False,
+) -> Estimate:
+    """Return a value of two views; texts that it leaves out have no contribution."""
+    estimate = from_halves(compute, inputs, log=log)
+    kept = _pairs(inputs, convention)[2].cpu()
+    return replace(estimate, contributions=spread(estimate.contributions[kept], kept))
 
 
 def dime(
@@ -268,7 +268,13 @@ def dime(
     Raises:
         UndefinedError: more than `limit` texts (use `dip_order2`), or fewer than 2.
     """
-    return _dime(inputs, convention, alpha, count, limit)[0]
+
+    def difference(texts: ViewInputs) -> float:
+        drawn = count if texts is inputs else 1  # which hardly adds to the spread of halves
+        joint, shuffled = _dime(texts, convention, alpha, drawn, limit)
+        return float(shuffled.mean()) - joint
+
+    return _of_pairs(difference, inputs, convention, log=True)
 
 
 def dime_standard_error(
@@ -283,11 +289,14 @@ def dime_standard_error(
 
     0 where all permutations were taken. It is no mean over texts, so it has no contributions.
     """
-    _, entropies, permutations = _dime(inputs, convention, alpha, count, limit)
-    drawn = inputs.permutations is not None or permutations.shape[1] > _ENUMERATED
-    if drawn and len(entropies) < 2:
+    _, entropies = _dime(inputs, convention, alpha, count, limit)
+    first, _, _ = _pairs(inputs, convention)
+    rows = min(first.shape) if convention is Convention.REFERENCE else len(first)
+    if inputs.permutations is None and rows <= _ENUMERATED:
+        return Estimate(0.0, torch.empty(0, dtype=torch.float64))
+    if len(entropies) < 2:
         raise UndefinedError("one permutation has no standard error")
-    value = float(entropies.std() / math.sqrt(len(entropies))) if drawn else 0.0
+    value = float(entropies.std() / math.sqrt(len(entropies)))
     return Estimate(value, torch.empty(0, dtype=torch.float64))
 
 
@@ -296,89 +305,42 @@ _ENUMERATED = 6  # rows whose permutations are all taken
 
 def _dime(
     inputs: ViewInputs, convention: Convention, alpha: float, count: int, limit: int
-) -> tuple[Estimate, Tensor, Tensor]:
-    """Return DiME, the entropy under each permutation (permutation,), and those (permutation, row)."""
+) -> tuple[float, Tensor]:
+    """Return the entropy of the true pairs, and that under each permutation (permutation,)."""
     if inputs.n > limit:
         raise UndefinedError(
-            f"DiME of {inputs.n} texts needs {count + 1} eigenvector problems of that size and is "
+            f"DiME of {inputs.n} texts needs {count + 1} eigenvalue problems of that size and is "
             f"offered for at most {limit}; use dip_order2, its closed form of order 2"
         )
 
-    def compute() -> tuple[Estimate, Tensor, Tensor]:
-        first, second, kept = _pairs(inputs, convention)
+    def compute() -> tuple[float, Tensor]:
+        first, second, _ = _pairs(inputs, convention)
         n, d = first.shape
-        by_covariance = convention is Convention.REFERENCE and n > d
-        permutations = _permutations(inputs, d if by_covariance else n, count)
-        if by_covariance:
-            estimate, entropies = _covariance_dime(first, second, permutations, alpha)
+        as_authors = convention is Convention.REFERENCE
+        # The authors' code takes the smaller matrix of each view, and does not scale the covariances.
+        if as_authors and n > d:
+            one, two = ((rows.T / n) @ rows for rows in (first, second))
         else:
-            measure = _gram_entropy(alpha, d, shortcut=convention is Convention.REFERENCE)
-            estimate, entropies = _gram_dime(first, second, permutations, measure)
-        estimate = replace(estimate, contributions=spread(estimate.contributions, kept))
-        if convention is Convention.NORMALIZED and n < d:
-            estimate = too_narrow(estimate, "dime (normalized)", n, d)
-        return estimate, entropies, permutations
+            one, two = first @ first.T, second @ second.T
+        entropy = partial(_entropy_as_authors if as_authors else _entropy, alpha=alpha)
+        shuffled = [
+            entropy(one * two[order][:, order]) for order in _permutations(inputs, len(one), count)
+        ]
+        return entropy(one * two), torch.tensor(shuffled, dtype=torch.float64)
 
     return inputs.once(("dime", convention, alpha, count), compute)
 
 
-def _gram_entropy(alpha: float, d: int, *, shortcut: bool) -> Callable[[Tensor], Estimate]:
-    """Return what gives the entropy of a product of Gram matrices (text, text) of d columns.
-
-    Args:
-        alpha: its order.
-        d: columns of the rows of either matrix.
-        shortcut: whether order 2 is that of the authors' code.
-    """
-    if shortcut and alpha == 2:
-        return _shortcut_entropy
-    formula = partial(renyi_entropy, alpha=alpha)
-    return lambda matrix: spectral_estimate(formula, gram_spectrum(matrix, d=d**2))
+def _entropy(matrix: Tensor, alpha: float) -> float:
+    """Return the entropy of a product of Gram matrices (text, text)."""
+    return of_spectrum(partial(renyi_entropy, alpha=alpha), gram_eigenvalues(matrix))
 
 
-def _shortcut_entropy(matrix: Tensor) -> Estimate:
-    """Return the authors' entropy of order 2, `-ln(|K|^2 / n^2)`, which takes the trace to be n."""
-    n, by_row = len(matrix), matrix.square().sum(1)
-    total = by_row.sum()
-    if not total > 0:
+def _entropy_as_authors(matrix: Tensor, alpha: float) -> float:
+    entropy = float(shortcut_entropy(matrix, alpha))
+    if math.isnan(entropy):
         raise UndefinedError("all rows are zero or equal, so there is no direction to measure")
-    value = float(-(total / n**2).log())
-    return Estimate(value, value - 2 * (n * by_row / total - 1))
-
-
-def _gram_dime(
-    first: Tensor, second: Tensor, permutations: Tensor, entropy: Callable[[Tensor], Estimate]
-) -> tuple[Estimate, Tensor]:
-    """Return DiME on Gram matrices (text, text) and the entropy under each permutation."""
-    gram, other = first @ first.T, second @ second.T
-    joint = entropy(gram * other)
-    entropies, influence = [], torch.zeros_like(joint.contributions)
-    for order in permutations:
-        estimate = entropy(gram * other[order][:, order])
-        entropies.append(estimate.value)
-        # Row i pairs text i's first view with text order[i]'s second: both texts move it.
-        moved = (estimate.contributions - estimate.value) / len(permutations)
-        influence += moved
-        influence.index_add_(0, order, moved)
-    found = torch.tensor(entropies, dtype=torch.float64)
-    mean = float(found.mean())
-    return Estimate(mean - joint.value, mean + influence - joint.contributions), found
-
-
-def _covariance_dime(
-    first: Tensor, second: Tensor, permutations: Tensor, alpha: float
-) -> tuple[Estimate, Tensor]:
-    """Return the authors' DiME on covariances (dim, dim), as `_gram_dime` does."""
-    entropies: list[Tensor] = []
-
-    def functional(weights: Tensor) -> Tensor:
-        one, two = ((rows.T * weights) @ rows for rows in (first, second))
-        for order in permutations:
-            entropies.append(shortcut_entropy(one * two[order][:, order], alpha))
-        return torch.stack(entropies).mean() - shortcut_entropy(one * two, alpha)
-
-    estimate = weighted_estimate(functional, len(first), first)
-    return estimate, torch.stack(entropies).detach()
+    return entropy
 
 
 def _permutations(inputs: ViewInputs, size: int, count: int) -> Tensor:
@@ -397,31 +359,27 @@ def dip_order2(inputs: ViewInputs) -> Estimate:
     """DiP of order 2: DiME's closed form without permutations or eigenvalues, in nats.
 
     `ln |K_A o K_B|^2 - ln(N + a b / (N (N - 1)))`, with a and b the sums of the squared cosines of
-    different texts in each view; at most DiME of order 2. Contributions by leaving each text out.
-    Skean et al. 2023 for the quantity, the expectation is exact.
+    different texts in each view; at most DiME of order 2. Skean et al. 2023 for the quantity, the
+    expectation is exact.
     """
-    first, second, kept = _pairs(inputs, Convention.PAPER)
-    n = len(first)
-    if n < 3:
-        raise UndefinedError(f"needs at least 3 texts with nonzero views, got {n}")
-    joint, one, two = torch.cat(list(_row_sums(first, second)), 1)
-    # A text leaves with its row and its column; the diagonal entry, 1, is in both.
-    without = _dip(joint.sum() - 2 * joint + 1, one.sum() - 2 * one, two.sum() - 2 * two, n - 1)
-    value = float(_dip(joint.sum(), one.sum(), two.sum(), n))
-    estimate = jackknife_estimate(value, without)
-    return Estimate(value, spread(estimate.contributions, kept))
+
+    def difference(texts: ViewInputs) -> float:
+        first, second, _ = _pairs(texts, Convention.PAPER)
+        n = len(first)
+        if n < 3:
+            raise UndefinedError(f"needs at least 3 texts with nonzero views, got {n}")
+        joint, one, two = torch.stack(list(_square_sums(first, second))).sum(0).tolist()
+        return math.log(joint) - math.log(n + (one - n) * (two - n) / (n * (n - 1)))
+
+    return _of_pairs(difference, inputs, Convention.PAPER)
 
 
-def _dip(joint: Tensor, one: Tensor, two: Tensor, n: int) -> Tensor:
-    return joint.log() - (n + one * two / (n * (n - 1))).log()
-
-
-def _row_sums(first: Tensor, second: Tensor) -> Iterator[Tensor]:
-    """Yield (3, row) sums of squares by row of K_A o K_B, and of K_A and K_B off the diagonal."""
+def _square_sums(first: Tensor, second: Tensor) -> Iterator[Tensor]:
+    """Yield, for blocks of rows, the sums (3,) of squares of K_A o K_B, K_A and K_B."""
     for start in range(0, len(first), BLOCK):
         one = (first[start : start + BLOCK] @ first.T).square()
         two = (second[start : start + BLOCK] @ second.T).square()
-        yield torch.stack([(one * two).sum(1), one.sum(1) - 1, two.sum(1) - 1])
+        yield torch.stack([(one * two).sum(), one.sum(), two.sum()])
 
 
 def _pairs(

@@ -1,7 +1,7 @@
 """Bootstrap limits of a mean over texts.
 
 The contributions of texts are resampled: numbers whose mean is the value (see
-`metrics.spectrum.Estimate`). An undefined contribution is NaN and is left out.
+`metrics.estimates.Estimate`). An undefined contribution is NaN and is left out.
 """
 
 from __future__ import annotations
