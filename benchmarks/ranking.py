@@ -16,8 +16,9 @@ import layerscope
 from benchmarks import materials, rules
 from benchmarks.tables import markdown
 from layerscope.decisions.agreement import Agreement, Correlation
+from layerscope.decisions.orders import Place
 from layerscope.decisions.predictors import PREDICTORS, TRIVIAL
-from layerscope.decisions.rank import Place, Ranking
+from layerscope.decisions.rank import Ranking
 from layerscope.results.table import load_run
 
 RUNS = Path(os.environ.get("LAYERSCOPE_RANKED", "runs/rank"))
