@@ -29,6 +29,7 @@ from layerscope.errors import InputError
 from layerscope.models import loading
 from layerscope.render import progress
 from layerscope.results.table import RECORD_FILE, load_run, save_run
+from served import served
 from tiny import COMMON, CONFIGS, save_tiny, texts, with_column_changed
 
 TEXTS = 80  # a half has more texts than subspaces have dimensions
@@ -367,6 +368,30 @@ def test_a_scan_by_another_tokenizer_or_device_is_not_used(command, passes, plac
     refused = command("wide", "narrow", "--data", "texts.txt", "--out", "new", "--device", "cpu")
     assert (refused.code, passes) == (2, [])
     assert f"was made with {fact.replace('_', ' ')} cuda:0 instead of" in refused.err
+
+
+def test_models_are_ranked_as_they_are_served_and_scans_of_other_readings_are_not_used(
+    command, passes
+):
+    pytest.importorskip("sentence_transformers", reason="needs the extra sentence-transformers")
+    served("cls at unit length", Path("embedder"))
+    given = ("embedder", "decoder", "--data", "texts.txt", "--out", "new")
+    found = facts(command, *given)
+    settings = {
+        model: load_run(Path("new") / model).record["settings"] for model in ("embedder", "decoder")
+    }
+    assert [settings[model]["pooling"] for model in settings] == ["first", "mean"]
+    assert [settings[model]["special_tokens"] for model in settings] == [True, False]
+    assert any("embedder: vectors as it is served, first pooling" in n for n in found["notes"])
+    assert facts(command, *given, "--overwrite")["orders"] == found["orders"]
+    assert passes == ["embedder", "decoder"]  # both fit
+    for file in (Path("new/ranking.json"), Path("new/ranking.csv")):
+        file.unlink()
+    refused = command(*given, "--as-tokens")
+    assert (refused.code, passes) == (2, ["embedder", "decoder"])
+    assert "the scan in 'new/embedder' was made with pooling first instead of mean" in refused.err
+    assert facts(command, *given, "--as-tokens", "--overwrite")["data"]["texts"] == TEXTS
+    assert passes == ["embedder", "decoder", "embedder"]  # nothing is different for the other
 
 
 # --- loads ----------------------------------------------------------------------------------------
