@@ -36,8 +36,8 @@ from layerscope.data.files import (
 from layerscope.data.texts import Texts, TextSource
 from layerscope.decisions.agreement import Scored, of_frame, read_scores
 from layerscope.decisions.predictors import check_comparable, needed, predictor
-from layerscope.decisions.rank import Ranking, rank_runs, refuse_few, refuse_lacking
-from layerscope.errors import InputError
+from layerscope.decisions.rank import Ranking, rank_runs, refuse_lacking
+from layerscope.errors import InputError, few_models
 from layerscope.models import loading as models_module
 from layerscope.models.backbone import Backbone, is_sentence_transformer, name_of
 from layerscope.results.folder import RunFolder
@@ -328,7 +328,8 @@ def _refuse_models(given: Sequence[Model]) -> None:
     Raises:
         InputError: fewer than two models, one that comes twice, or a loaded one without its tokenizer.
     """
-    refuse_few([_word(each) for each in given])
+    if len(given) < 2:
+        raise few_models([_word(each) for each in given])
     seen: set[str] = set()
     for each in given:
         if isinstance(each, nn.Module) and not is_sentence_transformer(each):

@@ -25,6 +25,7 @@ from layerscope.cli.options import (
     Threads,
     with_settings,
 )
+from layerscope.errors import few_models
 from layerscope.settings import DEFAULT_PREDICTOR, ModelOptions, RankConfig, ReadingConfig
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ def rank(
 ) -> None:
     """Order models without labels, by what is measured on the same texts."""
     Failures.debug = debug
+    if len(models) < 2:  # before anything heavy is imported
+        raise few_models(models)
     arguments: dict[str, Any] = {
         **settings,
         "by": by,

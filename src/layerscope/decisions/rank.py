@@ -28,7 +28,7 @@ from layerscope.decisions.predictors import (
     lacking,
     predictor,
 )
-from layerscope.errors import InputError
+from layerscope.errors import InputError, few_models
 from layerscope.results.display import Displayed
 from layerscope.results.table import Run
 from layerscope.settings import DEFAULT_PREDICTOR
@@ -161,7 +161,8 @@ def rank_runs(
             order by, a model comes twice, or the scores are of other models.
     """
     chosen = predictor(by)
-    refuse_few([given for given, _ in runs])
+    if len(runs) < 2:
+        raise few_models([given for given, _ in runs])
     refuse_lacking(runs, chosen)
     models = candidates(runs)
     scores = known_scores(models, [run for _, run in runs], tables)
@@ -181,20 +182,6 @@ def rank_runs(
         sentence=_sentence(orders[chosen.name], chosen, data),
         notes=tuple(_notes(ordered, orders, chosen, scores, len(agreements) - 1)),
     )
-
-
-def refuse_few(models: Sequence[str]) -> None:
-    """Refuse a ranking of fewer than two models.
-
-    Raises:
-        InputError: says what to do instead.
-    """
-    if len(models) < 2:
-        got = f"only {models[0]!r}" if models else "none"
-        raise InputError(
-            f"expected at least 2 models to rank, got {got}; give more, or measure one with "
-            "layerscope scan."
-        )
 
 
 def refuse_lacking(runs: Sequence[tuple[str, Run]], by: Predictor) -> None:
