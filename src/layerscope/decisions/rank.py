@@ -315,10 +315,11 @@ def _about_scores(models: Sequence[Candidate], scores: TaskScores, tried: int) -
             "fewer fall into a perfect order by chance too often"
         )
     elif count < 4 * FEWEST:
+        chance = 100 * (1 - 0.95**tried)
         yield (
             f"{count} models are few: the limits are wide, some p below .05 among {tried} "
-            f"predictors is there by chance in {1 - 0.95**tried:.0%} of such tables, and size cannot "
-            "be ruled out as the reason"
+            f"predictors is there by chance in {chance:.0f} % of such tables, and size cannot be ruled "
+            "out as the reason"
         )
     if len({model.architecture for model in models}) > 1:
         yield (
