@@ -1,48 +1,62 @@
 """Models ranked without labels on WikiText paragraphs, held against their scores on mteb's tasks.
 
-Scans lie in `RUNS` and are not made again; scores are those of `benchmarks.rules`, where they lie in its
-folder: what each model itself gives, on the tasks that all have.
+Scans lie in `RUNS` and are not made again; scores are those of `benchmarks.readouts`, of the last layer.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from itertools import pairwise
 from pathlib import Path
 
+import pandas as pd
 from scipy.stats import kendalltau
 
 import layerscope
-from benchmarks import materials, rules
+from benchmarks import materials
 from benchmarks.tables import markdown
 from layerscope.decisions.agreement import Agreement, Correlation
+from layerscope.decisions.orders import Place
 from layerscope.decisions.predictors import PREDICTORS, TRIVIAL
-from layerscope.decisions.rank import Place, Ranking
+from layerscope.decisions.rank import Ranking
+from layerscope.models.loading import label_of
 from layerscope.results.table import load_run
 
+SCORES = Path(__file__).parent / "results" / "readouts-layers.json"
 RUNS = Path(os.environ.get("LAYERSCOPE_RANKED", "runs/rank"))
-MPNET = Path(os.environ.get("LAYERSCOPE_MPNET", "models/all-mpnet-base-v2"))
 DATA = materials.SHARED / "data" / "WikiText-2" / "test.parquet"
 OTHER = materials.SHARED / "data" / "Banking77Classification" / "test.parquet"
-PARAGRAPHS = 300
+TEXTS = 150
 
 
 def models() -> dict[str, Path]:
-    """Return the models that are here, by the names that `benchmarks.rules` has for them."""
-    stories = materials.SHARED / "models" / "stories260k"
-    found = {name: find() for name, find in materials.MODELS.items()}
-    found |= {"stories260k": stories, "MPNet base": MPNET}
-    return {name: path for name, path in found.items() if path is not None and path.exists()}
+    """Return the models that are here, by the names that the scores have for them."""
+    found = {name: find() for name, find in materials.READOUT_MODELS.items()}
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def known_scores() -> pd.DataFrame:
+    """Return each model's own scores on tasks (last layer, own pooling): of the readouts' tables."""
+    kept = json.loads(SCORES.read_text())["models"]
+    here = models()
+    return pd.DataFrame(
+        {
+            "model": label_of(here[name]),
+            "task": task,
+            "score": scores[own["sites"].index(own["last"])],
+        }
+        for name, own in kept.items()
+        if name in here
+        for task, scores in own["raw"].items()
+    )
 
 
 def ranked(data: Path = DATA, runs: Path = RUNS) -> Ranking:
-    """Return the ranking on some texts; scans that are missing are made now."""
-    here = models()
-    folders = [rules.RUNS / name.replace(" ", "-") for name in here]
-    scores = [folder for folder in folders if (folder / "run.json").exists()]
+    """Return the ranking on some texts with every predictor; scans that are missing are made now."""
     return layerscope.rank(
-        list(here.values()), data, column="text", limit=PARAGRAPHS, out=runs, overwrite=True,
-        scores=scores,
+        list(models().values()), data, column="text", limit=TEXTS, out=runs, overwrite=True,
+        scores=known_scores(), also="all",
     )  # fmt: skip
 
 
@@ -189,7 +203,7 @@ def seconds_table(found: Ranking) -> str:
 def main() -> str:
     """Return the tables: the order, what is within noise, and what the orders are worth."""
     found = ranked()
-    parts = ["### In order of d_0,L", order_table(found), "### Orders (= within noise)"]
+    parts = ["### In order of RankMe", order_table(found), "### Orders (= within noise)"]
     parts.append(noise_table(found))
     if found.agreements:
         tasks = ", ".join(found.scores.tasks) if found.scores else ""
@@ -200,7 +214,7 @@ def main() -> str:
     if OTHER.exists():
         other = ranked(OTHER, RUNS.with_name(f"{RUNS.name}-banking77"))
         parts += [
-            "### The same on 300 questions of Banking77 (tau: of its order with that above)",
+            f"### The same on {TEXTS} questions of Banking77 (tau: of its order with that above)",
             texts_table(found, other),
         ]
     parts += ["### Other dimensions, and RankMe itself", dimension_table(found)]

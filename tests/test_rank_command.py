@@ -3,7 +3,10 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import weakref
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +22,14 @@ from commands import run
 from layerscope import api
 from layerscope.api import ranking as ranking_module
 from layerscope.api.scanning import ScanPlan
+from layerscope.cli import rank as rank_command
 from layerscope.cli.app import INTERRUPTED
 from layerscope.decisions import rank as rank_module
 from layerscope.errors import InputError
 from layerscope.models import loading
+from layerscope.render import progress
 from layerscope.results.table import RECORD_FILE, load_run, save_run
+from served import served
 from tiny import COMMON, CONFIGS, save_tiny, texts, with_column_changed
 
 TEXTS = 80  # a half has more texts than subspaces have dimensions
@@ -42,7 +48,8 @@ def place(tmp_path_factory):
         torch.manual_seed(1)
         save_tiny(hf.AutoModel.from_config(config()).eval(), folder / name)
     (folder / "texts.txt").write_text("\n".join(texts(TEXTS)), encoding="utf-8")
-    api.rank([folder / name for name in MODELS], folder / "texts.txt", out=folder / "done")
+    models = [folder / name for name in MODELS]
+    api.rank(models, folder / "texts.txt", out=folder / "done", also="all")
     return folder
 
 
@@ -97,12 +104,12 @@ def facts(command, *options):
 
 
 def test_models_of_different_widths_are_ranked(command, passes):
-    finished = command(*MODELS, "--data", "texts.txt", "--out", "new")
+    finished = command(*MODELS, "--data", "texts.txt", "--out", "new", "--also", "all")
     assert finished.code == 0, finished.err
     assert passes == list(MODELS)
     assert max(map(len, finished.out.splitlines())) <= 80
     words = " ".join(finished.out.split())
-    assert "comes first of 3 by d_0L (most is better)" in words
+    assert "first of 3 by RankMe (most is better)" in words
     assert all(f" {name} " in words for name in MODELS)
     found = json.loads(Path("new/ranking.json").read_text())
     assert {m["name"]: (m["width"], m["depth"]) for m in found["models"]} == {
@@ -115,6 +122,29 @@ def test_models_of_different_widths_are_ranked(command, passes):
     assert all(0 <= p["low"] < p["value"] < p["high"] < 1 for p in measured)
     frame = pd.read_csv("new/ranking.csv")
     assert len(frame) == 3 * len(found["orders"])
+
+
+def test_only_what_is_asked_for_is_measured(command):
+    given = ("narrow", "wide", "--data", "texts.txt")
+    found = facts(command, *given, "--out", "one")
+    assert list(found["orders"]) == ["rankme", "width", "depth", "parameters"]
+    assert set(load_run(Path("one/wide")).table["metric"]) == {"rankme"}
+    found = facts(command, *given, "--out", "two", "--by", "mean_nrs", "--also", "d_0L")
+    assert list(found["orders"])[:2] == ["d_0L", "mean_nrs"]
+    refused = command(*given, "--out", "one", "--overwrite", "--also", "d_1L")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "unknown predictor 'd_1L'; did you mean" in refused.err
+
+
+def test_a_kept_scan_that_lacks_a_measure_is_made_again(command, passes):
+    given = ("narrow", "wide", "--data", "texts.txt", "--out", "new")
+    assert command(*given).code == 0
+    Path("new/ranking.json").unlink()
+    refused = command(*given, "--by", "d_0L")
+    assert refused.code == 2
+    assert "the scan in 'new/narrow' lacks measures that this ranking needs" in refused.err
+    assert facts(command, *given, "--by", "d_0L", "--overwrite")["by"] == "d_0L"
+    assert passes == ["narrow", "wide"] * 2
 
 
 def test_values_are_those_of_a_scan(place):
@@ -146,14 +176,17 @@ def test_runs_from_python_come_as_they_are(place):
     scans = [layerscope.load(place / "done" / name) for name in MODELS]
     found = layerscope.rank(scans)
     assert found.first == layerscope.rank([scan.run for scan in scans]).first
-    assert layerscope.rank(scans[0]).places[0].rank == 1
-    assert list(found.table()["predictor"].unique())[:2] == ["d_0L", "mean_nrs"]
+    assert list(found.table()["predictor"].unique())[:2] == ["rankme", "d_0L"]
 
 
-def test_one_model_only(command):
-    finished = command("done/wide")
-    assert finished.code == 0
-    assert "there is nothing to rank it against" in " ".join(finished.out.split())
+@pytest.mark.parametrize("model", ["done/wide", "wide", "nowhere"])
+def test_one_model_is_refused_before_any_work(command, passes, loads, model):
+    finished = command(model, "--data", "nowhere.txt")
+    assert (finished.code, passes, loads) == (2, [], [])
+    assert finished.err == (
+        f"layerscope: expected at least 2 models to rank, got only {model!r}; give more, or measure one "
+        "with layerscope scan.\n"
+    )
 
 
 def test_known_scores_stand_beside(command):
@@ -192,11 +225,11 @@ def test_a_killed_ranking_goes_on(command, monkeypatch, passes):
     finished = facts(command, *MODELS, "--data", "texts.txt", "--out", "new")
     assert passes == list(MODELS)  # the first was not scanned again
     whole = json.loads(Path("done/ranking.json").read_text())
-    assert finished["orders"] == whole["orders"]
+    assert finished["orders"] == {name: whole["orders"][name] for name in finished["orders"]}
 
 
 def test_a_ranking_that_another_process_makes_is_left_alone(command, passes):
-    again = ("wide", "--data", "texts.txt", "--out", "new")
+    again = ("wide", "narrow", "--data", "texts.txt", "--out", "new")
     Path("new").mkdir()
     with FileLock("new/.layerscope.lock"):
         refused = command(*again)
@@ -225,11 +258,12 @@ def test_a_finished_ranking_is_replaced_only_if_asked(command, passes, place):
 )
 def test_a_scan_that_does_not_fit_is_not_used(command, passes, place, options, reason):
     shutil.copytree(place / "done" / "wide", "new/wide")
-    refused = command("wide", "--data", "texts.txt", "--out", "new", *options)
+    again = ("wide", "narrow", "--data", "texts.txt", "--out", "new", *options)
+    refused = command(*again)
     assert (refused.code, passes) == (2, [])
     assert reason in refused.err
-    assert command("wide", "--data", "texts.txt", "--out", "new", "--overwrite", *options).code == 0
-    assert passes == ["wide"]
+    assert command(*again, "--overwrite").code == 0
+    assert passes == ["wide", "narrow"]
 
 
 def test_a_model_that_changed_is_scanned_again(command, place):
@@ -241,7 +275,7 @@ def test_a_model_that_changed_is_scanned_again(command, place):
     weights.touch()
 
     os.utime(weights, (newer, newer))
-    refused = command("mine", "--data", "texts.txt", "--out", "new")
+    refused = command("mine", "narrow", "--data", "texts.txt", "--out", "new")
     assert refused.code == 2
     assert "is older than the model at 'mine'" in refused.err
 
@@ -293,7 +327,7 @@ def test_a_scan_with_entropies_of_another_order_is_not_used(command, passes, pla
     record = json.loads(Path("new/narrow/run.json").read_text())
     record["settings"]["alpha"] = 2.0
     Path("new/narrow/run.json").write_text(json.dumps(record))
-    refused = command("narrow", "--data", "texts.txt", "--out", "new")
+    refused = command("narrow", "wide", "--data", "texts.txt", "--out", "new")
     assert (refused.code, passes) == (2, [])
     assert "was made with alpha 2.0 instead of 1.0" in refused.err
 
@@ -303,7 +337,7 @@ def test_a_scan_of_an_older_layerscope_is_not_used(command, passes, place):
     record = json.loads(Path("new/narrow/run.json").read_text())
     record["model"]["weights_fingerprint"] = "28a10a12fe4cceb0"
     Path("new/narrow/run.json").write_text(json.dumps(record))
-    refused = command("narrow", "--data", "texts.txt", "--out", "new")
+    refused = command("narrow", "wide", "--data", "texts.txt", "--out", "new")
     assert (refused.code, passes) == (2, [])
     assert "was made by an older layerscope that could not tell fine-tuned copies" in refused.err
 
@@ -317,12 +351,12 @@ def test_a_scan_of_an_older_layerscope_is_not_used(command, passes, place):
 )
 def test_a_scan_of_the_model_loaded_otherwise_is_not_used(command, passes, place, options, reason):
     shutil.copytree(place / "done" / "wide", "new/wide")
-    refused = command("wide", "--data", "texts.txt", "--out", "new", *options)
+    again = ("wide", "done/narrow", "--data", "texts.txt", "--out", "new", *options)
+    refused = command(*again)
     assert (refused.code, passes) == (2, [])
     assert reason in refused.err
-    dry = ("wide", "--data", "texts.txt", "--out", "new", "--overwrite", "--dry-run", *options)
-    assert facts(command, *dry)["wide"]["texts"] == TEXTS
-    assert command("wide", "--data", "texts.txt", "--out", "new", "--overwrite", *options).code == 0
+    assert facts(command, *again, "--overwrite", "--dry-run")["wide"]["texts"] == TEXTS
+    assert command(*again, "--overwrite").code == 0
     assert passes == ["wide"]
 
 
@@ -331,9 +365,33 @@ def test_a_scan_by_another_tokenizer_or_device_is_not_used(command, passes, plac
     run = load_run(place / "done" / "wide")
     run.record["model"][fact] = "cuda:0"
     save_run(run, Path("new/wide"))
-    refused = command("wide", "--data", "texts.txt", "--out", "new", "--device", "cpu")
+    refused = command("wide", "narrow", "--data", "texts.txt", "--out", "new", "--device", "cpu")
     assert (refused.code, passes) == (2, [])
     assert f"was made with {fact.replace('_', ' ')} cuda:0 instead of" in refused.err
+
+
+def test_models_are_ranked_as_they_are_served_and_scans_of_other_readings_are_not_used(
+    command, passes
+):
+    pytest.importorskip("sentence_transformers", reason="needs the extra sentence-transformers")
+    served("cls at unit length", Path("embedder"))
+    given = ("embedder", "decoder", "--data", "texts.txt", "--out", "new")
+    found = facts(command, *given)
+    settings = {
+        model: load_run(Path("new") / model).record["settings"] for model in ("embedder", "decoder")
+    }
+    assert [settings[model]["pooling"] for model in settings] == ["first", "mean"]
+    assert [settings[model]["special_tokens"] for model in settings] == [True, False]
+    assert any("embedder: vectors as it is served, first pooling" in n for n in found["notes"])
+    assert facts(command, *given, "--overwrite")["orders"] == found["orders"]
+    assert passes == ["embedder", "decoder"]  # both fit
+    for file in (Path("new/ranking.json"), Path("new/ranking.csv")):
+        file.unlink()
+    refused = command(*given, "--as-tokens")
+    assert (refused.code, passes) == (2, ["embedder", "decoder"])
+    assert "the scan in 'new/embedder' was made with pooling first instead of mean" in refused.err
+    assert facts(command, *given, "--as-tokens", "--overwrite")["data"]["texts"] == TEXTS
+    assert passes == ["embedder", "decoder", "embedder"]  # nothing is different for the other
 
 
 # --- loads ----------------------------------------------------------------------------------------
@@ -358,7 +416,7 @@ def test_each_model_is_loaded_once_and_let_go_before_the_next(command, loads, pl
     assert command(*mixed, "--overwrite", "--dry-run").code == 0
     assert sorted(loads) == ["decoder", "narrow"]
     loads.clear()
-    assert command("wide", "--data", "texts.txt", "--out", "one").code == 0
+    assert command("wide", "done/narrow", "--data", "texts.txt", "--out", "one").code == 0
     assert loads == ["wide"]
 
 
@@ -368,8 +426,8 @@ def test_progress_is_told_before_any_model_is_loaded(place, loads):
     def show(stage, done, total):
         told.append((stage, done, list(loads)))
 
-    api.rank(place / "wide", place / "texts.txt", show_progress=show)
-    assert told[0] == ("1/1 loading the model", 0, [])
+    api.rank([place / "wide", place / "done/narrow"], place / "texts.txt", show_progress=show)
+    assert told[0] == ("1/2 loading the model", 0, [])
     told.clear()
     loads.clear()
     api.rank([place / "wide", place / "narrow"], place / "texts.txt", show_progress=show)
@@ -377,6 +435,23 @@ def test_progress_is_told_before_any_model_is_loaded(place, loads):
     stages = list(dict.fromkeys(stage for stage, _, _ in told))
     assert stages[1] == "1/2 loading the model"
     assert "2/2 loading the model" in stages
+
+
+def test_a_bar_stands_before_anything_heavy_is_imported(command, monkeypatch):
+    told = []
+
+    @contextmanager
+    def bars():
+        yield lambda stage, done, total: told.append((stage, done, total))
+
+    monkeypatch.setattr(progress, "bars", bars)
+    monkeypatch.setattr(rank_command, "calm_libraries", lambda _: told.append("imports"))
+    assert command("wide", "narrow", "--data", "texts.txt").code == 0
+    assert told[:2] == [("starting", 0, 1), "imports"]
+    stages = list(dict.fromkeys(stage for stage, *_ in told[2:]))
+    assert stages[:3] == ["starting", "checking the models", "1/2 loading the model"]
+    light = "import sys, layerscope.render.progress; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", light], check=False).returncode == 0
 
 
 def test_weights_that_are_missing_show_before_any_pass_and_any_load(command, passes, loads, place):
@@ -401,14 +476,14 @@ def test_weights_that_are_missing_show_before_any_pass_and_any_load(command, pas
         (("wide", "./nowhere"), "no model folder at './nowhere'"),
         (("wide", "broken"), "broken"),
         (("wide", "begun"), "in 'begun', this one was interrupted before it was finished; run"),
-        (("wide", "--by", "d_1L"), "unknown predictor 'd_1L'; did you mean"),
-        (("wide", "--data", "nowhere.txt"), "nowhere.txt"),
-        (("wide", "--scores", "none.csv"), "expected scores in a .csv or .parquet table"),
+        (("wide", "narrow", "--by", "d_1L"), "unknown predictor 'd_1L'; did you mean"),
+        (("wide", "narrow", "--data", "nowhere.txt"), "nowhere.txt"),
+        (("wide", "narrow", "--scores", "none.csv"), "expected scores in a .csv or .parquet table"),
         (("other", "wide"), "'other' was scanned on other texts"),
         (("other", "done/wide"), "were scanned on different texts"),
-        (("wide", "--out", "texts.txt"), "expected a folder for the ranking"),
-        (("wide", "--out", "done/wide"), "holds a scan; choose another --out folder"),
-        (("wide", "--out", "."), "holds other files"),
+        (("wide", "narrow", "--out", "texts.txt"), "expected a folder for the ranking"),
+        (("wide", "narrow", "--out", "done/wide"), "holds a scan; choose another --out folder"),
+        (("wide", "narrow", "--out", "."), "holds other files"),
     ],
 )
 def test_bad_input_is_one_sentence_before_any_pass(command, passes, place, arguments, message):
@@ -429,9 +504,9 @@ def test_bad_input_is_one_sentence_before_any_pass(command, passes, place, argum
 
 def test_what_a_ranking_decides_itself_is_no_setting(place):
     with pytest.raises(InputError, match="unknown setting 'views'"):
-        api.rank(place / "wide", place / "texts.txt", views=2)
+        api.rank([place / "wide", place / "narrow"], place / "texts.txt", views=2)
     with pytest.raises(InputError, match="expected texts to measure"):
-        api.rank(place / "wide")
+        api.rank([place / "wide", place / "narrow"])
 
 
 def test_models_of_one_name_get_folders_of_their_own(place, tmp_path):
@@ -495,14 +570,14 @@ def test_options_reach_the_scans(command, monkeypatch, options, expected):
 
     seen = {}
     monkeypatch.setattr(ScanPlan, "run", spy)
-    assert command("wide", "--data", "texts.txt", *options).code == 1
+    assert command("wide", "narrow", "--data", "texts.txt", *options).code == 1
     assert seen.items() >= expected.items()
 
 
 def test_columns_are_read(command, passes):
     rows = [{"words": text, "other": "x"} for text in texts(TEXTS)]
     pd.DataFrame(rows).to_csv("table.csv", index=False)
-    found = facts(command, "wide", "--data", "table.csv", "--column", "words")
+    found = facts(command, "wide", "narrow", "--data", "table.csv", "--column", "words")
     assert found["data"]["texts"] == TEXTS
 
 

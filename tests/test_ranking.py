@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from layerscope.decisions import agreement, dependence, predictors
+from layerscope.decisions import agreement, dependence, orders, predictors
 from layerscope.decisions import rank as rank_module
 from layerscope.decisions.agreement import (
     agreement_of,
@@ -95,8 +95,9 @@ def made_run(
     )
 
 
-def rank(*runs, **options):
-    return rank_module.rank_runs([(run.record["model"]["name"], run) for run in runs], **options)
+def rank(*runs, by="d_0L", **options):
+    given = [(run.record["model"]["name"], run) for run in runs]
+    return rank_module.rank_runs(given, by, **options)
 
 
 def scored(count, *, seed=0, **facts):
@@ -250,7 +251,7 @@ def test_smaller_subspaces_are_told_by_the_record_and_not_by_its_words():
     runs = [made_run("a"), made_run("b"), made_run("c")]
     lowered = runs[1].record["subspace_dimensions"] = {"frenet_displacement_sample_k32": 29}
     runs[2].record["notes"] = ["prose that says Frenet: k is 7, the least rank of a layer"]
-    assert lowered.keys() <= set(predictors.needed())
+    assert lowered.keys() <= set(predictors.needed("d_0L"))
     said = [note for note in rank(*runs).notes if "dimensions only" in note]
     assert said == ["b: d_0L is of 29 dimensions only, the least rank of a layer"]
 
@@ -267,7 +268,10 @@ def test_limits_by_halves_are_taken_as_independent():
     runs[1] = made_run("b", 0.55, reach=0.03)
     found = rank(*runs)
     assert found.places[0].tied == ()
-    assert "told apart from every other" in found.sentence
+    assert found.sentence == (
+        "a comes first of 2 by d_0,L (most is better), told apart from all others on 60 texts of "
+        "letters.txt."
+    )
 
 
 def test_models_are_compared_text_by_text_where_texts_are_known():
@@ -282,13 +286,16 @@ def test_models_are_compared_text_by_text_where_texts_are_known():
 def test_without_limits_nobody_knows_how_sure_an_order_is():
     found = rank(made_run("a", 0.7, reach=None), made_run("b", 0.5, reach=None))
     assert found.places[0].unsure == ("b",)
-    assert "nobody knows how sure" in found.sentence
+    assert found.sentence == (
+        "Nobody knows which model comes first of 2 by d_0,L (most is better): the runs hold no limits "
+        "of it."
+    )
     assert any("a new scan of the model makes them" in note for note in found.notes)
 
 
 def test_a_bound_that_cuts_one_limit_does_not_shrink_the_other():
     one, other = Value(0.99, 0.9, 1.0), Value(0.95, 0.94, 0.96)
-    assert rank_module.told_apart([one, other])[0, 1] is False
+    assert orders.told_apart([one, other])[0, 1] is False
 
 
 def test_the_paired_answer_is_that_of_differences_text_by_text():
@@ -296,7 +303,7 @@ def test_the_paired_answer_is_that_of_differences_text_by_text():
     own = generator.normal(size=(4, TEXTS)) + generator.normal(size=TEXTS)
     own += np.linspace(0, 0.6, 4)[:, None]
     values = [Value(float(n.mean()), contributions=pd.Series(n)) for n in own]
-    found = rank_module.told_apart(values, seed=3)
+    found = orders.told_apart(values, seed=3)
     for i in range(4):
         low, high = resampling.bootstrap_limits(own - own[i], seed=3)
         assert [found.get((i, j), False) for j in range(4)] == ((low > 0) | (high < 0)).tolist()
@@ -306,16 +313,40 @@ def test_only_texts_that_all_models_have_are_compared():
     numbers = np.random.default_rng(0).normal(size=TEXTS)
     whole = Value(0.0, contributions=pd.Series(numbers))
     cut = Value(0.0, contributions=pd.Series(numbers[:-5] + 0.01))
-    assert rank_module.told_apart([whole, cut])[0, 1] is True  # 0.01 apart at every text
+    assert orders.told_apart([whole, cut])[0, 1] is True  # 0.01 apart at every text
 
 
-def test_one_model_is_nothing_to_rank(monkeypatch):
-    monkeypatch.setattr(
-        rank_module, "resampled_means", None
-    )  # nothing is resampled to tell it from itself
-    found = rank(made_run("a", noise=np.zeros(TEXTS)))
-    assert "there is nothing to rank it against" in found.sentence
-    assert found.places[0].rank == 1
+def test_no_model_is_named_first_that_the_texts_do_not_tell_from_the_next():
+    two = rank(made_run("a", 0.60), made_run("b", 0.61), made_run("c", 0.3))
+    assert two.sentence == (
+        "No single model comes first of 3 by d_0,L (most is better): b and a cannot be told apart on 60 "
+        "texts of letters.txt."
+    )
+    assert (two.first, two.leaders) == (None, ("b", "a"))
+    three = rank(made_run("a", 0.60), made_run("b", 0.61), made_run("c", 0.59))
+    assert "which of b, a and c is best cannot be told on 60 texts" in three.sentence
+    equal = rank(made_run("a"), made_run("b"), made_run("c", dim=32), by="width")
+    assert equal.sentence.endswith("by width (most is better): a and b are equal.")
+    assert (equal.first, equal.as_dict()["leaders"]) == (None, ["a", "b"])
+
+
+def test_one_value_is_no_order():
+    reason = {"metric": "frenet_displacement_sample_k32", "reason": "constant layer 0"}
+    undefined = made_run("u", undefined=[reason])
+    found = rank(made_run("a"), undefined)
+    assert found.sentence == "Only a has a value of d_0,L: there is no order."
+    none = rank(undefined, made_run("v", undefined=[reason]))
+    assert none.sentence == "No model has a value of d_0,L: constant layer 0."
+    assert (none.first, none.leaders) == (None, ())
+
+
+def test_the_default_is_the_best_of_those_tried():
+    found = rank_module.rank_runs([("a", made_run("a")), ("b", made_run("b", rankme=30))])
+    assert (found.by, found.first) == ("rankme", "b")
+    assert predictors.needed() == ("rankme",)
+    assert predictors.needed("width") == ("rankme",)
+    assert predictors.needed("d_0L", ["rankme"]) == ("frenet_displacement_sample_k32", "rankme")
+    assert len(predictors.needed("rankme", ["all"])) == len(predictors.PREDICTORS)
 
 
 # --- what is compared -----------------------------------------------------------------------------
@@ -363,16 +394,21 @@ def test_models_of_one_name_are_told_apart_by_more():
             "were scanned with different pooling .mean and last.; scan one of them again",
         ),
         (
-            [made_run("a", reach=None)],
+            [made_run("a"), made_run("b")],
             {"by": "d0L"},
             "unknown predictor 'd0L'; did you mean 'd_0L'",
         ),
-        ([made_run("a", None)], {}, "lacks frenet_displacement_sample_k32, which d_0L needs"),
-        ([], {}, "expected at least one model"),
         (
-            [made_run("a")],
+            [made_run("a", None), made_run("b")],
+            {},
+            "the run 'a' lacks frenet_displacement_sample_k32, by which --by d_0L orders; scan the",
+        ),
+        ([], {}, "expected at least 2 models to rank, got none; give more, or measure one with"),
+        ([made_run("a")], {}, "expected at least 2 models to rank, got only 'a'; give more, or"),
+        (
+            [made_run("a"), made_run("c")],
             {"tables": [{"b": {"t": 0.5}}]},
-            "the scores are of b, the models of the ranking are a; call them alike",
+            "the scores are of b, the models of the ranking are a, c; call them alike",
         ),
         (
             [made_run("a"), made_run("b")],
@@ -390,15 +426,53 @@ def test_a_table_without_a_scan_is_refused():
     run = made_run("a")
     del run.record["data"]["fingerprint"]
     with pytest.raises(InputError, match="expected a scan in 'a'"):
-        rank(run)
+        rank(run, made_run("b"))
+
+
+def test_what_was_left_to_each_model_is_compared_and_what_was_chosen_is_not():
+    asked = {"pooling": None, "special_tokens": None, "max_length": 512, "as_tokens": False}
+    plain, served = (
+        made_run("plain"),
+        made_run(
+            "served", settings={"pooling": "first", "special_tokens": True, "max_length": 256}
+        ),
+    )
+    with pytest.raises(InputError, match="were scanned with different pooling"):
+        rank(plain, served)
+    for run in (plain, served):
+        run.record["asked"] = dict(asked)
+    said = "served: vectors as it is served, first pooling over all of at most 256 tokens"
+    assert [note for note in rank(plain, served).notes if "as it is served" in note] == [said]
+    served.record["asked"]["pooling"] = "first"
+    with pytest.raises(InputError, match="were scanned with different pooling"):
+        rank(plain, served)
+    served.record["asked"] = asked | {"as_tokens": True}
+    with pytest.raises(InputError, match="were scanned with different pooling"):
+        rank(plain, served)
+
+
+def test_a_predictor_that_no_run_has_is_not_shown(monkeypatch):
+    runs = [made_run("a", rankme=30), made_run("b")]
+    only = [
+        Run(each.table[each.table["metric"] == "rankme"], each.contributions, each.record)
+        for each in runs
+    ]
+    found = rank(*only, by="rankme")
+    assert list(found.orders) == ["rankme", "width", "depth", "parameters"]
+    out = lines(found, monkeypatch)
+    assert "Other predictors" not in out
+    assert "not measured" not in out
+    mixed = rank(only[0], runs[1], by="rankme")
+    assert mixed.place("a", "d_0L").reason == "not measured in this run"
+    assert "d_0,L" in lines(mixed, monkeypatch)
 
 
 def test_a_missing_measure_hides_only_its_own_column():
     run = made_run("a")
     kept = Run(run.table[run.table["metric"] != "rankme"], run.contributions, run.record)
-    found = rank(kept, made_run("b"))
+    found = rank(kept, made_run("b", 0.9))
     assert found.orders["rankme"][-1].reason == "not measured in this run"
-    assert found.first is not None
+    assert found.first == "b"
 
 
 # --- scores ---------------------------------------------------------------------------------------
@@ -481,7 +555,7 @@ def lines(found, monkeypatch, *, ascii_only=False):
 
 
 @pytest.mark.parametrize("by", ["d_0L", "rankme", "parameters"])
-@pytest.mark.parametrize("count", [1, 3, 6])
+@pytest.mark.parametrize("count", [2, 3, 6])
 def test_it_fits_80_columns(monkeypatch, count, by):
     reason = {"metric": "frenet_displacement_sample_k32", "reason": "constant layer 0"}
     runs = [
@@ -505,7 +579,10 @@ def test_a_terminal_without_utf8_gets_ascii(monkeypatch):
 def test_it_says_what_is_within_noise(monkeypatch):
     out = lines(rank(made_run("a", 0.6), made_run("b", 0.61), made_run("c", 0.3)), monkeypatch)
     words = " ".join(out.split())
-    assert "b comes first of 3 by d_0L (most is better); within noise of it: a." in words
+    assert words.startswith(
+        "No single model comes first of 3 by d_0,L (most is better) b and a cannot be told apart on 60 "
+        "texts of letters.txt. "
+    )
     assert "1 b 0.610 .590-.630 2 " in words
     assert "Spearman" not in words
 

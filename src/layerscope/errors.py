@@ -1,4 +1,4 @@
-"""Error types, and the "did you mean" error for an unknown name.
+"""Error types, and errors that several modules raise, such as "did you mean" for an unknown name.
 
 A message is one sentence: what was expected, what came, what to do. The type decides the exit code.
 """
@@ -6,7 +6,7 @@ A message is one sentence: what was expected, what came, what to do. The type de
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _LISTED = 20
 
@@ -56,3 +56,15 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
             f"{', '.join(map(repr, nearest))}"
         )
     return InputError(f"unknown {kind} {name!r}; {hint}{listed}.")
+
+
+def few_models(models: Sequence[str]) -> InputError:
+    """Return the error for a ranking of fewer than two models.
+
+    >>> few_models([]).args[0]
+    'expected at least 2 models to rank, got none; give more, or measure one with layerscope scan.'
+    """
+    got = f"only {models[0]!r}" if models else "none"
+    return InputError(
+        f"expected at least 2 models to rank, got {got}; give more, or measure one with layerscope scan."
+    )

@@ -40,6 +40,7 @@ T = TypeVar("T")
 DEFAULT_LIMIT: Final = 1000  # texts
 FEW_TEXTS: Final = 16  # default number of texts of a diagnosis
 DRAWS: Final = 20  # random subsets to compare with a chosen one
+DEFAULT_PREDICTOR: Final = "rankme"  # the best of six on five models: benchmarks/results/rank.md
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Probe = Literal["linear", "attention"]
 PROBES: Final[tuple[Probe, ...]] = get_args(Probe)
@@ -346,6 +347,8 @@ class PruneConfig(VectorConfig):
 class RankConfig(VectorConfig):
     """How the models of a ranking are scanned."""
 
+    also: Listed[Text] = ()
+    """Predictors to measure and show besides, or all."""
     resamples: Count = 1000
     """Resamples of the texts."""
     non_finite: NonFinite = NonFinite.RAISE

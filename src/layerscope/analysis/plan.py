@@ -21,7 +21,7 @@ from layerscope.metrics import catalogue
 from layerscope.metrics.measure import Measure
 from layerscope.metrics.readouts import Readout
 from layerscope.models.backbone import Backbone
-from layerscope.models.serving import as_served
+from layerscope.models.serving import LEFT_OPEN, as_served
 from layerscope.settings import Convention, ScanConfig
 from layerscope.states.extract import (
     Progress,
@@ -127,6 +127,7 @@ def prepare(
         InputError: an unknown measure, layer or stage; too few texts, or none long enough.
     """
     refuse_impossible(settings, texts)
+    asked = {name: value for name, value in settings.as_dict().items() if name in LEFT_OPEN}
     settings, served = as_served(settings, backbone.serving)
     sites = sites_of(backbone, settings.layers, settings.stages)
     if settings.layers:  # recorded as numbers from 0 on
@@ -154,6 +155,7 @@ def prepare(
         views=tuple(sets),
         notes=tuple(notes),
         facts={
+            "asked": asked,
             "first_token_ratio": ratio,
             "dropped_short": len(tokenized) - len(kept),
             "truncated": sum(text.truncated for text in plain),

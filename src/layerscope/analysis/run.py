@@ -264,12 +264,13 @@ def _record(
         "dropped_empty": texts.dropped_empty,
         "total_read": texts.total_read,
     }
-    ratio = facts.pop("first_token_ratio")
+    ratio, asked = facts.pop("first_token_ratio"), facts.pop("asked")
     augmentation, distances = facts.pop("augmentation"), facts.pop("edit_distance_by_text")
     return {
         "model": backbone.info.as_dict(),
         "data": data | facts,
         "settings": prepared.settings.as_dict() | {"first_token_ratio": ratio},
+        "asked": asked,  # as_dict of what a source may decide, before it did
         "augmentation": augmentation,
         "versions": versions(),
         "threads": torch.get_num_threads(),

@@ -101,6 +101,7 @@ class PruneConfigKeywords(VectorConfigKeywords, total=False):
 
 
 class RankConfigKeywords(VectorConfigKeywords, total=False):
+    also: str | Iterable[str]
     resamples: int
     non_finite: NonFinite | Literal["raise", "drop"]
     seed: int

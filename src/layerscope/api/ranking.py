@@ -18,9 +18,9 @@ from layerscope.api.common import (
     Data,
     Result,
     loaded,
-    plan_of,
     texts_of,
 )
+from layerscope.api.kept import kept_scan, still_fits
 from layerscope.api.keywords import RankSettings
 from layerscope.api.plans import ShowProgress, command, part, shown_progress
 from layerscope.api.scanning import ScanPlan
@@ -35,20 +35,22 @@ from layerscope.data.files import (
 )
 from layerscope.data.texts import Texts, TextSource
 from layerscope.decisions.agreement import Scored, of_frame, read_scores
-from layerscope.decisions.predictors import DEFAULT, check_comparable, needed, predictor
+from layerscope.decisions.predictors import check_comparable, needed, predictor
 from layerscope.decisions.rank import Ranking, rank_runs, refuse_lacking
-from layerscope.errors import InputError
+from layerscope.errors import InputError, few_models
 from layerscope.models import loading as models_module
-from layerscope.models.backbone import (
-    OLDER,
-    Backbone,
-    is_older_fingerprint,
-    is_sentence_transformer,
-    name_of,
-)
+from layerscope.models.backbone import Backbone, is_sentence_transformer, name_of
 from layerscope.results.folder import RunFolder
 from layerscope.results.table import RECORD_FILE, Run, is_interrupted, load_run
-from layerscope.settings import Convention, ModelOptions, RankConfig, ReadingConfig, ScanConfig
+from layerscope.settings import (
+    DEFAULT_PREDICTOR,
+    Convention,
+    ModelOptions,
+    RankConfig,
+    ReadingConfig,
+    ScanConfig,
+    VectorConfig,
+)
 from layerscope.states.extract import Progress
 
 RANKING_FILE: Final = "ranking.json"
@@ -105,7 +107,7 @@ class RankingPlan:
     models: tuple[Planned, ...]
     texts: Texts | None
     config: ScanConfig
-    by: str = DEFAULT
+    by: str = DEFAULT_PREDICTOR
     scores: tuple[Scored, ...] = ()
     place: Path | None = None
     overwrite: bool = False
@@ -121,14 +123,20 @@ class RankingPlan:
         if each.run or self.texts is None:
             return None
         backbone = loaded(each.model, None, self.options, progress)
-        if each.kept and _still_fits(each, each.kept, backbone, overwrite=self.overwrite):
+        if self._keeps(each, backbone):
             return None
         return ScanPlan(backbone, self.texts, self.config, show_progress=progress).estimate()
+
+    def _keeps(self, each: Planned, backbone: Backbone) -> bool:
+        """Whether the kept scan of a model, if any, is used again."""
+        if each.kept is None:
+            return False
+        return still_fits(each.folder, each.kept, backbone, self.config, overwrite=self.overwrite)
 
     def run(self) -> Ranking:
         """Scan the models that are not scanned yet, put them in order, and save the ranking."""
         seed, resamples = self.config.seed, self.config.resamples
-        with _claimed(self.place, self.overwrite), shown_progress(self.show_progress) as progress:
+        with shown_progress(self.show_progress) as progress, _claimed(self.place, self.overwrite):
             _refuse_unloadable(self.models, self.options, progress)
             found = rank_runs(
                 self._runs(progress), self.by,
@@ -164,7 +172,7 @@ class RankingPlan:
         return [(each.given, found[place]) for place, each in enumerate(models)]
 
     def _scanned(self, each: Planned, backbone: Backbone, progress: Progress) -> Run:
-        if each.kept and _still_fits(each, each.kept, backbone, overwrite=self.overwrite):
+        if each.kept is not None and self._keeps(each, backbone):
             return each.kept
         place = None if each.folder is None else RunFolder(each.folder, self.overwrite)
         texts = texts_of(self.texts)
@@ -177,7 +185,7 @@ def rank(
     data: Data | None = None,
     config: Exactly[RankConfig] | None = None,
     *,
-    by: Text = DEFAULT,
+    by: Text = DEFAULT_PREDICTOR,
     scores: Annotated[Scores | Sequence[Scores], To(Listed[Scores])] = (),
     out: AnyPath | None = None,
     overwrite: Flag = False,
@@ -191,7 +199,8 @@ def rank(
             same texts (folders, or what `scan` returned), in any mixture.
         data: the texts, as for `scan`; nothing where all models are scanned already.
         config: the settings as one object; single settings below change it.
-        by: the predictor to order by (`decisions.predictors.PREDICTORS`, or width, depth, parameters).
+        by: the predictor to order by (`decisions.predictors.PREDICTORS`, or width, depth, parameters);
+            it alone is measured, besides those of the setting `also`.
         scores: known task scores besides those in the scans: tables with the columns model, score and
             perhaps task, or long tables, or run folders.
         out: folder for the ranking and a folder in it for each scan; a finished scan there is used
@@ -209,11 +218,12 @@ def rank(
     """
     asked = part(RankConfig, settings, config)
     which, options = part(ReadingConfig, settings), part(ModelOptions, settings)
-    chosen = ScanConfig(
-        metrics=needed(), conventions=(Convention.NORMALIZED,), views=0,
-        **{name: getattr(asked, name) for name in RankConfig.model_fields},
-    )  # fmt: skip
     ordering = predictor(by)
+    shared = (*VectorConfig.model_fields, "resamples", "non_finite", "seed")
+    chosen = ScanConfig(
+        metrics=needed(by, asked.also), conventions=(Convention.NORMALIZED,), views=0,
+        **{name: getattr(asked, name) for name in shared},
+    )  # fmt: skip
     tables = tuple(_scored(each) for each in _several(scores))
     place = None if out is None else Path(out)
     _refuse_finished(place, overwrite)
@@ -279,8 +289,6 @@ def _planned(
 ) -> tuple[Texts | None, list[Planned]]:
     """Return the texts, if any model is to be scanned on them, and what is to be done with each."""
     given = _several(models)
-    if not given:
-        raise InputError("expected at least one model to rank, got none.")
     _refuse_models(given)
     finished = [_finished(each) for each in given]
     runs = [(_word(each), run) for each, run in zip(given, finished, strict=True) if run]
@@ -299,7 +307,11 @@ def _planned(
             continue
         word = _word(each)
         folder = None if place is None else place / names[word]
-        kept = None if folder is None else _kept(folder, word, texts, settings, overwrite=overwrite)
+        kept = (
+            None
+            if folder is None
+            else kept_scan(folder, word, texts, settings, overwrite=overwrite)
+        )
         if folder is not None and kept is None:
             RunFolder(folder, overwrite).claim()  # refuses now what it would refuse after a pass
         module = each if isinstance(each, nn.Module) else None
@@ -311,6 +323,13 @@ def _planned(
 
 
 def _refuse_models(given: Sequence[Model]) -> None:
+    """Refuse, before any work, models of which there is no order.
+
+    Raises:
+        InputError: fewer than two models, one that comes twice, or a loaded one without its tokenizer.
+    """
+    if len(given) < 2:
+        raise few_models([_word(each) for each in given])
     seen: set[str] = set()
     for each in given:
         if isinstance(each, nn.Module) and not is_sentence_transformer(each):
@@ -369,86 +388,6 @@ def _folder_names(models: Sequence[Any]) -> dict[str, str]:
         if list(called.values()).count(label) > 1:
             called[model] = "/".join(Path(model).parts[-3:])
     return {model: re.sub(r"[^\w.-]+", "-", label).strip("-.") for model, label in called.items()}
-
-
-def _kept(
-    folder: Path,
-    model: str,
-    texts: Texts,
-    settings: ScanConfig,
-    *,
-    overwrite: bool,
-) -> Run | None:
-    """Return the finished scan in a folder of the ranking, None if there is none to use again.
-
-    Raises:
-        InputError: there is one that does not fit, and it may not be replaced.
-    """
-    if not (folder / RECORD_FILE).is_file():
-        return None
-    run = load_run(folder)
-    reason = _misfit(run, model, texts, settings, folder)
-    if reason and not overwrite:
-        raise _does_not_fit(folder, reason)
-    return None if reason else run
-
-
-def _still_fits(each: Planned, kept: Run, backbone: Backbone, *, overwrite: bool) -> bool:
-    """Whether the kept scan of a model is of it as it is loaded now.
-
-    Raises:
-        InputError: it is not, and it may not be replaced.
-    """
-    reason = _other_model(kept, backbone)
-    if reason and not overwrite:
-        raise _does_not_fit(each.folder, reason)
-    return not reason
-
-
-def _does_not_fit(folder: Path | None, reason: str) -> InputError:
-    return InputError(
-        f"the scan in {str(folder)!r} {reason}; pass --overwrite to make it again, or choose "
-        "another --out folder."
-    )
-
-
-def _misfit(run: Run, model: str, texts: Texts, settings: ScanConfig, folder: Path) -> str:
-    """Return why a finished scan cannot serve, "" if it can."""
-    if run.record.get("data", {}).get("fingerprint") != texts.fingerprint:
-        return "is of other texts"
-    wanted = settings.as_dict()
-    found = run.record.get("settings", {})
-    for name in (*RankConfig.model_fields, "alpha"):
-        decided_by_model = name == "first_token" and wanted[name] == "auto"
-        changes_nothing = name in ("batch_tokens", "resamples")
-        if not (decided_by_model or changes_nothing) and found.get(name) != wanted[name]:
-            return f"was made with {name} {found.get(name)} instead of {wanted[name]}"
-    if set(needed()) - set(found.get("metrics") or needed()):
-        return "lacks measures that a ranking needs"
-    if _newest(Path(model).expanduser()) > (folder / RECORD_FILE).stat().st_mtime:
-        return f"is older than the model at {model!r}"
-    return ""
-
-
-def _other_model(run: Run, backbone: Backbone) -> str:
-    """Return why a finished scan is not of this model as it is loaded now, "" if it is.
-
-    A folder is named by what a model is called, and other models may be called the same.
-    """
-    found = run.record.get("model", {})
-    if is_older_fingerprint(found.get("weights_fingerprint")):
-        return f"was {OLDER}"
-    for name, wanted in plan_of(backbone, {}).items():
-        if found.get(name) != wanted:
-            word = name.replace("_", " ")
-            return f"was made with {word} {found.get(name) or 'none'} instead of {wanted or 'none'}"
-    return ""
-
-
-def _newest(model: Path) -> float:
-    """Return when a local model was last changed, 0 for one of the hub."""
-    files = [model, *model.rglob("*")] if model.is_dir() else [model]
-    return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
 
 
 # --- scans ------------------------------------------------------------------------------------------

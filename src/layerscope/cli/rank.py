@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,7 +25,12 @@ from layerscope.cli.options import (
     Threads,
     with_settings,
 )
-from layerscope.settings import ModelOptions, RankConfig, ReadingConfig
+from layerscope.errors import few_models
+from layerscope.settings import DEFAULT_PREDICTOR, ModelOptions, RankConfig, ReadingConfig
+
+if TYPE_CHECKING:
+    from layerscope.analysis.run import Estimates
+    from layerscope.decisions.rank import Ranking
 
 _EXAMPLE = """
 Order models without labels, by what is measured on the same texts.
@@ -56,10 +62,10 @@ def rank(
     by: Annotated[
         str,
         typer.Option(
-            help="d_0L, mean_nrs, mean_gfmi, rankme, dataset_entropy, prompt_entropy, width, depth "
+            help="rankme, d_0L, mean_nrs, mean_gfmi, dataset_entropy, prompt_entropy, width, depth "
             "or parameters."
         ),
-    ] = "d_0L",
+    ] = DEFAULT_PREDICTOR,
     scores: Annotated[
         list[str] | None,
         typer.Option(
@@ -87,32 +93,56 @@ def rank(
 ) -> None:
     """Order models without labels, by what is measured on the same texts."""
     Failures.debug = debug
-    calm_libraries(threads)
-    from layerscope import api
-    from layerscope.render import correlations, terminal
-    from layerscope.render import estimates as estimates_module
-
-    only_runs = all(api.is_run(model) for model in models)
-    texts = data if data is not None or only_runs else "sample"
-    folder = out if out is not None or texts is None else api.default_folder("rank", texts)
-    Failures.folder = folder
+    if len(models) < 2:  # before anything heavy is imported
+        raise few_models(models)
     arguments: dict[str, Any] = {
         **settings,
         "by": by,
         "scores": scores or (),
-        "out": folder,
         "overwrite": overwrite,
-        "show_progress": not (quiet or as_json),
     }
-    if dry_run:
-        estimates = api.rank.plan(models, texts, **arguments).estimate()
+    found = _found(models, data, out, threads, arguments, plain=quiet or as_json, dry_run=dry_run)
+    from layerscope.render import correlations, terminal
+    from layerscope.render import estimates as estimates_module
+
+    if isinstance(found, tuple):
         if as_json:
-            print_json({model: each and asdict(each) for model, each in estimates})
+            print_json({model: each and asdict(each) for model, each in found})
         else:
-            open_console().print(terminal.drawn(estimates_module.ranking_view(estimates)))
-        return
-    found = api.rank(models, texts, **arguments)
-    if as_json:
-        print_json({"folder": None if folder is None else str(folder)} | found.as_dict())
+            open_console().print(terminal.drawn(estimates_module.ranking_view(found)))
+    elif as_json:
+        folder = None if Failures.folder is None else str(Failures.folder)
+        print_json({"folder": folder} | found.as_dict())
     elif not quiet:
         open_console().print(terminal.drawn(correlations.ranking_view(found)))
+
+
+def _found(
+    models: list[str],
+    data: str | None,
+    out: Path | None,
+    threads: int | None,
+    arguments: dict[str, Any],
+    *,
+    plain: bool,
+    dry_run: bool,
+) -> Ranking | tuple[tuple[str, Estimates | None], ...]:
+    """Return the ranking, or what it would take; a bar stands before the libraries are imported."""
+    from layerscope.render.progress import bars
+
+    with nullcontext() if plain else bars() as progress:
+        if progress:
+            progress("starting", 0, 1)
+        calm_libraries(threads)
+        from layerscope import api
+
+        only_runs = all(api.is_run(model) for model in models)
+        texts = data if data is not None or only_runs else "sample"
+        folder = out if out is not None or texts is None else api.default_folder("rank", texts)
+        Failures.folder = folder
+        if progress:
+            progress("starting", 1, 1)
+        plan = api.rank.plan(
+            models, texts, out=folder, show_progress=progress or False, **arguments
+        )
+        return plan.estimate() if dry_run else plan.run()

@@ -14,7 +14,7 @@ import pandas as pd
 from layerscope.errors import InputError, unknown_name
 from layerscope.metrics.catalogue import measure
 from layerscope.results.table import BLOCK, FINAL_NORM, Run
-from layerscope.settings import Convention
+from layerscope.settings import DEFAULT_PREDICTOR, Convention
 
 RANDOM: Final = "random"
 _LRD: Final = "Jiang, Yang, Tam 2026, abstract: goes with MTEB scores over 31 models"
@@ -68,6 +68,10 @@ def _of_last_layer(
 
 
 PREDICTORS: Final = (
+    _of_last_layer(
+        "rankme", "RankMe", "rankme", "RankMe of the last layer / min(N, D)",
+        bound=lambda n, d: float(min(n, d)),
+    ),
     Predictor(
         name="d_0L",
         title="d_0,L",
@@ -96,10 +100,6 @@ PREDICTORS: Final = (
         formula="mutual information of a layer's and the last layer's graphs, mean over layers",
     ),
     _of_last_layer(
-        "rankme", "RankMe", "rankme", "RankMe of the last layer / min(N, D)",
-        bound=lambda n, d: float(min(n, d)),
-    ),
-    _of_last_layer(
         "dataset_entropy", "dataset entropy", "dataset_entropy",
         "dataset entropy of the last layer, centered unit rows, / ln min(N - 1, D)",
         convention=Convention.NORMALIZED, bound=lambda n, d: math.log(min(n - 1, d)),
@@ -124,7 +124,7 @@ TRIVIAL: Final = tuple(
 )  # fmt: skip
 
 ALL: Final = (*PREDICTORS, *TRIVIAL)
-DEFAULT: Final = PREDICTORS[0].name
+EVERY: Final = "all"
 
 
 def predictor(name: str) -> Predictor:
@@ -139,13 +139,23 @@ def predictor(name: str) -> Predictor:
     raise unknown_name("predictor", name, [each.name for each in ALL])
 
 
-def needed() -> tuple[str, ...]:
-    """Return the measures that a scan must make for a ranking."""
-    return tuple(each.metric for each in PREDICTORS)
+def needed(by: str = DEFAULT_PREDICTOR, also: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the measures that a scan must make for a ranking.
+
+    Args:
+        by: the predictor to order by; a size needs no measure, and the default is measured then.
+        also: others to show, or "all".
+
+    Raises:
+        InputError: no predictor has that name.
+    """
+    others = PREDICTORS if EVERY in also else tuple(predictor(name) for name in also)
+    wanted = [each for each in (predictor(by), *others) if each.kind != "size"]
+    return tuple(dict.fromkeys(e.metric for e in wanted or [predictor(DEFAULT_PREDICTOR)]))
 
 
 # Settings that change what is measured; the others change nothing or are decided for each model.
-SAME: Final = ("pooling", "special_tokens", "max_length", "alpha")
+SAME: Final = ("pooling", "special_tokens", "prompt", "max_length", "alpha")
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +223,7 @@ def candidates(runs: Sequence[tuple[str, Run]]) -> tuple[Candidate, ...]:
             architecture=str(run.record["model"].get("architecture", "")),
             texts=int(run.record["data"].get("texts", 0)),
             values={each.name: value_of(run, each) for each in ALL},
-            notes=tuple(_of_fewer_dimensions(run.record)),
+            notes=(*_as_served(run.record), *_of_fewer_dimensions(run.record)),
         )
         for name, (given, run) in zip(names, runs, strict=True)
     )
@@ -259,11 +269,24 @@ def _texts(run: Run) -> str:
 def _check_settings(first: str, reference: Run, given: str, run: Run) -> None:
     one, other = reference.record["settings"], run.record["settings"]
     for name in SAME:
-        if one.get(name) != other.get(name):
+        if not _alike(reference, run, name):
             raise InputError(
                 f"{first!r} and {given!r} were scanned with different {name.replace('_', ' ')} "
                 f"({one.get(name)} and {other.get(name)}); scan one of them again like the other."
             )
+
+
+def _alike(reference: Run, run: Run, name: str) -> bool:
+    """Whether a setting is the same in two runs, or was left to both models in the same way.
+
+    Vectors of each model as it is served are compared, though one may count special tokens.
+    """
+    one, other = (each.record["settings"].get(name) or None for each in (reference, run))
+    asked, wanted = (each.record.get("asked", {}) for each in (reference, run))
+    left = name in asked and all(
+        asked[setting] == wanted.get(setting) for setting in (name, "as_tokens")
+    )
+    return one == other or left
 
 
 def _names(runs: Sequence[tuple[str, Run]]) -> list[str]:
@@ -371,6 +394,16 @@ def _undefined(record: Mapping[str, Any], wanted: Predictor) -> Value:
         if entry.get("metric") == wanted.metric:
             return Value(None, reason=str(entry.get("reason", "undefined")))
     return Value(None, reason="not measured in this run", measured=False)
+
+
+def _as_served(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how the vectors were made where the source decided that."""
+    made, asked = record["settings"], record.get("asked", {})
+    if made.get("special_tokens") and asked.get("special_tokens", True) is None:
+        yield (
+            f"vectors as it is served, {made['pooling']} pooling over all of at most "
+            f"{made['max_length']} tokens"
+        )
 
 
 def _of_fewer_dimensions(record: Mapping[str, Any]) -> Iterator[str]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,156 +17,21 @@ from layerscope.decisions.agreement import (
     agreement_of,
     known_scores,
 )
+from layerscope.decisions.orders import Place, leaders, order
 from layerscope.decisions.predictors import (
     ALL,
-    DEFAULT,
-    PREDICTORS,
     RANDOM,
     TRIVIAL,
     Candidate,
     Predictor,
-    Value,
     candidates,
     lacking,
     predictor,
 )
-from layerscope.errors import InputError
+from layerscope.errors import InputError, few_models
 from layerscope.results.display import Displayed
-from layerscope.results.resampling import percentile_limits, resampled_means
 from layerscope.results.table import Run
-
-_FEWEST_TEXTS: Final = 2
-
-
-@dataclass(frozen=True)
-class Place:
-    """The place of a model in the order by one predictor.
-
-    Attributes:
-        model: its name.
-        rank: 1 for the first; equals share the better rank. None without a value.
-        value: oriented as measured, not by direction.
-        low: its lower 95 % limit, None where there is none.
-        high: the upper limit.
-        raw: before division by its maximum.
-        tied: models within noise of it on these texts, in order.
-        unsure: models without limits, so that the comparison is unknown.
-        reason: why there is no value.
-    """
-
-    model: str
-    rank: int | None
-    value: float | None
-    low: float | None
-    high: float | None
-    raw: float | None
-    tied: tuple[str, ...] = ()
-    unsure: tuple[str, ...] = ()
-    reason: str = ""
-
-
-def order(
-    models: Sequence[Candidate], by: Predictor, *, seed: int = 0, resamples: int = 1000
-) -> tuple[Place, ...]:
-    """Return the models in order of a predictor, the better first; those without a value last.
-
-    Two models differ if the 95 % interval of their difference does not contain 0. Where both have
-    numbers for each text, both use the same resampled texts; otherwise their limits are treated as
-    independent, which on the same texts is conservative.
-
-    Args:
-        models: with their values.
-        by: the predictor.
-        seed: of the resampling of texts.
-        resamples: their number.
-    """
-    known = [model for model in models if model.values[by.name].value is not None]
-    known.sort(key=lambda model: -by.oriented(_known(model, by)))
-    values = [model.values[by.name] for model in known]
-    apart = told_apart(values, sized=by.kind == "size", seed=seed, resamples=resamples)
-    scores = [by.oriented(_known(model, by)) for model in known]
-    places = [
-        Place(
-            model=model.name,
-            rank=1 + sum(other > scores[i] for other in scores),
-            value=values[i].value,
-            low=values[i].low,
-            high=values[i].high,
-            raw=values[i].raw,
-            tied=tuple(known[j].name for j in range(len(known)) if apart.get((i, j)) is False),
-            unsure=tuple(known[j].name for j in range(len(known)) if apart.get((i, j), 0) is None),
-        )
-        for i, model in enumerate(known)
-    ]
-    rest = [(model.name, model.values[by.name]) for model in models if model not in known]
-    return (
-        *places,
-        *(Place(name, None, None, None, None, own.raw, reason=own.reason) for name, own in rest),
-    )
-
-
-def _known(model: Candidate, by: Predictor) -> float:
-    value = model.values[by.name].value
-    return math.nan if value is None else value
-
-
-def told_apart(
-    values: Sequence[Value], *, sized: bool = False, seed: int = 0, resamples: int = 1000
-) -> dict[tuple[int, int], bool | None]:
-    """Return (index, other index) -> whether two values differ beyond noise, in both orders.
-
-    None where a value has no limits.
-
-    Args:
-        values: of models, on the same texts.
-        sized: whether they are sizes, which do not depend on texts.
-        seed: of the resampling.
-        resamples: their number.
-    """
-    if len(values) < 2:
-        return {}
-    means = {} if sized else _resampled(values, seed, resamples)
-    found: dict[tuple[int, int], bool | None] = {}
-    for i, j in combinations(range(len(values)), 2):
-        if i in means and j in means:
-            low, high = percentile_limits(means[i] - means[j])
-            apart: bool | None = low > 0 or high < 0
-        else:
-            apart = _by_limits(values[i], values[j], sized=sized)
-        found[i, j] = found[j, i] = apart
-    return found
-
-
-def _resampled(
-    values: Sequence[Value], seed: int, resamples: int
-) -> dict[int, np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    """Return the mean of each value under every resampling of the texts that all of them have."""
-    given = {i: value.contributions for i, value in enumerate(values)}
-    known = {i: numbers for i, numbers in given.items() if numbers is not None}
-    if not known:
-        return {}
-    shared = pd.concat(known, axis=1, join="inner").to_numpy(dtype=np.float64)
-    if len(shared) < _FEWEST_TEXTS:
-        return {}
-    means = resampled_means(np.ascontiguousarray(shared.T), seed, resamples)
-    return dict(zip(known, means, strict=True))
-
-
-def _by_limits(one: Value, other: Value, *, sized: bool) -> bool | None:
-    difference = (one.value or 0.0) - (other.value or 0.0)
-    if sized:
-        return difference != 0
-    reaches = _reach(one), _reach(other)
-    if None in reaches:
-        return None
-    return abs(difference) > math.hypot(*(reach or 0.0 for reach in reaches))
-
-
-def _reach(value: Value) -> float | None:
-    """Return how far the limits reach, to the farther side where a bound cuts the other."""
-    if value.value is None or value.low is None or value.high is None:
-        return None
-    return max(value.high - value.value, value.value - value.low)
+from layerscope.settings import DEFAULT_PREDICTOR
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -179,10 +42,10 @@ class Ranking(Displayed):
         by: the name of the predictor of the ranking.
         data: name, fingerprint and number of the texts.
         models: in order of the predictor.
-        orders: by the name of each predictor, the models' places in its order.
+        orders: by the name of each predictor that a run has, the models' places in its order.
         scores: of the models on tasks, if known.
         agreements: with scores, how well each predictor, and a random order, agrees with them.
-        sentence: which model comes first, and how sure that is.
+        sentence: which model comes first, or which cannot be told apart on these texts.
         notes: sentences on how to read it.
     """
 
@@ -201,10 +64,14 @@ class Ranking(Displayed):
         return self.orders[self.by]
 
     @property
+    def leaders(self) -> tuple[str, ...]:
+        """The models of which any may come first: the best and those not told apart from it."""
+        return leaders(self.places)
+
+    @property
     def first(self) -> str | None:
-        """The model that comes first; None if none has a value."""
-        first = self.places[0]
-        return None if first.rank is None else first.model
+        """The model that comes first; None if these texts do not tell it from another."""
+        return self.leaders[0] if len(self.leaders) == 1 else None
 
     def place(self, model: str, by: str) -> Place:
         """Return a model's place by one predictor."""
@@ -215,7 +82,7 @@ class Ranking(Displayed):
         return next((each for each in self.agreements if each.predictor == name), None)
 
     def summary(self) -> str:
-        """Return which model comes first, and how sure that is."""
+        """Return which model comes first, or which cannot be told apart on these texts."""
         return self.sentence
 
     def table(self) -> pd.DataFrame:
@@ -236,6 +103,7 @@ class Ranking(Displayed):
         return {
             "by": self.by,
             "first": self.first,
+            "leaders": list(self.leaders),
             "sentence": self.sentence,
             "data": dict(self.data),
             "models": [_facts(model) for model in self.models],
@@ -271,7 +139,7 @@ def _flat(agreement: Agreement) -> dict[str, Any]:
 
 def rank_runs(
     runs: Sequence[tuple[str, Run]],
-    by: str = DEFAULT,
+    by: str = DEFAULT_PREDICTOR,
     *,
     tables: Iterable[Scored] = (),
     seed: int = 0,
@@ -289,30 +157,30 @@ def rank_runs(
         draws: of the models, behind limits and p values of correlations with scores.
 
     Raises:
-        InputError: there is no run, runs cannot be compared, a run lacks the measure to order by, a
-            model comes twice, or the scores are of other models.
+        InputError: there are fewer than two runs, runs cannot be compared, a run lacks the measure to
+            order by, a model comes twice, or the scores are of other models.
     """
     chosen = predictor(by)
-    if not runs:
-        raise InputError("expected at least one model to rank, got none.")
+    if len(runs) < 2:
+        raise few_models([given for given, _ in runs])
     refuse_lacking(runs, chosen)
     models = candidates(runs)
     scores = known_scores(models, [run for _, run in runs], tables)
-    orders = {each.name: order(models, each, seed=seed, resamples=resamples) for each in ALL}
+    shown = [e for e in ALL if any(model.values[e.name].measured for model in models)]
+    orders = {each.name: order(models, each, seed=seed, resamples=resamples) for each in shown}
     named = {model.name: model for model in models}
     ordered = tuple(named[place.model] for place in orders[chosen.name])
     agreements = () if scores is None else _agreements(named, scores, seed, draws)
+    data = {name: runs[0][1].record["data"].get(name) for name in ("name", "fingerprint", "texts")}
     return Ranking(
         by=chosen.name,
-        data={
-            name: runs[0][1].record["data"].get(name) for name in ("name", "fingerprint", "texts")
-        },
+        data=data,
         models=ordered,
         orders=orders,
         scores=scores,
         agreements=agreements,
-        sentence=_sentence(orders[chosen.name], chosen),
-        notes=tuple(_notes(ordered, orders, chosen, scores)),
+        sentence=_sentence(orders[chosen.name], chosen, data),
+        notes=tuple(_notes(ordered, orders, chosen, scores, len(agreements) - 1)),
     )
 
 
@@ -325,8 +193,8 @@ def refuse_lacking(runs: Sequence[tuple[str, Run]], by: Predictor) -> None:
     for given, run in runs:
         if lacking(run, by):
             raise InputError(
-                f"the run {given!r} lacks {by.metric}, which {by.name} needs; scan the model again "
-                "with it, or choose another --by."
+                f"the run {given!r} lacks {by.metric}, by which --by {by.name} orders; scan the "
+                "model again with it, or choose another --by."
             )
 
 
@@ -371,21 +239,33 @@ def _oriented(
 # --- words ----------------------------------------------------------------------------------------
 
 
-def _sentence(places: Sequence[Place], by: Predictor) -> str:
+def _sentence(places: Sequence[Place], by: Predictor, data: Mapping[str, Any]) -> str:
+    """Return which model comes first; where texts do not tell, only which ones may."""
     known = [place for place in places if place.rank is not None]
-    if len(places) == 1:
-        return f"One model only, {places[0].model}: there is nothing to rank it against."
     if not known:
-        return f"No model has a value of {by.name}: {places[0].reason}."
-    first = known[0]
-    head = f"{first.model} comes first of {len(known)} by {by.name} ({by.direction} is better)"
-    if first.tied:
-        return f"{head}; within noise of it: {_listed(first.tied)}."
-    if first.unsure:
-        return f"{head}; the runs have no limits for it, so nobody knows how sure that is."
+        return f"No model has a value of {by.title}: {places[0].reason}."
+    if len(known) == 1:
+        return f"Only {known[0].model} has a value of {by.title}: there is no order."
+    best, may = known[0], leaders(places)
+    of = f"of {len(known)} by {by.title} ({by.direction} is better)"
+    if len(may) == 1:
+        head = f"{best.model} comes first {of}"
+        return (
+            f"{head}." if by.kind == "size" else f"{head}, told apart from all others{_on(data)}."
+        )
     if by.kind == "size":
-        return f"{head}."
-    return f"{head}, told apart from every other on these texts."
+        return f"No single model comes first {of}: {_listed(may)} are equal."
+    if best.tied:
+        if len(may) == 2:
+            why = f"{_listed(may)} cannot be told apart{_on(data)}"
+        else:  # two of those near the best may differ from each other
+            why = f"which of {_listed(may)} is best cannot be told{_on(data)}"
+        return f"No single model comes first {of}: {why}."
+    return f"Nobody knows which model comes first {of}: the runs hold no limits of it."
+
+
+def _on(data: Mapping[str, Any]) -> str:
+    return f" on {data['texts']} texts of {data['name']}"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -397,14 +277,16 @@ def _notes(
     orders: Mapping[str, Sequence[Place]],
     by: Predictor,
     scores: TaskScores | None,
+    tried: int,
 ) -> Iterable[str]:
     yield f"{by.name}: {by.formula}; direction: {by.source}"
     yield (
         "within noise says what these texts can tell apart, not whether the order is right: that "
         "takes task scores"
     )
-    for each in PREDICTORS:
-        yield from _undefined(each, orders[each.name])
+    for name, places in orders.items():
+        if predictor(name).kind != "size":
+            yield from _undefined(name, places)
     if any(place.unsure for place in orders[by.name]):
         yield f"some runs hold no limits of {by.name}; a new scan of the model makes them"
     if len({model.texts for model in models}) > 1:
@@ -412,19 +294,19 @@ def _notes(
         yield f"not every model read every text: {counts}"
     yield from dict.fromkeys(f"{each.name}: {note}" for each in models for note in each.notes)
     if scores is not None:
-        yield from _about_scores(models, scores)
+        yield from _about_scores(models, scores, tried)
 
 
-def _undefined(by: Predictor, places: Sequence[Place]) -> Iterable[str]:
+def _undefined(by: str, places: Sequence[Place]) -> Iterable[str]:
     reasons: dict[str, list[str]] = {}
     for place in places:
         if place.rank is None:
             reasons.setdefault(place.reason, []).append(place.model)
     for reason, names in reasons.items():
-        yield f"{by.name} of {_listed(names)}: {reason}"
+        yield f"{by} of {_listed(names)}: {reason}"
 
 
-def _about_scores(models: Sequence[Candidate], scores: TaskScores) -> Iterable[str]:
+def _about_scores(models: Sequence[Candidate], scores: TaskScores, tried: int) -> Iterable[str]:
     count = len(scores.models)
     yield f"scores: what each model itself gives, mean of {_listed(scores.tasks)}"
     if count < FEWEST:
@@ -433,10 +315,11 @@ def _about_scores(models: Sequence[Candidate], scores: TaskScores) -> Iterable[s
             "fewer fall into a perfect order by chance too often"
         )
     elif count < 4 * FEWEST:
+        chance = 100 * (1 - 0.95**tried)
         yield (
-            f"{count} models are few: the limits are wide, a p below .05 among {len(ALL)} "
-            "predictors is there by chance about every third time, and size cannot be ruled out as the "
-            "reason"
+            f"{count} models are few: the limits are wide, some p below .05 among {tried} "
+            f"predictors is there by chance in {chance:.0f} % of such tables, and size cannot be ruled "
+            "out as the reason"
         )
     if len({model.architecture for model in models}) > 1:
         yield (

@@ -27,6 +27,10 @@ _LIBRARY_FILE: Final = "config_sentence_transformers.json"
 # Files with the length limit, by the age of the model.
 _AGES: Final = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 _TRANSFORMER_FILES: Final = tuple(f"sentence_{name}_config.json" for name in _AGES)
+# Settings that a source may decide where they are left open, and the one that forbids it.
+LEFT_OPEN: Final = (
+    "pooling", "special_tokens", "prompt", "first_token", "max_length", "as_tokens",
+)  # fmt: skip
 _WITHOUT_EFFECT: Final = ("Transformer", "Pooling", "Normalize", "Dropout")
 
 Settings = TypeVar("Settings", bound=VectorConfig)

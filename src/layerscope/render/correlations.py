@@ -9,8 +9,9 @@ import numpy as np
 
 from layerscope.decisions.agreement import FEWEST, Agreement, Correlation
 from layerscope.decisions.curves import Association, Findings, Summary, labels
+from layerscope.decisions.orders import Place, leaders
 from layerscope.decisions.predictors import PREDICTORS, RANDOM, TRIVIAL, Predictor, predictor
-from layerscope.decisions.rank import Place, Ranking
+from layerscope.decisions.rank import Ranking
 from layerscope.metrics.catalogue import CATALOGUE
 from layerscope.render import words
 from layerscope.render.drawing import Cloud, Clouds, Dot, Heatmap, Series
@@ -254,11 +255,11 @@ _NAMES: Final = {"d_0L": "d_0,L", "dataset_entropy": "dataset\nentropy", "rankme
 
 def ranking_view(found: Ranking) -> View:
     """Return what `rank` found: the order and how sure it is, sizes, and what orders are worth."""
-    lead, comes, rest = found.sentence.partition(" comes first of ")
+    lead, _, evidence = found.sentence.partition(": ")
     return View(
         "",
-        lines=(f"{found.data['texts']:,} texts of {found.data['name']}, no labels",),
-        answers=(Answer(lead, f"{comes}{rest}".strip()),),
+        lines=(),
+        answers=(Answer(lead, evidence, good=found.first is not None),),
         sections=sections(
             section("Order", _order(found)),
             section("Other predictors", _others(found)),
@@ -295,18 +296,24 @@ def _order(found: Ranking) -> Table:
     )
 
 
-def _others(found: Ranking) -> Table:
-    """Return a row a model, in order: the other measured predictors with their limits."""
-    others = [each for each in PREDICTORS if each.name != found.by]
+def _others(found: Ranking) -> Table | None:
+    """Return a row a model, in order: other predictors that a run has, with their limits."""
+    others = [e for e in PREDICTORS if e.name != found.by and e.name in found.orders]
+    if not others:
+        return None
     lines = [
         (
             *_label(place, found),
-            *(_value(found.place(place.model, each.name), each) for each in others),
+            *(
+                _value(found.place(place.model, each.name), found.orders[each.name], each)
+                for each in others
+            ),
         )
         for place in found.places
     ]
     note = (
-        f"{MOST} or {LEAST} comes first by that predictor, of which most or least is better. RankMe "
+        f"{MOST} or {LEAST} comes first by that predictor, of which most or least is better, told "
+        "apart from all others. RankMe "
         "and the entropies are of the last layer, after the final norm where there is one, as shares "
         "of the most that texts, width and tokens allow."
     )
@@ -326,7 +333,7 @@ def _name(each: Predictor) -> str:
 
 
 def _label(place: Place, found: Ranking) -> tuple[Cell, Cell]:
-    first = place.rank == 1 and len(found.places) > 1
+    first = place.model == found.first
     rank = NONE if place.rank is None else str(place.rank)
     return Cell(rank), Cell(place.model, "good" if first else "")
 
@@ -339,12 +346,12 @@ def _tied(place: Place, found: Ranking) -> str:
     return words.layer_ranges({rank for name in place.tied if (rank := ranks[name]) is not None})
 
 
-def _value(place: Place, by: Predictor) -> Cell:
-    """Return a value with a sign where it is the first, and its limits below."""
+def _value(place: Place, places: Sequence[Place], by: Predictor) -> Cell:
+    """Return a value with a sign where it alone is the first, and its limits below."""
     if place.value is None:
         return Cell(NONE)
     sign = MOST if by.direction == "most" else LEAST
-    first = place.rank == 1
+    first = leaders(places) == (place.model,)
     text = f"{place.value:.3f}{sign if first else ''}"
     return Cell(text, "strong" if first else "", below=_shares(place))
 

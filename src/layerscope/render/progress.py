@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -16,7 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from layerscope.states.extract import Progress as Callback
+if TYPE_CHECKING:  # a bar is shown before anything heavy is imported
+    from layerscope.states.extract import Progress as Callback
 
 
 @contextmanager
