@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layerscope.analysis.threads import side_by_side
 from layerscope.config import NonFinite, Pooling
 from layerscope.errors import NonFiniteError
 from layerscope.metrics.inputs import TokenInputs
@@ -69,20 +70,34 @@ class Reduction:
             crossed = token_cosines(tokens.entered, tokens.states, tokens.counted)
             rows[CROSSED] = torch.stack([crossed.sums, crossed.counts], dim=1)
         if self.columns or self.reference:
-            inputs = TokenInputs(tokens.states, tokens.counted)
+            parts = list(side_by_side(self._of_tokens, _parts(tokens)))
+            rows |= {kind: torch.cat([part[kind] for part in parts]) for kind in parts[0]}
+        elif not bool(rows[POOLED].isfinite().all()):
+            raise NonFiniteError("the states hold NaN or infinite numbers")
+        return {kind: value.cpu().numpy() for kind, value in rows.items()}
+
+    def _of_tokens(self, part: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Return what is measured of the tokens of some texts: states and which of them count."""
+        with torch.no_grad():  # a thread of its own has its own mode
+            inputs, rows = TokenInputs(*part), {}
             if self.reference:
                 unit = reference_pooling_rows(inputs)
                 rows[REFERENCE] = mean(unit, inputs.mask.to(unit.dtype)).float()
             if self.columns:
                 rows[PROMPT] = torch.stack([self._numbers(inputs, c) for c in self.columns], dim=1)
-        elif not bool(rows[POOLED].isfinite().all()):
-            raise NonFiniteError("the states hold NaN or infinite numbers")
-        return {kind: value.cpu().numpy() for kind, value in rows.items()}
+            return rows
 
     def _numbers(self, inputs: TokenInputs, column: Column) -> Tensor:
         measure, convention = column
         numbers: Tensor = call(measure, inputs, convention, self.alpha)
         return numbers
+
+
+def _parts(tokens: TokenStates) -> list[tuple[Tensor, Tensor]]:
+    """Return states and marks of texts, a part for each thread on the CPU."""
+    count = torch.get_num_threads() if tokens.states.device.type == "cpu" else 1
+    chunks = tokens.states.chunk(count), tokens.counted.chunk(count)
+    return list(zip(*chunks, strict=True))
 
 
 def call(measure: Measure, inputs: Any, convention: Convention | None, alpha: float) -> Any:

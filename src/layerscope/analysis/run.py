@@ -24,6 +24,7 @@ from layerscope.analysis.measure import (
 from layerscope.analysis.plan import Prepared, conventions_of, counted, prepare
 from layerscope.analysis.readouts import refuse_own_readouts, scan_readouts
 from layerscope.analysis.reduce import FINITE, Reduction, key
+from layerscope.analysis.threads import one_thread, side_by_side
 from layerscope.config import NonFinite
 from layerscope.data.texts import Texts
 from layerscope.data.tokens import TokenBatch
@@ -113,9 +114,10 @@ def measure(
         progress: told after every site.
     """
     cells: list[Cell] = []
-    for number, site in enumerate(prepared.sites):
+    made = side_by_side(lambda site: measure_site(measurement, site, store, folder), prepared.sites)
+    for number, found in enumerate(made):
         progress("measuring layers", number, len(prepared.sites))
-        cells.extend(measure_site(measurement, site, store, folder))
+        cells.extend(found)
     progress("measuring layers", len(prepared.sites), len(prepared.sites))
     return cells
 
@@ -202,9 +204,10 @@ def scan_backbone(
         measurement = measurement_of(prepared, store)
         cells = measure(prepared, measurement, store, folder, progress)
         measured = time.perf_counter()
-        cells += measure_dynamics(measurement, backbone.depth + 1, store, folder, progress)
-        compared = time.perf_counter()
-        readouts = scan_readouts(backbone, prepared, measurement, store, progress)
+        with one_thread():
+            cells += measure_dynamics(measurement, backbone.depth + 1, store, folder, progress)
+            compared = time.perf_counter()
+            readouts = scan_readouts(backbone, prepared, measurement, store, progress)
     finally:
         store.close()
     table, contributions, undefined = run_frames(
