@@ -376,7 +376,7 @@ def test_progress_counts_the_tokens(tmp_path):
     [
         (
             {"special_tokens": "exclude"},
-            "expected special_tokens to be True or False, got 'exclude'",
+            "expected special_tokens to be True or False or None, got 'exclude'",
         ),
         ({"max_length": 0}, "expected max_length of at least 1, got 0"),
         ({"first_token": "kepp"}, "unknown first token 'kepp'; did you mean 'keep'"),

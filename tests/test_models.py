@@ -77,7 +77,7 @@ def sentences(tmp_path):
 
 
 def test_a_sentence_transformer_is_scanned_as_its_transformer(sentences):
-    found = layerscope.scan(sentences, ROWS, metrics=["prompt_entropy"])
+    found = layerscope.scan(sentences, ROWS, metrics=["prompt_entropy"], as_tokens=True)
     first = sentences[0]
     named = layerscope.scan(
         first.auto_model, ROWS, tokenizer=first.tokenizer, metrics=["prompt_entropy"]
@@ -99,7 +99,7 @@ def test_the_length_limit_of_a_sentence_transformer_is_kept(sentences):
 def test_a_sentence_transformer_is_scored_on_tasks(sentences, tmp_path):
     pytest.importorskip("mteb")
     rows = {"text": ROWS, "label": [number % 2 for number in range(len(ROWS))]}
-    scores = layerscope.evaluate(sentences, tables=[rows]).scores()
+    scores = layerscope.evaluate(sentences, tables=[rows], as_tokens=True).scores()
     folder = layerscope.evaluate(tmp_path / "plain", tables=[rows]).scores()
     assert scores.equals(folder)
 

@@ -54,9 +54,7 @@ NEIGHBORHOODS = (10, 5, 20, 50)
 NEIGHBORS = 64
 """Length of the neighbor lists: the largest k of NRS is 50, the largest scale of GRIDE 64."""
 
-_SAMPLES_A_DIMENSION: Final = (
-    5  # of a subspace, in each half: fewer give limits that are too narrow
-)
+_SAMPLES_A_DIMENSION: Final = 2  # of a subspace, in each half
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,8 +307,8 @@ class LayerStack:
     def path_error(self, k: int, number: Callable[[Frenet], Tensor | float]) -> Tensor | None:
         """Return the standard error of a number of the path, None where there is none.
 
-        Halves of fewer samples than five times k spread too little: their limits held the value that they
-        should in 82 to 88 % of samples (benchmarks/results/coverage.md).
+        Halves of fewer samples than twice k spread too little: limits of arc length and curvature held the
+        value that they should in 82 and 88 % of samples (benchmarks/results/coverage.md).
         """
         if self.n // 2 < _SAMPLES_A_DIMENSION * k:
             return None
