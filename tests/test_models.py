@@ -144,7 +144,8 @@ def test_sentence_transformers_are_ranked_beside_folders_and_scans(sentences, tm
     assert (tmp_path / "out" / "plain" / "run.json").is_file()
     again = layerscope.rank([sentences, other], ROWS, out=tmp_path / "out", overwrite=True)
     assert again.first == found.first
-    assert layerscope.rank(sentences, ROWS).places[0].rank == 1
+    with pytest.raises(InputError, match="expected at least 2 models to rank, got only"):
+        layerscope.rank(sentences, ROWS)
     with pytest.raises(InputError, match=r"expected each model once, got '.*plain' twice"):
         layerscope.rank([sentences, sentences], ROWS)
     with pytest.raises(

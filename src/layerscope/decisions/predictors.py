@@ -350,15 +350,15 @@ def value_of(run: Run, wanted: Predictor) -> Value:
     return Value(
         value=float(row["value"]) / divisor,
         low=_over(row["low"], divisor),
-        high=_at_most(1.0 if wanted.bound is not None else None, _over(row["high"], divisor)),
+        high=_at_most_one(_over(row["high"], divisor)),
         raw=float(row["value"]),
         contributions=None if contributions is None else contributions / divisor,
     )
 
 
-def _at_most(bound: float | None, limit: float | None) -> float | None:
-    """Return a limit within the bound of its value: those on the log scale may reach beyond."""
-    return limit if bound is None or limit is None else min(bound, limit)
+def _at_most_one(limit: float | None) -> float | None:
+    """Return a limit within the range of all that is measured here: some may reach beyond it."""
+    return None if limit is None else min(1.0, limit)
 
 
 def _size(model: Mapping[str, Any], wanted: Predictor) -> Value:

@@ -307,8 +307,8 @@ class LayerStack:
     def path_error(self, k: int, number: Callable[[Frenet], Tensor | float]) -> Tensor | None:
         """Return the standard error of a number of the path, None where there is none.
 
-        Halves of fewer samples than twice k spread too little: limits of arc length and curvature held the
-        value that they should in 82 and 88 % of samples (benchmarks/results/coverage.md).
+        Halves of fewer samples than twice k spread too little: limits of arc length and curvature held
+        the value that they should in 82 and 88 % of samples (benchmarks/results/coverage.md).
         """
         if self.n // 2 < _SAMPLES_A_DIMENSION * k:
             return None
