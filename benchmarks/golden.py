@@ -81,7 +81,9 @@ def record(folder: Path) -> None:
             ("tiny", [scratch / "llama", scratch / "mamba"], sample("llama")),
         ):
             if len(given) == 2:
-                found = layerscope.rank([str(path) for path in given], read)
+                found = layerscope.rank(
+                    [str(path) for path in given], read, also="all", as_tokens=True
+                )
                 write(folder / f"rank-{label}.parquet", found.table())
         found = layerscope.correlate(runs, resamples=200)
         write(folder / "correlate.parquet", found.table())
@@ -95,7 +97,7 @@ def record_model(name: str, path: Path, scratch: Path, folder: Path) -> Any:
     scan = layerscope.scan(
         str(path), read, out=out, views=3, span_words=4 if len(read[0].split()) < 40 else 20,
         conventions=("paper", "normalized", "reference"),
-        augmentation=("default", "crops", "halves"),
+        augmentation=("default", "crops", "halves"), as_tokens=True,
     )  # fmt: skip
     write(folder / f"scan-{name}.parquet", scan.table())
     contributions = scan.contributions()
@@ -104,8 +106,9 @@ def record_model(name: str, path: Path, scratch: Path, folder: Path) -> Any:
     )["value"].agg(["mean", "std", "count"])
     write(folder / f"contributions-{name}.parquet", summed.reset_index())
     layerscope.evaluate(
-        str(path), tables=labelled(name, scratch), out=out, probes=("linear", "attention")
-    )
+        str(path), tables=labelled(name, scratch), out=out, probes=("linear", "attention"),
+        as_tokens=True,
+    )  # fmt: skip
     run = layerscope.load(out)
     write(folder / f"evaluate-{name}.parquet", run.table())
     chosen = run.select()
@@ -117,7 +120,8 @@ def record_model(name: str, path: Path, scratch: Path, folder: Path) -> Any:
     except layerscope.InputError:  # the rule takes layer 0, which is no model
         facts["cut"] = None
     for rule in ("angular", "gfmi-gain", "nrs", "frenet", "cka", "block-influence", "random"):
-        pruned = layerscope.prune(str(path), rule, 2 if name != "llama" else 1, data=read)
+        count = 2 if name != "llama" else 1
+        pruned = layerscope.prune(str(path), rule, count, data=read, as_tokens=True)
         facts[f"prune {rule}"] = {
             "removed": list(pruned.removed),
             "scores": {str(b): v for b, v in sorted(pruned.outcomes[0].removal.scores.items())},
