@@ -36,7 +36,7 @@ def readout_section(found: ReadoutChoice) -> Section | None:
                 "readout",
                 "finds the\nother crop",
                 "gain over own\nat least",
-                "blocks\nof weights",
+                "blocks\nsize",
                 *(["texts\na second"] if table.costs else []),
                 left=(0,),
             ),
