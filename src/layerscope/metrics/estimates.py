@@ -19,7 +19,7 @@ from typing import Final, Protocol, Self, TypeVar
 import numpy as np
 import torch
 from scipy.linalg import hadamard
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from layerscope.errors import UndefinedError
@@ -124,7 +124,7 @@ def of_halves(value: float, found: Sequence[float], n: int, *, log: bool = False
     if log and value > 0 and bool((halves > 0).all()):
         halves = halves.log() * value
     known = len(halves) - 1  # degrees of freedom: the mean over halves is another than the value
-    student = float(t.ppf(0.975, known) / norm.ppf(0.975))
+    student = float(stdtrit(known, 0.975) / ndtri(0.975))
     scale = student * math.sqrt(n / known)
     by_group = (halves - halves.mean()) @ _signs()
     contributions = torch.full((n,), value, dtype=torch.float64)
