@@ -13,6 +13,7 @@ import numpy as np
 from layerscope.analysis.measure import Measurement, ViewSet
 from layerscope.analysis.plan import ENOUGH, Prepared, counted
 from layerscope.analysis.reduce import POOLED, key
+from layerscope.analysis.threads import one_thread
 from layerscope.config import Pooling
 from layerscope.data.views import SpanConfig, SpanKind, ViewKind, view_kind, views_of
 from layerscope.errors import InputError, UndefinedError
@@ -303,12 +304,13 @@ def scan_readouts(
         for number, site in enumerate(sites)
     }
     try:
-        found = compare_readouts(
-            vectors,
-            more=[Readout.parse(name) for name in settings.readouts],
-            seed=settings.seed,
-            resamples=settings.resamples,
-        )
+        with one_thread():
+            found = compare_readouts(
+                vectors,
+                more=[Readout.parse(name) for name in settings.readouts],
+                seed=settings.seed,
+                resamples=settings.resamples,
+            )
     except InputError as error:
         return str(error)
     finally:

@@ -206,8 +206,8 @@ def scan_backbone(
         measured = time.perf_counter()
         with one_thread():
             cells += measure_dynamics(measurement, backbone.depth + 1, store, folder, progress)
-            compared = time.perf_counter()
-            readouts = scan_readouts(backbone, prepared, measurement, store, progress)
+        compared = time.perf_counter()
+        readouts = scan_readouts(backbone, prepared, measurement, store, progress)
     finally:
         store.close()
     table, contributions, undefined = run_frames(

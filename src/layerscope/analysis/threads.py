@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,10 +28,16 @@ def one_thread() -> Iterator[int]:
         return
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(limits=1):
+        with _libraries().limit(limits=1):
             yield threads
     finally:
         torch.set_num_threads(threads)
+
+
+@cache
+def _libraries() -> Any:
+    """Return the libraries of linear algebra that are loaded; to look for them takes milliseconds."""
+    return ThreadpoolController()
 
 
 def side_by_side(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
