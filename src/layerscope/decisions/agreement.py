@@ -211,7 +211,7 @@ class Agreement:
     """How well the order by one predictor agrees with scores.
 
     Attributes:
-        predictor: its name; "random" for an order by lot, whose numbers are expectations.
+        predictor: its name; "random" for a random order, whose numbers are expectations.
         models: number of models with a value and scores.
         spearman: with the mean score over the tasks; None with too few models, or where the
             predictor is the same for all.
@@ -258,7 +258,7 @@ def agreement_of(
 
     Args:
         name: of the predictor.
-        values: (model,) of it, greater for what should be better; all equal for an order by lot.
+        values: (model,) of it, greater for what should be better; all equal for a random order.
         scores: (model, task).
         covariates: (model,) of each trivial predictor that is not this one.
         seed: of the draws.
