@@ -20,7 +20,7 @@ from torch import nn
 
 from layerscope.errors import InputError
 from layerscope.models.backbone import Backbone, _core, backbone_of
-from layerscope.models.serving import read_serving
+from layerscope.models.serving import module_kinds, read_serving
 from layerscope.settings import ModelOptions
 
 # The word in transformers' errors about code in a checkpoint, which have no type of their own.
@@ -175,13 +175,9 @@ def _locate_folder(path: Path) -> _Source:
 
 def _transformer_module(path: Path) -> str:
     """Return the subfolder of a sentence-transformers model that holds the transformer."""
-    try:
-        modules = json.loads((path / "modules.json").read_text(encoding="utf-8"))
-        for module in modules:
-            if str(module.get("type", "")).rsplit(".", 1)[-1] == "Transformer":
-                return str(module.get("path", ""))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"{str(path / 'modules.json')!r} cannot be read: {error}.") from error
+    for kind, folder in module_kinds(path) or ():
+        if kind == "Transformer":
+            return folder
     raise InputError(f"the sentence-transformers folder {str(path)!r} has no Transformer module.")
 
 

@@ -31,6 +31,7 @@ _TRANSFORMER_FILES: Final = tuple(f"sentence_{name}_config.json" for name in _AG
 LEFT_OPEN: Final = (
     "pooling", "special_tokens", "prompt", "first_token", "max_length", "as_tokens",
 )  # fmt: skip
+_PLAIN: Final = {"pooling": Pooling.MEAN, "special_tokens": False, "normalize": False, "prompt": ""}
 _WITHOUT_EFFECT: Final = ("Transformer", "Pooling", "Normalize", "Dropout")
 
 Settings = TypeVar("Settings", bound=VectorConfig)
@@ -94,10 +95,9 @@ def read_serving(name: str | Path, revision: str | None = None) -> Serving | Non
     Raises:
         InputError: its files cannot be read.
     """
-    found = _read(name, "modules.json", revision)
-    if not isinstance(found, list):
+    kinds = module_kinds(name, revision)
+    if kinds is None:
         return None
-    kinds = [(str(m.get("type", "")).rsplit(".", 1)[-1], str(m.get("path", ""))) for m in found]
     modules = [
         (kind, _dict(_read(name, f"{path}/config.json", revision)) if kind == "Pooling" else {})
         for kind, path in kinds
@@ -107,6 +107,22 @@ def read_serving(name: str | Path, revision: str | None = None) -> Serving | Non
     read = (_read(name, f"{before}{file}", revision) for file in _TRANSFORMER_FILES)
     transformer: Any = next((each for each in read if each is not None), None)
     return _serving(modules, _dict(_read(name, _LIBRARY_FILE, revision)), _dict(transformer))
+
+
+def module_kinds(name: str | Path, revision: str | None = None) -> list[tuple[str, str]] | None:
+    """Return the kind and folder of each module of a sentence-transformers model, None for another model.
+
+    Raises:
+        InputError: its list of modules cannot be read.
+    """
+    path = module_file(name, "modules.json", revision)
+    if path is None:
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return [(str(m.get("type", "")).rsplit(".", 1)[-1], str(m.get("path", ""))) for m in found]
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error}.") from error
 
 
 def module_file(name: str | Path, file: str, revision: str | None = None) -> Path | None:
@@ -199,9 +215,6 @@ def as_served(settings: Settings, serving: Serving | None) -> tuple[Settings, li
     first = FirstToken.KEEP if settings.first_token is FirstToken.AUTO else settings.first_token
     limit = min(settings.max_length, serving.max_length or settings.max_length)
     return found.changed(first_token=first, max_length=limit), _notes(serving)
-
-
-_PLAIN: Final = {"pooling": Pooling.MEAN, "special_tokens": False, "normalize": False, "prompt": ""}
 
 
 def _filled(settings: Settings, values: Mapping[str, Any]) -> Settings:
