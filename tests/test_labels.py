@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import spearmanr
 
 import layerscope
-from layerscope.analysis.labels import LabelledRows, compare_on_labels, score_labels
+from layerscope.analysis.labels import LabelledRows, RowVectors, compare_on_labels, score_labels
 from layerscope.decisions.labels import choose_with_labels
 from layerscope.decisions.readouts import choose_readout
 from layerscope.errors import InputError, UndefinedError
@@ -96,7 +96,7 @@ def given_layers(rows: int, apart: dict[int, float]) -> tuple[LabelledRows, dict
 def chosen(rows: int, apart: dict[int, float], scanned: dict[str, float]):
     labels, layers = given_layers(rows, apart)
     table = table_of(scanned)
-    scored = compare_on_labels(labels, layers, layers, layers, table)
+    scored = compare_on_labels(labels, RowVectors(layers, layers), table)
     return choose_with_labels(scored, choose_readout(table))
 
 
@@ -163,7 +163,7 @@ def test_labels_without_a_signal_are_rarely_said_to_show_anything():
         layers = {layer: draw.standard_normal((60, 4)) for layer in range(60)}
         rows = LabelledRows("noise", ("",) * 60, draw.integers(0, 2, 60).astype(float))
         table = table_of({str(layer): 0.5 if layer == 59 else 0.3 for layer in reversed(range(60))})
-        scored = compare_on_labels(rows, layers, layers, layers, table, resamples=200)
+        scored = compare_on_labels(rows, RowVectors(layers, layers), table, resamples=200)
         believed += choose_with_labels(scored, choose_readout(table), resamples=200).shown
     assert believed <= 2
 
@@ -171,8 +171,8 @@ def test_labels_without_a_signal_are_rarely_said_to_show_anything():
 def test_maps_are_fitted_on_texts_without_labels():
     rows, layers = given_layers(30, {1: 1.0})
     other = {1: layers[1] * 100}
-    found = score_labels(rows, layers, layers, other, Readout((1,), "abtt-2"))
-    plain = score_labels(rows, layers, layers, layers, Readout((1,), "abtt-2"))
+    found = score_labels(rows, RowVectors(layers, other), Readout((1,), "abtt-2"))
+    plain = score_labels(rows, RowVectors(layers, layers), Readout((1,), "abtt-2"))
     np.testing.assert_array_equal(found, plain)
 
 
@@ -248,8 +248,8 @@ def test_labels_that_say_nothing_are_refused():
     with pytest.raises(
         InputError, match="the labels of 'mine' say nothing of the model's own output"
     ):
-        compare_on_labels(rows, flat, flat, layers, table_of({"4": 0.5, "1": 0.4}))
-    scored = compare_on_labels(rows, layers, layers, layers, table_of({"4": 0.5, "1": 0.4}))
+        compare_on_labels(rows, RowVectors(flat, layers), table_of({"4": 0.5, "1": 0.4}))
+    scored = compare_on_labels(rows, RowVectors(layers, layers), table_of({"4": 0.5, "1": 0.4}))
     other = choose_readout(table_of({"4": 0.5, "2": 0.9}))
     with pytest.raises(InputError, match="the labels say nothing of the readout '2'"):
         choose_with_labels(scored, other)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from layerscope.analysis.readouts import own_sites, texts_to_fit_on
-from layerscope.config import FirstToken, Pooling
+from layerscope.config import Pooling
 from layerscope.errors import InputError, UndefinedError
 from layerscope.metrics.labelled import left_out_right, rank_agreement
 from layerscope.metrics.readouts import Floats, Readout, fit
@@ -42,68 +41,75 @@ class LabelledRows:
     second: tuple[str, ...] | None = None
 
 
-def score_labels(rows: LabelledRows, vectors: Vectors, second: Vectors, fitted_on: Vectors,
-                 readout: Readout) -> Floats:  # fmt: skip
-    """Return the part (row,) of the labels' score that each row has under a readout.
+@dataclass(frozen=True, eq=False)
+class RowVectors:
+    """What a model makes of labelled rows: site -> pooled vectors (row, dim).
 
-    Args:
-        rows: the labels.
-        vectors: site -> pooled vectors (row, dim) of the texts.
-        second: of the second texts of pairs; anything else otherwise.
-        fitted_on: site -> pooled vectors that the map is fitted on, without labels.
-        readout: which.
+    Attributes:
+        first: of the texts; of pairs the first ones.
+        fitted_on: of texts without labels, on which maps are fitted.
+        second: of pairs the second ones; None for texts with labels.
+    """
+
+    first: Vectors
+    fitted_on: Vectors
+    second: Vectors | None = None
+
+
+def score_labels(rows: LabelledRows, vectors: RowVectors, readout: Readout) -> Floats:
+    """Return the part (row,) of the labels' score that each row has under a readout.
 
     Raises:
         UndefinedError: there is no score.
     """
-    fitted = fit(readout, fitted_on)
-    if rows.second is None:
-        return left_out_right(fitted.apply(vectors), rows.values.astype(np.int64))
-    return rank_agreement(fitted.apply(vectors), fitted.apply(second), rows.values)
+    fitted = fit(readout, vectors.fitted_on)
+    first = fitted.apply(vectors.first)
+    if vectors.second is None:
+        return left_out_right(first, rows.values.astype(np.int64))
+    return rank_agreement(first, fitted.apply(vectors.second), rows.values)
 
 
-def label_table(
+def row_vectors(
     backbone: Backbone,
     settings: Mapping[str, Any],
     rows: LabelledRows,
     texts: Sequence[str],
-    scanned: ReadoutTable,
     *,
     seed: int = 0,
-    resamples: int = 1000,
     progress: Progress = silent,
-) -> ReadoutTable:
-    """Read labelled rows with the model, and score the readouts of a scan on them.
+) -> RowVectors:
+    """Read labelled rows with the model, as a scan with some settings pools.
 
     Args:
         backbone: the model.
         settings: of the scan's record, in which the first token is decided.
         rows: the labels.
-        texts: without labels, whose crops maps are fitted on.
-        scanned: the readouts that crops were found with.
-        seed: of the crops and of the resampling of rows.
-        resamples: their number.
-        progress: called with tokens, then with readouts.
-
-    Raises:
-        InputError: see `compare_on_labels`.
+        texts: without labels, on whose crops maps are fitted.
+        seed: of the crops.
+        progress: called with the tokens that went through the model.
     """
+    names = TokenPolicy.model_fields
+    policy = TokenPolicy(**{name: settings[name] for name in names})
+    pooling, prompt = Pooling(settings["pooling"]), str(settings.get("prompt") or "")
+    sites = own_sites(backbone)
     crops, _ = texts_to_fit_on(texts, seed)
-    with site_vectors(backbone, settings, progress) as vectors_of:
-        vectors = vectors_of(rows.texts)
-        second = vectors if rows.second is None else vectors_of(rows.second)
-        fitted_on = vectors_of(crops)
-    return compare_on_labels(
-        rows, vectors, second, fitted_on, scanned,
-        seed=seed, resamples=resamples, progress=progress,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="layerscope-") as room:
+        opened = open_bank(Path(room, "bank"), backbone, policy)
+        source = BankEncoder(
+            backbone, opened, pooling, poolings=(pooling,), sites=sites, progress=progress
+        )
+
+        def read(given: Sequence[str]) -> Vectors:
+            prompted = [prompt + text for text in given]
+            return {number: source.vectors(site, prompted) for number, site in enumerate(sites)}
+
+        second = None if rows.second is None else read(rows.second)
+        return RowVectors(read(rows.texts), read(crops), second)
 
 
 def compare_on_labels(
     rows: LabelledRows,
-    vectors: Vectors,
-    second: Vectors,
-    fitted_on: Vectors,
+    vectors: RowVectors,
     scanned: ReadoutTable,
     *,
     seed: int = 0,
@@ -113,10 +119,8 @@ def compare_on_labels(
     """Score the readouts of a scan by labels.
 
     Args:
-        rows: see `score_labels`, as are the vectors.
-        vectors: of the texts.
-        second: of the second texts of pairs.
-        fitted_on: what maps are fitted on.
+        rows: the labels.
+        vectors: of their texts.
         scanned: the readouts that crops were found with.
         seed: of the resampling of rows.
         resamples: their number.
@@ -131,7 +135,7 @@ def compare_on_labels(
     for place, (candidate, readout) in enumerate(known):
         progress("comparing on labels", place, len(known))
         try:
-            found = score_labels(rows, vectors, second, fitted_on, readout)
+            found = score_labels(rows, vectors, readout)
         except UndefinedError as error:
             left_out[candidate.name] = str(error)
         else:
@@ -178,42 +182,3 @@ def _chance(rows: LabelledRows) -> float:
     if rows.second is not None:
         return 0.0
     return float(np.unique(rows.values, return_counts=True)[1].max() / len(rows.values))
-
-
-@contextmanager
-def site_vectors(
-    backbone: Backbone, settings: Mapping[str, Any], progress: Progress = silent
-) -> Iterator[VectorsOf]:
-    """Give pooled vectors of texts at every site of readouts, as a scan with those settings pools.
-
-    Args:
-        backbone: the model.
-        settings: of the scan's record, in which the first token is decided.
-        progress: called with the tokens that went through the model.
-    """
-    policy = TokenPolicy(
-        special_tokens=settings["special_tokens"],
-        first_token=FirstToken(settings["first_token"]),
-        max_length=settings["max_length"],
-    )
-    with tempfile.TemporaryDirectory(prefix="layerscope-") as room:
-        pooling = Pooling(settings["pooling"])
-        opened = open_bank(Path(room, "bank"), backbone, policy)
-        source = BankEncoder(backbone, opened, pooling, poolings=(pooling,), progress=progress)
-        yield VectorsOf(source, str(settings.get("prompt") or ""))
-
-
-@dataclass(frozen=True)
-class VectorsOf:
-    """Vectors of texts at every site of readouts, with a prompt before each text."""
-
-    source: BankEncoder
-    prompt: str
-
-    def __call__(self, texts: Sequence[str]) -> dict[int, Floats]:
-        """Return site -> vectors (text, dim)."""
-        read = [self.prompt + text for text in texts]
-        return {
-            number: self.source.vectors(site, read)
-            for number, site in enumerate(own_sites(self.source.backbone))
-        }

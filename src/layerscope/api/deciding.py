@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Unpack
 import numpy as np
 import pandas as pd
 
-from layerscope.analysis.labels import LabelledRows, label_table
+from layerscope.analysis.labels import LabelledRows, compare_on_labels, row_vectors
 from layerscope.api.common import (
     Data,
     Labelled,
@@ -109,10 +109,12 @@ def select(
     texts = texts_of(data).texts
     with shown_progress(show_progress) as progress:
         backbone = _scanned_model(given, model, tokenizer, options, progress)
-        scored = label_table(
-            backbone, given.record["settings"], rows, texts, given.readouts,
-            seed=seed, resamples=resamples, progress=progress,
-        )  # fmt: skip
+        vectors = row_vectors(
+            backbone, given.record["settings"], rows, texts, seed=seed, progress=progress
+        )
+        scored = compare_on_labels(
+            rows, vectors, given.readouts, seed=seed, resamples=resamples, progress=progress
+        )
     pairs = rows.second is not None
     labels = choose_with_labels(scored, found.readout, pairs=pairs, seed=seed, resamples=resamples)
     return replace(found, labels=labels)
