@@ -222,7 +222,7 @@ def wikitext_crops(words: int = 0) -> list[tuple[str, str]]:
     settings = SpanConfig(words=words) if words else WIKITEXT
     least = max(settings.shortest, WIKITEXT.shortest)
     paragraphs = list(dict.fromkeys(materials.wikitext(least)))
-    return _pairs(_some(paragraphs, LENGTHS.get(words, PARAGRAPHS), "WikiText-2"), settings)
+    return _pairs(some(paragraphs, LENGTHS.get(words, PARAGRAPHS), "WikiText-2"), settings)
 
 
 def crops_of_lengths() -> list[str]:
@@ -235,10 +235,11 @@ def own_crops(task: str) -> list[tuple[str, str]]:
     """Return two disjoint crops of 5 words of at most 60 texts of a task that are long enough."""
     source = TASKS[task].of or task
     long = [text for text in own_texts(source) if len(text.split()) >= OWN.shortest]
-    return _pairs(_some(long, OWN_TEXTS, f"{source} crops"), OWN)
+    return _pairs(some(long, OWN_TEXTS, f"{source} crops"), OWN)
 
 
-def _some(texts: Sequence[str], count: int, name: str) -> list[str]:
+def some(texts: Sequence[str], count: int, name: str) -> list[str]:
+    """Return some texts in their order, drawn with a seed made of a name."""
     return list(_drawn(pd.DataFrame({"text": list(texts)}), count, name)["text"])
 
 
