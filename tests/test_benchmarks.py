@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from benchmarks import corpora, materials
-from benchmarks.readouts import criteria, criteria_results, retrieval, scores, vectors
+from benchmarks.readouts import criteria, criteria_results, neighbors, retrieval, scores, vectors
 
 import layerscope
 from layerscope.metrics.crop_retrieval import CropRetrieval
@@ -209,3 +209,33 @@ def test_the_rule_picks_from_any_contributions_as_select_does():
     assert criteria_results.by_rule(readouts, contributions, 5) == "5"
     contributions[better] = contributions[own] + 0.1
     assert criteria_results.by_rule(readouts, contributions, 5) == "3, z-score"
+
+
+def test_neighbors_agree_with_the_own_output_the_other_readouts_and_the_words():
+    texts = [f"{topic} {kind}" for topic in ("card", "loan") for kind in ("lost", "late", "new")]
+    words = neighbors.lexical([*texts, "unrelated"])
+    assert [sorted(found) for found in words[:2]] == [[1, 2, 3], [0, 2, 4]]
+    assert [len(found) for found in words] == [3] * 6 + [0]
+    near = np.arange(7)[:, None] + np.arange(1, 4)  # the next three texts, then those after them
+    other = near.copy()
+    other[:, 2] += 1
+    lists = [near % 7, near % 7, other % 7]
+    found = neighbors.agreements(lists, [*texts, "unrelated"], 2)
+    assert found["own output"].mean(1) == pytest.approx([2 / 3, 2 / 3, 1])
+    assert found["consensus"].mean(1) == pytest.approx([5 / 6, 5 / 6, 2 / 3])
+    assert found["tf-idf"].shape == (3, 6)
+    assert found["tf-idf"][:2, 0].tolist() == [1, 1]
+    assert found["tf-idf"][2, 0] == pytest.approx(2 / 3)
+
+
+def test_neighbors_pick_for_every_task_by_itself(found, monkeypatch):
+    today = {"rule": ["10"] * 4, "best": ["10"] * 4, "spearman": [0.0] * 4}
+    own = {"rule": ["2", "2", "a", "2"], "best": ["2"] * 4, "spearman": [0.5, 0.5, 0.1, 0.3]}
+    monkeypatch.setattr(neighbors, "CELLS", criteria_results.CELLS)
+    monkeypatch.setattr(neighbors, "CRITERIA", {"tf-idf": ("tf-idf",)})
+    found |= {"neighbors": {"m": {"today's": today, "tf-idf": own}}}
+    cell = neighbors.TaskCell(found, ("m",), "untouched")
+    assert cell.pick("tf-idf", "rule").tolist() == [[10, 40]]
+    assert cell.correlations("tf-idf").tolist() == [[0.1, 0.3]]
+    assert neighbors.chosen_criterion(found) == "tf-idf"
+    assert "0.20 (+0.20, +0.10 to +0.30)" in neighbors.tables(found)

@@ -7,7 +7,15 @@ import argparse
 import torch
 
 from benchmarks import corpora, materials, readouts
-from benchmarks.readouts import ablations, choice, criteria_results, labels, layers, vectors
+from benchmarks.readouts import (
+    ablations,
+    choice,
+    criteria_results,
+    labels,
+    layers,
+    neighbors,
+    vectors,
+)
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks.readouts", description=readouts.__doc__)
 steps = [
@@ -19,6 +27,7 @@ steps = [
     "ablate",
     "ship",
     "criteria",
+    "neighbors",
     "labels",
     "all",
 ]
@@ -40,6 +49,8 @@ elif given.step == "ship":
     print("\n\n".join(ablations.shipped(model) for model in chosen))
 elif given.step == "criteria":
     print(criteria_results.tables(criteria_results.measure(chosen)))
+elif given.step == "neighbors":
+    print(neighbors.tables(neighbors.measure(chosen)))
 elif given.step == "labels":
     print(labels.table())
 elif given.step == "choose":

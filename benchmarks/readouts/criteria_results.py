@@ -142,15 +142,15 @@ class Cell:
 
     def __init__(self, found: Mapping[str, Any], models: Sequence[str], tasks: str) -> None:
         order = [task for name in SETS for task in found["tasks"][name]]
-        places = [order.index(task) for task in found["tasks"][tasks]]
+        self.places = [order.index(task) for task in found["tasks"][tasks]]
         self.models = {model: found["models"][model] for model in models}
         self.names = {model: list(each["scores"]) for model, each in self.models.items()}
         self.scores = {
-            model: 100 * np.array(list(each["scores"].values()))[:, places]
+            model: 100 * np.array(list(each["scores"].values()))[:, self.places]
             for model, each in self.models.items()
         }
-        draws = np.random.default_rng(0).integers(0, len(places), (DRAWS, len(places)))
-        self.draws = np.concatenate([np.arange(len(places))[None], draws])  # first as they are
+        draws = np.random.default_rng(0).integers(0, len(self.places), (DRAWS, len(self.places)))
+        self.draws = np.concatenate([np.arange(len(self.places))[None], draws])  # first as they are
 
     def of(self, model: str, readout: str) -> Floats:
         """Return the scores of a readout (task,)."""
@@ -246,8 +246,8 @@ def _pick_table(cell: Cell) -> str:
                 continue
             picked, today = (cell.pick(each, how) for each in (criterion.name, TODAY))
             row[how] = f"{picked.mean():.2f}"
-            row[f"{how} over last"] = _said(cell.gain(picked, last))
-            row[f"{how} over today's"] = _said(cell.gain(picked, today))
+            row[f"{how} over last"] = said(cell.gain(picked, last))
+            row[f"{how} over today's"] = said(cell.gain(picked, today))
         rows.append(row)
     rows.append({"criterion": "last", "rule": f"{last.mean():.2f}", "best": f"{last.mean():.2f}"})
     rows.append({"criterion": "best candidate, by labels", "best": f"{best:.2f}"})
@@ -263,7 +263,8 @@ def _taken_table(found: Mapping[str, Any]) -> str:
     return markdown(rows)
 
 
-def _said(gain: tuple[float, float, float]) -> str:
+def said(gain: tuple[float, float, float]) -> str:
+    """Return a gain with its limits."""
     mean, low, high = gain
     return f"{mean:+.2f} ({low:+.1f} to {high:+.1f})"
 

@@ -31,25 +31,48 @@ stays.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from benchmarks import corpora
+from benchmarks.readouts.choice import fitted_on
+from benchmarks.readouts.criteria import TODAY, candidates, on_wikitext, pooled
+from benchmarks.readouts.criteria_results import (
+    CELLS,
+    FOUND,
+    MODELS,
+    Cell,
+    by_rule,
+    said,
+    stacked,
+)
+from benchmarks.readouts.layers import readable
+from benchmarks.readouts.retrieval import Crops
+from benchmarks.readouts.scores import SETS
+from benchmarks.readouts.vectors import RESULTS, Vectors, say
+from benchmarks.tables import markdown
+from layerscope.data.files import write_atomically
 from layerscope.metrics.neighbors import nearest
 from layerscope.metrics.pairs import Pairs
 from layerscope.metrics.readouts import Floats
 
 K = 10
 TEXTS = 500  # of a task
-OWN, CONSENSUS, LEXICAL = "own output", "consensus", "tf-idf"
+AGREEMENTS = RESULTS / "readouts-neighbors.json"
+OWN, CONSENSUS, LEXICAL, WIKITEXT = "own output", "consensus", "tf-idf", "WikiText"
 CRITERIA = {
     OWN: (OWN,),
     CONSENSUS: (CONSENSUS,),
     LEXICAL: (LEXICAL,),
     "consensus and tf-idf": (CONSENSUS, LEXICAL),
-    "consensus and WikiText": (CONSENSUS, "WikiText"),
-    "tf-idf and WikiText": (LEXICAL, "WikiText"),
+    "consensus and WikiText": (CONSENSUS, WIKITEXT),
+    "tf-idf and WikiText": (LEXICAL, WIKITEXT),
 }
 INFORMATION = (OWN,)
 
@@ -104,3 +127,117 @@ def agreements(lists: list[Floats], texts: list[str], own: int) -> dict[str, Flo
         CONSENSUS: (shares.sum(1) - 1) / (len(lists) - 1),  # all neighbors are its own
         LEXICAL: np.stack([kept_lexical(one, words) for one in lists]),
     }
+
+
+# --- figures of one model ------------------------------------------------------------------------
+
+
+def values_and_picks(model: str, known: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
+    """Return each criterion's picks on every task, and how its values go with the task's scores.
+
+    Args:
+        model: encoded, its candidates scored.
+        known: what `criteria` found for it.
+    """
+    vectors = Vectors(model)
+    readouts = candidates(vectors.blocks)
+    pairs = stacked(*vectors.crops())
+    crops, today = Crops({20: pairs}, {}), on_wikitext()
+    wikitext = np.stack([today(crops, readout) for readout in readouts])
+    makers = [fitted_on(vectors, readout, pairs) for readout in readouts]
+    own = [str(readout) for readout in readouts].index(str(vectors.blocks))
+    scores = np.array(list(known["scores"].values()))
+    found: dict[str, dict[str, list[Any]]] = {
+        name: {"rule": [], "best": [], "spearman": []} for name in (TODAY, *CRITERIA)
+    }
+    for place, task in enumerate(corpora.TASKS):
+        texts = texts_of(task)
+        parts = agreements([listed(make(texts)) for make in makers], texts, own)
+        parts[WIKITEXT] = wikitext
+        for name, spaces in {TODAY: (WIKITEXT,), **CRITERIA}.items():
+            rows = [pooled([parts[space][each] for space in spaces]) for each in range(len(makers))]
+            values = np.mean(rows, 1)
+            found[name]["rule"].append(by_rule(readouts, np.stack(rows), vectors.blocks))
+            found[name]["best"].append(str(readouts[int(values.argmax())]))
+            correlation = spearmanr(values.round(9), scores[:, place]).statistic
+            found[name]["spearman"].append(round(float(correlation), 4))
+    say(f"{model}: neighbors of {len(corpora.TASKS)} tasks under {len(readouts)} readouts")
+    return found
+
+
+def measure(models: Sequence[str] = MODELS) -> dict[str, Any]:
+    """Value the candidates of models that `criteria` has scored; keep it in `AGREEMENTS`."""
+    known = json.loads(FOUND.read_text())
+    found = json.loads(AGREEMENTS.read_text()) if AGREEMENTS.exists() else {}
+    for model in models:
+        found[model] = values_and_picks(model, known["models"][model])
+    write_atomically(AGREEMENTS, readable(found).encode())
+    return {**known, "neighbors": {model: found[model] for model in MODELS if model in found}}
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+class TaskCell(Cell):
+    """The same of criteria that pick for every task by itself."""
+
+    def __init__(self, found: Mapping[str, Any], models: Sequence[str], tasks: str) -> None:
+        super().__init__(found, models, tasks)
+        self.neighbors = {model: found["neighbors"][model] for model in models}
+
+    def pick(self, criterion: str, how: str) -> Floats:
+        """Return the scores of what a criterion picks (model, task)."""
+        return np.stack(
+            [
+                [
+                    self.of(model, each[criterion][how][at])[task]
+                    for task, at in enumerate(self.places)
+                ]
+                for model, each in self.neighbors.items()
+            ]
+        )
+
+    def correlations(self, criterion: str) -> Floats:
+        """Return Spearman within each task (model, task)."""
+        rows = [each[criterion]["spearman"] for each in self.neighbors.values()]
+        found: Floats = np.array(rows)[:, self.places]
+        return found
+
+
+def chosen_criterion(found: Mapping[str, Any]) -> str:
+    """Return the criterion that the declared statistic chooses."""
+    cell = TaskCell(found, *CELLS["chosen on"])
+
+    def statistic(name: str) -> tuple[float, float]:
+        mean = float(cell.pick(name, "rule").mean())
+        return round(mean, 9), float(cell.correlations(name).mean())
+
+    return max((name for name in (TODAY, *CRITERIA) if name not in INFORMATION), key=statistic)
+
+
+def tables(found: Mapping[str, Any]) -> str:
+    """Return a table a cell, and which criterion is chosen."""
+    parts = [f"Chosen by the declared statistic: **{chosen_criterion(found)}**."]
+    for name, (models, tasks) in CELLS.items():
+        title = f"{name}: {', '.join(models)}; {len(SETS[tasks])} {tasks} tasks"
+        cell = TaskCell(found, models, tasks)
+        parts += [f"#### {title[0].upper()}{title[1:]}", markdown(_rows(cell))]
+    return "\n\n".join(parts)
+
+
+def _rows(cell: TaskCell) -> list[dict[str, str]]:
+    last = np.stack([cell.last(model) for model in cell.models])
+    rows = []
+    for name in (TODAY, *CRITERIA):
+        row = {"criterion": f"*{name}*" if name in INFORMATION else name}
+        for how in ("rule", "best"):
+            picked, today = (cell.pick(each, how) for each in (name, TODAY))
+            row[how] = f"{picked.mean():.2f}"
+            row[f"{how} over today's"] = said(cell.gain(picked, today))
+        row["rule over last"] = said(cell.gain(cell.pick(name, "rule"), last))
+        own, today = (cell.correlations(each) for each in (name, TODAY))
+        mean, low, high = cell.gain(own, today)
+        row["Spearman"] = f"{own.mean():.2f} ({mean:+.2f}, {low:+.2f} to {high:+.2f})"
+        rows.append(row)
+    rows.append({"criterion": "last", "rule": f"{last.mean():.2f}", "best": f"{last.mean():.2f}"})
+    return rows
