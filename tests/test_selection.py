@@ -389,6 +389,22 @@ def test_several_sets_of_texts_are_chosen_for_one_by_one():
         evidence.evidences(run_of(one.iloc[:0]))
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["with numbers by text", "table alone"])
+def test_a_measure_without_limits_has_no_vote(kept):
+    limited = table_of([1.0, 9.0, 2.0])
+    bare = table_of([9.0, 9.0, 1.0], metric="rankme", convention="").assign(low=None, high=None)
+    numbers = contributions_of([[1.0, 1.1], [9.0, 9.1], [2.0, 2.1]]) if kept else NOTHING
+    rule = rules.vote(("prompt_entropy", "least"), ("rankme", "least"))
+
+    def votes(*tables):
+        run = Run(pd.concat(tables), numbers, {})
+        return choose.choose(run, rule).scores
+
+    assert votes(limited, bare) == (1, 0, 0)
+    if not kept:  # limits of none are known, so that each measure has a vote
+        assert votes(limited.assign(low=None, high=None), bare) == (1, 0, 1)
+
+
 def test_a_layer_undefined_for_some_resamples_still_has_limits():
     matrix = [[1.0 + text / 9 for text in range(6)], [None] * 5 + [0.5], [2.0] * 6]
     run = run_of(table_of([1.4, 0.5, 2.0]), contributions_of(matrix))

@@ -180,6 +180,7 @@ class Evidence:
         normed: whether the run knows the state after the final norm.
         curves: of each metric, convention and perturbation, (layer,) over 0..L.
         contributions: of the same, (layer, text); NaN where undefined. Empty if not kept.
+        limited: those with limits in the table.
         record: how the run was made.
         seed: of the resampling.
         resamples: their number.
@@ -191,6 +192,7 @@ class Evidence:
     normed: bool
     curves: Mapping[Key, Floats]
     contributions: Mapping[Key, Floats]
+    limited: frozenset[Key]
     record: Mapping[str, Any]
     seed: int = 0
     resamples: int = 1000
@@ -318,8 +320,9 @@ class Evidence:
 
     def _noise_of(self, key: Key) -> Floats:
         layers = self.blocks + 1
-        if key not in self.contributions:  # without limits, or nothing has any
-            return np.full((2, layers, layers), np.nan if self.contributions else 0.0)
+        if key not in self.contributions:
+            bare = bool(self.contributions) or (bool(self.limited) and key not in self.limited)
+            return np.full((2, layers, layers), np.nan if bare else 0.0)
         limits = [paired_limits(self._resampled[key], layer) for layer in range(layers)]
         low, high = np.stack(limits, axis=1)
         difference = self.curves[key][None, :] - self.curves[key][:, None]
@@ -372,6 +375,7 @@ def evidences(run: Run, *, seed: int = 0, resamples: int = 1000) -> tuple[Eviden
             normed=bool((of_model["stage"] == FINAL_NORM).any()),
             curves=_curves(part, number_of_blocks(of_model)),
             contributions=_contributions(run, rows, number_of_blocks(of_model)),
+            limited=frozenset(key for key, _ in _keyed(part[part["low"].notna()])),
             record=run.record,
             seed=seed,
             resamples=resamples,
