@@ -216,9 +216,10 @@ def chosen_criterion(found: Mapping[str, Any]) -> str:
 
 
 def tables(found: Mapping[str, Any]) -> str:
-    """Return a table a cell, and which criterion is chosen."""
+    """Return the tables of the cells that decide, and which criterion is chosen."""
     parts = [f"Chosen by the declared statistic: **{chosen_criterion(found)}**."]
-    for name, (models, tasks) in CELLS.items():
+    for name in ("chosen on", "held out"):
+        models, tasks = CELLS[name]
         title = f"{name}: {', '.join(models)}; {len(SETS[tasks])} {tasks} tasks"
         cell = TaskCell(found, models, tasks)
         parts += [f"#### {title[0].upper()}{title[1:]}", markdown(_rows(cell))]
