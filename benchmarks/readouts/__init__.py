@@ -3,7 +3,8 @@
 `python -m benchmarks.readouts encode` fills a bank a model (about an hour on one core; a run that was
 killed goes on), `score` scores every single layer; `python -m benchmarks readouts` does both and prints
 the tables. `criteria` compares criteria that choose a readout (another hour), `neighbors` those for texts
-too short for crops (5 minutes after it). `LAYERSCOPE_READOUTS` is the folder, runs/readouts in the repository by default.
+too short for crops (5 minutes after it). `LAYERSCOPE_READOUTS` is the folder, runs/readouts in the
+repository by default.
 """
 
 from __future__ import annotations
