@@ -9,7 +9,11 @@ from layerscope.errors import UndefinedError
 from layerscope.metrics import inputs as inputs_module
 from layerscope.metrics import samples, views
 from layerscope.metrics.estimates import Estimate, from_halves, half_samples, of_halves
+from layerscope.metrics.geometry import LayerStack
 from layerscope.metrics.inputs import SampleInputs, ViewInputs
+from layerscope.metrics.layers import nrs
+from layerscope.metrics.neighbors import nearest, retention
+from layerscope.metrics.pairs import Pairs
 from layerscope.results.resampling import bootstrap_limits
 from layerscope.settings import Convention
 
@@ -127,6 +131,45 @@ def test_without_a_value_on_every_half_there_are_no_limits():
     assert bool(found.contributions.isnan().all())
     with pytest.raises(UndefinedError, match="a half has no value"):
         from_halves(compute, SampleInputs(torch.arange(16.0)[:, None]))
+
+
+def test_a_rank_near_the_most_that_is_possible_spreads_by_how_much_is_lacking():
+    """The ranks of halves crowd below their number of texts; those of all have more room."""
+    halves = [14.0 + 0.1 * k for k in range(15)]  # of at most 16 directions
+    found = of_halves(20.0, halves, 32, log=True, most=(32, 16)).contributions
+    logits = [math.log(each / (16 - each)) for each in halves]
+    expected = of_halves(20.0, [20 * 12 / 32 * logit for logit in logits], 32).contributions
+    torch.testing.assert_close(found, expected)
+    assert float(found.std()) > 2 * float(of_halves(20.0, halves, 32, log=True).contributions.std())
+    full = of_halves(32.0, [16.0] * 15, 32, log=True, most=(32, 16))
+    assert full.contributions.tolist() == [32.0] * 32
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("effective_rank normalized", (39, 15)), ("rankme", (40, 16)), ("coding rate", None)],
+)
+def test_ranks_and_the_coding_rate_are_compared_with_the_most_that_is_possible(name, most):
+    x = rows(40, d=60)
+    compute = {**MEASURES, "coding rate": lambda x: samples.log_det_entropy(SampleInputs(x))}[name]
+    if most is None:  # as many equal eigenvalues as there are directions
+        most = tuple(r / 2 * math.log1p(4 * 60 / r) for r in (39, 15))
+    found = compute(x)
+    values = [compute(x[half]).value for half in half_samples(40)]
+    expected = of_halves(found.value, values, 40, log=True, most=most)
+    torch.testing.assert_close(found.contributions, expected.contributions)
+
+
+@pytest.mark.parametrize(("k", "in_halves"), [(5, 5), (10, 10), (20, 10), (50, 25)])
+def test_long_lists_hold_as_large_a_share_of_a_half_as_of_all_texts(k, in_halves):
+    """Short ones keep their length: of fewer than 10 neighbors, how many are kept is left to chance."""
+    layers = [rows(208), rows(208) + rows(208, seed=1)]
+    stack = LayerStack(lambda layer: layers[layer], 2, components=False)
+    [found] = [row for row in nrs(stack) if row.metric == f"nrs_k{k}"]
+    lists = [[nearest(Pairs(layer[half]), 50) for layer in layers] for half in half_samples(208)]
+    kept = [retention(one, other, in_halves) for one, other in lists]
+    expected = of_halves(found.value, kept, 208).contributions
+    torch.testing.assert_close(found.contributions, expected)
 
 
 def test_ranks_spread_on_the_log_scale():

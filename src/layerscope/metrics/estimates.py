@@ -90,23 +90,38 @@ def _signs() -> Tensor:
     return torch.from_numpy(hadamard(GROUPS)[1:].astype(np.float64))
 
 
-def from_halves(compute: Callable[[T], float], inputs: T, *, log: bool = False) -> Estimate:
+def from_halves(
+    compute: Callable[[T], float],
+    inputs: T,
+    *,
+    log: bool = False,
+    most: Callable[[T], float] | None = None,
+) -> Estimate:
     """Return a value with contributions from the same value on halves of the texts.
 
     Args:
         compute: from the inputs to the value.
         inputs: of all texts.
         log: see `of_halves`.
+        most: from the inputs to the greatest possible value, likewise.
     """
     value = compute(inputs)
     try:
         found = [compute(half) for half in inputs.halves]
     except UndefinedError:
         found = []
-    return of_halves(value, found, inputs.n, log=log)
+    ends = (most(inputs), most(next(iter(inputs.halves)))) if most and found else None
+    return of_halves(value, found, inputs.n, log=log, most=ends)
 
 
-def of_halves(value: float, found: Sequence[float], n: int, *, log: bool = False) -> Estimate:
+def of_halves(
+    value: float,
+    found: Sequence[float],
+    n: int,
+    *,
+    log: bool = False,
+    most: tuple[float, float] | None = None,
+) -> Estimate:
     """Return a value with contributions from those on the halves of n texts.
 
     Args:
@@ -115,14 +130,16 @@ def of_halves(value: float, found: Sequence[float], n: int, *, log: bool = False
         n: number of texts.
         log: whether the spread is taken on the log scale: for a number, greater than 0, that grows with
             the number of texts as a rank does.
+        most: the greatest possible value of all texts and of a half, where the number of texts bounds
+            it: the spread is then taken of the logit of the share of it. A half's rank crowds more
+            under its bound than that of all texts, which hides some of its spread.
     """
     halves = torch.tensor(found, dtype=torch.float64)
     if not len(halves) or not bool(halves.isfinite().all()):
         note = f"with {n} texts only means over texts have limits: others need {GROUPS}."
         unknown = torch.full((n,), torch.nan, dtype=torch.float64)
         return Estimate(value, unknown, note if n < GROUPS else "")
-    if log and value > 0 and bool((halves > 0).all()):
-        halves = halves.log() * value
+    halves = _on_scale(value, halves, log, most)
     known = len(halves) - 1  # degrees of freedom: the mean over halves is another than the value
     student = float(stdtrit(known, 0.975) / ndtri(0.975))
     scale = student * math.sqrt(n / known)
@@ -131,6 +148,15 @@ def of_halves(value: float, found: Sequence[float], n: int, *, log: bool = False
     groups = _groups(n)
     contributions[groups] += scale * by_group[:, None].expand(groups.shape)
     return Estimate(value, contributions)
+
+
+def _on_scale(value: float, halves: Tensor, log: bool, most: tuple[float, float] | None) -> Tensor:
+    """Return values of halves on the scale of their spread, in units of the value of all texts."""
+    if most is not None and 0 < value < most[0] and bool(((halves > 0) & (halves < most[1])).all()):
+        return (halves / most[1]).logit() * (value * (1 - value / most[0]))
+    if log and value > 0 and bool((halves > 0).all()):
+        return halves.log() * value
+    return halves
 
 
 def spread(contributions: Tensor, kept: Tensor) -> Tensor:

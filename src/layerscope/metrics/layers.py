@@ -253,8 +253,8 @@ def nrs(
 
             def kept(half: int | None) -> float:
                 lists = [(stack.lists(one, half), stack.lists(two, half)) for one, two in pairs]
-                # Of few samples k are nearly all, of which any two layers keep most.
-                size = k if half is None else min(k, lists[0][0].n // 4)
+                # As large a share of a half as of all, but not fewer than 10, which say little.
+                size = k if half is None else min(k, max(k // 2, 10), lists[0][0].n // 4)
                 return fmean(score(one, two, size) for one, two in lists)
 
             return stack.of_halves(kept)

@@ -74,27 +74,27 @@ def random_directions_entropy(n: int, d: int) -> float:
 
 def effective_rank(inputs: SampleInputs, convention: Convention) -> Estimate:
     """Effective rank of the vectors by singular values; 1 to `min(N, D)`. Roy, Vetterli 2007."""
-    return _spectral(spectrum.effective_rank, _of(convention), inputs, log=True)
+    return _rank(spectrum.effective_rank, _of(convention), inputs)
 
 
 def rankme(inputs: SampleInputs) -> Estimate:
     """RankMe of the uncentered vectors; 1 to `min(N, D)`. Garrido et al. 2023."""
-    return _spectral(spectrum.rankme, RAW, inputs, log=True)
+    return _rank(spectrum.rankme, RAW, inputs)
 
 
 def participation_ratio(inputs: SampleInputs) -> Estimate:
     """Participation ratio of the centered vectors; 1 to `min(N - 1, D)`. Gao et al. 2017."""
-    return _spectral(spectrum.participation_ratio, CENTERED, inputs, log=True)
+    return _rank(spectrum.participation_ratio, CENTERED, inputs)
 
 
 def stable_rank(inputs: SampleInputs) -> Estimate:
     """Stable rank of the uncentered vectors; 1 to `min(N, D)`. Rudelson, Vershynin 2007."""
-    return _spectral(spectrum.stable_rank, RAW, inputs, log=True)
+    return _rank(spectrum.stable_rank, RAW, inputs)
 
 
 def nesum(inputs: SampleInputs) -> Estimate:
     """NESum, the stable rank of the centered vectors; 1 to `min(N - 1, D)`. He, Ozay 2022."""
-    return _spectral(spectrum.stable_rank, CENTERED, inputs, log=True)
+    return _rank(spectrum.stable_rank, CENTERED, inputs)
 
 
 def anisotropy_top_share(inputs: SampleInputs) -> Estimate:
@@ -152,7 +152,11 @@ def log_det_entropy(inputs: SampleInputs) -> Estimate:
         formula = partial(spectrum.log_det_entropy, n=texts.n, d=d)
         return of_spectrum(formula, texts.centered_spectrum)
 
-    return from_halves(rate, inputs, log=True)
+    def most(texts: SampleInputs) -> float:
+        rank = _full_rank(texts, CENTERED)
+        return rank / 2 * math.log1p(4 * d / rank)
+
+    return from_halves(rate, inputs, log=True, most=most)
 
 
 SpectrumOf = Callable[[SampleInputs], Tensor]
@@ -167,6 +171,21 @@ def _spectral(
 ) -> Estimate:
     """Return a formula's value on the texts' spectrum."""
     return from_halves(lambda texts: of_spectrum(formula, spectrum_of(texts)), inputs, log=log)
+
+
+def _rank(formula: Formula, spectrum_of: SpectrumOf, inputs: SampleInputs) -> Estimate:
+    """Return a kind of rank of the texts' spectrum."""
+    return from_halves(
+        lambda texts: of_spectrum(formula, spectrum_of(texts)),
+        inputs,
+        log=True,
+        most=lambda texts: _full_rank(texts, spectrum_of),
+    )
+
+
+def _full_rank(inputs: SampleInputs, spectrum_of: SpectrumOf) -> int:
+    """Return the greatest possible rank of so many vectors, which is one less if they are centered."""
+    return min(inputs.n - (spectrum_of is not RAW), inputs.vectors.shape[1])
 
 
 def _of(convention: Convention) -> SpectrumOf:
