@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import corpora, materials
+from benchmarks import corpora, coverage, materials
 from benchmarks.readouts import criteria, criteria_results, neighbors, retrieval, scores, vectors
 
 import layerscope
@@ -239,3 +239,20 @@ def test_neighbors_pick_for_every_task_by_itself(found, monkeypatch):
     assert cell.correlations("tf-idf").tolist() == [[0.1, 0.3]]
     assert neighbors.chosen_criterion(found) == "tf-idf"
     assert "0.20 (+0.20, +0.10 to +0.30)" in neighbors.tables(found)
+
+
+def test_coverage_is_the_share_of_samples_whose_limits_hold_the_mean():
+    def table(value, reach):
+        row = {"metric": "rankme", "convention": None, "perturbation": "none", "layer": 0}
+        row |= {"other_layer": None, "value": value, "low": value - reach, "high": value + reach}
+        return pd.DataFrame([row, row | {"other_layer": 1, "low": None, "high": None}])
+
+    tables = [table(value, 1.05) for value in (3.0, 5.0, 2.0, 6.0)]  # of mean 4
+    [fresh] = coverage.covered(tables, 0.0).to_dict("records")
+    assert (fresh["metric"], fresh["layer"], fresh["coverage"]) == ("rankme", 0, 0.5)
+    [parts] = coverage.covered(tables, 0.1).to_dict("records")
+    assert parts["coverage"] == 0  # as 1 / sqrt(0.9) is more than the reach
+    found = {200: coverage.covered(tables, 0.0), 500: coverage.covered(tables, 0.0).iloc[:0]}
+    assert coverage.cells(found) == [
+        {"measure": "rankme", "convention": "", "N = 200": "50", "N = 500": "no limits"}
+    ]
