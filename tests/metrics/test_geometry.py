@@ -10,9 +10,10 @@ import torch
 from layerscope.errors import UndefinedError
 from layerscope.metrics.components import spanning_tree
 from layerscope.metrics.filtration import filtration, gfmi_edge, joint_counts
-from layerscope.metrics.geometry import half_paths, known, layer_geometry
+from layerscope.metrics.geometry import LayerStack, half_paths, known, layer_geometry
+from layerscope.metrics.layers import frenet_speed
 from layerscope.metrics.neighbors import nearest, retention
-from layerscope.metrics.pairs import Closeness, Pairs, half_sample_error
+from layerscope.metrics.pairs import PATH_ERROR, Closeness, Pairs, half_sample_error
 from layerscope.metrics.subspaces import frenet, noise_floor
 
 
@@ -83,6 +84,14 @@ def test_a_handful_of_samples():
     assert alone.frame.width == 1
     with pytest.raises(UndefinedError, match="at least 4"):
         known(alone.joint)
+
+
+def test_limits_of_a_path_allow_for_what_halves_leave_out():
+    vectors = layers(n=120, d=40)
+    stack = LayerStack(lambda layer: vectors[layer], len(vectors), components=False)
+    expected = PATH_ERROR * speed_error(family(vectors), 16)
+    found = [row.error for row in frenet_speed(stack) if row.metric == "frenet_speed_k16"]
+    assert found == pytest.approx((expected / stack.path(16).largest).tolist())
 
 
 def test_errors_from_halves_are_those_of_new_samples():

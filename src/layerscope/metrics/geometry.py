@@ -38,7 +38,7 @@ from layerscope.metrics.neighbors import (
     shared_neighbors,
     trustworthiness,
 )
-from layerscope.metrics.pairs import COUNT, Closeness, Pairs, half_sample_error, halvings
+from layerscope.metrics.pairs import COUNT, Closeness, Pairs, halvings, path_error
 from layerscope.metrics.similarity import CkaMatrix, Kernel, TokenCosines
 from layerscope.metrics.subspaces import Frame, Frenet, Space, frame, half_bases, trajectory
 
@@ -54,7 +54,7 @@ NEIGHBORHOODS = (10, 5, 20, 50)
 NEIGHBORS = 64
 """Length of the neighbor lists: the largest k of NRS is 50, the largest scale of GRIDE 64."""
 
-_SAMPLES_A_DIMENSION: Final = 2  # of a subspace, in each half
+_SAMPLES_A_DIMENSION: Final = 2  # of a subspace, in each half: of fewer, halves spread too little
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,11 +305,7 @@ class LayerStack:
         ]
 
     def path_error(self, k: int, number: Callable[[Frenet], Tensor | float]) -> Tensor | None:
-        """Return the standard error of a number of the path, None where there is none.
-
-        Halves of fewer samples than twice k spread too little: limits of arc length and curvature held
-        the value that they should in 82 and 88 % of samples (benchmarks/results/coverage.md).
-        """
+        """Return the standard error of a number of the path, None where halves have too few samples."""
         if self.n // 2 < _SAMPLES_A_DIMENSION * k:
             return None
         try:
@@ -319,7 +315,7 @@ class LayerStack:
             ]
         except UndefinedError:
             return None
-        return half_sample_error(found) if found else None
+        return path_error(found) if found else None
 
     def noise(self, k: int, layers: Iterable[int]) -> float:
         """Return the mean noise floor of some layers' subspaces, over the largest distance."""

@@ -36,7 +36,7 @@ from layerscope.metrics.geometry import (
 )
 from layerscope.metrics.measure import Between, Place, between
 from layerscope.metrics.neighbors import Neighbors, chance_retention, chance_trustworthiness
-from layerscope.metrics.pairs import half_sample_error
+from layerscope.metrics.pairs import half_sample_error, path_error
 from layerscope.metrics.subspaces import Frame, Frenet, Space
 
 SCALES = (2, 4, 8, 16, 32)
@@ -172,7 +172,7 @@ def frenet_displacement_sample(stack: LayerStack) -> Rows:
 
         def error(_last: int, _first: int) -> float:
             halves = [(of_half(one), of_half(other)) for one, other in stack.end_halves]
-            return float(half_sample_error(halves))
+            return float(path_error(halves))
 
         return between(
             f"frenet_displacement_sample_k{k}", stack.whole,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 import torch
@@ -196,6 +197,19 @@ def half_sample_error(values: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """
     squares = torch.stack([(a - b).square() for a, b in values])
     return squares.mean(0).sqrt() / 2
+
+
+PATH_ERROR: Final = 1.3
+"""Error of a number of a path over what halves of the samples say.
+
+On vectors of MiniLM halves said .65 to 1.1 of the spread from one set of texts to the next, .85 on
+average, at all of k = 16, 32, 64 and 500 and 1,000 texts; with this factor limits held 91 to 99 % of it.
+"""
+
+
+def path_error(values: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the standard error of a number of a path from its values on pairs of halves."""
+    return PATH_ERROR * half_sample_error(values)
 
 
 def half_sample_limits(
