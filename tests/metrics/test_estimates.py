@@ -7,13 +7,12 @@ import torch
 
 from layerscope.errors import UndefinedError
 from layerscope.metrics import inputs as inputs_module
-from layerscope.metrics import samples, views
+from layerscope.metrics import layers, samples, views
 from layerscope.metrics.estimates import Estimate, from_halves, half_samples, of_halves
 from layerscope.metrics.geometry import LayerStack
 from layerscope.metrics.inputs import SampleInputs, ViewInputs
-from layerscope.metrics.layers import nrs
-from layerscope.metrics.neighbors import nearest, retention
-from layerscope.metrics.pairs import Pairs
+from layerscope.metrics.neighbors import gride, levina_bickel, nearest, retention, two_nn
+from layerscope.metrics.pairs import Closeness, Pairs
 from layerscope.results.resampling import bootstrap_limits
 from layerscope.settings import Convention
 
@@ -163,12 +162,39 @@ def test_ranks_and_the_coding_rate_are_compared_with_the_most_that_is_possible(n
 @pytest.mark.parametrize(("k", "in_halves"), [(5, 5), (10, 10), (20, 10), (50, 25)])
 def test_long_lists_hold_as_large_a_share_of_a_half_as_of_all_texts(k, in_halves):
     """Short ones keep their length: of fewer than 10 neighbors, how many are kept is left to chance."""
-    layers = [rows(208), rows(208) + rows(208, seed=1)]
-    stack = LayerStack(lambda layer: layers[layer], 2, components=False)
-    [found] = [row for row in nrs(stack) if row.metric == f"nrs_k{k}"]
-    lists = [[nearest(Pairs(layer[half]), 50) for layer in layers] for half in half_samples(208)]
+    both = [rows(208), rows(208) + rows(208, seed=1)]
+    stack = LayerStack(lambda layer: both[layer], 2, components=False)
+    [found] = [row for row in layers.nrs(stack) if row.metric == f"nrs_k{k}"]
+    lists = [[nearest(Pairs(layer[half]), 50) for layer in both] for half in half_samples(208)]
     kept = [retention(one, other, in_halves) for one, other in lists]
     expected = of_halves(found.value, kept, 208).contributions
+    torch.testing.assert_close(found.contributions, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "compute", "in_halves"),
+    [
+        ("two_nn", lambda listed, _: two_nn(listed), 1),
+        ("gride_n2", gride, 2),
+        ("gride_n4", gride, 4),
+        ("gride_n8", gride, 4),
+        ("gride_n32", gride, 16),
+        ("levina_bickel_k20", levina_bickel, 10),
+    ],
+)
+def test_a_dimension_is_compared_at_one_distance(name, compute, in_halves):
+    layer = rows(208)
+    stack = LayerStack(lambda _: layer, 2, components=False)
+    every = [
+        row
+        for make in (layers.two_nn, layers.gride, layers.levina_bickel)
+        for row in make(stack)
+        if not row.layer
+    ]
+    [found] = [row for row in every if row.metric == name]
+    lists = [nearest(Pairs(layer[half]), 64, Closeness.EUCLIDEAN) for half in half_samples(208)]
+    values = [compute(listed, in_halves) for listed in lists]
+    expected = of_halves(found.value, values, 208, log=True).contributions
     torch.testing.assert_close(found.contributions, expected)
 
 

@@ -27,13 +27,7 @@ from layerscope.metrics import components, filtration, neighbors, similarity, su
 from layerscope.metrics.components import Tree
 from layerscope.metrics.estimates import Estimate
 from layerscope.metrics.filtration import Sign
-from layerscope.metrics.geometry import (
-    NEIGHBORHOODS,
-    SUBSPACES,
-    LayerGeometry,
-    LayerStack,
-    known,
-)
+from layerscope.metrics.geometry import NEIGHBORHOODS, SUBSPACES, LayerGeometry, LayerStack, known
 from layerscope.metrics.measure import Between, Place, between
 from layerscope.metrics.neighbors import Neighbors, chance_retention, chance_trustworthiness
 from layerscope.metrics.pairs import half_sample_error, path_error
@@ -253,8 +247,8 @@ def nrs(
 
             def kept(half: int | None) -> float:
                 lists = [(stack.lists(one, half), stack.lists(two, half)) for one, two in pairs]
-                # As large a share of a half as of all, but not fewer than 10, which say little.
-                size = k if half is None else min(k, max(k // 2, 10), lists[0][0].n // 4)
+                size = neighbors.in_half(half, k, 10)
+                size = size if half is None else min(size, lists[0][0].n // 4)
                 return fmean(score(one, two, size) for one, two in lists)
 
             return stack.of_halves(kept)
@@ -426,24 +420,31 @@ def block_influence(stack: LayerStack) -> Rows:
 # --- intrinsic dimension ---------------------------------------------------------------------------
 
 
-def _at_layers(metric: str, stack: LayerStack, compute: Callable[[Neighbors], float]) -> Rows:
+def _at_layers(
+    metric: str, stack: LayerStack, compute: Callable[[Neighbors, int], float], size: int = 1
+) -> Rows:
+    """Return a dimension by neighbors up to a number, in halves by those that are equally far."""
+
     def value(layer: int, _: int) -> Estimate:
-        return stack.of_halves(lambda half: compute(stack.distances(layer, half)), log=True)
+        return stack.of_halves(
+            lambda half: compute(stack.distances(layer, half), neighbors.in_half(half, size, 4)),
+            log=True,
+        )
 
     return between(metric, [(layer, None) for layer in range(stack.count)], value)
 
 
 def two_nn(stack: LayerStack) -> Rows:
     """Intrinsic dimension of a layer by the ratio of its two nearest distances."""
-    return _at_layers("two_nn", stack, neighbors.two_nn)
+    return _at_layers("two_nn", stack, lambda listed, _: neighbors.two_nn(listed))
 
 
 def gride(stack: LayerStack) -> Rows:
     """Intrinsic dimension by the distances of neighbors n and 2 n, at growing scales n."""
-    rows = (_at_layers(f"gride_n{n}", stack, partial(neighbors.gride, near=n)) for n in SCALES)
+    rows = (_at_layers(f"gride_n{n}", stack, neighbors.gride, n) for n in SCALES)
     return tuple(row for own in rows for row in own)
 
 
 def levina_bickel(stack: LayerStack) -> Rows:
     """Intrinsic dimension by the distances of 20 neighbors."""
-    return _at_layers("levina_bickel_k20", stack, neighbors.levina_bickel)
+    return _at_layers("levina_bickel_k20", stack, neighbors.levina_bickel, 20)

@@ -78,6 +78,19 @@ def _nearest_in_block(
     return indices, exact.gather(1, indices)
 
 
+def in_half(half: int | None, size: int, least: int) -> int:
+    """Return how many neighbors are as large a share of a half of the samples as `size` of all.
+
+    They are as far away, so that both say the same but for their noise.
+
+    Args:
+        half: its number; None for all samples.
+        size: of all samples.
+        least: but not fewer (or than `size`), as few neighbors have much noise of their own.
+    """
+    return size if half is None else max(size // 2, min(size, least))
+
+
 @dataclass(frozen=True, eq=False)
 class NeighborLevels:
     """The size of neighborhood, of `octaves`, at which each sample enters that of every other.
