@@ -247,8 +247,9 @@ def nrs(
 
             def kept(half: int | None) -> float:
                 lists = [(stack.lists(one, half), stack.lists(two, half)) for one, two in pairs]
-                size = neighbors.in_half(half, k, 10)
-                size = size if half is None else min(size, lists[0][0].n // 4)
+                size = (
+                    k if half is None else min(neighbors.in_half(half, k, 10), lists[0][0].n // 4)
+                )
                 return fmean(score(one, two, size) for one, two in lists)
 
             return stack.of_halves(kept)
