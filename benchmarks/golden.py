@@ -98,6 +98,7 @@ def record_model(name: str, path: Path, scratch: Path, folder: Path) -> Any:
         str(path), read, out=out, views=3, span_words=4 if len(read[0].split()) < 40 else 20,
         conventions=("paper", "normalized", "reference"),
         augmentation=("default", "crops", "halves"), as_tokens=True,
+        view_texts=None, view_words=None,
     )  # fmt: skip
     write(folder / f"scan-{name}.parquet", scan.table())
     contributions = scan.contributions()

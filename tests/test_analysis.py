@@ -192,6 +192,35 @@ def test_a_subset_of_layers_has_the_rows_of_the_whole(llama_run):
     assert set(part.table["depth"]) == {0.25, 0.75}
 
 
+SHORTENED = AugmentationConfig(first_words=40)
+
+
+def test_fewer_texts_are_misspelled_than_measured():
+    """They are drawn by the seed; what is measured of them is what they alone would give."""
+    drawn = {}
+    for seed in (0, 1):
+        run = scan(tiny_backbone("bert"), view_texts=6, augmentation=("default",), seed=seed)
+        of_views = run.contributions[run.contributions["metric"] == "infonce"]
+        drawn[seed] = sorted(of_views["text"].unique())
+        assert run.record["augmentation"][SHORTENED.label]["texts"] == len(drawn[seed]) == 6
+        assert set(run.record["edit_distance_by_text"][SHORTENED.label]) == set(
+            map(str, drawn[seed])
+        )
+        assert not any("too short" in note for note in run.record["notes"])
+    assert drawn[0] != drawn[1]
+    whole = scan(tiny_backbone("bert"), augmentation=("default",))
+    alone = scan(
+        tiny_backbone("bert"), [texts(COUNT)[place] for place in drawn[0]],
+        augmentation=("default",),
+    )  # fmt: skip
+    some = scan(tiny_backbone("bert"), view_texts=6, augmentation=("default",))
+    views_of = [run.table[run.table["level"] == "view"] for run in (some, alone, whole)]
+    known = [each[each["metric"].str.startswith(("infonce", "lidar"))] for each in views_of]
+    found = [each.set_index(KEYS)["value"] for each in known]
+    assert_same(found[0], found[1])
+    assert not np.allclose(found[0], found[2], rtol=1e-3)
+
+
 def test_two_views_are_the_first_two_of_more():
     """InfoNCE and DiME, which compare two views, do not change when the others get more."""
     two, five = (scan(tiny_backbone("bert"), views=count) for count in (2, 5))
@@ -206,7 +235,7 @@ def test_two_views_are_the_first_two_of_more():
 def test_the_edit_distance_of_every_texts_views_is_recorded(llama_run):
     record = llama_run.record
     given, count = texts(COUNT), record["settings"]["views"]
-    label = AugmentationConfig().label
+    label = SHORTENED.label
     distances = record["edit_distance_by_text"][label]
     for place, text in enumerate(given):
         made = views(text, count, settings=AugmentationConfig(), seed=0)
@@ -286,7 +315,7 @@ def spans_run() -> Run:
 
 
 def test_every_view_measure_is_made_for_every_kind_of_views(spans_run):
-    labels = ["characters p=0.3", CROPS, "halves", "inverse cloze of 4 words"]
+    labels = [SHORTENED.label, CROPS, "halves", "inverse cloze of 4 words"]
     views_only = spans_run.table[spans_run.table["level"] == "view"]
     assert list(views_only["perturbation"].unique()) == labels
     kinds = [on(spans_run, label) for label in labels]

@@ -57,6 +57,20 @@ def draws(attempt: int = 0) -> Draws:
     return Draws(SENTENCE, 0, 0, attempt)
 
 
+def test_a_copy_of_the_first_words_is_the_copy_of_a_text_of_these_words():
+    long = prose(90)
+    settings = AugmentationConfig(first_words=40)
+    beginning = _Pieces.of(long, 40).text()
+    assert long.startswith(beginning)
+    assert len(_Pieces.of(beginning).words) == 40
+    assert views(long, 3, settings=settings, seed=0) == views(
+        beginning, 3, settings=DEFAULT, seed=0
+    )
+    short = prose(12)
+    assert views(short, 2, settings=settings, seed=0) == views(short, 2, settings=DEFAULT, seed=0)
+    assert settings.label == "characters p=0.3, first 40 words"
+
+
 # The same for everybody
 
 

@@ -224,7 +224,7 @@ def test_a_file_that_is_only_called_gguf(command, text_file, tmp_path, content):
             "t.txt",
             b"river\nstone\nlight\n",
             ("--limit", "-1"),
-            "expected a limit of at least 1 text, or 0",
+            "expected --limit of at least 1, or all",
         ),
         (
             "t.txt",
@@ -456,7 +456,7 @@ DATA = [
     (("--data", "empty.txt"), "it is empty; give it at least one text"),
     (("--data", "t.csv", "--column", "bdy"), "unknown column of 't.csv': 'bdy'; did you mean"),
     (("--data", "t.csv", "--split", "train"), "t.csv has no splits; leave out split='train'"),
-    (("--limit", "-3"), "expected a limit of at least 1 text, or 0 for all of them, got -3"),
+    (("--limit", "-3"), "expected --limit of at least 1, or all, got -3"),
 ]
 TWO_TEXTS = [(("--data", "one.txt"), "expected at least 2 distinct texts")]
 OUT = [

@@ -95,12 +95,21 @@ def settings(scan: api.Scan) -> dict:
 
 
 CROPS = ("--views", 2, "--augmentation", "crops", "--metrics", "retrieval")
-_CAPPED = AugmentationConfig.authors().label
+_SHORT = AugmentationConfig(first_words=40).label
+_CAPPED = AugmentationConfig.authors().changed(first_words=40).label
 OPTIONS = {
     "--limit": (("--limit", 7), lambda s: s.record["data"]["texts"] == 7),
     "--views": (
         ("--views", 3, "--augmentation", "default"),
         lambda s: settings(s)["views"] == 3 and "view" in set(s.table()["level"]),
+    ),
+    "--view-texts": (
+        ("--views", 2, "--view-texts", 5, "--augmentation", "default"),
+        lambda s: s.record["augmentation"][_SHORT]["texts"] == 5,
+    ),
+    "--view-words": (
+        ("--views", 2, "--view-words", "all", "--augmentation", "default"),
+        lambda s: "characters p=0.3" in set(s.table()["perturbation"]),
     ),
     "--augmentation": (
         ("--views", 2, "--augmentation", "authors, halves", "--metrics", "retrieval"),

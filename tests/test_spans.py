@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerscope.data.misspellings import AugmentationConfig
-from layerscope.data.views import SpanConfig, SpanKind, ViewKind, of_spans, spans, view_kind
+from layerscope.data.views import (
+    SpanConfig,
+    SpanKind,
+    ViewKind,
+    of_spans,
+    spans,
+    view_kind,
+    views_of,
+)
 from layerscope.errors import InputError
 
 KINDS = list(SpanKind)
@@ -150,6 +158,7 @@ def test_every_label_says_its_kind_and_nothing_else_does():
         ViewKind.CHARACTERS: [
             AugmentationConfig(), AugmentationConfig.authors(),
             AugmentationConfig(1e-5, cap=3, shortest_word=2, edits=("swap", "delete")),
+            AugmentationConfig(first_words=7, edits=("swap", "delete")),
         ],
         ViewKind.CROPS: [SpanConfig(), SpanConfig(words=1, draws=3)],
         ViewKind.HALVES: [SpanConfig("halves")],
@@ -179,3 +188,15 @@ def test_settings_are_checked():
     for bad in ("words", "draws"):
         with pytest.raises(InputError, match=f"expected {bad} of at least 1, got 0."):
             SpanConfig(**{bad: 0})
+
+
+def test_texts_too_short_for_copies_do_not_count_among_those_that_are_misspelled():
+    given = ["", *(f"text number {number} is long enough" for number in range(9)), ""]
+    found = views_of(given, AugmentationConfig(), 2, 0, lambda: None, 9)
+    assert found.texts == list(range(1, 10))
+    assert len(found.made) == 2 * len(found.distances) == 18
+    few = views_of(given, AugmentationConfig(), 2, 0, lambda: None, 4)
+    assert len(few.texts) == 4
+    assert few.texts == sorted(few.texts)
+    assert few.made[:2] == found.made[2 * (few.texts[0] - 1) :][:2]
+    assert views_of(given, AugmentationConfig(), 2, 0, lambda: None).short == 2

@@ -149,7 +149,7 @@ class Option:
         words: the option's values for False and for True.
         whole: whether the setting itself parses the whole text, commas included.
         separator: between several values in one text.
-        zero_is_all: whether 0 means None, which sets no limit.
+        zero_is_all: whether all, or 0, means None, which sets no limit.
     """
 
     name: str = ""

@@ -127,7 +127,7 @@ class ReadingConfig(Config):
     split: Text | None = None
     """Split of a datasets id or of a dict of splits."""
     limit: Limit = DEFAULT_LIMIT
-    """Most texts to use; 0 on the command line, None in Python, uses all."""
+    """Most texts to use, or all (None in Python)."""
 
 
 class ModelOptions(Config):
@@ -211,6 +211,10 @@ class ScanConfig(VectorConfig):
     """Stages besides block, which is always read: attn_norm, attn, attn_residual, mlp_norm, mlp."""
     views: Natural = 2
     """Misspelled copies of each text; 16 as in the paper; 0 for no views of any kind."""
+    view_texts: Limit = 128
+    """Texts that are misspelled, drawn by the seed, or all (None in Python) as in the paper."""
+    view_words: Limit = 40
+    """Words from the start of a text that are misspelled, or all as in the paper."""
     augmentation: Annotated[Several[Augmentation], AfterValidator(_each_once)] = (
         Augmentation.DEFAULT,
         Augmentation.CROPS,
@@ -361,4 +365,4 @@ class FewTextsConfig(ReadingConfig):
     """Which texts a diagnosis reads."""
 
     limit: Limit = FEW_TEXTS
-    """Most texts to read; 0 on the command line, None in Python, uses all."""
+    """Most texts to read, or all (None in Python)."""

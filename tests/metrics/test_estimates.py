@@ -8,10 +8,11 @@ import torch
 from layerscope.errors import UndefinedError
 from layerscope.metrics import inputs as inputs_module
 from layerscope.metrics import layers, samples, views
+from layerscope.metrics.dimension import gride, levina_bickel, two_nn
 from layerscope.metrics.estimates import Estimate, from_halves, half_samples, of_halves
 from layerscope.metrics.geometry import LayerStack
 from layerscope.metrics.inputs import SampleInputs, ViewInputs
-from layerscope.metrics.neighbors import gride, levina_bickel, nearest, retention, two_nn
+from layerscope.metrics.neighbors import nearest, retention
 from layerscope.metrics.pairs import Closeness, Pairs
 from layerscope.results.resampling import bootstrap_limits
 from layerscope.settings import Convention

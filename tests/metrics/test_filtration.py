@@ -15,7 +15,8 @@ from layerscope.errors import InputError, UndefinedError
 from layerscope.metrics import components as components_module
 from layerscope.metrics import filtration as filtration_module
 from layerscope.metrics.filtration import Sign
-from layerscope.metrics.neighbors import nearest, neighbor_levels, retention, shared_neighbors
+from layerscope.metrics.neighborhoods import neighborhoods
+from layerscope.metrics.neighbors import nearest, retention
 from layerscope.metrics.pairs import Closeness, Pairs, half_sample_error, halvings
 
 EUCLIDEAN = Closeness.EUCLIDEAN
@@ -223,9 +224,8 @@ def slow_knn_information(one, other, n):
 
 
 def by_lists(x, y):
-    return filtration_module.gfmi_knn(
-        shared_neighbors(neighbor_levels(Pairs(x)), neighbor_levels(Pairs(y)))
-    )
+    _, (whole, *_) = neighborhoods({0: lambda: x, 1: lambda: y}, 1)
+    return filtration_module.gfmi_knn(whole.shares(0), len(x))
 
 
 def test_the_neighbor_form_is_the_information_on_directed_edges():
@@ -263,7 +263,7 @@ def test_the_neighbor_form_at_its_ends():
     assert by_lists(x, x) == pytest.approx(1)
     assert 0 <= by_lists(normal(300, 9), normal(300, 9, 1)) < 1e-3
     with pytest.raises(UndefinedError, match="at least 4"):
-        neighbor_levels(Pairs(normal(3, 2)))
+        by_lists(normal(3, 2), normal(3, 2))
 
 
 @pytest.mark.parametrize("kind", [EUCLIDEAN, Closeness.CENTERED_COSINE])

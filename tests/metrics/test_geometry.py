@@ -9,10 +9,11 @@ import torch
 
 from layerscope.errors import UndefinedError
 from layerscope.metrics.components import spanning_tree
+from layerscope.metrics.dimension import gride, levina_bickel, two_nn
 from layerscope.metrics.filtration import filtration, gfmi_edge, joint_counts
 from layerscope.metrics.geometry import LayerStack, half_paths, known, layer_geometry
 from layerscope.metrics.layers import frenet_speed
-from layerscope.metrics.neighbors import nearest, retention
+from layerscope.metrics.neighbors import nearest
 from layerscope.metrics.pairs import PATH_ERROR, Closeness, Pairs, half_sample_error
 from layerscope.metrics.subspaces import frenet, noise_floor
 
@@ -41,9 +42,11 @@ def test_the_record_holds_what_each_measure_computes_alone():
     vectors = layers()
     found = family(vectors, components=True)
     pairs, last = Pairs(vectors[1]), Pairs(vectors[-1])
-    assert torch.equal(known(found[1].cosine).indices, nearest(pairs, 64).indices)
-    euclidean = nearest(pairs, 64, Closeness.EUCLIDEAN)
-    assert torch.equal(known(found[1].euclidean).distances, euclidean.distances)
+    near = nearest(pairs, 64, Closeness.EUCLIDEAN)
+    dimensions = {"two_nn": two_nn(near), "gride_n32": gride(near, 32),
+                  "levina_bickel_k20": levina_bickel(near, 20)}  # fmt: skip
+    for name, expected in dimensions.items():
+        assert known(found[1].dimensions[name]).value == pytest.approx(expected, rel=1e-12)
     expected = gfmi_edge(joint_counts(filtration(pairs), filtration(last)))
     assert gfmi_edge(known(found[1].joint)) == pytest.approx(expected)
     assert gfmi_edge(known(found[-1].joint)) == pytest.approx(1)
@@ -56,9 +59,9 @@ def test_a_constant_layer_has_a_record_of_reasons():
     vectors = layers()
     vectors[0] = torch.ones_like(vectors[0])
     found = family(vectors)
-    for name in ("cosine", "euclidean", "joint", "thresholds"):
+    for part in (*found[0].dimensions.values(), found[0].joint, found[0].thresholds):
         with pytest.raises(UndefinedError, match="all vectors are equal"):
-            known(getattr(found[0], name))
+            known(part)
     assert known(found[1].joint).sum() == 200 * 199 // 2
     with pytest.raises(UndefinedError, match="constant layer 0"):
         _ = frenet([layer.frame for layer in found], 8).displacement
@@ -77,9 +80,7 @@ def test_a_layer_that_is_not_final_cannot_stand_for_it():
 
 def test_a_handful_of_samples():
     found = family([rows[:4] for rows in layers()])
-    assert known(found[0].cosine).indices.shape == (4, 3)
     assert 0 <= gfmi_edge(known(found[0].joint)) <= 1
-    assert retention(known(found[0].cosine), known(found[1].cosine), 3) == 1
     alone = layer_geometry(torch.randn(2, 5, generator=torch.Generator().manual_seed(0)))
     assert alone.frame.width == 1
     with pytest.raises(UndefinedError, match="at least 4"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from layerscope.errors import UndefinedError
-from layerscope.metrics import layers, neighbors, similarity, subspaces
+from layerscope.metrics import dimension, layers, neighbors, similarity, subspaces
 from layerscope.metrics.catalogue import CATALOGUE, measure
 from layerscope.metrics.filtration import filtration, gfmi_edge, joint_counts
 from layerscope.metrics.geometry import LayerStack
@@ -170,7 +170,7 @@ def test_values_are_those_of_the_functions_behind_them():
     levels = [filtration(Pairs(rows)) for rows in vectors]
     assert found["gfmi_edge", 1] == gfmi_edge(joint_counts(levels[1], levels[3]))
     near = neighbors.nearest(Pairs(vectors[0]), 2, Closeness.EUCLIDEAN)
-    assert found["two_nn", 0] == pytest.approx(neighbors.two_nn(near))
+    assert found["two_nn", 0] == pytest.approx(dimension.two_nn(near))
 
 
 def test_noise_floor_and_null_lie_on_both_sides_of_a_real_motion():

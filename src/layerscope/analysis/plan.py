@@ -301,9 +301,9 @@ def styles(settings: ScanConfig) -> tuple[Style, ...]:
 def _style(kind: Augmentation, settings: ScanConfig) -> Style:
     match kind:
         case Augmentation.DEFAULT:
-            return AugmentationConfig()
+            return AugmentationConfig(first_words=settings.view_words)
         case Augmentation.AUTHORS:
-            return AugmentationConfig.authors()
+            return AugmentationConfig.authors().changed(first_words=settings.view_words)
         case _:
             return SpanConfig(kind=SpanKind(kind), words=settings.span_words, draws=settings.draws)
 
@@ -324,8 +324,9 @@ def _make_views(texts: Sequence[str], settings: ScanConfig, progress: Progress) 
 
     made = []
     for style in kinds:
-        found = views_of(texts, style, settings.views, settings.seed, tell)
-        own = _Made(style, found, len(texts), len(found.texts))
+        most = None if isinstance(style, SpanConfig) else settings.view_texts
+        found = views_of(texts, style, settings.views, settings.seed, tell, most)
+        own = _Made(style, found, len(texts), len(texts) - found.short)
         made.append(_from_corpus(own, settings) if _too_few(own, settings.views) else own)
     progress("making views", total, total)
     return made
@@ -395,7 +396,7 @@ def _notes(made: _Made, views: ViewSet) -> list[str]:
             f"taken from the {len(views.texts)} long paragraphs of the built-in {made.corpus.name} "
             "instead, and what is measured on them says nothing of your texts."
         ]
-    left = made.given - len(views.texts)
+    left = made.views.short + len(made.views.texts) - len(views.texts)
     if not left:
         return []
     return [

@@ -38,6 +38,8 @@ class ScanConfigKeywords(VectorConfigKeywords, total=False):
     layers: str | int | Iterable[int] | None
     stages: str | Iterable[str]
     views: int
+    view_texts: int | None
+    view_words: int | None
     augmentation: (
         Augmentation
         | Literal["default", "authors", "crops", "halves", "cloze"]

@@ -136,11 +136,15 @@ def listed(text: str, separator: str = ",") -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(separator) if part.strip())
 
 
-def most(limit: int) -> int | None:
-    """Return the limit that `--limit` stands for: 0 is none."""
-    if limit < 0:
-        raise InputError(f"expected a limit of at least 1 text, or 0 for all of them, got {limit}.")
-    return limit or None
+def most(flag: str, given: str | int) -> int:
+    """Return the number that was given to an option like `--limit`; 0 for `all` or 0."""
+    try:
+        count = 0 if given == "all" else int(given)
+    except ValueError:
+        count = -1
+    if count < 0:
+        raise InputError(f"expected {flag} of at least 1, or all, got {given}.")
+    return count
 
 
 def check_choice(kind: str, value: str, known: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from enum import Enum
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -76,6 +76,7 @@ def _parameter(name: str, field: FieldInfo, group: str) -> inspect.Parameter:
     else:
         typed = kind if kind in (int, float) else str
         default = _typed(field.default, option)
+    asked = {"parser": partial(most, flag), "metavar": "COUNT|all"} if option.zero_is_all else {}
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -83,7 +84,10 @@ def _parameter(name: str, field: FieldInfo, group: str) -> inspect.Parameter:
         annotation=Annotated[
             typed if default is not None else typed | None,
             typer.Option(
-                flag, help=" ".join((field.description or "").split()), rich_help_panel=group
+                flag,
+                help=" ".join((field.description or "").split()),
+                rich_help_panel=group,
+                **asked,
             ),
         ],
     )
@@ -92,7 +96,7 @@ def _parameter(name: str, field: FieldInfo, group: str) -> inspect.Parameter:
 def _typed(default: Any, option: Option) -> Any:
     """Return a default as it would be typed; None where nothing is typed for it."""
     if option.zero_is_all:
-        return default or 0
+        return "all" if default is None else default
     if option.words and default is not None:
         return option.words[default]
     if isinstance(default, tuple):
@@ -105,7 +109,7 @@ def _value(name: str, field: FieldInfo, given: Any) -> Any:
     annotation = field.rebuild_annotation()
     option = _option(annotation)
     if option.zero_is_all:
-        return most(given)
+        return given or None
     if given is None:
         return field.default
     if option.words:

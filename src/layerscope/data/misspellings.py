@@ -108,6 +108,8 @@ class AugmentationConfig(Config):
     serve."""
     edits: Several[Edit] = tuple(Edit)
     """The kinds of character edits, of which each edit draws one."""
+    first_words: Count | None = None
+    """Words from the start of a text that a copy is made of; None takes all."""
 
     @classmethod
     def authors(cls) -> AugmentationConfig:
@@ -133,7 +135,8 @@ class AugmentationConfig(Config):
             parts.append(f"words>={self.shortest_word}")
         if self.edits != usual.edits:
             parts.append(f"edits={'+'.join(self.edits)}")
-        return " ".join(parts)
+        shorter = "" if self.first_words is None else f", first {self.first_words} words"
+        return " ".join(parts) + shorter
 
     def _count(self, size: int) -> int:
         """How many of `size` words or characters are touched."""
@@ -170,7 +173,8 @@ def views(text: str, count: int, *, settings: AugmentationConfig, seed: int) -> 
     """
     if count < 1 or seed < 0:
         raise InputError(f"expected at least 1 view and a seed from 0 on, {count} and {seed} came.")
-    pieces = _Pieces.of(text)
+    pieces = _Pieces.of(text, settings.first_words)
+    text = pieces.text()
     taken = {text: -1}
     for index in range(count):
         for attempt in range(_TRIES if pieces.words else 0):
@@ -220,11 +224,14 @@ class _Pieces:
     gaps: list[str]
 
     @classmethod
-    def of(cls, text: str) -> _Pieces:
+    def of(cls, text: str, most: int | None = None) -> _Pieces:
+        """Take a text apart, or its first words."""
         spans = [match.span() for match in _WORD.finditer(text)]
         if not spans:  # nothing but punctuation: take that for words
             spans = [match.span() for match in re.finditer(r"\S+", text)]
         spans = [piece for start, end in spans for piece in cut_long(start, end)]
+        if most is not None and most < len(spans):
+            text, spans = text[: spans[most - 1][1]], spans[:most]
         edges = [0, *(edge for span in spans for edge in span), len(text)]
         gaps = [text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
         return cls([text[start:end] for start, end in spans], gaps)

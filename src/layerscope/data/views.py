@@ -9,6 +9,8 @@ from enum import StrEnum
 from functools import cache
 from typing import Final
 
+import numpy as np
+
 from layerscope.config import Config, Count
 from layerscope.data.misspellings import (
     AugmentationConfig,
@@ -146,10 +148,10 @@ class ViewKind(StrEnum):
 
 
 # The labels that the settings write, whole; published tables have some with fewer details.
-_EDITS: Final = r"(?: cap=\d+)?(?: words>=\d+)?(?: edits=\S+)?"
+_EDITS: Final = r"(?: cap=\d+)?(?: words>=\d+)?(?: edits=[a-z+]+)?(?:, first \d+ words)?"
 _SPAN: Final = r"(?: of \d+ words?(?:, \d+ draws)?)?(?:, built-in sample)?"
 _LABELS: Final = {
-    ViewKind.CHARACTERS: rf"characters(?:, the authors'| p=\S+{_EDITS})?",
+    ViewKind.CHARACTERS: rf"characters(?:, the authors'| p=[\d.e+-]+{_EDITS})?",
     ViewKind.CROPS: rf"crops{_SPAN}",
     ViewKind.HALVES: r"halves(?:, built-in sample)?",
     ViewKind.CLOZE: rf"inverse cloze{_SPAN}",
@@ -187,15 +189,22 @@ class Views:
         made: their views, as many of each, text by text.
         distances: of each text, how far its views are from it on average: relative edit distance.
             Empty for spans, which are no edits.
+        short: how many texts were tried and too short.
     """
 
     texts: list[int] = field(default_factory=list)
     made: list[str] = field(default_factory=list)
     distances: list[float] = field(default_factory=list)
+    short: int = 0
 
 
 def views_of(
-    texts: Sequence[str], style: Style, count: int, seed: int, told: Callable[[], None]
+    texts: Sequence[str],
+    style: Style,
+    count: int,
+    seed: int,
+    told: Callable[[], None],
+    most: int | None = None,
 ) -> Views:
     """Make views of texts; those that are too short for so many are left out.
 
@@ -205,18 +214,30 @@ def views_of(
         count: misspelled copies of a text; spans have a number of their own.
         seed: of the draws.
         told: called before every text.
+        most: texts of which copies are made, drawn by the seed from those that are long enough; None
+            takes all, as spans always do.
     """
-    found = Views()
-    for place, text in enumerate(texts):
+    made: dict[int, tuple[str, ...]] = {}
+    distances: dict[int, float] = {}
+    short = 0
+    order = np.arange(len(texts))
+    if most is not None:
+        order = np.random.default_rng(seed).permutation(order)
+    for place in order.tolist():
         told()
         try:
             if isinstance(style, SpanConfig):
-                found.made.extend(spans(text, settings=style, seed=seed))
-            else:
-                copies = views(text, count, settings=style, seed=seed)
-                found.made.extend(copy.text for copy in copies)
-                found.distances.append(mean_edit_distance(copies))
-        except InputError:  # too short
-            continue
-        found.texts.append(place)
-    return found
+                made[place] = spans(texts[place], settings=style, seed=seed)
+            elif len(made) != most:
+                copies = views(texts[place], count, settings=style, seed=seed)
+                made[place] = tuple(copy.text for copy in copies)
+                distances[place] = mean_edit_distance(copies)
+        except InputError:
+            short += 1
+    places = sorted(made)
+    return Views(
+        texts=places,
+        made=[view for place in places for view in made[place]],
+        distances=[distances[place] for place in places if place in distances],
+        short=short,
+    )

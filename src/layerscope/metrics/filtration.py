@@ -271,19 +271,19 @@ def _mean_level(scores: Tensor) -> float:
     return float(known.mean())
 
 
-def gfmi_knn(shared: Tensor, sign: Sign = Sign.CLIP) -> float:
+def gfmi_knn(shares: Tensor, n: int, sign: Sign = Sign.CLIP) -> float:
     """GFMI by neighbor lists: mean over k = 1, 2, 4, ... of the information on directed edges.
 
     Up to half the other samples. At each k a fixed increasing function of NRS, so it is NRS at many
     scales and no evidence beside it.
 
     Args:
-        shared: the counts of `shared_neighbors`.
+        shares: (size,) the mean share of neighbors in common, at the sizes of `octaves`.
+        n: number of samples.
         sign: what sizes with fewer shared neighbors than chance count.
     """
-    n = len(shared)
-    sizes = zip(shared.double().mean(0), octaves(n), strict=True)
-    scores = [retention_information(kept / k, chance_retention(n, k), sign) for kept, k in sizes]
+    sizes = zip(shares, octaves(n), strict=True)
+    scores = [retention_information(kept, chance_retention(n, k), sign) for kept, k in sizes]
     return float(torch.stack(scores).mean())
 
 

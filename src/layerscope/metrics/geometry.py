@@ -8,10 +8,10 @@ final layer. The matrix over pairs of samples is freed when it returns.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from layerscope.errors import UndefinedError
 from layerscope.metrics import similarity, subspaces
 from layerscope.metrics.components import Tree, spanning_tree
+from layerscope.metrics.dimension import dimensions
 from layerscope.metrics.estimates import Estimate, half_samples, of_halves
 from layerscope.metrics.filtration import (
     Filtration,
@@ -30,14 +31,8 @@ from layerscope.metrics.filtration import (
     joint_counts,
 )
 from layerscope.metrics.measure import Place
-from layerscope.metrics.neighbors import (
-    NeighborLevels,
-    Neighbors,
-    nearest,
-    neighbor_levels,
-    shared_neighbors,
-    trustworthiness,
-)
+from layerscope.metrics.neighborhoods import Neighborhoods, neighborhoods
+from layerscope.metrics.neighbors import Neighbors
 from layerscope.metrics.pairs import COUNT, Closeness, Pairs, halvings, path_error
 from layerscope.metrics.similarity import CkaMatrix, Kernel, TokenCosines
 from layerscope.metrics.subspaces import Frame, Frenet, Space, frame, half_bases, trajectory
@@ -50,9 +45,6 @@ SUBSPACES = (32, 16, 64)
 NEIGHBORHOODS = (10, 5, 20, 50)
 """Neighbors k of NRS, the default first."""
 
-
-NEIGHBORS = 64
-"""Length of the neighbor lists: the largest k of NRS is 50, the largest scale of GRIDE 64."""
 
 _SAMPLES_A_DIMENSION: Final = 2  # of a subspace, in each half: of fewer, halves spread too little
 
@@ -67,11 +59,7 @@ class LayerGeometry:
     Attributes:
         frame: leading directions; none where all vectors are equal.
         halves: feature bases of pairs of halves of the samples, for noise and error.
-        cosine: nearest neighbors by cosine, for NRS.
-        euclidean: nearest neighbors by distance, for the intrinsic dimension.
-        levels: size of neighborhood at which each sample enters another's, by cosine, one byte per
-            ordered pair. Only of the final layer, None of others.
-        shared: (sample, size) neighbors shared with the final layer, for GFMI by neighbor lists.
+        dimensions: estimates of the intrinsic dimension, by the names of the measures.
         kernel: for CKA; it holds the centered vectors.
         filtration: levels of all pairs, one byte a pair. Only of the final layer, None of others.
         joint: pairs by their level here and in the final layer, for GFMI by edges.
@@ -82,10 +70,7 @@ class LayerGeometry:
 
     frame: Frame
     halves: list[tuple[Tensor, Tensor]]
-    cosine: Neighbors | UndefinedError
-    euclidean: Neighbors | UndefinedError
-    levels: NeighborLevels | UndefinedError | None
-    shared: Tensor | UndefinedError
+    dimensions: dict[str, Estimate | UndefinedError]
     kernel: Kernel
     filtration: Filtration | UndefinedError | None
     joint: Tensor | UndefinedError
@@ -120,16 +105,11 @@ def layer_geometry(
     whole = frame(pairs.vectors)
     graphs = _attempt(lambda: filtration(pairs))
     final_graphs = graphs if final is None else final.filtration
-    levels = _attempt(lambda: neighbor_levels(pairs))
-    final_levels = levels if final is None else final.levels
     splits = halvings(pairs.n, COUNT, seed)
     return LayerGeometry(
         frame=whole,
         halves=half_bases(pairs.vectors, whole, splits),
-        cosine=_attempt(lambda: _listed(pairs)),
-        euclidean=_attempt(lambda: _listed(pairs, Closeness.EUCLIDEAN)),
-        levels=levels if final is None else None,
-        shared=_attempt(lambda: shared_neighbors(known(levels), _required(final_levels))),
+        dimensions=dimensions(pairs),
         kernel=Kernel(pairs.centered),
         filtration=graphs if final is None else None,
         joint=_attempt(lambda: joint_counts(known(graphs), _required(final_graphs))),
@@ -139,10 +119,6 @@ def layer_geometry(
         thresholds=_attempt(lambda: known(graphs).thresholds),
         tree=_attempt(lambda: spanning_tree(pairs)) if components else None,
     )
-
-
-def _listed(pairs: Pairs, kind: Closeness = Closeness.COSINE) -> Neighbors:
-    return nearest(pairs, max(1, min(NEIGHBORS, pairs.n - 1)), kind)
 
 
 def _attempt(compute: Callable[[], T]) -> T | UndefinedError:
@@ -201,7 +177,6 @@ class LayerStack:
     _halves: dict[int, list[tuple[Frenet, Frenet]]] = field(
         default_factory=dict, init=False, repr=False
     )
-    _computed: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
     _half_gfmi: dict[tuple[int, Sign], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -325,40 +300,38 @@ class LayerStack:
         floors = [subspaces.noise_floor(self.geometry[layer].halves, path.k) for layer in layers]
         return sum(floors) / len(floors) / path.largest
 
-    def lists(self, layer: int, half: int | None = None) -> Neighbors:
-        """Return the nearest neighbors by cosine, of all samples or inside one of their halves."""
-        if half is None:
-            return known(self.geometry[layer].cosine)
-        return self._once(("lists", layer, half), lambda: _listed(self._pairs(layer, half)))
+    @cached_property
+    def _directions(self) -> dict[int, UndefinedError]:
+        """Layers whose samples have no neighbors by cosine, with the reason."""
+        found = {}
+        for layer, vectors in enumerate(self.vectors):
+            try:
+                Pairs(vectors).lengths(Closeness.COSINE)
+            except UndefinedError as error:
+                found[layer] = error
+        return found
 
-    def distances(self, layer: int, half: int | None = None) -> Neighbors:
-        """Return the nearest neighbors by distance, likewise."""
-        if half is None:
-            return known(self.geometry[layer].euclidean)
-        pairs = partial(self._pairs, layer, half)
-        return self._once(("near", layer, half), lambda: _listed(pairs(), Closeness.EUCLIDEAN))
+    @cached_property
+    def _neighborhoods(self) -> tuple[dict[int, Neighbors], tuple[Neighborhoods, ...]]:
+        layers = [layer for layer in range(self.count) if layer not in self._directions]
+        return neighborhoods(
+            {at: partial(self.vectors.__getitem__, at) for at in layers}, self.last
+        )
 
-    def shared(self, layer: int, half: int | None = None) -> Tensor:
-        """Return the neighbors (sample, size) shared with the final layer, likewise."""
-        if half is None:
-            return known(self.geometry[layer].shared)
+    def lists(self, layer: int) -> Neighbors:
+        """Return the nearest neighbors by cosine, of all samples."""
+        self._require_directions(layer)
+        return self._neighborhoods[0][layer]
 
-        def levels(at: int) -> NeighborLevels:
-            return neighbor_levels(self._pairs(at, half))
+    def around(self, half: int | None, *layers: int) -> Neighborhoods:
+        """Return what the layers' neighborhoods share, in all samples or inside one of their halves."""
+        self._require_directions(*layers)
+        return self._neighborhoods[1][0 if half is None else 1 + half]
 
-        final = self._once(("levels", half), lambda: levels(self.last))
-        return self._once(("shared", layer, half), lambda: shared_neighbors(levels(layer), final))
-
-    def _pairs(self, layer: int, half: int | None = None) -> Pairs:
-        vectors = self.vectors[layer]
-        return Pairs(vectors if half is None else vectors[half_samples(self.n)[half]])
-
-    def _once(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Return `compute()`, called once per key, or raise the reason why it has no value."""
-        if key not in self._computed:
-            self._computed[key] = _attempt(compute)
-        found: T | UndefinedError = self._computed[key]
-        return known(found)
+    def _require_directions(self, *layers: int) -> None:
+        for layer in layers:
+            if layer in self._directions:
+                raise self._directions[layer]
 
     def of_halves(self, number: Callable[[int | None], float], *, log: bool = False) -> Estimate:
         """Return `estimates.of_halves` of a number of a half, or of all samples for None."""
@@ -389,29 +362,6 @@ class LayerStack:
         assert final is not None, "the final layer is made first, against no other"  # noqa: S101
         other = filtration(Pairs(self.vectors[-1][order.to(self.vectors[-1].device)]))
         return gfmi_edge(joint_counts(other, known(final)))
-
-    def trust(self, reference: int, other: int, half: int | None = None) -> float:
-        """Return the trustworthiness of the next or previous layer's neighbors in a layer."""
-        around = [at for at in (reference - 1, reference + 1) if 0 <= at <= self.last]
-        found = self._once(
-            ("trust", reference, half), lambda: self._trusted(reference, around, half)
-        )
-        return known(found[other])
-
-    def _trusted(
-        self, reference: int, others: list[int], half: int | None
-    ) -> dict[int, float | UndefinedError]:
-        """Return that of several layers at once, as it takes all distances."""
-        lists = {at: _attempt(partial(self.lists, at, half)) for at in others}
-        listed = {at: part for at, part in lists.items() if isinstance(part, Neighbors)}
-        found: dict[int, float | UndefinedError] = {
-            at: part for at, part in lists.items() if isinstance(part, UndefinedError)
-        }
-        if not listed:
-            return found
-        own, pairs = self.lists(reference, half), self._pairs(reference, half)
-        scores = trustworthiness(pairs, own, list(listed.values()), NEIGHBORHOODS[0])
-        return found | dict(zip(listed, scores, strict=True))
 
     @cached_property
     def _least_rank(self) -> int:

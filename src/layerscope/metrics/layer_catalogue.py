@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final, Literal
 
 from layerscope.metrics import layers
+from layerscope.metrics.dimension import SCALES
 from layerscope.metrics.geometry import NEIGHBORHOODS, SUBSPACES
 from layerscope.metrics.measure import Measure, Null
 from layerscope.metrics.neighbors import chance_retention, chance_trustworthiness
@@ -432,7 +433,7 @@ DYNAMICS: Final[tuple[Measure, ...]] = (
         name="gride_n2",
         title="Intrinsic dimension, GRIDE",
         function=layers.gride,
-        variants=tuple(f"gride_n{scale}" for scale in layers.SCALES[1:]),
+        variants=tuple(f"gride_n{scale}" for scale in SCALES[1:]),
         formula="maximum likelihood from ln(r_2n / r_n)",
         undefined="There are not more than 2 n texts, or over 5 % of the distances tie.",
         reference="Denti, Doimo, Laio, Mira 2022",

@@ -25,16 +25,14 @@ from torch import Tensor
 from layerscope.errors import UndefinedError
 from layerscope.metrics import components, filtration, neighbors, similarity, subspaces
 from layerscope.metrics.components import Tree
+from layerscope.metrics.dimension import SCALES
 from layerscope.metrics.estimates import Estimate
 from layerscope.metrics.filtration import Sign
 from layerscope.metrics.geometry import NEIGHBORHOODS, SUBSPACES, LayerGeometry, LayerStack, known
 from layerscope.metrics.measure import Between, Place, between
-from layerscope.metrics.neighbors import Neighbors, chance_retention, chance_trustworthiness
+from layerscope.metrics.neighbors import chance_retention, chance_trustworthiness, in_half
 from layerscope.metrics.pairs import half_sample_error, path_error
 from layerscope.metrics.subspaces import Frame, Frenet, Space
-
-SCALES = (2, 4, 8, 16, 32)
-"""Nearer of the two neighbors of GRIDE."""
 
 Rows = tuple[Between, ...]
 
@@ -239,18 +237,22 @@ def nrs(
     whole = place == "model"
     places = stack.whole if whole else stack.to_final if place == "final" else stack.steps
     stem = f"{'mean_' * whole}nrs{'_corrected' * corrected}{'_to_final' * (place == 'final')}"
-    score = neighbors.corrected_retention if corrected else neighbors.retention
 
     def rows(k: int) -> Rows:
         def value(layer: int, other: int) -> Estimate:
             pairs = stack.steps if whole else [(layer, other)]
 
             def kept(half: int | None) -> float:
-                lists = [(stack.lists(one, half), stack.lists(two, half)) for one, two in pairs]
-                size = (
-                    k if half is None else min(neighbors.in_half(half, k, 10), lists[0][0].n // 4)
-                )
-                return fmean(score(one, two, size) for one, two in lists)
+                around = [stack.around(half, *pair) for pair in pairs]
+                size = in_half(half, k, 10)
+                if half is not None:
+                    size = min(size, around[0].n // 4)
+                scores = [
+                    each.retention(*pair, size) for each, pair in zip(around, pairs, strict=True)
+                ]
+                if corrected:
+                    scores = [neighbors.above_chance(score, around[0].n, size) for score in scores]
+                return fmean(scores)
 
             return stack.of_halves(kept)
 
@@ -272,19 +274,22 @@ def nrs_matrix(stack: LayerStack) -> Rows:
 
 def trustworthiness(stack: LayerStack) -> Rows:
     """1 less a penalty for neighbors after a block that were far off before it; 0 to 1."""
-    return _trust(
-        "trustworthiness", stack, lambda layer, before, half: stack.trust(before, layer, half)
-    )
+    return _trust("trustworthiness", stack, lambda layer, before: (before, layer))
 
 
 def continuity(stack: LayerStack) -> Rows:
     """1 less a penalty for neighbors before a block that are far off after it; 0 to 1."""
-    return _trust("continuity", stack, stack.trust)
+    return _trust("continuity", stack, lambda layer, before: (layer, before))
 
 
-def _trust(stem: str, stack: LayerStack, part: Callable[[int, int, int | None], float]) -> Rows:
+def _trust(stem: str, stack: LayerStack, order: Callable[[int, int], tuple[int, int]]) -> Rows:
+    """Return the trustworthiness in one layer of a step of the neighbors in the other."""
+
     def value(layer: int, before: int) -> Estimate:
-        lost = stack.of_halves(lambda half: 1 - part(layer, before, half), log=True)
+        pair = order(layer, before)
+        lost = stack.of_halves(
+            lambda half: 1 - stack.around(half, *pair).trustworthiness(*pair), log=True
+        )
         return Estimate(1 - lost.value, 1 - lost.contributions)
 
     null = chance_trustworthiness(stack.n)
@@ -342,9 +347,15 @@ def mean_gfmi_knn(stack: LayerStack) -> Rows:
 
 
 def _gfmi_knn(stack: LayerStack, layers: Sequence[int]) -> Estimate:
-    return stack.of_halves(
-        lambda half: fmean(filtration.gfmi_knn(stack.shared(at, half)) for at in layers)
-    )
+    def mean(half: int | None) -> float:
+        around = [stack.around(half, at, stack.last) for at in layers]
+        scores = [
+            filtration.gfmi_knn(each.shares(at), each.n)
+            for at, each in zip(layers, around, strict=True)
+        ]
+        return fmean(scores)
+
+    return stack.of_halves(mean)
 
 
 def gfmi_component(stack: LayerStack) -> Rows:
@@ -421,31 +432,25 @@ def block_influence(stack: LayerStack) -> Rows:
 # --- intrinsic dimension ---------------------------------------------------------------------------
 
 
-def _at_layers(
-    metric: str, stack: LayerStack, compute: Callable[[Neighbors, int], float], size: int = 1
-) -> Rows:
-    """Return a dimension by neighbors up to a number, in halves by those that are equally far."""
-
-    def value(layer: int, _: int) -> Estimate:
-        return stack.of_halves(
-            lambda half: compute(stack.distances(layer, half), neighbors.in_half(half, size, 4)),
-            log=True,
-        )
-
-    return between(metric, [(layer, None) for layer in range(stack.count)], value)
+def _dimension(metric: str, stack: LayerStack) -> Rows:
+    return between(
+        metric,
+        [(layer, None) for layer in range(stack.count)],
+        lambda layer, _: known(stack.geometry[layer].dimensions[metric]),
+    )
 
 
 def two_nn(stack: LayerStack) -> Rows:
     """Intrinsic dimension of a layer by the ratio of its two nearest distances."""
-    return _at_layers("two_nn", stack, lambda listed, _: neighbors.two_nn(listed))
+    return _dimension("two_nn", stack)
 
 
 def gride(stack: LayerStack) -> Rows:
     """Intrinsic dimension by the distances of neighbors n and 2 n, at growing scales n."""
-    rows = (_at_layers(f"gride_n{n}", stack, neighbors.gride, n) for n in SCALES)
+    rows = (_dimension(f"gride_n{n}", stack) for n in SCALES)
     return tuple(row for own in rows for row in own)
 
 
 def levina_bickel(stack: LayerStack) -> Rows:
     """Intrinsic dimension by the distances of 20 neighbors."""
-    return _at_layers("levina_bickel_k20", stack, neighbors.levina_bickel, 20)
+    return _dimension("levina_bickel_k20", stack)

@@ -118,7 +118,7 @@ class Pairs:
             UndefinedError: all vectors are equal, or one has no direction where one is needed.
         """
         gram = self.gram(start, stop, first)
-        lengths = self._lengths(kind)
+        lengths = self.lengths(kind)
         if kind is Closeness.CENTERED_COSINE:
             return _without_rounding(1 - _over_lengths(gram, lengths, start, stop, first), 1)
         scale = self.squares[start:stop, None] + self.squares[first:]
@@ -139,7 +139,7 @@ class Pairs:
             upper = torch.ones(block.shape, dtype=torch.bool, device=block.device).triu_(1)
             yield block[upper].view(torch.int32)
 
-    def _lengths(self, kind: Closeness) -> Tensor:
+    def lengths(self, kind: Closeness) -> Tensor:
         """Return the divisors (sample,) of the inner products."""
         if not bool(self.squares.any()):
             raise UndefinedError("all vectors are equal, so no two are nearer than others")
