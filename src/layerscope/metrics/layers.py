@@ -247,9 +247,7 @@ def nrs(
 
             def kept(half: int | None) -> float:
                 lists = [(stack.lists(one, half), stack.lists(two, half)) for one, two in pairs]
-                size = (
-                    k if half is None else min(neighbors.in_half(half, k, 10), lists[0][0].n // 4)
-                )
+                size = k if half is None else min(neighbors.in_half(half, k, 10), stack.n // 16 * 2)
                 return fmean(score(one, two, size) for one, two in lists)
 
             return stack.of_halves(kept)
