@@ -244,9 +244,7 @@ def nrs(
 
             def kept(half: int | None) -> float:
                 around = [stack.around(half, *pair) for pair in pairs]
-                size = in_half(half, k, 10)
-                if half is not None:
-                    size = min(size, around[0].n // 4)
+                size = k if half is None else min(in_half(half, k, 10), around[0].n // 4)
                 scores = [
                     each.retention(*pair, size) for each, pair in zip(around, pairs, strict=True)
                 ]
