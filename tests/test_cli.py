@@ -42,6 +42,18 @@ def test_importing_is_light(statement):
     assert found.stdout == "[]\n"
 
 
+@pytest.mark.parametrize("given", ["'metrics'", "'metrics', 'curvature'"])
+def test_listing_the_measures_needs_neither_torch_nor_pandas(given):
+    code = (
+        "import sys; from layerscope.cli import app\n"
+        f"app([{given}], standalone_mode=False)\n"
+        "print([name for name in ('torch', 'pandas', 'scipy') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "curvature" in found.stdout
+    assert found.stdout.endswith("[]\n")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_helps_with_an_example(command, name):
     finished = command(name, "--help")

@@ -9,7 +9,7 @@ from fake_runs import fake_run
 from layerscope.analysis.run import Estimates
 from layerscope.decisions import choose, evidence
 from layerscope.metrics.catalogue import CATALOGUE
-from layerscope.render import estimates, measures, terminal, words
+from layerscope.render import catalogue, estimates, measures, terminal, words
 from layerscope.render.scans import run_view
 from layerscope.render.view import Section, View
 from layerscope.results.table import Run
@@ -182,7 +182,7 @@ def test_measures_outside_the_paper_are_shown_where_alone(run):
 
 
 def test_the_catalogue_fits_and_names_every_measure():
-    text = shown(measures.catalogue_view())
+    text = shown(catalogue.catalogue_view())
     assert max(len(line) for line in text.splitlines()) <= 80
     for measure in CATALOGUE:
         assert f"{measure.name} " in text
@@ -191,7 +191,7 @@ def test_the_catalogue_fits_and_names_every_measure():
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 @pytest.mark.parametrize("measure", CATALOGUE, ids=lambda measure: measure.name)
 def test_a_measures_page_holds_what_the_catalogue_knows(measure, encoding):
-    text = shown(measures.measure_view(measure), encoding)
+    text = shown(catalogue.measure_view(measure), encoding)
     assert measure.name in text
     assert str(measure.direction) in text
     assert "formula" in text

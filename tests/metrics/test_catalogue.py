@@ -1,6 +1,7 @@
 """Every record of the catalogue is held to what it declares, both ways."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE, measure, select
 from layerscope.metrics.estimates import Estimate
 from layerscope.metrics.inputs import SampleInputs, TokenInputs, ViewInputs
-from layerscope.metrics.measure import INVARIANCES, Measure
+from layerscope.metrics.measure import INVARIANCES, Functions, Measure
 
 CASES = [
     pytest.param(record, convention, id=f"{record.name}-{convention or 'plain'}")
@@ -160,3 +161,14 @@ def test_select_keeps_the_catalogue_order():
     assert [record.name for record in select(["lidar", "curvature"])] == ["curvature", "lidar"]
     with pytest.raises(InputError, match="unknown measure"):
         select(["nothing"])
+
+
+def test_every_record_names_a_function_that_is_there():
+    """Records import no function, so that nothing else would find a wrong name before a scan."""
+    for record in CATALOGUE:
+        function = record.function.func if isinstance(record.function, partial) else record.function
+        assert callable(function.resolved), record.name
+        if record.null is not None:
+            assert isinstance(record.null.level(100, 20), float), record.name
+    with pytest.raises(AttributeError):
+        _ = Functions("views").nothing.resolved

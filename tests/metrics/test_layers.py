@@ -9,11 +9,12 @@ import torch
 
 from layerscope.errors import UndefinedError
 from layerscope.metrics import dimension, layers, neighbors, similarity, subspaces
+from layerscope.metrics.between import Between
 from layerscope.metrics.catalogue import CATALOGUE, measure
 from layerscope.metrics.filtration import filtration, gfmi_edge, joint_counts
 from layerscope.metrics.geometry import LayerStack
 from layerscope.metrics.layers import frenet_displacement_sample
-from layerscope.metrics.measure import INVARIANCES, Between, Measure
+from layerscope.metrics.measure import INVARIANCES, Measure
 from layerscope.metrics.pairs import Closeness, Pairs
 from layerscope.metrics.similarity import TokenCosines, token_cosines
 

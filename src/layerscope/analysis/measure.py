@@ -19,9 +19,10 @@ from layerscope.analysis.reduce import CROSSED, POOLED, PROMPT, REFERENCE, Colum
 from layerscope.data.files import write_atomically
 from layerscope.data.views import of_spans
 from layerscope.errors import RunError, UndefinedError
+from layerscope.metrics.between import Between
 from layerscope.metrics.geometry import LayerStack
 from layerscope.metrics.inputs import SampleInputs, ViewInputs
-from layerscope.metrics.measure import Between, Measure
+from layerscope.metrics.measure import Measure
 from layerscope.metrics.similarity import TokenCosines
 from layerscope.results.resampling import bootstrap_limits
 from layerscope.results.table import BLOCK, COLUMNS, CONTRIBUTION_COLUMNS

@@ -35,7 +35,6 @@ from layerscope.data.texts import STANDARD_INPUT, Texts
 from layerscope.decisions import choose, evidence
 from layerscope.decisions.select import Selection, decide
 from layerscope.metrics import catalogue
-from layerscope.metrics.measure import Measure
 from layerscope.models.backbone import Backbone
 from layerscope.render import charts, matplotlib, plotly
 from layerscope.render.drawing import Figure
@@ -117,22 +116,6 @@ def load(folder: AnyPath) -> Scan:
         InputError: the folder holds none.
     """
     return Scan(load_run(folder), Path(folder))
-
-
-@checked
-def list_metrics() -> tuple[Measure, ...]:
-    """Return the facts of every measure: formula, range, direction, conventions, reference."""
-    return catalogue.CATALOGUE
-
-
-@checked
-def get_metric(name: Text) -> Measure:
-    """Return the facts of one measure.
-
-    Raises:
-        InputError: no measure has that name.
-    """
-    return catalogue.measure(name)
 
 
 @dataclass(frozen=True)

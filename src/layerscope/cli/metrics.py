@@ -25,15 +25,15 @@ def metrics(
     """
     Failures.debug = debug
     from layerscope import api
-    from layerscope.render import measures, terminal
+    from layerscope.render import catalogue, terminal
 
     chosen = api.list_metrics() if name is None else (api.get_metric(name),)
     if as_json:
         print_json([_measure_facts(measure) for measure in chosen])
     elif name is None:
-        open_console().print(terminal.drawn(measures.catalogue_view(chosen)))
+        open_console().print(terminal.drawn(catalogue.catalogue_view(chosen)))
     else:
-        open_console().print(terminal.drawn(measures.measure_view(chosen[0])))
+        open_console().print(terminal.drawn(catalogue.measure_view(chosen[0])))
 
 
 def _measure_facts(measure: Any) -> dict[str, Any]:

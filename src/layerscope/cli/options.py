@@ -76,7 +76,9 @@ def _parameter(name: str, field: FieldInfo, group: str) -> inspect.Parameter:
     else:
         typed = kind if kind in (int, float) else str
         default = _typed(field.default, option)
-    asked = {"parser": partial(most, flag), "metavar": "COUNT|all"} if option.zero_is_all else {}
+    asked: dict[str, Any] = {}
+    if option.zero_is_all:
+        asked = {"parser": partial(most, flag), "metavar": "COUNT|all"}
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+import scipy
 
 from layerscope.decisions import dependence
 from layerscope.decisions.gains import scores_of
@@ -358,7 +358,7 @@ def _spearmans(
     x: Floats, y: Floats, drawn: np.ndarray[tuple[int, int], np.dtype[np.intp]]
 ) -> Floats:
     """Return Spearman's correlation of each draw, NaN where either is the same for all of it."""
-    one, other = (rankdata(values[drawn], axis=1) for values in (x, y))
+    one, other = (scipy.stats.rankdata(values[drawn], axis=1) for values in (x, y))
     return _cosines(*(ranks - ranks.mean(axis=1, keepdims=True) for ranks in (one, other)))
 
 
@@ -390,7 +390,7 @@ def permutation_p(x: Floats, y: Floats, *, seed: int = 0, resamples: int = 10_00
     >>> permutation_p(np.arange(5.0), np.arange(5.0))  # this order and its reverse, of 120
     0.016666666666666666
     """
-    one, other = (rankdata(values) - (len(x) + 1) / 2 for values in (x, y))
+    one, other = (scipy.stats.rankdata(values) - (len(x) + 1) / 2 for values in (x, y))
     reached = abs(one @ other) - dependence.EQUAL
     if len(x) <= _EXACT:
         orders = np.array(list(permutations(range(len(x)))))
@@ -425,7 +425,7 @@ def _partials(
 
 
 def _given(values: Floats, means: Floats, covariates: Sequence[Floats]) -> float | None:
-    ranks = np.column_stack([rankdata(covariate) for covariate in covariates])
+    ranks = np.column_stack([scipy.stats.rankdata(covariate) for covariate in covariates])
     try:
         return dependence.partial_spearman(values, means, ranks).value
     except UndefinedError:  # too few models, or the covariates explain the order completely

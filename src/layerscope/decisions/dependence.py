@@ -16,8 +16,8 @@ from itertools import groupby
 from typing import Final
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from layerscope.errors import InputError, UndefinedError
 from layerscope.results.resampling import p_value
@@ -114,7 +114,7 @@ def partial_correlation(x: ArrayLike, y: ArrayLike, covariates: ArrayLike) -> Pa
     value = float(np.dot(*(_residual(curve, design) for curve in (x, y))))
     value = min(1.0, max(-1.0, value))
     t = math.inf if abs(value) == 1 else value * math.sqrt(freedom / (1 - value**2))
-    return Partial(value, float(2 * stats.t.sf(abs(t), freedom)))
+    return Partial(value, float(2 * scipy.stats.t.sf(abs(t), freedom)))
 
 
 def partial_spearman(x: ArrayLike, y: ArrayLike, covariates: ArrayLike) -> Partial:
@@ -137,7 +137,7 @@ def spearman_limits(rho: float, n: int, level: float = 0.95) -> tuple[float, flo
     """
     if n < FEWEST:
         raise UndefinedError(f"expected at least {FEWEST} units for limits, got {n}")
-    margin = stats.norm.ppf((1 + level) / 2) * math.sqrt((1 + rho**2 / 2) / (n - 3))
+    margin = scipy.stats.norm.ppf((1 + level) / 2) * math.sqrt((1 + rho**2 / 2) / (n - 3))
     center = math.atanh(rho)
     return math.tanh(center - margin), math.tanh(center + margin)
 
@@ -374,7 +374,7 @@ def sign_test(values: ArrayLike) -> SignTest:
     positive, negative = int((numbers > 0).sum()), int((numbers < 0).sum())
     if positive + negative == 0:
         raise UndefinedError("no value differs from 0")
-    test = stats.binomtest(positive, positive + negative)
+    test = scipy.stats.binomtest(positive, positive + negative)
     return SignTest(positive / (positive + negative), float(test.pvalue))
 
 
@@ -401,5 +401,5 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
     values = np.asarray(p, dtype=float)
     if not len(values):
         return values
-    adjusted: Floats = stats.false_discovery_control(values)
+    adjusted: Floats = scipy.stats.false_discovery_control(values)
     return adjusted

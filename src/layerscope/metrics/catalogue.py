@@ -9,13 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from layerscope.errors import unknown_name
-from layerscope.metrics import samples, tokens, views
 from layerscope.metrics.layer_catalogue import DYNAMICS
-from layerscope.metrics.measure import Invariances, Measure, Null
+from layerscope.metrics.measure import Functions, Invariances, Measure, Null
 from layerscope.settings import Convention
+
+if TYPE_CHECKING:
+    from layerscope.metrics import samples, tokens, views
+else:
+    samples, tokens, views = map(Functions, ("samples", "tokens", "views"))
 
 PAPER, NORMALIZED, REFERENCE = Convention.PAPER, Convention.NORMALIZED, Convention.REFERENCE
 ALL: Final = (PAPER, NORMALIZED, REFERENCE)

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import scipy
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from layerscope.errors import InputError, UndefinedError
 from layerscope.metrics.estimates import Estimate, half_samples, of_halves
+from layerscope.metrics.measure import SCALES
 from layerscope.metrics.neighbors import Neighbors, in_half, nearest
 from layerscope.metrics.pairs import Closeness, Pairs
-
-SCALES: Final = (2, 4, 8, 16, 32)
-"""Neighbors n of GRIDE, which looks at n and 2 n."""
 
 _FAR: Final = 2 * SCALES[-1]
 _LISTED: Final = 4 * _FAR  # neighbors among which half the samples usually have theirs
@@ -100,7 +98,8 @@ def gride(neighbors: Neighbors, near: int = 2) -> float:
         )
 
     logs = logs.clamp(min=torch.finfo(logs.dtype).tiny)
-    value: float = brentq(lambda d: float(terms(d).mean()), 1e-6, 1e6, xtol=1e-12, rtol=1e-14)
+    root = scipy.optimize.brentq
+    value: float = root(lambda d: float(terms(d).mean()), 1e-6, 1e6, xtol=1e-12, rtol=1e-14)
     return value
 
 

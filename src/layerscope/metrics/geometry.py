@@ -18,6 +18,7 @@ from torch import Tensor
 
 from layerscope.errors import UndefinedError
 from layerscope.metrics import similarity, subspaces
+from layerscope.metrics.between import Place
 from layerscope.metrics.components import Tree, spanning_tree
 from layerscope.metrics.dimension import dimensions
 from layerscope.metrics.estimates import Estimate, half_samples, of_halves
@@ -30,7 +31,7 @@ from layerscope.metrics.filtration import (
     half_joint_counts,
     joint_counts,
 )
-from layerscope.metrics.measure import Place
+from layerscope.metrics.measure import NEIGHBORHOODS, SUBSPACES
 from layerscope.metrics.neighborhoods import Neighborhoods, neighborhoods
 from layerscope.metrics.neighbors import Neighbors
 from layerscope.metrics.pairs import COUNT, Closeness, Pairs, halvings, path_error
@@ -38,13 +39,6 @@ from layerscope.metrics.similarity import CkaMatrix, Kernel, TokenCosines
 from layerscope.metrics.subspaces import Frame, Frenet, Space, frame, half_bases, trajectory
 
 T = TypeVar("T")
-
-SUBSPACES = (32, 16, 64)
-"""Dimensions k of the layer subspace, the default first."""
-
-NEIGHBORHOODS = (10, 5, 20, 50)
-"""Neighbors k of NRS, the default first."""
-
 
 _SAMPLES_A_DIMENSION: Final = 2  # of a subspace, in each half: of fewer, halves spread too little
 

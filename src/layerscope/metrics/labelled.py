@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from scipy.stats import rankdata
+import scipy
 
 from layerscope.errors import UndefinedError
 from layerscope.metrics.readouts import Floats, Rows
@@ -73,7 +73,7 @@ def rank_agreement(first: Rows, second: Rows, scores: Floats) -> Floats:
 
 
 def _standard(values: Floats) -> Floats:
-    ranks = rankdata(values)
+    ranks = scipy.stats.rankdata(values)
     spread = ranks.std()
     if not spread:
         raise UndefinedError("all values are equal")

@@ -10,14 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from layerscope.metrics import layers
-from layerscope.metrics.dimension import SCALES
-from layerscope.metrics.geometry import NEIGHBORHOODS, SUBSPACES
-from layerscope.metrics.measure import Measure, Null
-from layerscope.metrics.neighbors import chance_retention, chance_trustworthiness
-from layerscope.metrics.subspaces import random_level
+from layerscope.metrics.measure import NEIGHBORHOODS, SCALES, SUBSPACES, Functions, Measure, Null
+
+if TYPE_CHECKING:
+    from layerscope.metrics import layers, neighbors, subspaces
+else:
+    layers, neighbors, subspaces = map(Functions, ("layers", "neighbors", "subspaces"))
 
 _LRD = "name: Jiang, Yang, Tam 2026 (abstract only)"
 _OURS = "LRD's own definition was not available"
@@ -42,8 +42,8 @@ _FEW = "There are not more than k texts, all vectors of a layer are equal, or on
 _GRAPH = "There are fewer than 4 texts, or a vector equals the mean of its layer."
 _UNRELATED = "unrelated layers"
 
-_RANDOM: Final = Null("random subspaces", random_level, varies=True)
-_KEPT_BY_CHANCE: Final = Null(_UNRELATED, lambda n, _d: chance_retention(n), varies=True)
+_RANDOM: Final = Null("random subspaces", subspaces.random_level, varies=True)
+_KEPT_BY_CHANCE: Final = Null(_UNRELATED, lambda n, _d: neighbors.chance_retention(n), varies=True)
 _ZERO: Final = Null(_UNRELATED, lambda _n, _d: 0.0)
 _RIGHT_ANGLE: Final = Null("random subspaces", lambda _n, _d: math.pi / 2)
 
@@ -64,7 +64,7 @@ _trust = partial(
     invariances={"": _COSINES},
     undefined="There are not more than 2 k texts, or vectors without a direction.",
     reference="Venna, Kaski 2001",
-    null=Null(_UNRELATED, lambda n, _d: chance_trustworthiness(n), varies=True),
+    null=Null(_UNRELATED, lambda n, _d: neighbors.chance_trustworthiness(n), varies=True),
 )
 _cka = partial(
     _pair,
@@ -204,7 +204,7 @@ DYNAMICS: Final[tuple[Measure, ...]] = (
         reference=f"{_LRD}; sample space: Raghu et al. 2017 (SVCCA)",
         note=f"{_OURS}. One null for models of any width, as it depends on N alone. Limits take "
         "2 (k + 2) texts.",
-        null=Null("random subspaces", lambda n, _d: random_level(10**9, n), varies=True),
+        null=Null("random subspaces", lambda n, _d: subspaces.random_level(10**9, n), varies=True),
     ),
     _frenet(
         name="frenet_arc_length_k32",

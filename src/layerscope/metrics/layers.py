@@ -24,12 +24,12 @@ from torch import Tensor
 
 from layerscope.errors import UndefinedError
 from layerscope.metrics import components, filtration, neighbors, similarity, subspaces
+from layerscope.metrics.between import Between, Place, between
 from layerscope.metrics.components import Tree
-from layerscope.metrics.dimension import SCALES
 from layerscope.metrics.estimates import Estimate
 from layerscope.metrics.filtration import Sign
-from layerscope.metrics.geometry import NEIGHBORHOODS, SUBSPACES, LayerGeometry, LayerStack, known
-from layerscope.metrics.measure import Between, Place, between
+from layerscope.metrics.geometry import LayerGeometry, LayerStack, known
+from layerscope.metrics.measure import NEIGHBORHOODS, SCALES, SUBSPACES
 from layerscope.metrics.neighbors import chance_retention, chance_trustworthiness, in_half
 from layerscope.metrics.pairs import half_sample_error, path_error
 from layerscope.metrics.subspaces import Frame, Frenet, Space

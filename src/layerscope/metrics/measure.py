@@ -1,23 +1,27 @@
-"""The record of a measure, all of which are in `catalogue.CATALOGUE`, and the values between layers."""
+"""The record of a measure, all of which are in `catalogue.CATALOGUE`.
+
+A record names its function without importing it: who only reads the facts needs no torch.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final, Literal
 
-import torch
-from torch import Tensor
-
-from layerscope.errors import UndefinedError
-from layerscope.metrics.estimates import Estimate
-from layerscope.metrics.pairs import half_sample_limits
 from layerscope.settings import Convention
 
 Level = Literal["prompt", "dataset", "view", "pair"]
-Place = tuple[int, int | None]  # a layer, and the one that it is compared with
+
+SUBSPACES: Final = (32, 16, 64)
+"""Dimensions k of the layer subspace, the default first."""
+
+NEIGHBORHOODS: Final = (10, 5, 20, 50)
+"""Neighbors k of NRS, the default first."""
+
+SCALES: Final = (2, 4, 8, 16, 32)
+"""Neighbors n of GRIDE, which looks at n and 2 n."""
 
 Invariances = Mapping[str, frozenset[str]]
 INVARIANCES: Final = {
@@ -31,6 +35,37 @@ INVARIANCES: Final = {
     "layer scaling": "another positive factor for each layer",
     "layer translation": "another vector added to all rows of each layer",
 }
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """A function of a module that is imported when it is first called."""
+
+    module: str
+    name: str
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """Call the function."""
+        return self.resolved(*given, **named)
+
+    @property
+    def resolved(self) -> Callable[..., Any]:
+        """The function itself."""
+        found: Callable[..., Any] = getattr(importlib.import_module(self.module), self.name)
+        return found
+
+
+@dataclass(frozen=True)
+class Functions:
+    """The functions of a module of this room, each deferred."""
+
+    module: str
+
+    def __getattr__(self, name: str) -> Deferred:
+        """Return a deferred function; a test resolves those of all records."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return Deferred(f"layerscope.metrics.{self.module}", name)
 
 
 @dataclass(frozen=True)
@@ -103,103 +138,3 @@ class Measure:
     place: Literal["", "step", "layer", "final", "matrix", "model"] = ""
     crosses_blocks: bool = False
     on_spans: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Between:
-    """One number of a stack of layers.
-
-    Attributes:
-        metric: name of the measure, with its variant.
-        layer: the layer index at which the value is reported: the later one of a step, L for a model.
-        other_layer: the layer it is compared with, None where there is none.
-        value: None where it is undefined.
-        contributions: (sample,) numbers whose mean is the value, where it is such a mean.
-        error: standard error from halves of the samples, where there are no contributions.
-        bounds: the least and the greatest possible value.
-        null: value on unrelated layers, where it is known.
-        floor: value that estimation noise alone would give.
-        reason: why the value is undefined.
-        note: a sentence on how to read the value in this run.
-        dimension: of the subspaces, where it is lower than the k of the name.
-    """
-
-    metric: str
-    layer: int
-    other_layer: int | None
-    value: float | None
-    contributions: Tensor | None = None
-    error: float | None = None
-    bounds: tuple[float, float] = (-math.inf, math.inf)
-    null: float | None = None
-    floor: float | None = None
-    reason: str = ""
-    note: str = ""
-    dimension: int | None = None
-
-    @property
-    def limits(self) -> tuple[float, float] | None:
-        """The 95 % limits that the error gives, kept inside the bounds."""
-        if self.value is None or self.error is None:
-            return None
-        ends = half_sample_limits(torch.tensor(self.value), torch.tensor(self.error))
-        low, high = (min(max(float(end), self.bounds[0]), self.bounds[1]) for end in ends)
-        return low, high
-
-
-Number = float | Estimate
-
-
-def between(
-    metric: str,
-    places: Sequence[Place],
-    compute: Callable[[int, int], Number],
-    *,
-    error: Callable[[int, int], float | None] = lambda _layer, _other: None,
-    floor: Callable[[int, int], float | None] = lambda _layer, _other: None,
-    null: float | Callable[[], float] | None = None,
-    bounds: tuple[float, float] = (-math.inf, math.inf),
-    note: str = "",
-) -> tuple[Between, ...]:
-    """Return a measure at its places; where it has no value, the reason.
-
-    Args:
-        metric: name of the measure, with its variant.
-        places: (layer, other layer) for each row.
-        compute: (layer, other layer) -> the value; the layer twice where there is no other.
-        error: the same -> standard error, where there are no contributions.
-        floor: the same -> value that estimation noise alone would give.
-        null: value on unrelated layers.
-        bounds: the least and the greatest possible value.
-        note: of every row.
-    """
-    found = []
-    for layer, other in places:
-        row = partial(Between, metric=metric, layer=layer, other_layer=other, note=note)
-        pair = (layer, layer if other is None else other)
-        try:
-            number = compute(*pair)
-            found.append(
-                row(
-                    value=number.value if isinstance(number, Estimate) else number,
-                    contributions=_contributions(number),
-                    error=_finite(error(*pair)),
-                    floor=_finite(floor(*pair)),
-                    null=_finite(null() if callable(null) else null),
-                    bounds=bounds,
-                )
-            )
-        except UndefinedError as reason:
-            found.append(row(value=None, reason=str(reason)))
-    return tuple(found)
-
-
-def _contributions(number: Number) -> Tensor | None:
-    """Return the contributions of the samples, None where no sample has one."""
-    if not isinstance(number, Estimate) or bool(number.contributions.isnan().all()):
-        return None
-    return number.contributions
-
-
-def _finite(number: float | None) -> float | None:
-    return None if number is None or not math.isfinite(number) else number

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from layerscope.render.drawing import Drawing
+if TYPE_CHECKING:
+    from layerscope.render.drawing import Drawing
 
 # Signs; a terminal without UTF-8 gets ASCII ones (see `terminal.ASCII`).
 LEAST: Final = "▼"
