@@ -37,7 +37,7 @@ lint: $(BIN)/installed-dev
 	$(BIN)/lint-imports
 
 bench: $(BIN)/installed-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks speed
 
 benchmark-models: $(BIN)/installed-dev
 	$(BIN)/python -m benchmarks.materials

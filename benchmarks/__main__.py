@@ -28,11 +28,14 @@ from benchmarks import (
     rules,
     scans,
     shipping,
+    speed,
     startup,
+    views,
 )
 
 BENCHMARKS: dict[str, tuple[str, Callable[[], str]]] = {
     "architectures": ("What works on which architecture", architectures.main),
+    "speed": ("What commands cost, with limits", speed.main),
     "startup": ("Start-up", startup.main),
     "precision": ("Precision of the spectra", precision.main),
     "overhead": ("Measures beside the bare forward pass", overhead.main),
@@ -46,6 +49,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], str]]] = {
     "readouts": ("Readouts on labelled tasks", readouts.main),
     "rules": ("Which rule chooses the layer", rules.main),
     "scans": ("Measures of several layers of real models", scans.main),
+    "views": ("Shorter copies of fewer texts", views.main),
     "shipping": ("Cut and pruned models beside the full ones", shipping.main),
 }
 

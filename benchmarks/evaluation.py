@@ -166,6 +166,21 @@ def all_layers(
     return time.process_time() - started, scores, source
 
 
+def one_pass(name: str, task: str) -> str:
+    """Say what all layers cost beside one plain run of the last, both in CPU seconds."""
+    path = MODELS[name]()
+    if path is None:
+        return "model not installed"
+    backbone = loading.load(path)
+    plan = plan_of(task, None)
+    with tempfile.TemporaryDirectory() as folder:
+        model = PlainModel(backbone, Path(folder) / "plain")
+        plain_run(model, plan_of("STS17-en-en", 8), Site(backbone.depth))  # warms up
+        ours, _, source = all_layers(backbone, plan, PLAIN, Path(folder) / "bank")
+        plain, _ = plain_run(model, plan, source.sites[-1])
+    return f"{ours / plain:.2f} x ({ours:.1f} s / {plain:.1f} s)"
+
+
 def compare(name: str, task: str, rows: int | None, layers: Sequence[int] | None) -> dict[str, Any]:
     """One row: all layers from one pass against a plain run for each of them."""
     path = MODELS[name]()
