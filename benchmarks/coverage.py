@@ -13,7 +13,7 @@ these texts do, and say no more of other texts. Parts of finitely many texts dif
 sqrt(1 - N / 10,003), than sets of fresh texts, which limits are meant for; so the distance between a
 value and the mean is taken that much larger.
 
-`python -m benchmarks coverage` prints the table, in about 25 minutes of one core. The vectors, which take
+`python -m benchmarks coverage` prints the table, in 27 minutes of one core. The vectors, which take
 three of them, are kept in `materials.CACHE`.
 """
 

@@ -222,7 +222,8 @@ def test_notes_say_what_is_not_as_asked_for():
     few = stack_of(moving_layers(30, 50))
     assert few.subspace_note == (
         "Frenet: k is 29, the least rank of a layer, instead of 32, 64; 30 texts are fewer than 4 k "
-        "for k = 16, 29, so estimation noise rules those subspaces."
+        "for k = 16, 29, so estimation noise rules those subspaces; "
+        "their paths have no limits."
     )
     assert few.neighbor_note.startswith("NRS: k = 5, 10, 20 is more than a tenth of 30 texts")
     many = stack_of(moving_layers(600, 90))

@@ -377,7 +377,7 @@ class LayerStack:
         if noisy := [str(k) for k in sorted(used) if self.n < 4 * k]:
             notes.append(
                 f"{self.n} texts are fewer than 4 k for k = {', '.join(noisy)}, so estimation noise "
-                "rules those subspaces"
+                "rules those subspaces; their paths have no limits"
             )
         return f"Frenet: {'; '.join(notes)}." if notes else ""
 
