@@ -16,8 +16,8 @@ from torch import Tensor
 from layerscope.errors import InputError, NonFiniteError, UndefinedError
 from layerscope.metrics.inputs import centered
 
-BUDGET = 512 * 2**20
-"""Bytes above which a layer's (sample, sample) matrix is not held whole: 8,192 samples."""
+BUDGET = 128 * 2**20
+"""Bytes above which a layer's (sample, sample) matrix is not held whole: 4,096 samples."""
 
 BLOCK = 2**20
 """Entries of one block of rows."""
