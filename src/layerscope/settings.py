@@ -27,6 +27,7 @@ from layerscope.config import (
     Number,
     Option,
     Pair,
+    Perturbed,
     Pooling,
     Several,
     Text,
@@ -223,6 +224,9 @@ class ScanConfig(VectorConfig):
     """Pairs of crops or clozes per text."""
     readouts: Annotated[Listed[Text], Option(separator=";")] = ()
     """Your own readouts to compare with the others, like "24+30+6 unit, z-score; 12"."""
+    perturbation: Perturbed = None
+    """Change the tokens of each text first: "repeat p=0.5", "random p=0.5" or "length 64 tokens"; without
+    the measures of views, which are made of strings."""
     alpha: Annotated[Number, Ge(0)] = 1.0
     """Order of the matrix-based entropies; may be infinity."""
     non_finite: NonFinite = NonFinite.RAISE

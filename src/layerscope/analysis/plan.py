@@ -11,8 +11,9 @@ import numpy as np
 
 from layerscope.analysis.measure import ViewSet
 from layerscope.analysis.reduce import Column
-from layerscope.config import Augmentation, FirstToken, NonFinite
+from layerscope.config import Augmentation, FirstToken, NonFinite, Perturbation
 from layerscope.data.misspellings import AugmentationConfig
+from layerscope.data.perturbations import perturbed
 from layerscope.data.texts import SAMPLE, Texts, read_texts
 from layerscope.data.tokens import TokenizedText, length_limit, tokenize
 from layerscope.data.views import SpanConfig, SpanKind, Style, Views, views_of
@@ -142,6 +143,11 @@ def prepare(
     kept = [i for i, text in enumerate(tokenized) if any(counted(text, settings))]
     _refuse_too_few(texts, len(kept))
     plain = [tokenized[i] for i in kept]
+    if settings.perturbation is not None:
+        plain = perturbed(
+            plain, Perturbation.parse(settings.perturbation), backbone.tokenizer, limit=limit,
+            rows=getattr(backbone.model.config, "vocab_size", None), seed=settings.seed,
+        )  # fmt: skip
     wanted = settings.views and any(measure.level == "view" for measure in measures)
     made = _make_views([texts.texts[i] for i in kept], settings, progress) if wanted else []
     sets, copied = _tokenized_views(made, len(plain), settings, backbone, limit)
@@ -209,11 +215,15 @@ def check_measures(settings: ScanConfig) -> tuple[Measure, ...]:
 
 def _chosen_measures(settings: ScanConfig) -> tuple[Measure, ...]:
     chosen = check_measures(settings)
-    if settings.views:
+    if settings.views and settings.perturbation is None:
         return chosen
     views_needed = [measure.name for measure in chosen if measure.level == "view"]
     if settings.metrics and views_needed:
         names = ", ".join(views_needed)
+        if settings.perturbation is not None:
+            raise InputError(
+                f"{names} compare views of strings, and a perturbation changes tokens; leave one out."
+            )
         raise InputError(f"augmented views are needed for {names}, but the number of views is 0.")
     return tuple(measure for measure in chosen if measure.level != "view")
 

@@ -46,6 +46,7 @@ class ScanConfigKeywords(VectorConfigKeywords, total=False):
     span_words: int
     draws: int
     readouts: str | Iterable[str]
+    perturbation: str | dict[str, Any] | None
     alpha: float
     non_finite: NonFinite | Literal["raise", "drop"]
     seed: int

@@ -113,8 +113,9 @@ def _panels(canvas_class: Callable[..., Any], figure: Figure) -> matplotlib.figu
 
 
 def _panel(axes: matplotlib.axes.Axes, figure: Figure, panel: Panel) -> None:
-    axes.axvline(figure.middle, color="#aaaaaa", linewidth=0.8, linestyle=":", label=MIDDLE)
-    if panel.preferred is not None and not figure.by_depth:
+    if (middle := figure.middle) is not None:
+        axes.axvline(middle, color="#aaaaaa", linewidth=0.8, linestyle=":", label=MIDDLE)
+    if panel.preferred is not None and figure.along == "layer":
         axes.axvline(panel.preferred, color=panel.lines[0].color, linewidth=0.8, linestyle="--")
     for line in panel.lines:
         _line(axes, figure, line)
@@ -124,6 +125,7 @@ def _panel(axes: matplotlib.axes.Axes, figure: Figure, panel: Panel) -> None:
                       ha="right", va="bottom", fontsize=7, color="#666666")  # fmt: skip
     axes.set_title(panel.title, loc="left", fontsize=9, fontweight="bold")
     axes.set_ylabel(panel.unit, fontsize=7)
+    axes.set_xlabel(figure.x_title, fontsize=7)
     axes.set_xticks(*figure.ticks)
     axes.set_xlim(*figure.x_range)
     _plain(axes)
@@ -133,7 +135,8 @@ def _line(axes: matplotlib.axes.Axes, figure: Figure, line: Line) -> None:
     """Draw a curve with its band, the layers within noise ringed, the final norm as a diamond."""
     x = [figure.x(point) for point in line.points]
     values = [point.value for point in line.points]
-    axes.plot(x, values, _DASHES[line.dash], color=line.color, linewidth=1.6, label=line.name)
+    axes.plot(x, values, _DASHES[line.dash], color=line.color, linewidth=1.6,
+              label=line.name if line.listed else None)  # fmt: skip
     limited = [point for point in line.points if point.low is not None and point.high is not None]
     axes.fill_between(
         [figure.x(point) for point in limited],
