@@ -112,6 +112,16 @@ Conventions = Annotated[
     tuple[Convention, ...], To(Annotated[Several[Text], AfterValidator(parse_conventions)])
 ]
 SpecialTokens = Annotated[Flag, Option(words=("exclude", "include"))]
+
+
+def _two_numbers_of(text: str) -> str:
+    part, _, whole = text.partition("/")
+    if not (part.isdigit() and whole.isdigit() and 1 <= int(part) <= int(whole)):
+        raise ValueError(text)
+    return text
+
+
+Shard = Annotated[Text, AfterValidator(_two_numbers_of), Words("a part like 2/8")]
 Limit = Annotated[Count | None, Option(zero_is_all=True)]
 
 
@@ -366,3 +376,42 @@ class FewTextsConfig(ReadingConfig):
 
     limit: Limit = FEW_TEXTS
     """Most texts to read; 0 on the command line, None in Python, uses all."""
+
+
+By = Literal["model", "revision", "data", "perturbation", "stage", "seed", "layer", "run"]
+
+
+class PlotConfig(Config):
+    """How several runs are drawn in one figure."""
+
+    model_config = ConfigDict(title="Figure")
+
+    metric: Several[Text] | None = None
+    """Measures, or tasks whose scores to draw; by default the seven of the paper that the runs hold."""
+    x: Literal["depth", "layer", "step", "position"] = "depth"
+    """What runs along x: depth, layer, step (of training, read from revisions or names) or position (of
+    tokens, read from perturbations)."""
+    by: Several[By] | None = None
+    """What has a line each: model, revision, data, perturbation, stage, seed, layer or run; several are
+    combined. By default model, and layer along steps and positions."""
+    convention: Literal["paper", "normalized", "reference", "all"] | None = None
+    """paper, normalized, reference or all; by default the one to decide by."""
+    layers: Layers | None = None
+    """Layers to draw, like 0,4-6; by default all, along steps and positions at most six."""
+
+
+class EngineConfig(Config):
+    """Where the cells of a study run."""
+
+    model_config = ConfigDict(title="Engine")
+
+    engine: Literal["local", "ray"] = "local"
+    """local (processes on this machine) or ray (a cluster, or this machine)."""
+    workers: Natural = 1
+    """Processes or actors, each with one model at a time; 0 runs the cells in this process."""
+    address: Text | None = None
+    """Of a Ray cluster, like auto or ray://host:10001; by default Ray starts on this machine."""
+    shard: Shard | None = None
+    """Run only a part of the cells, like 2/8, and merge the folders later."""
+    retries: Natural = 2
+    """How often a cell is tried again whose worker died."""

@@ -5,6 +5,7 @@ from layerscope.api.cutting import cut
 from layerscope.api.deciding import run_of, select
 from layerscope.api.diagnosing import doctor
 from layerscope.api.evaluating import Evaluation, evaluate
+from layerscope.api.plotting import Runs, concat
 from layerscope.api.pruning import prune
 from layerscope.api.ranking import is_run, rank
 from layerscope.api.scanning import (
@@ -20,7 +21,9 @@ from layerscope.api.scanning import (
 __all__ = [
     "Correlations",
     "Evaluation",
+    "Runs",
     "Scan",
+    "concat",
     "correlate",
     "cut",
     "default_folder",

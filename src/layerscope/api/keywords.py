@@ -112,6 +112,28 @@ class FewTextsConfigKeywords(ReadingConfigKeywords, total=False):
     pass
 
 
+class PlotConfigKeywords(TypedDict, total=False):
+    metric: str | Iterable[str] | None
+    x: Literal["depth", "layer", "step", "position"]
+    by: (
+        Literal["model", "revision", "data", "perturbation", "stage", "seed", "layer", "run"]
+        | Iterable[
+            Literal["model", "revision", "data", "perturbation", "stage", "seed", "layer", "run"]
+        ]
+        | None
+    )
+    convention: Literal["paper", "normalized", "reference", "all"] | None
+    layers: str | int | Iterable[int] | None
+
+
+class EngineConfigKeywords(TypedDict, total=False):
+    engine: Literal["local", "ray"]
+    workers: int
+    address: str | None
+    shard: str | None
+    retries: int
+
+
 class ScanSettings(ScanConfigKeywords, ReadingConfigKeywords, ModelOptionsKeywords, total=False):
     pass
 
@@ -133,4 +155,12 @@ class RankSettings(RankConfigKeywords, ReadingConfigKeywords, ModelOptionsKeywor
 
 
 class DoctorSettings(FewTextsConfigKeywords, ModelOptionsKeywords, total=False):
+    pass
+
+
+class PlotSettings(PlotConfigKeywords, total=False):
+    pass
+
+
+class StudySettings(EngineConfigKeywords, total=False):
     pass

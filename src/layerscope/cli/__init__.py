@@ -1,6 +1,17 @@
 """The command line: options in, one public call, what people or machines read out."""
 
-from layerscope.cli import correlate, cut, doctor, evaluate, metrics, prune, rank, scan, select
+from layerscope.cli import (
+    correlate,
+    cut,
+    doctor,
+    evaluate,
+    metrics,
+    plot,
+    prune,
+    rank,
+    scan,
+    select,
+)
 from layerscope.cli.app import app, main
 
 __all__ = [
@@ -11,6 +22,7 @@ __all__ = [
     "evaluate",
     "main",
     "metrics",
+    "plot",
     "prune",
     "rank",
     "scan",

@@ -143,12 +143,14 @@ class Figure:
         panels: one or more a measure, in the catalogue's order.
         blocks: L.
         along: what runs along x.
+        mixed: whether models of several depths are in it, so that a layer has no one depth.
     """
 
     title: str
     panels: tuple[Panel, ...]
     blocks: int
     along: Along = "layer"
+    mixed: bool = False
 
     @property
     def over_layers(self) -> bool:
@@ -158,14 +160,15 @@ class Figure:
     @property
     def x_title(self) -> str:
         """What stands below x; nothing where ticks show both layer and depth."""
-        return _TITLES.get(self.along, "")
+        return "layer" if self.mixed and self.along == "layer" else _TITLES.get(self.along, "")
 
     @property
     def middle(self) -> float | None:
         """Where the middle layer is on x, None where there is no one place."""
         if self.along == "depth":
             return 0.5
-        return float(middle_layer(self.blocks)) if self.along == "layer" and self.blocks else None
+        one = self.along == "layer" and not self.mixed
+        return float(middle_layer(self.blocks)) if one else None
 
     def x(self, point: Point) -> float:
         """Return where a point is on x."""
@@ -210,6 +213,8 @@ class Figure:
         if layers[-1] != self.blocks:
             # The last layer always has a label; its left neighbor goes where both would not fit.
             layers = [k for k in layers if self.blocks - k > stride / 2] + [self.blocks]
+        if self.mixed:
+            return [float(layer) for layer in layers], [str(layer) for layer in layers]
         depth = [f"{layer / self.blocks:.2f}" if self.blocks else "0" for layer in layers]
         labels = [f"{layer}\n{deep}" for layer, deep in zip(layers, depth, strict=True)]
         return [float(layer) for layer in layers], labels

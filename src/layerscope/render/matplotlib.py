@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from layerscope.errors import InputError
-from layerscope.render.drawing import BAND, Cloud, Clouds, Figure, Heatmap, Line, Panel
+from layerscope.render.drawing import BAND, Cloud, Clouds, Figure, Heatmap, Line, Panel, Point
 from layerscope.render.view import NONE
 
 if TYPE_CHECKING:
@@ -145,14 +145,17 @@ def _line(axes: matplotlib.axes.Axes, figure: Figure, line: Line) -> None:
         color=line.color, alpha=BAND, linewidth=0,
     )  # fmt: skip
     near = [point for point in line.points if point.layer in line.near]
-    axes.plot([figure.x(p) for p in near], [p.value for p in near], "o", color=line.color,
-              markerfacecolor="white", markersize=5, label=NEAR)  # fmt: skip
     best = [point for point in line.points if point.layer == line.preferred]
-    axes.plot([figure.x(p) for p in best], [p.value for p in best], "o", color=line.color,
-              markersize=6, label=PREFERRED)  # fmt: skip
-    if line.final is not None:
-        axes.plot([figure.x(line.final)], [line.final.value], "D", color=line.color,
-                  markerfacecolor="none", markersize=5, label=NORMED)  # fmt: skip
+    signs: tuple[tuple[Sequence[Point], dict[str, Any]], ...] = (
+        (near, {"marker": "o", "markerfacecolor": "white", "markersize": 5, "label": NEAR}),
+        (best, {"marker": "o", "markersize": 6, "label": PREFERRED}),
+        ([line.final] if line.final else [],
+         {"marker": "D", "markerfacecolor": "none", "markersize": 5, "label": NORMED}),
+    )  # fmt: skip
+    for points, style in signs:
+        if points:  # the legend names no sign that is nowhere
+            axes.plot([figure.x(p) for p in points], [p.value for p in points], linestyle="",
+                      color=line.color, **style)  # fmt: skip
 
 
 # --- heatmaps and clouds ----------------------------------------------------------------------------

@@ -1,0 +1,115 @@
+"""Several runs as one table: a column says which run a row is of; a study's folder is many runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from layerscope.data.files import write_atomically, write_json
+from layerscope.errors import InputError
+from layerscope.results.table import COLUMNS, CONTRIBUTION_COLUMNS, RECORD_FILE, Run, load_run
+
+RUN: Final = "run"
+STUDY_FILE: Final = "study.json"
+CELLS: Final = "cells"
+Named = tuple[str, Run]
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a folder is that of a study."""
+    return (folder / STUDY_FILE).is_file()
+
+
+def read_study(folder: Path) -> dict[str, Any]:
+    """Return the record of a study's folder: the study, and its cells by key.
+
+    Raises:
+        InputError: the folder holds none, or it cannot be read.
+    """
+    if not is_study(folder):
+        raise InputError(
+            f"expected the folder of a study, found no {STUDY_FILE} in {str(folder)!r}; give the "
+            "folder that layerscope study wrote."
+        )
+    try:
+        found = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"the study in {str(folder)!r} cannot be read: {error}") from error
+    if not isinstance(found, dict) or not isinstance(found.get(CELLS), dict):
+        raise InputError(f"the study in {str(folder)!r} cannot be read: {STUDY_FILE} has no cells")
+    return found
+
+
+def write_study(folder: Path, record: dict[str, Any]) -> None:
+    """Write the record of a study."""
+    write_json(folder / STUDY_FILE, record)
+
+
+def study_runs(folder: Path) -> list[Named]:
+    """Return the finished cells of a study as runs, in its order, under the names that it gives them.
+
+    Raises:
+        InputError: no study, or one without a finished cell.
+    """
+    cells = read_study(folder)[CELLS]
+    found = [
+        (key, _labelled(load_run(folder / CELLS / key), cell.get("labels", {})))
+        for key, cell in cells.items()
+        if (folder / CELLS / key / RECORD_FILE).is_file()
+    ]
+    if not found:
+        raise InputError(
+            f"no cell of the study in {str(folder)!r} is finished yet; run layerscope study again with "
+            f"--out {folder} to go on."
+        )
+    return found
+
+
+def _labelled(run: Run, labels: dict[str, str]) -> Run:
+    """Return a run whose table names model and data as the study does."""
+    return Run(run.table.assign(**labels), run.contributions, run.record, run.readouts)
+
+
+def one_table(runs: Sequence[Named]) -> pd.DataFrame:
+    """Return the tables of several runs as one; the column `run` is the run's name."""
+    frames = [run.table.assign(**{RUN: name}).astype({RUN: "string"}) for name, run in runs]
+    columns = [RUN, *COLUMNS]
+    return pd.concat([frame[columns] for frame in frames], ignore_index=True)
+
+
+def one_table_of_texts(runs: Sequence[Named]) -> pd.DataFrame:
+    """Return the per-text numbers of several runs as one frame, each named as in `one_table`."""
+    columns = [RUN, *CONTRIBUTION_COLUMNS]
+    frames = [run.contributions.assign(**{RUN: name})[columns] for name, run in runs]
+    return pd.concat(frames, ignore_index=True)
+
+
+def named_apart(names: Iterable[str]) -> list[str]:
+    """Return short names of folders that still differ: their last parts, as many as that takes.
+
+    >>> named_apart(["runs/a/x", "runs/b/x", "y"]), named_apart(["z", "z"])
+    (['a/x', 'b/x', 'y'], ['z', 'z (2)'])
+    """
+    whole = [re.split(r"[/\\]", name.rstrip("/\\")) for name in names]
+    found = ["/".join(parts) for parts in whole]
+    for count in range(1, max(map(len, whole), default=1) + 1):
+        short = ["/".join(parts[-count:]) for parts in whole]
+        if len(set(short)) == len(set(found)):
+            found = short
+            break
+    seen: dict[str, int] = {}
+    for place, name in enumerate(found):
+        seen[name] = seen.get(name, 0) + 1
+        if seen[name] > 1:
+            found[place] = f"{name} ({seen[name]})"
+    return found
+
+
+def write_table(path: Path, runs: Sequence[Named]) -> None:
+    """Write the table of several runs as parquet."""
+    write_atomically(path, one_table(runs).to_parquet(index=False))
