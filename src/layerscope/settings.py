@@ -411,6 +411,8 @@ class EngineConfig(Config):
     """Processes or actors, each with one model at a time; 0 runs the cells in this process."""
     address: Text | None = None
     """Of a Ray cluster, like auto or ray://host:10001; by default Ray starts on this machine."""
+    threads: Count | None = None
+    """CPU threads of a worker; by default the cores, divided by the workers."""
     shard: Shard | None = None
     """Run only a part of the cells, like 2/8, and merge the folders later."""
     retries: Natural = 2

@@ -111,7 +111,7 @@ def refuse_impossible(settings: ScanConfig, texts: Texts) -> None:
             texts.
     """
     check_stages(settings.stages)
-    _chosen_measures(settings)
+    chosen_measures(settings)
     if len(texts) < 2:
         raise InputError(
             f"expected at least 2 distinct texts to measure layers on, got {len(texts)} from "
@@ -134,7 +134,7 @@ def prepare(
     if settings.layers:  # recorded as numbers from 0 on
         read = sorted({layer_number(layer, backbone.depth) for layer in settings.layers})
         settings = settings.changed(layers=tuple(read))
-    measures = _chosen_measures(settings)
+    measures = chosen_measures(settings)
     measures, notes = _with_whole_stacks(measures, sites, backbone.depth, settings)
     limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
     tokenized = _read(backbone, texts.texts, settings, limit)
@@ -213,7 +213,12 @@ def check_measures(settings: ScanConfig) -> tuple[Measure, ...]:
     )
 
 
-def _chosen_measures(settings: ScanConfig) -> tuple[Measure, ...]:
+def chosen_measures(settings: ScanConfig) -> tuple[Measure, ...]:
+    """Return the measures of a scan that its views and its perturbation allow.
+
+    Raises:
+        InputError: see `check_measures`, or one is asked for by name that they do not allow.
+    """
     chosen = check_measures(settings)
     if settings.views and settings.perturbation is None:
         return chosen

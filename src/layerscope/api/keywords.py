@@ -130,6 +130,7 @@ class EngineConfigKeywords(TypedDict, total=False):
     engine: Literal["local", "ray"]
     workers: int
     address: str | None
+    threads: int | None
     shard: str | None
     retries: int
 

@@ -21,11 +21,11 @@ from layerscope.render.overlay import overlay
 from layerscope.results.display import Displayed
 from layerscope.results.runs import (
     Named,
+    finished_cells,
     is_study,
     named_apart,
     one_table,
     one_table_of_texts,
-    study_runs,
 )
 from layerscope.results.table import Run
 from layerscope.settings import PlotConfig
@@ -97,11 +97,11 @@ def concat(runs: Annotated[OneOfRuns | Sequence[OneOfRuns], To(Listed[OneOfRuns]
         if isinstance(each, Runs):
             found += each.runs
         elif isinstance(each, str | Path) and is_study(Path(each)):
-            found += study_runs(Path(each))
+            found += finished_cells(Path(each))
         else:
             found.append((name, run_of(each)))
     if not found:
-        raise InputError("expected at least one run to put together, got none.")
+        raise InputError("expected at least one finished run to put together, got none.")
     return Runs(tuple(found))
 
 

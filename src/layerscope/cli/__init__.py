@@ -5,12 +5,14 @@ from layerscope.cli import (
     cut,
     doctor,
     evaluate,
+    merge,
     metrics,
     plot,
     prune,
     rank,
     scan,
     select,
+    study,
 )
 from layerscope.cli.app import app, main
 
@@ -21,10 +23,12 @@ __all__ = [
     "doctor",
     "evaluate",
     "main",
+    "merge",
     "metrics",
     "plot",
     "prune",
     "rank",
     "scan",
     "select",
+    "study",
 ]

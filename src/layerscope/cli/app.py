@@ -98,8 +98,8 @@ def _explain(error: Exception) -> int:
 
 def _interrupted() -> int:
     folder = Failures.folder
-    kept = folder is not None and any(  # of one run, or of the runs of a ranking
-        any(folder.glob(pattern)) for pattern in ("parts", "*/parts", "*/run.json")
+    kept = folder is not None and any(  # of one run, of a ranking's, or of a study's
+        any(folder.glob(pattern)) for pattern in ("parts", "*/parts", "*/run.json", "*/*/run.json")
     )
     after = (
         f"; what was finished is kept in {folder}, run the same command again to go on"

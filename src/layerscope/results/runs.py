@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from layerscope.data.files import write_atomically, write_json
+from layerscope.data.files import write_atomically
 from layerscope.errors import InputError
 from layerscope.results.table import COLUMNS, CONTRIBUTION_COLUMNS, RECORD_FILE, Run, load_run
 
@@ -45,29 +45,17 @@ def read_study(folder: Path) -> dict[str, Any]:
     return found
 
 
-def write_study(folder: Path, record: dict[str, Any]) -> None:
-    """Write the record of a study."""
-    write_json(folder / STUDY_FILE, record)
-
-
-def study_runs(folder: Path) -> list[Named]:
-    """Return the finished cells of a study as runs, in its order, under the names that it gives them.
+def finished_cells(folder: Path) -> list[Named]:
+    """Return the finished cells of a study as runs, in its order; models and data as it names them.
 
     Raises:
-        InputError: no study, or one without a finished cell.
+        InputError: the folder holds no study.
     """
-    cells = read_study(folder)[CELLS]
-    found = [
+    return [
         (key, _labelled(load_run(folder / CELLS / key), cell.get("labels", {})))
-        for key, cell in cells.items()
+        for key, cell in read_study(folder)[CELLS].items()
         if (folder / CELLS / key / RECORD_FILE).is_file()
     ]
-    if not found:
-        raise InputError(
-            f"no cell of the study in {str(folder)!r} is finished yet; run layerscope study again with "
-            f"--out {folder} to go on."
-        )
-    return found
 
 
 def _labelled(run: Run, labels: dict[str, str]) -> Run:

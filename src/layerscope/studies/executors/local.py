@@ -1,0 +1,157 @@
+"""Cells in processes of this machine: a process that dies is started again, and its cell with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from threading import Thread
+from typing import IO
+
+from layerscope.settings import EngineConfig
+from layerscope.studies.cells import Cell, Outcome, Worker
+from layerscope.studies.executors.queue import Queue
+from layerscope.studies.executors.worker import decoded
+from layerscope.studies.grid import Resources
+
+
+def run_local(
+    cells: Sequence[Cell], root: Path, config: EngineConfig, resources: Resources
+) -> Iterator[Outcome]:
+    """Run cells and yield what came of each, as it comes.
+
+    Args:
+        cells: to run.
+        root: the study's folder.
+        config: number of workers, threads and retries; without workers the cells run in this process.
+        resources: what a cell needs; with GPUs each worker sees its own.
+    """
+    waiting = Queue(cells)
+    if not config.workers:
+        worker = Worker(str(root), config.threads)
+        while (cell := waiting.take(0)) is not None:
+            yield worker.run(asdict(cell))
+        return
+    found: queue.Queue[Outcome | Exception | None] = queue.Queue()
+    count = min(config.workers, len(cells))
+    threads = config.threads or resources.cpus or max(1, (os.cpu_count() or 1) // count)
+    slots = [
+        _Slot(number, str(root), threads, config.retries, _environment(number, resources))
+        for number in range(count)
+    ]
+    running = [Thread(target=each.work, args=(waiting, found), daemon=True) for each in slots]
+    try:
+        for each in running:
+            each.start()
+        ended = 0
+        while ended < count:
+            outcome = found.get()
+            if isinstance(outcome, Exception):
+                raise outcome
+            if outcome is None:
+                ended += 1
+            else:
+                yield outcome
+    finally:
+        for slot in slots:
+            slot.stop()
+
+
+def _environment(number: int, resources: Resources) -> dict[str, str]:
+    """Return the environment of a worker: of several GPUs it sees its own."""
+    if resources.gpus < 1:
+        return dict(os.environ)
+    import torch
+
+    each = int(resources.gpus)
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = seen.split(",") if seen else [str(gpu) for gpu in range(torch.cuda.device_count())]
+    groups = max(1, len(names) // each)
+    own = names[number % groups * each :][:each]
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(own)} if own else dict(os.environ)
+
+
+class _Slot:
+    """The place of one worker: its process, started when there is none."""
+
+    def __init__(
+        self, number: int, root: str, threads: int, retries: int, environment: dict[str, str]
+    ) -> None:
+        self._number, self._retries = number, retries
+        self._command = [
+            sys.executable,
+            "-m",
+            "layerscope.studies.executors.worker",
+            root,
+            str(threads),
+        ]
+        self._environment = {**environment, "OMP_NUM_THREADS": str(threads)}
+        self._process: subprocess.Popen[str] | None = None
+        self._said: IO[str]
+        self._stopped = False
+
+    def work(self, waiting: Queue, found: queue.Queue[Outcome | Exception | None]) -> None:
+        """Run cells until none waits."""
+        try:
+            while not self._stopped and (cell := waiting.take(self._number)) is not None:
+                found.put(self._run(cell))
+            found.put(None)
+        except Exception as error:  # shown by the caller, who would wait for ever otherwise
+            found.put(error)
+
+    def _run(self, cell: Cell) -> Outcome:
+        died = ""
+        for attempt in range(self._retries + 1):
+            if line := self._answer(json.dumps(asdict(cell))):
+                found = decoded(line)
+                return replace(found, facts={**found.facts, "retries": attempt})
+            died = self._death()
+            if self._stopped:
+                break
+        times = "once" if attempt == 0 else f"{attempt + 1} times"
+        return Outcome(cell.key, reason=f"its process died {times}: {died}")
+
+    def _answer(self, line: str) -> str:
+        """Give a process one line and return its answer, "" where it died."""
+        if self._process is None:
+            self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+            self._process = subprocess.Popen(  # noqa: S603
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
+                text=True, encoding="utf-8", env=self._environment,
+            )  # fmt: skip
+        ends = self._process.stdin, self._process.stdout
+        assert ends[0] is not None and ends[1] is not None  # noqa: S101, PT018
+        try:
+            ends[0].write(line + "\n")
+            ends[0].flush()
+            return ends[1].readline()
+        except OSError:  # it died before it read the line
+            return ""
+
+    def _death(self) -> str:
+        """Return how the process died, and forget it."""
+        if self._process is None:
+            return ""
+        code = self._process.wait()
+        self._said.seek(0)
+        said = [line.strip() for line in self._said.read().splitlines() if line.strip()]
+        self._said.close()
+        self._process = None
+        if code < 0:
+            memory = ", often for lack of memory" if -code == signal.SIGKILL else ""
+            return f"signal {signal.Signals(-code).name}{memory}."
+        return f"exit code {code}{f', {said[-1]}' if said else ''}."
+
+    def stop(self) -> None:
+        """End the process; what it was doing is lost."""
+        self._stopped = True
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
