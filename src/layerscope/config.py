@@ -401,8 +401,9 @@ class Perturbation(Config):
         form = r"(\w+) (?:p=([-+]?\d*\.?\d+(?:e-?\d+)?)|(\d+) tokens?)(, special tokens too)?"
         if (found := re.fullmatch(form, text.strip())) is None:
             raise InputError(f"expected {_PERTURBED}, got {shown(text)}.")
-        p, tokens = found[2] and float(found[2]), found[3] and int(found[3])
-        return cls(kind=found[1], p=p, tokens=tokens, special=bool(found[4]))
+        given: dict[str, Any] = {"kind": found[1], "special": bool(found[4])}
+        given |= {"p": float(found[2])} if found[2] else {"tokens": int(found[3])}
+        return cls(**given)
 
 
 def _label(given: Any) -> Any:

@@ -97,7 +97,7 @@ def print_study(found: Study, as_json: bool, *, quiet: bool = False) -> None:
     elif not quiet or failures:
         open_console().print(terminal.drawn(estimates.failures_view(*_answer(found), failures)))
     if failures:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def _answer(found: Study) -> tuple[str, str]:

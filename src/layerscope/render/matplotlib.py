@@ -125,7 +125,7 @@ def _panel(axes: matplotlib.axes.Axes, figure: Figure, panel: Panel) -> None:
                       ha="right", va="bottom", fontsize=7, color="#666666")  # fmt: skip
     axes.set_title(panel.title, loc="left", fontsize=9, fontweight="bold")
     axes.set_ylabel(panel.unit, fontsize=7)
-    axes.set_xlabel(figure.x_title, fontsize=7)
+    axes.set_xlabel(figure.x_title or "layer, depth below it", fontsize=7)
     axes.set_xticks(*figure.ticks)
     axes.set_xlim(*figure.x_range)
     _plain(axes)

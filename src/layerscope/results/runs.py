@@ -26,7 +26,7 @@ def is_study(folder: Path) -> bool:
 
 
 def read_study(folder: Path) -> dict[str, Any]:
-    """Return the record of a study's folder: the study, and its cells by key.
+    """Return the record of a study's folder: the study, and its cells in order, each with its key.
 
     Raises:
         InputError: the folder holds none, or it cannot be read.
@@ -40,7 +40,7 @@ def read_study(folder: Path) -> dict[str, Any]:
         found = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"the study in {str(folder)!r} cannot be read: {error}") from error
-    if not isinstance(found, dict) or not isinstance(found.get(CELLS), dict):
+    if not isinstance(found, dict) or not isinstance(found.get(CELLS), list):
         raise InputError(f"the study in {str(folder)!r} cannot be read: {STUDY_FILE} has no cells")
     return found
 
@@ -52,9 +52,9 @@ def finished_cells(folder: Path) -> list[Named]:
         InputError: the folder holds no study.
     """
     return [
-        (key, _labelled(load_run(folder / CELLS / key), cell.get("labels", {})))
-        for key, cell in read_study(folder)[CELLS].items()
-        if (folder / CELLS / key / RECORD_FILE).is_file()
+        (cell["key"], _labelled(load_run(folder / CELLS / cell["key"]), cell["labels"]))
+        for cell in read_study(folder)[CELLS]
+        if (folder / CELLS / cell["key"] / RECORD_FILE).is_file()
     ]
 
 

@@ -7,7 +7,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from layerscope.studies.cells import Cell, Outcome, located
 
 FAILED: Final = "failed"
 FACTS_FILE: Final = "cell.json"
+_CHANGED: Final = "sources_changed"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class StudyFolder:
 
     def open(self, record: dict[str, Any], cells: Sequence[Cell]) -> None:
         """Write what the study is, and drop what a killed process left half written."""
-        listed = {cell.key: asdict(cell) for cell in cells}
+        listed = [{"key": cell.key, **asdict(cell)} for cell in cells]
         write_json(self.path / STUDY_FILE, {**record, "schema_version": 1, CELLS: listed})
         for left in (self.path / CELLS).glob(".*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -85,18 +86,23 @@ class StudyFolder:
 
     def cells(self) -> tuple[Cell, ...]:
         """Return the cells of the study, finished or not."""
-        return tuple(Cell(**values) for values in self.record()[CELLS].values())
+        names = [each.name for each in fields(Cell)]
+        listed = self.record()[CELLS]
+        return tuple(Cell(**{name: values[name] for name in names}) for values in listed)
 
     def is_finished(self, cell: Cell, root: Path) -> bool:
-        """Whether a cell is stored, and made after the files that it reads were last changed."""
-        record = self.path / CELLS / cell.key / RECORD_FILE
-        if not record.is_file():
+        """Whether a cell is stored, and no file that it reads was changed since it ran."""
+        if not (self.path / CELLS / cell.key / RECORD_FILE).is_file():
             return False
-        paths = [Path(located(name, root)) for name in (cell.model, cell.data) if name]
-        return max(map(newest, paths), default=0.0) <= record.stat().st_mtime
+        return _changed(cell, root) <= float(self.facts(cell).get(_CHANGED, 0))
 
-    def keep(self, cell: Cell, outcome: Outcome) -> None:
+    def keep(self, cell: Cell, outcome: Outcome, root: Path) -> None:
         """Store a finished cell, or the reason why it failed.
+
+        Args:
+            cell: the cell.
+            outcome: what came of it.
+            root: the folder from which its paths start.
 
         Raises:
             RunError: the disk is full.
@@ -109,8 +115,8 @@ class StudyFolder:
         target = self.path / CELLS / cell.key
         partial = target.with_name(f".{cell.key}.{secrets.token_hex(4)}")
         try:
-            facts = {"cell": asdict(cell), "facts": dict(outcome.facts)}
-            write_json(partial / FACTS_FILE, facts)
+            facts = {**outcome.facts, _CHANGED: _changed(cell, root)}
+            write_json(partial / FACTS_FILE, {"cell": asdict(cell), "facts": facts})
             for name, content in outcome.files.items():
                 write_atomically(partial / name, content)
             shutil.rmtree(target, ignore_errors=True)
@@ -136,20 +142,26 @@ class StudyFolder:
         return tuple(found)
 
 
+def _changed(cell: Cell, root: Path) -> float:
+    """Return when the local files that a cell reads were last changed, 0 where there are none."""
+    paths = (Path(located(name, root)) for name in (cell.model, cell.data) if name)
+    return max(map(newest, paths), default=0.0)
+
+
 def merge_folders(folders: Sequence[Path], target: StudyFolder) -> None:
     """Copy the finished cells of several folders of one study, and the failures of the rest.
 
     Raises:
         InputError: a folder holds no study, or another one than the first.
     """
-    record = read_study(folders[0])
+    first = StudyFolder(folders[0])
+    record, cells = first.record(), first.cells()
     for folder in folders[1:]:
-        if read_study(folder)[CELLS].keys() != record[CELLS].keys():
+        if StudyFolder(folder).cells() != cells:
             raise InputError(
                 f"expected folders of one study, {str(folder)!r} has other cells than "
                 f"{str(folders[0])!r}; run all shards from the same file."
             )
-    cells = StudyFolder(folders[0]).cells()
     target.claim()
     target.open(record, cells)
     for cell in cells:

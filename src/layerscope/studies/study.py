@@ -174,7 +174,7 @@ class StudyPlan:
                 progress("cells", done, total)
                 by_key = {cell.key: cell for cell in waiting}
                 for outcome in self._outcomes(waiting):
-                    self.place.keep(by_key[outcome.key], outcome)
+                    self.place.keep(by_key[outcome.key], outcome, self.declared.root)
                     done += 1
                     progress("cells", done, total)
             return _finished(self.place)
@@ -244,12 +244,10 @@ def study(
         InputError: the study cannot be read, or its folder is not ours; the message says what to do.
         RunError: the engine or the disk failed; finished cells are kept.
     """
-    declared = read_declared(study)
+    chosen, declared = part(EngineConfig, settings, config), read_declared(study)
     place = StudyFolder(Path(out) if out is not None else Path("runs", declared.name))
     place.claim()
-    return StudyPlan(
-        declared, place, part(EngineConfig, settings, config), overwrite, show_progress
-    )
+    return StudyPlan(declared, place, chosen, overwrite, show_progress)
 
 
 @checked

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Thread
@@ -20,6 +21,8 @@ from layerscope.studies.cells import Cell, Outcome, Worker
 from layerscope.studies.executors.queue import Queue
 from layerscope.studies.executors.worker import decoded
 from layerscope.studies.grid import Resources
+
+Answers = queue.Queue[Outcome | Exception | None]
 
 
 def run_local(
@@ -39,29 +42,38 @@ def run_local(
         while (cell := waiting.take(0)) is not None:
             yield worker.run(asdict(cell))
         return
-    found: queue.Queue[Outcome | Exception | None] = queue.Queue()
     count = min(config.workers, len(cells))
     threads = config.threads or resources.cpus or max(1, (os.cpu_count() or 1) // count)
     slots = [
         _Slot(number, str(root), threads, config.retries, _environment(number, resources))
         for number in range(count)
     ]
+    found: Answers = queue.Queue()
     running = [Thread(target=each.work, args=(waiting, found), daemon=True) for each in slots]
     try:
         for each in running:
             each.start()
-        ended = 0
-        while ended < count:
-            outcome = found.get()
-            if isinstance(outcome, Exception):
-                raise outcome
-            if outcome is None:
-                ended += 1
-            else:
-                yield outcome
+        yield from _gathered(found, count)
     finally:
         for slot in slots:
             slot.stop()
+        for each in running:
+            each.join()
+        for slot in slots:
+            slot.close()
+
+
+def _gathered(found: Answers, count: int) -> Iterator[Outcome]:
+    """Yield what several slots put into a queue, until each has put None."""
+    ended = 0
+    while ended < count:
+        outcome = found.get()
+        if isinstance(outcome, Exception):
+            raise outcome
+        if outcome is None:
+            ended += 1
+        else:
+            yield outcome
 
 
 def _environment(number: int, resources: Resources) -> dict[str, str]:
@@ -97,7 +109,7 @@ class _Slot:
         self._said: IO[str]
         self._stopped = False
 
-    def work(self, waiting: Queue, found: queue.Queue[Outcome | Exception | None]) -> None:
+    def work(self, waiting: Queue, found: Answers) -> None:
         """Run cells until none waits."""
         try:
             while not self._stopped and (cell := waiting.take(self._number)) is not None:
@@ -142,7 +154,9 @@ class _Slot:
         code = self._process.wait()
         self._said.seek(0)
         said = [line.strip() for line in self._said.read().splitlines() if line.strip()]
-        self._said.close()
+        for pipe in (self._process.stdin, self._process.stdout, self._said):
+            with suppress(OSError):  # what it did not read any more
+                pipe.close()  # type: ignore[union-attr]
         self._process = None
         if code < 0:
             memory = ", often for lack of memory" if -code == signal.SIGKILL else ""
@@ -150,8 +164,12 @@ class _Slot:
         return f"exit code {code}{f', {said[-1]}' if said else ''}."
 
     def stop(self) -> None:
-        """End the process; what it was doing is lost."""
+        """Kill the process; what it was doing is lost."""
         self._stopped = True
+        if (process := self._process) is not None:
+            process.kill()
+
+    def close(self) -> None:
+        """Forget a process that was killed, once nobody reads from it any more."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            self._death()
