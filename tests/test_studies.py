@@ -508,3 +508,29 @@ def test_workers_see_their_own_gpus(monkeypatch):
     assert seen == ["4,5", "6,7", "4,5"]
     assert local._environment(0, Resources())["CUDA_VISIBLE_DEVICES"] == "4,5,6,7"
     assert EngineConfig().retries == 2
+
+
+# --- the page --------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[1] / "docs" / "studies.md"
+
+
+def test_the_page_s_study_and_commands_work(command, study_file, tmp_path):
+    pytest.importorskip("matplotlib", reason="the extra 'plots' is not installed")
+    page = PAGE.read_text()
+    text = page.partition("```yaml\n")[2].partition("```")[0]
+    assert len(declared(text, tmp_path).cells) == 8
+    models = {"EleutherAI/pythia-70m": "bert", "state-spaces/mamba-130m-hf": "llama"}
+    for name, tiny in models.items():
+        text = text.replace(name, str(study_file.parent / "MODELS" / tiny))
+    Path("study.yaml").write_text(text.replace("limit: 200", "limit: 5"))
+    for line in page.splitlines():
+        if line.startswith("    layerscope ") and "Known:" not in line:
+            given = line.split()[1:]
+            if given[0] == "study":  # what several processes and Ray do is tested above
+                given = [each for each in given if each not in ("--engine", "ray")]
+                given += ["--workers", "0"]
+            finished = command(*given)
+            assert finished.code == 0, (line, finished)
+    assert len(layerscope.load_study("runs/whole").runs) == 8
+    assert "<svg" in Path("entropy.svg").read_text()

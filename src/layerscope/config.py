@@ -377,11 +377,7 @@ class Perturbation(Config):
 
     @property
     def label(self) -> str:
-        """What the table's perturbation column says, and what `parse` reads.
-
-        Raises:
-            InputError: a setting that this kind needs or has no use for.
-        """
+        """What the table's perturbation column says; an InputError for settings of another kind."""
         needed, other = ("tokens", "p") if self.kind == "length" else ("p", "tokens")
         if getattr(self, needed) is None or getattr(self, other) is not None:
             raise InputError(f"the perturbation {self.kind} needs {needed} and takes no {other}.")
@@ -399,7 +395,7 @@ class Perturbation(Config):
             InputError: it is none, or a probability outside 0..1.
         """
         form = r"(\w+) (?:p=([-+]?\d*\.?\d+(?:e-?\d+)?)|(\d+) tokens?)(, special tokens too)?"
-        if (found := re.fullmatch(form, text.strip())) is None:
+        if not (found := re.fullmatch(form, text.strip())):
             raise InputError(f"expected {_PERTURBED}, got {shown(text)}.")
         given: dict[str, Any] = {"kind": found[1], "special": bool(found[4])}
         given |= {"p": float(found[2])} if found[2] else {"tokens": int(found[3])}

@@ -30,6 +30,8 @@ from layerscope.results.runs import (
 from layerscope.results.table import Run
 from layerscope.settings import PlotConfig
 
+_COUNTED = {"model": "model", "data": "data set", "metric": "measure"}
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Runs(Displayed):
@@ -46,11 +48,12 @@ class Runs(Displayed):
     def summary(self) -> str:
         """Return how many runs there are, and of what."""
         table = self.table()
-        parts = [
-            f"{table[name].nunique()} {word}"
-            for name, word in (("model", "models"), ("data", "data sets"), ("metric", "measures"))
+        counts = [
+            (len(self.runs), "run"),
+            *((table[name].nunique(), word) for name, word in _COUNTED.items()),
         ]
-        return f"{len(self.runs)} runs: {', '.join(parts)}, {len(table):,} rows"
+        said = ", ".join(f"{count} {word}{'s' * (count != 1)}" for count, word in counts)
+        return f"{said}, {len(table):,} rows"
 
     def table(self) -> pd.DataFrame:
         """Return all rows of all runs; the column `run` names the run."""
@@ -91,18 +94,18 @@ def concat(runs: Annotated[OneOfRuns | Sequence[OneOfRuns], To(Listed[OneOfRuns]
         InputError: none are given, or one cannot be read.
     """
     given: Any = runs
-    names = iter(named_apart([_name(each) for each in given]))
     found: list[Named] = []
-    for each, name in zip(given, names, strict=True):
+    for each in given:
         if isinstance(each, Runs):
             found += each.runs
         elif isinstance(each, str | Path) and is_study(Path(each)):
             found += finished_cells(Path(each))
         else:
-            found.append((name, run_of(each)))
+            found.append((_name(each), run_of(each)))
     if not found:
         raise InputError("expected at least one finished run to put together, got none.")
-    return Runs(tuple(found))
+    names = named_apart([name for name, _ in found])
+    return Runs(tuple(zip(names, (run for _, run in found), strict=True)))
 
 
 def _name(given: Any) -> str:

@@ -34,6 +34,8 @@ _STEP: Final = re.compile(r"[-_/ ]*(?:global_?step|step|checkpoint|ckpt|iter)[-_
 _POSITION: Final = re.compile(r" *(\d+) tokens?")
 _NUMBER: Final = re.compile(r"(\d+(?:\.\d+)?(?:e-?\d+)?)")
 
+_OF: Final = {"model": "of", "data": "on"}
+
 Key = tuple[str, ...]
 
 
@@ -79,11 +81,7 @@ def _title(rows: pd.DataFrame, by: Sequence[str], x: str) -> str:
         for name in ("model", "data")
         if name not in by and rows[name].nunique() == 1
     }
-    of = "".join(
-        f" {word} {single[name]}"
-        for name, word in (("model", "of"), ("data", "on"))
-        if name in single
-    )
+    of = "".join(f" {word} {single[name]}" for name, word in _OF.items() if name in single)
     return f"{' and '.join(by)} over {x}".capitalize() + of
 
 
@@ -215,6 +213,8 @@ def _natural(column: str, value: str) -> tuple[tuple[float, str], ...]:
 def _values(rows: pd.DataFrame, column: str) -> list[str]:
     """Return the values of a column in the order in which they are drawn."""
     found = list(dict.fromkeys(map(str, rows[column])))
+    if column == "convention":
+        return sorted(found, key=_PREFERRED.index)
     return sorted(found, key=lambda value: _natural(column, value)) if column in _ORDERED else found
 
 

@@ -34,7 +34,7 @@ def read_study(folder: Path) -> dict[str, Any]:
     if not is_study(folder):
         raise InputError(
             f"expected the folder of a study, found no {STUDY_FILE} in {str(folder)!r}; give the "
-            "folder that layerscope study wrote."
+            "--out folder of one."
         )
     try:
         found = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
