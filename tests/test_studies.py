@@ -99,6 +99,24 @@ settings: {views: 0, layers: 0-2}
     assert str(last) == "two, x.csv, revision 2, perturbation random p=1, seed 1"
 
 
+def test_a_star_stands_for_checkpoints_in_the_order_of_their_steps(tmp_path):
+    for step in (9, 10, 100):
+        (tmp_path / f"run/step{step}").mkdir(parents=True)
+    cells = declared("models: [run/step*]\ndata: [sample]\n", tmp_path).cells
+    assert [cell.model for cell in cells] == ["run/step9", "run/step10", "run/step100"]
+    whole = read_declared({"models": str(tmp_path / "run/step1*"), "data": "sample"}).cells
+    assert [cell.model for cell in whole] == [str(tmp_path / f"run/step{n}") for n in (10, 100)]
+    with pytest.raises(
+        InputError, match="line 1: nothing in .* matches 'ran/step.'; check the path"
+    ):
+        declared("models: [ran/step*]\ndata: [sample]\n", tmp_path)
+
+
+def test_an_infinite_order_stays_one_in_json(tmp_path):
+    (cell,) = declared(GRID + "settings: {alpha: .inf}\n", tmp_path).cells
+    assert (cell.settings["alpha"], cell.values["alpha"]) == ("inf", float("inf"))
+
+
 def test_a_label_changes_no_key_and_a_setting_does():
     plain = {"models": ["one"], "data": ["sample"]}
     (cell,) = read_declared(plain).cells
@@ -239,6 +257,8 @@ def test_an_error_of_a_library_is_a_reason_too(study_file, tmp_path, monkeypatch
     monkeypatch.setattr("layerscope.api.scanning.scan_backbone", broken)
     found = quiet(study_file, out=tmp_path / "out", workers=0)
     assert {each.reason for each in found.failures} == {"ZeroDivisionError: of all things"}
+    stored = json.loads(next((tmp_path / "out" / "failed").iterdir()).read_text())
+    assert "in broken" in stored["facts"]["traceback"]
     assert len(found.table()) == 0
 
 

@@ -26,6 +26,7 @@ from layerscope.results.runs import (
     named_apart,
     one_table,
     one_table_of_texts,
+    read_study,
 )
 from layerscope.results.table import Run
 from layerscope.settings import PlotConfig
@@ -88,7 +89,8 @@ def concat(runs: Annotated[OneOfRuns | Sequence[OneOfRuns], To(Listed[OneOfRuns]
     """Return several runs together, as one table and one figure.
 
     Args:
-        runs: folders of runs and of studies, scans, evaluations, long tables, or what this returned.
+        runs: folders of runs and of studies, scans, evaluations, long tables, or what this returned; a
+            single study is drawn as its file says where nothing else is asked for.
 
     Raises:
         InputError: none are given, or one cannot be read.
@@ -105,7 +107,10 @@ def concat(runs: Annotated[OneOfRuns | Sequence[OneOfRuns], To(Listed[OneOfRuns]
     if not found:
         raise InputError("expected at least one finished run to put together, got none.")
     names = named_apart([name for name, _ in found])
-    return Runs(tuple(zip(names, (run for _, run in found), strict=True)))
+    config = PlotConfig()
+    if len(given) == 1 and isinstance(given[0], str | Path) and is_study(Path(given[0])):
+        config = PlotConfig(**read_study(Path(given[0]))["plot"])
+    return Runs(tuple(zip(names, (run for _, run in found), strict=True)), config)
 
 
 def _name(given: Any) -> str:

@@ -43,7 +43,8 @@ def plot(
     from layerscope import api
 
     found = api.concat(runs)
-    found.save_plot(out, **settings)
+    fields = PlotConfig.model_fields  # what is not given is as the study has it
+    found.save_plot(out, **{k: v for k, v in settings.items() if v != fields[k].default})
     if as_json:
         print_json({"figure": str(out), "table": records(found.table())})
     else:

@@ -95,7 +95,9 @@ def print_study(found: Study, as_json: bool, *, quiet: bool = False) -> None:
             {"folder": str(found.folder), **counts, "failures": list(map(asdict, found.failures))}
         )
     elif not quiet or failures:
-        open_console().print(terminal.drawn(estimates.failures_view(*_answer(found), failures)))
+        open_console().print(
+            terminal.drawn(estimates.failures_view(*_answer(found), failures, found.note))
+        )
     if failures:
         raise SystemExit(1)
 

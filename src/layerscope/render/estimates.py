@@ -145,9 +145,10 @@ def study_view(
     return View("", sections(section("", facts, table, Notes(failing, "bad"))))
 
 
-def failures_view(lead: str, evidence: str, failures: Sequence[tuple[str, str]]) -> View:
-    """Return what came of a study: the answer, and a table of what failed and why."""
+def failures_view(lead: str, evidence: str, failures: Sequence[tuple[str, str]], note: str) -> View:
+    """Return what came of a study: the answer, a table of what failed and why, a note."""
     lines = tuple((Cell(cell), Cell(reason)) for cell, reason in failures)
     table = Table(heads("cell", "why it failed", left=(0, 1)), lines) if lines else None
     answer = Answer(lead, evidence, good=not failures)
-    return View("", sections(section("", table)), answers=(answer,))
+    notes = Notes((note,) if note else ())
+    return View("", sections(section("", table, notes)), answers=(answer,))

@@ -13,7 +13,7 @@ from layerscope.errors import InputError, unknown_name
 from layerscope.metrics.catalogue import CATALOGUE
 from layerscope.render.charts import CURVES
 from layerscope.render.drawing import Figure, Line, Panel, Point
-from layerscope.results.runs import RUN, named_apart
+from layerscope.results.runs import RUN, in_order, named_apart
 from layerscope.results.table import BLOCK, FINAL_NORM
 from layerscope.settings import PlotConfig
 
@@ -32,7 +32,6 @@ _PREFERRED: Final = ("normalized", "reference", "paper", "")
 _MEASURES: Final = {name: each for each in CATALOGUE for name in (each.name, *each.variants)}
 _STEP: Final = re.compile(r"[-_/ ]*(?:global_?step|step|checkpoint|ckpt|iter)[-_ ]*(\d+)", re.I)
 _POSITION: Final = re.compile(r" *(\d+) tokens?")
-_NUMBER: Final = re.compile(r"(\d+(?:\.\d+)?(?:e-?\d+)?)")
 
 _OF: Final = {"model": "of", "data": "on"}
 
@@ -204,10 +203,7 @@ def _natural(column: str, value: str) -> tuple[tuple[float, str], ...]:
     """Return what puts step9 before step10, and what is not perturbed before what is."""
     if column == "perturbation" and value in ("", "none"):
         return ()
-    parts = _NUMBER.split(value)
-    return tuple(
-        (float(part), "") if place % 2 else (-1.0, part) for place, part in enumerate(parts)
-    )
+    return in_order(value)
 
 
 def _values(rows: pd.DataFrame, column: str) -> list[str]:

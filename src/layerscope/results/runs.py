@@ -77,6 +77,18 @@ def one_table_of_texts(runs: Sequence[Named]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def in_order(text: str) -> tuple[tuple[float, str], ...]:
+    """Return a key that sorts numbers in names by their values.
+
+    >>> sorted(["step10", "step9", "p=0.1", "p=0.05"], key=in_order)
+    ['p=0.05', 'p=0.1', 'step9', 'step10']
+    """
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", text)
+    return tuple(
+        (float(each), "") if place % 2 else (-1.0, each) for place, each in enumerate(parts)
+    )
+
+
 def named_apart(names: Iterable[str]) -> list[str]:
     """Return short names of folders that still differ: their last parts, as many as that takes.
 

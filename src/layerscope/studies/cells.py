@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import tempfile
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,6 +24,7 @@ from layerscope.studies.kinds import KINDS, Kind
 
 # A change of what cells compute from the same values must change their keys.
 _VERSION: Final = 1
+_LONGEST: Final = 300  # characters of another library's message
 BY_NAME: Final = {kind.name: kind for kind in KINDS}
 
 
@@ -46,6 +50,13 @@ class Cell:
     def kind(self) -> Kind:
         """What runs it."""
         return BY_NAME[self.command]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The settings as a command takes them: JSON has no infinity."""
+        return {
+            name: math.inf if value == "inf" else value for name, value in self.settings.items()
+        }
 
     @property
     def key(self) -> str:
@@ -76,7 +87,7 @@ class Cell:
             if name in self.settings
         }
         model, data = located(self.model, root), located(self.data, root)
-        return self.kind.plan(model, data, self.settings | paths)
+        return self.kind.plan(model, data, self.values | paths)
 
 
 def located(name: str, root: Path) -> str:
@@ -124,8 +135,6 @@ class Worker:
 
     def run(self, values: dict[str, Any]) -> Outcome:
         """Run one cell, given as its values; an error becomes the reason why it failed."""
-        import os
-
         cell, started = Cell(**values), time.perf_counter()
         facts: dict[str, Any] = {"process": os.getpid(), "loaded": False}
         try:
@@ -137,7 +146,8 @@ class Worker:
         except LayerscopeError as error:
             return Outcome(cell.key, reason=str(error), facts=facts)
         except Exception as error:  # of any library: the other cells go on
-            said = " ".join(str(error).split())[:300]
+            said = " ".join(str(error).split())[:_LONGEST]
+            facts["traceback"] = traceback.format_exc()
             return Outcome(cell.key, reason=f"{type(error).__name__}: {said}", facts=facts)
         facts["seconds"] = round(time.perf_counter() - started, 3)
         return Outcome(cell.key, files, facts=facts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,10 +63,9 @@ class Source:
             InputError: the config refuses it.
         """
         try:
-            found = kind(**{key: value}).as_dict()[key]
+            return kind(**{key: value}).as_dict()[key]
         except InputError as error:
             raise self.mistake(place, error) from None
-        return math.inf if found == "inf" else found
 
     def config(self, kind: type[C], given: Any, place: Place = ()) -> C:
         """Return a config of the keys and values at a place.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -14,6 +14,7 @@ from pydantic import AfterValidator
 
 from layerscope.config import Config, Count, Number, Perturbation, Text, shown
 from layerscope.errors import InputError, unknown_name
+from layerscope.results.runs import in_order
 from layerscope.settings import PlotConfig
 from layerscope.studies.cells import BY_NAME, Cell
 from layerscope.studies.file import Place, Source, read_source
@@ -150,7 +151,7 @@ class _Grid:
     def _check(self, cell: Cell, place: Place) -> None:
         """Refuse settings that cannot go together, before anything runs."""
         try:
-            cell.kind.check(cell.settings)
+            cell.kind.check(cell.values)
         except InputError as error:
             raise self.source.mistake(
                 ("settings",) if self.keys.settings else place, error
@@ -190,10 +191,26 @@ class _Grid:
                 raise self.source.mistake((axis,), said)
             return [_Entry((axis,))]
         listed = isinstance(given, list | tuple)
-        return [
+        entries = [
             self._entry(axis, each, (axis, number) if listed else (axis,))
             for number, each in enumerate(_several(given))
         ]
+        return [each for entry in entries for each in self._expanded(entry)]
+
+    def _expanded(self, entry: _Entry) -> list[_Entry]:
+        """Return an entry for each file or folder that a name with a star stands for."""
+        if "*" not in entry.name:
+            return [entry]
+        pattern = Path(entry.name).expanduser()
+        root = Path(pattern.anchor) if pattern.anchor else self.source.folder
+        there = root.glob(str(pattern.relative_to(pattern.anchor)))
+        found = [str(path if pattern.anchor else path.relative_to(root)) for path in there]
+        if not found:
+            raise self.source.mistake(
+                entry.place, f"nothing in {str(root)!r} matches {entry.name!r}; check the path."
+            )
+        label = "" if len(found) > 1 else entry.label
+        return [replace(entry, name=name, label=label) for name in sorted(found, key=in_order)]
 
     def _entry(self, axis: str, given: Any, place: Place) -> _Entry:
         word = _ENTRIES[axis]

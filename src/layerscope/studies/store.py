@@ -110,7 +110,8 @@ class StudyFolder:
         """
         failed = self.path / FAILED / f"{cell.key}.json"
         if outcome.reason:
-            write_json(failed, {"cell": asdict(cell), "reason": outcome.reason})
+            facts = dict(outcome.facts)
+            write_json(failed, {"cell": asdict(cell), "reason": outcome.reason, "facts": facts})
             return
         target = self.path / CELLS / cell.key
         partial = target.with_name(f".{cell.key}.{secrets.token_hex(4)}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Unpack
@@ -39,11 +39,13 @@ class Study(Runs):
         folder: where it is saved.
         cells: how many cells it has.
         failures: the cells that failed, and why.
+        note: why there is no figure, "" if there is one.
     """
 
     folder: Path = Path()
     cells: int = 0
     failures: tuple[Failure, ...] = ()
+    note: str = ""
 
     def summary(self) -> str:
         """Return how many cells are finished, and how many failed."""
@@ -212,8 +214,10 @@ def _finished(place: StudyFolder) -> Study:
     found = load_study(place.path)
     if found.runs:
         write_table(place.path / TABLE_FILE, found.runs)
-        with suppress(InputError):  # no matplotlib, or nothing that a figure could show
+        try:
             found.save_plot(place.path / FIGURE_FILE)
+        except InputError as error:  # no matplotlib, or nothing that a figure could show
+            return replace(found, note=f"No figure: {error}")
     return found
 
 
@@ -245,9 +249,13 @@ def study(
         RunError: the engine or the disk failed; finished cells are kept.
     """
     chosen, declared = part(EngineConfig, settings, config), read_declared(study)
-    place = StudyFolder(Path(out) if out is not None else Path("runs", declared.name))
+    place = StudyFolder(Path(out) if out is not None else Path("runs", _plain(declared.name)))
     place.claim()
     return StudyPlan(declared, place, chosen, overwrite, show_progress)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-") or "study"
 
 
 @checked

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import IO
 
 from layerscope.settings import EngineConfig
 from layerscope.studies.cells import Cell, Outcome, Worker
+from layerscope.studies.executors import worker
 from layerscope.studies.executors.queue import Queue
-from layerscope.studies.executors.worker import decoded
 from layerscope.studies.grid import Resources
 
 Answers = queue.Queue[Outcome | Exception | None]
@@ -38,9 +38,9 @@ def run_local(
     """
     waiting = Queue(cells)
     if not config.workers:
-        worker = Worker(str(root), config.threads)
+        here = Worker(str(root), config.threads)
         while (cell := waiting.take(0)) is not None:
-            yield worker.run(asdict(cell))
+            yield here.run(asdict(cell))
         return
     count = min(config.workers, len(cells))
     threads = config.threads or resources.cpus or max(1, (os.cpu_count() or 1) // count)
@@ -97,17 +97,12 @@ class _Slot:
         self, number: int, root: str, threads: int, retries: int, environment: dict[str, str]
     ) -> None:
         self._number, self._retries = number, retries
-        self._command = [
-            sys.executable,
-            "-m",
-            "layerscope.studies.executors.worker",
-            root,
-            str(threads),
-        ]
+        self._command = [sys.executable, "-m", worker.__name__, root, str(threads)]
         self._environment = {**environment, "OMP_NUM_THREADS": str(threads)}
         self._process: subprocess.Popen[str] | None = None
         self._said: IO[str]
         self._stopped = False
+        self._lock = Lock()
 
     def work(self, waiting: Queue, found: Answers) -> None:
         """Run cells until none waits."""
@@ -122,7 +117,7 @@ class _Slot:
         died = ""
         for attempt in range(self._retries + 1):
             if line := self._answer(json.dumps(asdict(cell))):
-                found = decoded(line)
+                found = worker.decoded(line)
                 return replace(found, facts={**found.facts, "retries": attempt})
             died = self._death()
             if self._stopped:
@@ -132,20 +127,28 @@ class _Slot:
 
     def _answer(self, line: str) -> str:
         """Give a process one line and return its answer, "" where it died."""
-        if self._process is None:
-            self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
-            self._process = subprocess.Popen(  # noqa: S603
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
-                text=True, encoding="utf-8", env=self._environment,
-            )  # fmt: skip
-        ends = self._process.stdin, self._process.stdout
-        assert ends[0] is not None and ends[1] is not None  # noqa: S101, PT018
+        process = self._started()
+        if process is None or process.stdin is None or process.stdout is None:
+            return ""
         try:
-            ends[0].write(line + "\n")
-            ends[0].flush()
-            return ends[1].readline()
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
         except OSError:  # it died before it read the line
             return ""
+        return answer if answer.endswith("\n") else ""  # it died while it wrote
+
+    def _started(self) -> subprocess.Popen[str] | None:
+        """Return the process, a new one where there is none; None once it is to stop."""
+        with self._lock:
+            if self._process is None and not self._stopped:
+                self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+                self._process = subprocess.Popen(  # noqa: S603
+                    self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
+                    text=True, encoding="utf-8", env=self._environment,
+                    start_new_session=True,  # an interrupt is ours to handle
+                )  # fmt: skip
+            return self._process
 
     def _death(self) -> str:
         """Return how the process died, and forget it."""
@@ -165,9 +168,10 @@ class _Slot:
 
     def stop(self) -> None:
         """Kill the process; what it was doing is lost."""
-        self._stopped = True
-        if (process := self._process) is not None:
-            process.kill()
+        with self._lock:
+            self._stopped = True
+            if self._process is not None:
+                self._process.kill()
 
     def close(self) -> None:
         """Forget a process that was killed, once nobody reads from it any more."""
