@@ -281,24 +281,37 @@ def _points(rows: pd.DataFrame, x: str) -> tuple[Point, ...]:
         InputError: two values with one seed.
     """
     column = "layer" if x in ("layer", "depth") else "at"
-    points = []
-    for at, found in rows.groupby(column, sort=True):
-        one = found.iloc[0]
-        if found["seed"].fillna(-1).duplicated().any():
-            runs = " and ".join(repr(str(each)) for each in list(dict.fromkeys(found[RUN]))[:2])
-            raise InputError(
-                f"expected one value of {one['metric']} at {x} {at:g} in a line, got several, of {runs}; "
-                "draw by what they differ in, or by run."
-            )
-        values = found["value"].astype(float)
-        ends = (one["low"], one["high"]) if len(found) == 1 else (values.min(), values.max())
-        low, high = (None if pd.isna(end) else float(end) for end in ends)
-        texts = None if pd.isna(one["n"]) else int(one["n"])
-        points.append(
-            Point(int(one["layer"]), float(one["depth"]), float(values.mean()), low, high, texts,
-                  str(one["stage"]), at=None if column == "layer" else float(at))  # type: ignore[arg-type]
-        )  # fmt: skip
-    return tuple(points)
+    if rows[column].duplicated().any():
+        rows = _over_seeds(rows, column, x)
+    rows = rows.sort_values(column)
+    numbers = ("layer", "depth", "value", "low", "high", "n", "at")
+    lists = [
+        [None if pd.isna(each) else each for each in rows[name]]
+        if name in rows
+        else [None] * len(rows)
+        for name in numbers
+    ]
+    points = zip(*lists, rows["stage"], strict=True)
+    return tuple(
+        Point(layer, depth, value, low, high, n, str(stage), at=at)
+        for layer, depth, value, low, high, n, at, stage in points
+    )
+
+
+def _over_seeds(rows: pd.DataFrame, column: str, x: str) -> pd.DataFrame:
+    seeds = rows.assign(seed=rows["seed"].fillna(-1))
+    if (twice := seeds.duplicated([column, "seed"], keep=False)).any():
+        same = rows[twice]
+        place = same[same[column] == same[column].iloc[0]]
+        runs = " and ".join(repr(str(each)) for each in list(dict.fromkeys(place[RUN]))[:2])
+        raise InputError(
+            f"expected one value of {same['metric'].iloc[0]} at {x} {same[column].iloc[0]:g} in a line, "
+            f"got several, of {runs}; draw by what they differ in, or by run."
+        )
+    first = rows.drop_duplicates(column).set_index(column)
+    values = rows.groupby(column)["value"]
+    spread = {"value": values.mean(), "low": values.min(), "high": values.max()}
+    return first.assign(**spread).reset_index()
 
 
 def _panel(metric: str, which: str, lines: Sequence[Line]) -> Panel:
