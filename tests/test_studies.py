@@ -12,6 +12,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -498,18 +499,19 @@ class FakeRay:
         return tasks[:num_returns], tasks[num_returns:]
 
     def get(self, task):
-        raise self.exceptions.RayError(f"actor {task} cannot import layerscope")
+        if task not in self.works:
+            raise self.exceptions.RayError(f"{task} cannot import layerscope")
+
+    def __init__(self, *works):
+        self.works = works
 
 
 class FakeActor:
     """An actor of it."""
 
     def __init__(self, name):
-        self.ready = self
-        self.name = name
-
-    def remote(self):
-        return self.name
+        self.ready = SimpleNamespace(remote=lambda: f"actor {name}")
+        self.run = SimpleNamespace(remote=lambda values: f"{values['data']} on {name}")
 
 
 def test_a_cluster_that_does_not_answer_is_told():
@@ -518,6 +520,14 @@ def test_a_cluster_that_does_not_answer_is_told():
     waiting = Queue([Cell("scan", "a", "b", {})])
     with pytest.raises(layerscope.RunError, match="no Ray actor could start: actor two cannot"):
         list(cluster._outcomes(FakeRay(), [FakeActor("one"), FakeActor("two")], waiting))
+
+
+def test_cells_go_to_the_actors_that_started_and_one_that_is_lost_is_told():
+    waiting = Queue([Cell("scan", "a", data, {}) for data in ("b", "c")])
+    ray = FakeRay("actor one")
+    found = list(cluster._outcomes(ray, [FakeActor("one"), FakeActor("two")], waiting))
+    said = [f"its actor died: {data} on one cannot import layerscope" for data in ("b", "c")]
+    assert [each.reason for each in found] == said
 
 
 def test_workers_see_their_own_gpus(monkeypatch):
