@@ -84,10 +84,21 @@ def test_revisions_stand_in_the_order_of_their_steps_in_colors_of_an_order():
     found = lines(drawn(shuffled, by="revision"))
     assert list(found) == [f"step{step}" for step in STEPS]
     assert all(line.listed for line in found.values())
-    many = [made(revision=f"step{step}", seed=step) for step in range(12)]
+    many = [made(revision=f"step{step}", seed=step) for step in range(14)]
     named = [line for line in lines(drawn(many, by="revision")).values() if line.listed]
     assert 5 <= len(named) <= 10
-    assert (named[0].name, named[-1].name) == ("step0", "step11")
+    assert (named[0].name, named[-1].name) == ("step0", "step13")
+
+
+def test_kinds_of_perturbations_have_dashes_and_their_amounts_colors():
+    names = ["none", "random p=0.5", "repeat p=0.1", "repeat p=0.5", "repeat p=1"]
+    table = pd.concat(
+        [made().table.head(12).assign(perturbation=name, run="x") for name in names[::-1]]
+    )
+    (panel,) = overlay(table, PlotConfig(by="perturbation")).panels
+    assert [line.name for line in panel.lines] == names
+    assert [line.dash for line in panel.lines] == ["solid", "dash", "dot", "dot", "dot"]
+    assert len({line.color for line in panel.lines[2:]}) == 3
 
 
 def test_steps_run_along_x_with_a_line_a_layer():
@@ -97,7 +108,9 @@ def test_steps_run_along_x_with_a_line_a_layer():
     assert [point.at for point in found["layer 3"].points] == STEPS
     x = [figure.x(point) for point in found["layer 3"].points]
     np.testing.assert_allclose(x, np.log10(np.array(STEPS) + 1))
-    assert figure.ticks[1] == ["0", "1", "10", "100", "1,000", "10,000", "100,000"]
+    assert figure.ticks[1] == ["0", "1", "8", "64", "512", "4,000", "143,000"]
+    more = drawn([*CHECKPOINTS, made(revision="step2"), made(revision="step4")], x="step")
+    assert more.ticks[1] == ["0", "1", "10", "100", "1,000", "10,000", "100,000"]
     assert figure.x_range[0] < 0
     assert (figure.x_title, figure.middle) == ("training step", None)
     bands = plotly.bands_of(figure, found["layer 3"])

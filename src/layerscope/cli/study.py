@@ -110,4 +110,9 @@ def _answer(found: Study) -> tuple[str, str]:
         return lead, "Run the same command again to try them anew; the rest is kept."
     if len(found.runs) < found.cells:
         return lead, "Run the other shards, then layerscope merge."
-    return lead, f"To draw it: layerscope plot {found.folder} --metric NAME --out figure.svg"
+    drawn = (
+        "To draw it"
+        if found.note
+        else f"Drawn in {found.folder / 'figure.svg'}. To draw it otherwise"
+    )
+    return lead, f"{drawn}: layerscope plot {found.folder} --by model --out figure.svg"

@@ -131,6 +131,7 @@ class Panel:
 
 Along = Literal["layer", "depth", "step", "position"]
 _WIDE: Final = 50  # a ratio of the ends from which on steps and positions stand at their logarithms
+_FEW: Final = 8  # values that are their own ticks
 _TITLES: Final = {"depth": "depth", "step": "training step", "position": "token position"}
 
 
@@ -223,6 +224,8 @@ class Figure:
 def _round_values(values: Sequence[float], logarithmic: bool) -> list[float]:
     """Return a few round numbers from the first to the last of some values in order."""
     first, last = values[0], values[-1]
+    if logarithmic and len(values) <= _FEW:
+        return list(values)
     if logarithmic:
         powers = [10.0**power for power in range(math.ceil(math.log10(last + 1)) + 1)]
         found = [power for power in powers if max(first, 1) <= power <= last]

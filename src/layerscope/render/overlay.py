@@ -25,7 +25,7 @@ _IN_ORDER: Final = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (
 _DASHES: Final = ("solid", "dash", "dot")
 _ORDERED: Final = ("revision", "perturbation", "layer", "seed")
 _FACETS: Final = ("model", "revision", "data", "perturbation", "layer")
-_MOST_LISTED: Final = 9  # lines in an order; of more, the legend names some
+_MOST_LISTED: Final = 12  # lines in an order; of more, the legend names some
 _MOST_LAYERS: Final = 6
 MOST_PANELS: Final = 24
 _PREFERRED: Final = ("normalized", "reference", "paper", "")
@@ -231,24 +231,31 @@ def _groups(rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[Key, pd.Da
 def _looks(rows: pd.DataFrame, by: Sequence[str]) -> dict[Key, _Look]:
     """Return name, color and dashes of each line: the first of `by` has colors, the others dashes."""
     keys = [key for key, _ in _groups(rows, by)]
-    others = list(dict.fromkeys(key[1:] for key in keys))
+    others = list(dict.fromkeys(_rest(by, key) for key in keys))
     by_first = len(others) <= len(_DASHES)  # else each line has a color of its own
-    groups = list(dict.fromkeys(key[:1] if by_first else key for key in keys))
-    ordered = by[0] in _ORDERED and len(groups) > 2
+    ordered = by[0] in _ORDERED and len(keys) > 2
     stride = (
         -(-(len(keys) - 1) // (_MOST_LISTED - 1)) if ordered and len(keys) > _MOST_LISTED else 1
     )
     looks = {}
     for number, key in enumerate(keys):
-        place = groups.index(key[:1] if by_first else key)
-        dash = others.index(key[1:]) if by_first else 0
+        dash = others.index(_rest(by, key)) if by_first else 0
+        alike = [each for each in keys if not by_first or _rest(by, each) == _rest(by, key)]
         if ordered:
-            color = _in_between(place / (len(groups) - 1))
+            color = _in_between(alike.index(key) / max(1, len(alike) - 1))
         else:
+            firsts = list(dict.fromkeys(each[:1] if by_first else each for each in keys))
+            place = firsts.index(key[:1] if by_first else key)
             color, dash = _COLORS[place % len(_COLORS)], dash + place // len(_COLORS)
         listed = number % stride == 0 or number == len(keys) - 1
         looks[key] = _Look(_words(by, key) or "all", color, _DASHES[dash % len(_DASHES)], listed)
     return looks
+
+
+def _rest(by: Sequence[str], key: Key) -> Key:
+    """Return what dashes tell apart: all but the first of `by`, and the kind of a perturbation."""
+    kind = (key[0].split()[0],) if by[0] == "perturbation" and key[0] else ()
+    return (*kind, *key[1:])
 
 
 def _in_between(share: float) -> str:
