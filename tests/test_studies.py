@@ -25,6 +25,7 @@ from layerscope.studies.cells import Cell
 from layerscope.studies.executors import cluster, local
 from layerscope.studies.executors.queue import Queue
 from layerscope.studies.grid import Resources, read_declared
+from layerscope.studies.store import StudyFolder
 from tiny import texts
 
 STUDY = """
@@ -346,6 +347,34 @@ def test_the_command_says_what_is_finished_and_what_failed(command, study_file, 
     merged = command("merge", "out", "--out", "whole")
     assert (merged.code, "4 failed" in merged.out) == (1, True)
     assert command("study", "none.yaml").code == 2
+
+
+def test_an_interrupt_says_what_is_kept(command, study_file, monkeypatch):
+    keep, kept = StudyFolder.keep, []
+
+    def interrupted(*given):
+        if kept:
+            raise KeyboardInterrupt
+        kept.append(keep(*given))
+
+    monkeypatch.setattr(StudyFolder, "keep", interrupted)
+    finished = command("study", study_file, "--workers", 0, "--out", "out")
+    assert finished.code == 130
+    assert (
+        "interrupted; what was finished is kept in out, run the same command again" in finished.err
+    )
+
+
+def test_checkpoints_are_estimated_from_one_of_them(tmp_path, tiny_folder):
+    for step in (1, 2, 3):
+        (tmp_path / f"run-step{step}").symlink_to(tiny_folder("llama"))
+    given = {"models": str(tmp_path / "run-step*"), "data": "sample", "settings": {"limit": 5}}
+    found = layerscope.study.plan(given, show_progress=False).estimate()
+    (one,) = found.models
+    assert (one.model, one.cells, one.loads) == (str(tmp_path / "run"), 3, 3)
+    missing = {"models": "org/none", "data": "sample"}
+    (none,) = layerscope.study.plan(missing, show_progress=False).estimate().models
+    assert (none.seconds, "org/none" in none.reason) == (None, True)
 
 
 def test_a_dry_run_estimates_from_one_cell_a_model(command, study_file):

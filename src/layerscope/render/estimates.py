@@ -133,7 +133,10 @@ def study_view(
             ("memory, about", size(whole[1])),
             ("disk while it runs, about", size(whole[2])),
         ),
-        notes=("An estimate from one cell of each model: others may have more or longer texts.",),
+        notes=(
+            "An estimate from one cell of each model: others may have more or longer texts, and the "
+            "measures of views and of several layers take their time besides.",
+        ),
     )
     lines = tuple(
         (Cell(name), Cell(f"{count:,}"), Cell(NONE if seconds is None else duration(seconds)),

@@ -13,7 +13,7 @@ from layerscope.errors import InputError, unknown_name
 from layerscope.metrics.catalogue import CATALOGUE
 from layerscope.render.charts import CURVES
 from layerscope.render.drawing import Figure, Line, Panel, Point
-from layerscope.results.runs import RUN, in_order, named_apart
+from layerscope.results.runs import RUN, STEP, in_order, named_apart
 from layerscope.results.table import BLOCK, FINAL_NORM
 from layerscope.settings import PlotConfig
 
@@ -30,7 +30,6 @@ _MOST_LAYERS: Final = 6
 MOST_PANELS: Final = 24
 _PREFERRED: Final = ("normalized", "reference", "paper", "")
 _MEASURES: Final = {name: each for each in CATALOGUE for name in (each.name, *each.variants)}
-_STEP: Final = re.compile(r"[-_/ ]*(?:global_?step|step|checkpoint|ckpt|iter)[-_ ]*(\d+)", re.I)
 _POSITION: Final = re.compile(r" *(\d+) tokens?")
 
 _OF: Final = {"model": "of", "data": "on"}
@@ -156,12 +155,10 @@ def _placed(rows: pd.DataFrame, config: PlotConfig) -> pd.DataFrame:
     if config.x == "position":
         return _read_out(rows, "perturbation", _POSITION, "a perturbation like 'length 64 tokens'")
     revision = rows["revision"].str.replace(r"^(\d+)$", r"step\1", regex=True)
-    rows, named = rows.assign(revision=revision), revision.str.extract(_STEP, expand=False).notna()
+    rows, named = rows.assign(revision=revision), revision.str.extract(STEP, expand=False).notna()
     wanted = "a revision or a model named like step1000 or checkpoint-1000"
     parts = ((rows[named], "revision"), (rows[~named], "model"))
-    return pd.concat(
-        [_read_out(part, column, _STEP, wanted) for part, column in parts if len(part)]
-    )
+    return pd.concat([_read_out(part, column, STEP, wanted) for part, column in parts if len(part)])
 
 
 def _read_out(rows: pd.DataFrame, column: str, form: re.Pattern[str], wanted: str) -> pd.DataFrame:

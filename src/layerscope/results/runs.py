@@ -17,6 +17,8 @@ from layerscope.results.table import COLUMNS, CONTRIBUTION_COLUMNS, RECORD_FILE,
 RUN: Final = "run"
 STUDY_FILE: Final = "study.json"
 CELLS: Final = "cells"
+# How names of revisions and checkpoints say their training step.
+STEP: Final = re.compile(r"[-_/ ]*(?:global_?step|step|checkpoint|ckpt|iter)[-_ ]*(\d+)", re.I)
 Named = tuple[str, Run]
 
 

@@ -17,7 +17,7 @@ from layerscope.api.plotting import Runs
 from layerscope.config import AnyPath, Exactly, Flag, Kind, Several, To, checked
 from layerscope.data.files import LOCK_FILE, locked, refuse_busy
 from layerscope.errors import InputError, LayerscopeError
-from layerscope.results.runs import finished_cells, write_table
+from layerscope.results.runs import STEP, finished_cells, write_table
 from layerscope.results.table import COLUMNS, TABLE_FILE
 from layerscope.settings import EngineConfig, PlotConfig
 from layerscope.states.extract import Progress
@@ -152,7 +152,8 @@ class StudyPlan:
         waiting = self._waiting()
         by_model: dict[str, list[Cell]] = {}
         for cell in waiting:
-            by_model.setdefault(cell.labels.get("model", cell.model), []).append(cell)
+            name = STEP.sub("", cell.labels.get("model", cell.model))  # checkpoints cost the same
+            by_model.setdefault(name, []).append(cell)
         with shown_progress(self.show_progress) as progress:
             found = []
             for number, (model, cells) in enumerate(by_model.items()):
