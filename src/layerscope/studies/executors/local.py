@@ -43,7 +43,7 @@ def run_local(
             yield here.run(asdict(cell))
         return
     count = min(config.workers, len(cells))
-    threads = config.threads or resources.cpus or max(1, (os.cpu_count() or 1) // count)
+    threads = config.threads or resources.cpus or max(1, _cores() // count)
     slots = [
         _Slot(number, str(root), threads, config.retries, _environment(number, resources))
         for number in range(count)
@@ -61,6 +61,12 @@ def run_local(
             each.join()
         for slot in slots:
             slot.close()
+
+
+def _cores() -> int:
+    """Return the cores that this process may use: a job of Slurm has fewer than its machine."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def _gathered(found: Answers, count: int) -> Iterator[Outcome]:
