@@ -15,7 +15,7 @@ from fake_runs import fake_run
 from layerscope.errors import InputError
 from layerscope.render import matplotlib, plotly
 from layerscope.render.overlay import overlay
-from layerscope.results.runs import named_apart, one_table
+from layerscope.results.runs import NamedRun, named_apart, one_table
 from layerscope.results.table import Run, save_run
 from layerscope.settings import PlotConfig
 
@@ -27,7 +27,8 @@ def made(model: str = "org/one", *, blocks: int = 6, seed: int = 0, **columns: o
 
 def drawn(runs: list[Run], **settings: object):
     return overlay(
-        one_table([(str(n), each) for n, each in enumerate(runs)]), PlotConfig(**settings)
+        one_table([NamedRun.of(str(n), each) for n, each in enumerate(runs)]),
+        PlotConfig(**settings),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Unpack
 
@@ -20,7 +20,7 @@ from layerscope.render.drawing import Figure
 from layerscope.render.overlay import overlay
 from layerscope.results.display import Displayed
 from layerscope.results.runs import (
-    Named,
+    NamedRun,
     finished_cells,
     is_study,
     named_apart,
@@ -39,11 +39,11 @@ class Runs(Displayed):
     """Several runs together.
 
     Attributes:
-        runs: names and runs.
+        runs: their names and tables, and how each is read as a whole.
         config: how they are drawn where nothing else is said.
     """
 
-    runs: tuple[Named, ...]
+    runs: tuple[NamedRun, ...]
     config: PlotConfig = field(default_factory=PlotConfig)
 
     def summary(self) -> str:
@@ -96,21 +96,22 @@ def concat(runs: Annotated[OneOfRuns | Sequence[OneOfRuns], To(Listed[OneOfRuns]
         InputError: none are given, or one cannot be read.
     """
     given: Any = runs
-    found: list[Named] = []
+    found: list[NamedRun] = []
     for each in given:
         if isinstance(each, Runs):
             found += each.runs
         elif isinstance(each, str | Path) and is_study(Path(each)):
             found += finished_cells(Path(each))
         else:
-            found.append((_name(each), run_of(each)))
+            found.append(NamedRun.of(_name(each), run_of(each)))
     if not found:
         raise InputError("expected at least one finished run to put together, got none.")
-    names = named_apart([name for name, _ in found])
+    names = named_apart([each.name for each in found])
     config = PlotConfig()
     if len(given) == 1 and isinstance(given[0], str | Path) and is_study(Path(given[0])):
         config = PlotConfig(**read_study(Path(given[0]))["plot"])
-    return Runs(tuple(zip(names, (run for _, run in found), strict=True)), config)
+    named = zip(names, found, strict=True)
+    return Runs(tuple(replace(each, name=name) for name, each in named), config)
 
 
 def _name(given: Any) -> str:

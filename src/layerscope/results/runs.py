@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,14 +14,40 @@ import pandas as pd
 
 from layerscope.data.files import write_atomically
 from layerscope.errors import InputError
-from layerscope.results.table import COLUMNS, CONTRIBUTION_COLUMNS, RECORD_FILE, Run, load_run
+from layerscope.results.table import (
+    COLUMNS,
+    CONTRIBUTION_COLUMNS,
+    RECORD_FILE,
+    Run,
+    load_run,
+    load_table,
+)
 
 RUN: Final = "run"
 STUDY_FILE: Final = "study.json"
 CELLS: Final = "cells"
 # How names of revisions and checkpoints say their training step.
 STEP: Final = re.compile(r"[-_/ ]*(?:global_?step|step|checkpoint|ckpt|iter)[-_ ]*(\d+)", re.I)
-Named = tuple[str, Run]
+
+
+@dataclass(frozen=True, eq=False)
+class NamedRun:
+    """A run among others.
+
+    Attributes:
+        name: tells it apart from the others.
+        table: its long table.
+        read: gives the whole run, whose per-text numbers of many would not fit in memory.
+    """
+
+    name: str
+    table: pd.DataFrame
+    read: Callable[[], Run]
+
+    @classmethod
+    def of(cls, name: str, run: Run) -> NamedRun:
+        """Return a run that is in memory under a name."""
+        return cls(name, run.table, lambda: run)
 
 
 def is_study(folder: Path) -> bool:
@@ -47,35 +75,32 @@ def read_study(folder: Path) -> dict[str, Any]:
     return found
 
 
-def finished_cells(folder: Path) -> list[Named]:
-    """Return the finished cells of a study as runs, in its order; models and data as it names them.
+def finished_cells(folder: Path) -> list[NamedRun]:
+    """Return the finished cells of a study, in its order; their tables name models and data as it does.
 
     Raises:
         InputError: the folder holds no study.
     """
-    return [
-        (cell["key"], _labelled(load_run(folder / CELLS / cell["key"]), cell["labels"]))
-        for cell in read_study(folder)[CELLS]
-        if (folder / CELLS / cell["key"] / RECORD_FILE).is_file()
-    ]
+    found = []
+    for cell in read_study(folder)[CELLS]:
+        path = folder / CELLS / cell["key"]
+        if (path / RECORD_FILE).is_file():
+            table = load_table(path).assign(**cell["labels"])
+            found.append(NamedRun(cell["key"], table, partial(load_run, path)))
+    return found
 
 
-def _labelled(run: Run, labels: dict[str, str]) -> Run:
-    """Return a run whose table names model and data as the study does."""
-    return Run(run.table.assign(**labels), run.contributions, run.record, run.readouts)
-
-
-def one_table(runs: Sequence[Named]) -> pd.DataFrame:
+def one_table(runs: Sequence[NamedRun]) -> pd.DataFrame:
     """Return the tables of several runs as one; the column `run` is the run's name."""
-    frames = [run.table.assign(**{RUN: name}).astype({RUN: "string"}) for name, run in runs]
+    frames = [each.table.assign(**{RUN: each.name}).astype({RUN: "string"}) for each in runs]
     columns = [RUN, *COLUMNS]
     return pd.concat([frame[columns] for frame in frames], ignore_index=True)
 
 
-def one_table_of_texts(runs: Sequence[Named]) -> pd.DataFrame:
+def one_table_of_texts(runs: Sequence[NamedRun]) -> pd.DataFrame:
     """Return the per-text numbers of several runs as one frame, each named as in `one_table`."""
     columns = [RUN, *CONTRIBUTION_COLUMNS]
-    frames = [run.contributions.assign(**{RUN: name})[columns] for name, run in runs]
+    frames = [each.read().contributions.assign(**{RUN: each.name})[columns] for each in runs]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -112,6 +137,6 @@ def named_apart(names: Iterable[str]) -> list[str]:
     return found
 
 
-def write_table(path: Path, runs: Sequence[Named]) -> None:
+def write_table(path: Path, runs: Sequence[NamedRun]) -> None:
     """Write the table of several runs as parquet."""
     write_atomically(path, one_table(runs).to_parquet(index=False))
