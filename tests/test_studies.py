@@ -13,17 +13,22 @@ import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Annotated
 
 import pandas as pd
 import pytest
+from annotated_types import Ge
 
 import layerscope
 from commands import run
+from layerscope.config import Config
 from layerscope.errors import InputError
-from layerscope.studies.cells import Cell
+from layerscope.results.table import Run, conform, no_contributions
+from layerscope.studies.cells import BY_NAME, Cell
 from layerscope.studies.executors import cluster, local
 from layerscope.studies.executors.queue import Queue
 from layerscope.studies.grid import Resources, read_declared
+from layerscope.studies.kinds import Kind
 from layerscope.studies.store import StudyFolder
 from tiny import texts
 
@@ -154,6 +159,7 @@ GRID = "models: [one]\ndata: [sample]\n"
         (GRID + "plot: {by: modle}\n", "s.yaml, line 3: unknown by 'modle'; did you mean 'model'"),
         (GRID + "resources: {gpu: 1}\n", "s.yaml, line 3: unknown key 'gpu'; did you mean 'gpus'"),
         (GRID + "data: [x]\n", "s.yaml, line 3: the key 'data' stands in line 2 already."),
+        ("models: [{model: one, seed: 1}]\ndata: a\nseeds: [1]\n", "line 1: seed stands there and as an"),
         ("models: [one\ndata: x\n", "this is no YAML (expected ',' or ']'"),
         ("- one\n", "expected keys with values in s.yaml, got ['one']."),
     ],
@@ -326,6 +332,52 @@ def test_evaluations_are_cells_too(study_file, tmp_path):
     assert found.failures == ()
     assert set(found.table()["level"]) == {"task"}
     assert set(found.table()["layer"]) == {0, 2}
+
+
+class Numbers(Config):
+    """The settings of a kind of cell that is made up here."""
+
+    power: Annotated[float, Ge(0)] = 1.0
+    """An exponent."""
+    seed: int = 0
+    """Seed."""
+
+
+class NumbersPlan:
+    """A plan that needs neither model nor texts."""
+
+    def __init__(self, settings):
+        self.settings = settings
+
+    def run(self):
+        rows = [{"metric": "sum", "layer": layer, "depth": layer / 2, "stage": "block",
+                 "value": layer ** self.settings["power"]} for layer in range(3)]  # fmt: skip
+        table = conform(pd.DataFrame(rows).assign(seed=self.settings["seed"], model="numbers"))
+        return SimpleNamespace(run=Run(table, no_contributions(), {"times": {}}))
+
+    def estimate(self):
+        return SimpleNamespace(pass_seconds=2.0, memory_bytes=10, disk_bytes=0)
+
+
+def test_a_new_kind_of_cell_is_one_record(tmp_path, monkeypatch):
+    kind = Kind("numbers", (Numbers,), lambda _model, _data, settings: NumbersPlan(settings),
+                reads_model=False, reads_data=False)  # fmt: skip
+    monkeypatch.setitem(BY_NAME, "numbers", kind)
+    given = {"command": "numbers", "seeds": [0, 1], "settings": {"power": 2.0}}
+    found = quiet(given, out=tmp_path / "out", workers=0)
+    assert found.failures == ()
+    assert found.table()["value"].tolist() == [0, 1, 4] * 2
+    assert set(found.table()["seed"]) == {0, 1}
+    estimates = layerscope.study.plan(given | {"seeds": [0, 1, 2]}, show_progress=False).estimate()
+    assert estimates.seconds == 6
+    with pytest.raises(
+        InputError, match="the study, models: numbers reads no models; leave them out"
+    ):
+        read_declared(given | {"models": ["one"]})
+    with pytest.raises(
+        InputError, match="the study, settings, power: expected power of at least 0"
+    ):
+        read_declared(given | {"settings": {"power": -1.0}})
 
 
 # --- the command -----------------------------------------------------------------------------------

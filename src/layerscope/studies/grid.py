@@ -166,21 +166,25 @@ class _Grid:
                 raise self.source.mistake(("settings", setting), said)
         data = self._entries("data")
         for model in self._entries("models"):
-            drawn = itertools.product(
+            choices = itertools.product(
                 model.revisions or axes["revisions"] or [None],
                 data,
                 axes["perturbations"] or [None],
                 axes["seeds"] or [None],
             )
-            for revision, text, perturbation, seed in drawn:
+            for revision, text, perturbation, seed in choices:
                 values = {"revision": revision, "perturbation": perturbation, "seed": seed}
-                settings = {name: value for name, value in values.items() if value is not None}
+                drawn = {name: value for name, value in values.items() if value is not None}
                 if axes["stages"]:
-                    settings["stages"] = axes["stages"]
-                settings = {**common, **(text.settings or {}), **(model.settings or {}), **settings}
+                    drawn["stages"] = axes["stages"]
+                own = {**(text.settings or {}), **(model.settings or {})}
+                place = model.place if len(model.place) > 1 else text.place
+                for name in drawn.keys() & own.keys():
+                    said = f"{name} stands there and as an axis of the grid; leave one out."
+                    raise self.source.mistake(place, said)
                 labels = {"model": model.label or model.name, "data": text.label}
                 named = {name: value for name, value in labels.items() if value}
-                place = model.place if len(model.place) > 1 else text.place
+                settings = {**common, **own, **drawn}
                 yield place, Cell(self.keys.command, model.name, text.name, settings, named)
 
     def _entries(self, axis: str) -> list[_Entry]:

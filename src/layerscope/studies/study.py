@@ -153,7 +153,7 @@ class StudyPlan:
         by_model: dict[str, list[Cell]] = {}
         for cell in waiting:
             name = STEP.sub("", cell.labels.get("model", cell.model))  # checkpoints cost the same
-            by_model.setdefault(name, []).append(cell)
+            by_model.setdefault(name or cell.command, []).append(cell)
         with shown_progress(self.show_progress) as progress:
             found = []
             for number, (model, cells) in enumerate(by_model.items()):
