@@ -597,7 +597,9 @@ class FakeActor:
         self.run = SimpleNamespace(remote=lambda values: f"{values['data']} on {name}")
 
 
-def test_a_cluster_that_does_not_answer_is_told():
+def test_a_cluster_that_does_not_answer_is_told(study_file, tmp_path):
+    with pytest.raises(InputError, match="the address is that of a Ray cluster; pass --engine ray"):
+        quiet(study_file, out=tmp_path / "out", address="auto")
     with pytest.raises(InputError, match="no Ray cluster answers at ray://x .nobody there.; check"):
         cluster._connect(FakeRay(), "ray://x", 1)
     waiting = Queue([Cell("scan", "a", "b", {})])

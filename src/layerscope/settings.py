@@ -417,3 +417,9 @@ class EngineConfig(Config):
     """Run only a part of the cells, like 2/8, and merge the folders later."""
     retries: Natural = 2
     """How often a cell is tried again whose worker died."""
+
+    @model_validator(mode="after")
+    def _refuse_lone_address(self) -> Self:
+        if self.address is not None and self.engine != "ray":
+            raise InputError("the address is that of a Ray cluster; pass --engine ray with it.")
+        return self
