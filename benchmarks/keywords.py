@@ -15,9 +15,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from layerscope.config import Accepts, Config, To
 from layerscope.settings import (
     CutConfig,
+    EngineConfig,
     EvaluateConfig,
     FewTextsConfig,
     ModelOptions,
+    PlotConfig,
     PruneConfig,
     RankConfig,
     ReadingConfig,
@@ -32,6 +34,8 @@ FUNCTIONS: dict[str, tuple[type[Config], ...]] = {
     "PruneSettings": (PruneConfig, ReadingConfig, ModelOptions),
     "RankSettings": (RankConfig, ReadingConfig, ModelOptions),
     "DoctorSettings": (FewTextsConfig, ModelOptions),
+    "PlotSettings": (PlotConfig,),
+    "StudySettings": (EngineConfig,),
 }
 HEAD = '''"""Settings as keyword arguments, for editors and type checkers.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from layerscope.errors import InputError
 from layerscope.models import loading
 from layerscope.settings import (
     CutConfig,
+    EngineConfig,
     EvaluateConfig,
     FewTextsConfig,
     ModelOptions,
@@ -25,6 +27,7 @@ from layerscope.settings import (
     ReadingConfig,
     ScanConfig,
 )
+from layerscope.studies import study as studies
 from tiny import tiny_model, tiny_tokenizer, vision_model
 
 VALUES = {
@@ -68,6 +71,8 @@ TAKES = {
     "run": set(),
     "run or none": {"None"},
     "runs": set(),
+    "study": {"x"},
+    "folders": {"x"},
     "rules": {"[]"},
     "layer": {"5", "np5"},
     "budget": {"5", "np5"},
@@ -112,6 +117,10 @@ PARAMETERS = {
         "prefer": "one of", "table": "table or none", "model": "model or none", "data": "data",
         **LOADING,
     },
+    "study": {"study": "study", **SAVING, "show_progress": "progress"},
+    "merge": {"folders": "folders", "out": "path"},
+    "load_study": {"folder": "path"},
+    "concat": {"runs": "runs"},
     "load": {"folder": "path"},
     "get_metric": {"name": "one of"},
     "list_metrics": {},
@@ -128,12 +137,18 @@ SETTINGS = {
     "rank": (RankConfig, ReadingConfig, ModelOptions),
     "doctor": (FewTextsConfig, ModelOptions),
     "select": (ModelOptions,),
+    "study": (EngineConfig,),
 }
 NEEDED = {
     "model": "org/none", "models": "org/none", "out": "out", "folder": "none", "run": "none",
-    "runs": "none", "given": "none", "tasks": "STSBenchmark", "states": np.zeros((2, 3, 4)),
+    "study": {"models": "one", "data": "sample"}, "folders": "none", "runs": "none", "given": "none",
+    "tasks": "STSBenchmark", "states": np.zeros((2, 3, 4)),
 }  # fmt: skip
 TEXTS = ["river stone", "light on water"]
+
+
+def public(name: str) -> Any:
+    return getattr(api, name, None) or getattr(studies, name)
 
 
 def wrong(kind: str) -> list[str]:
@@ -182,7 +197,7 @@ CASES = [(function, name) for function, names in PARAMETERS.items() for name in 
 def test_a_wrong_argument_is_refused_in_one_sentence(untouched, function, name):
     for word in wrong(PARAMETERS[function][name]):
         given = others(function) | {name: VALUES[word]}
-        assert_refused(partial(getattr(api, function), **given))
+        assert_refused(partial(public(function), **given))
 
 
 @pytest.mark.parametrize("function", PARAMETERS)
@@ -190,16 +205,15 @@ def test_the_refusal_names_the_argument(untouched, function):
     for name in PARAMETERS[function]:
         given = others(function) | {name: int}
         came = "a type"
-        assert_refused(partial(getattr(api, function), **given), f"expected {name} to be ", came)
+        assert_refused(partial(public(function), **given), f"expected {name} to be ", came)
 
 
-@pytest.mark.parametrize("function", api.__all__)
+@pytest.mark.parametrize("function", [*api.__all__, "study", "merge", "load_study"])
 def test_every_parameter_is_in_the_campaign(function):
-    public = getattr(api, function)
-    if inspect.isclass(public):
+    if inspect.isclass(public(function)):
         return
     settings = [name for each in SETTINGS.get(function, ()) for name in each.model_fields]
-    assert sorted(inspect.signature(public).parameters) == sorted(
+    assert sorted(inspect.signature(public(function)).parameters) == sorted(
         [*PARAMETERS[function], *settings]
     )
 
@@ -217,11 +231,11 @@ def test_every_setting_is_checked_at_the_door(untouched, function):
                 config(**{name: value})
             except InputError as error:
                 given = others(function) | {name: value}
-                assert_refused(partial(getattr(api, function), **given), str(error))
+                assert_refused(partial(public(function), **given), str(error))
                 refused += 1
         assert refused > 3, name
     unknown = others(function) | {"show_progres": False}
-    assert_refused(partial(getattr(api, function), **unknown), "did you mean 'show_progress'")
+    assert_refused(partial(public(function), **unknown), "did you mean 'show_progress'")
 
 
 def test_single_settings_change_a_config(untouched):
@@ -246,6 +260,7 @@ def test_single_settings_change_a_config(untouched):
         lambda value: api.Correlations(None).plot(value),
         lambda value: api.Correlations(None).plot("matrix", value),
         lambda value: api.Correlations(None).save_plot(value),
+        lambda value: api.Runs(()).save_plot(value),
     ],
 )
 def test_wrong_arguments_of_results(untouched, call):
@@ -270,14 +285,14 @@ def test_a_loaded_model_of_texts_needs_its_tokenizer(untouched, function):
     said = (
         "a LlamaModel reads texts, but there is no tokenizer; pass tokenizer= with a loaded model."
     )
-    assert_refused(partial(getattr(api, function), **given), said)
+    assert_refused(partial(public(function), **given), said)
 
 
 @pytest.mark.parametrize("function", WITH_MODELS)
 def test_a_tokenizer_beside_the_name_of_a_model_is_refused(untouched, function):
     given = others(function) | {"tokenizer": tiny_tokenizer()}
     said = "expected a tokenizer with a loaded model only; 'org/none' has its own"
-    assert_refused(partial(getattr(api, function), **given), said)
+    assert_refused(partial(public(function), **given), said)
 
 
 def test_texts_for_a_model_of_images_are_refused():

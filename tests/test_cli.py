@@ -157,6 +157,10 @@ OPTIONS = {
         ("--first-token", "drop", "--special-tokens", "include"),
         lambda s: settings(s)["first_token"] == "drop",
     ),
+    "--perturbation": (
+        ("--perturbation", "random p=0.5"),
+        lambda s: set(s.table()["perturbation"]) == {"random p=0.5"},
+    ),
     "--alpha": (("--alpha", 2), lambda s: settings(s)["alpha"] == 2),
     "--max-length": (("--max-length", 8), lambda s: s.record["data"]["longest"] == 8),
     "--batch-tokens": (("--batch-tokens", 64), lambda s: settings(s)["batch_tokens"] == 64),

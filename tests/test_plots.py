@@ -94,7 +94,7 @@ def test_a_point_in_words():
 
 @pytest.mark.parametrize("blocks", [0, 1, 6, 7, 12, 30, 80])
 def test_ticks_are_few_and_hold_both_ends(figure, blocks):
-    sized = drawing.Figure("", figure.panels, blocks, False)
+    sized = drawing.Figure("", figure.panels, blocks)
     values, labels = sized.ticks
     assert (values[0], values[-1]) == (0, blocks)
     assert len(values) == len(labels) == len(set(values)) <= 9
@@ -135,7 +135,7 @@ def test_plotly_draws_every_line(figure):
 @pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
 def test_images_are_written(run, figure, tmp_path, ending):
     pytest.importorskip("matplotlib", reason="the extra 'plots' is not installed")
-    few = drawing.Figure(figure.title, figure.panels[:2], figure.blocks, figure.by_depth)
+    few = drawing.Figure(figure.title, figure.panels[:2], figure.blocks, figure.along)
     matplotlib.save(few, tmp_path / f"page{ending}")
     starts = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
     assert (tmp_path / f"page{ending}").read_bytes().startswith(starts[ending])

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from layerscope.api import (
         Correlations,
         Evaluation,
+        Runs,
         Scan,
+        concat,
         correlate,
         cut,
         doctor,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from layerscope.export.cut import Cut
     from layerscope.export.pruning import Pruning
     from layerscope.settings import CutConfig, EvaluateConfig, ModelOptions, ScanConfig
+    from layerscope.studies.study import Study, load_study, merge, study
 
 __version__ = "0.1.0"
 
@@ -53,9 +56,12 @@ _HOMES = {
     "Pruning": "export.pruning",
     "Ranking": "decisions.rank",
     "RunError": "errors",
+    "Runs": "api",
     "Scan": "api",
     "ScanConfig": "settings",
     "Selection": "decisions.select",
+    "Study": "studies.study",
+    "concat": "api",
     "correlate": "api",
     "cut": "api",
     "doctor": "api",
@@ -63,11 +69,14 @@ _HOMES = {
     "get_metric": "api",
     "list_metrics": "api",
     "load": "api",
+    "load_study": "studies.study",
+    "merge": "studies.study",
     "prune": "api",
     "rank": "api",
     "scan": "api",
     "scan_states": "api",
     "select": "api",
+    "study": "studies.study",
 }
 __all__ = [
     "Correlations",
@@ -82,10 +91,13 @@ __all__ = [
     "Pruning",
     "Ranking",
     "RunError",
+    "Runs",
     "Scan",
     "ScanConfig",
     "Selection",
+    "Study",
     "__version__",
+    "concat",
     "correlate",
     "cut",
     "doctor",
@@ -93,11 +105,14 @@ __all__ = [
     "get_metric",
     "list_metrics",
     "load",
+    "load_study",
+    "merge",
     "prune",
     "rank",
     "scan",
     "scan_states",
     "select",
+    "study",
 ]
 
 
@@ -113,6 +128,7 @@ def __getattr__(name: str) -> Any:
 _ROOMS = (
     "analysis", "config", "data", "decisions", "diagnosis", "errors", "evaluation", "export", "metrics",
     "models", "render", "results", "settings", "states",
+    "studies",
 )  # fmt: skip
 
 

@@ -362,6 +362,52 @@ class NonFinite(StrEnum):
     DROP = "drop"
 
 
+class Perturbation(Config):
+    """How the token ids of a text are changed before the model reads them (LbL, appendix F)."""
+
+    kind: Literal["repeat", "random", "length"]
+    """repeat: each token becomes, with probability p, a token drawn from the same text; random: one
+    drawn from the vocabulary; length: the whole text becomes tokens drawn from the vocabulary."""
+    p: Annotated[Number, Ge(0), Le(1)] | None = None
+    """Probability that a token is replaced, for repeat and random."""
+    tokens: Count | None = None
+    """Number of drawn tokens, for length."""
+    special: Flag = False
+    """Whether special tokens may be replaced and drawn too."""
+
+    @property
+    def label(self) -> str:
+        """What the table's perturbation column says; an InputError for settings of another kind."""
+        needed, other = ("tokens", "p") if self.kind == "length" else ("p", "tokens")
+        if getattr(self, needed) is None or getattr(self, other) is not None:
+            raise InputError(f"the perturbation {self.kind} needs {needed} and takes no {other}.")
+        amount = f"{self.tokens} tokens" if self.kind == "length" else f"p={self.p:g}"
+        return f"{self.kind} {amount}{', special tokens too' if self.special else ''}"
+
+    @classmethod
+    def parse(cls, text: str) -> Perturbation:
+        """Read a label.
+
+        >>> Perturbation.parse("repeat p=0.50").label, Perturbation.parse("length 64 tokens").tokens
+        ('repeat p=0.5', 64)
+
+        Raises:
+            InputError: it is none, or a probability outside 0..1.
+        """
+        form = r"(\w+) (?:p=([-+]?\d*\.?\d+(?:e-?\d+)?)|(\d+) tokens?)(, special tokens too)?"
+        if not (found := re.fullmatch(form, text.strip())):
+            raise InputError(f"expected {_PERTURBED}, got {shown(text)}.")
+        given: dict[str, Any] = {"kind": found[1], "special": bool(found[4])}
+        given |= {"p": float(found[2])} if found[2] else {"tokens": int(found[3])}
+        return cls(**given)
+
+
+def _label(given: Any) -> Any:
+    if isinstance(given, dict):
+        return Perturbation(**given).label
+    return Perturbation.parse(given).label if isinstance(given, str) else given
+
+
 def parse_layers(text: str) -> tuple[int, ...]:
     """Read a list of layers such as `0,4-6,-1`; negative ones are counted from the last.
 
@@ -390,4 +436,12 @@ Layers = Annotated[
     Accepts("str | int | Iterable[int]"),
     Words("numbers like 3, [0, 4] or '0,4-6'"),
     Option(whole=True),
+]
+
+_PERTURBED = "a perturbation like 'repeat p=0.5', 'random p=0.5' or 'length 64 tokens'"
+Perturbed = Annotated[
+    Text | None,
+    BeforeValidator(_label),
+    Accepts("str | dict[str, Any] | None"),
+    Words(f"{_PERTURBED} or None"),
 ]

@@ -27,6 +27,7 @@ from layerscope.config import (
     Number,
     Option,
     Pair,
+    Perturbed,
     Pooling,
     Several,
     Text,
@@ -111,6 +112,16 @@ Conventions = Annotated[
     tuple[Convention, ...], To(Annotated[Several[Text], AfterValidator(parse_conventions)])
 ]
 SpecialTokens = Annotated[Flag, Option(words=("exclude", "include"))]
+
+
+def _two_numbers_of(text: str) -> str:
+    part, _, whole = text.partition("/")
+    if not (part.isdigit() and whole.isdigit() and 1 <= int(part) <= int(whole)):
+        raise ValueError(text)
+    return text
+
+
+Shard = Annotated[Text, AfterValidator(_two_numbers_of), Words("a part like 2/8")]
 Limit = Annotated[Count | None, Option(zero_is_all=True)]
 
 
@@ -227,6 +238,9 @@ class ScanConfig(VectorConfig):
     """Pairs of crops or clozes per text."""
     readouts: Annotated[Listed[Text], Option(separator=";")] = ()
     """Your own readouts to compare with the others, like "24+30+6 unit, z-score; 12"."""
+    perturbation: Perturbed = None
+    """Change the tokens of each text first: "repeat p=0.5", "random p=0.5" or "length 64 tokens"; without
+    the measures of views, which are made of strings."""
     alpha: Annotated[Number, Ge(0)] = 1.0
     """Order of the matrix-based entropies; may be infinity."""
     non_finite: NonFinite = NonFinite.RAISE
@@ -366,3 +380,50 @@ class FewTextsConfig(ReadingConfig):
 
     limit: Limit = FEW_TEXTS
     """Most texts to read, or all (None in Python)."""
+
+
+By = Literal["model", "revision", "data", "perturbation", "stage", "seed", "layer", "run"]
+
+
+class PlotConfig(Config):
+    """How several runs are drawn in one figure."""
+
+    model_config = ConfigDict(title="Figure")
+
+    metric: Several[Text] | None = None
+    """Measures, or tasks whose scores to draw; by default the seven of the paper that the runs hold."""
+    x: Literal["depth", "layer", "step", "position"] = "depth"
+    """What runs along x: depth, layer, step (of training, read from revisions or names) or position (of
+    tokens, read from perturbations)."""
+    by: Several[By] | None = None
+    """What has a line each: model, revision, data, perturbation, stage, seed, layer or run; several are
+    combined. By default model, and layer along steps and positions."""
+    convention: Literal["paper", "normalized", "reference", "all"] | None = None
+    """paper, normalized, reference or all; by default the one to decide by."""
+    layers: Layers | None = None
+    """Layers to draw, like 0,4-6; by default all, along steps and positions at most six."""
+
+
+class EngineConfig(Config):
+    """Where the cells of a study run."""
+
+    model_config = ConfigDict(title="Engine")
+
+    engine: Literal["local", "ray"] = "local"
+    """local (processes on this machine) or ray (a cluster, or this machine)."""
+    workers: Natural = 1
+    """Processes or actors, each with one model at a time; 0 runs the cells in this process."""
+    address: Text | None = None
+    """Of a Ray cluster, like auto or ray://host:10001; by default Ray starts on this machine."""
+    threads: Count | None = None
+    """CPU threads of a worker; by default the cores, divided by the workers."""
+    shard: Shard | None = None
+    """Run only a part of the cells, like 2/8, and merge the folders later."""
+    retries: Natural = 2
+    """How often a cell is tried again whose worker died."""
+
+    @model_validator(mode="after")
+    def _refuse_lone_address(self) -> Self:
+        if self.address is not None and self.engine != "ray":
+            raise InputError("the address is that of a Ray cluster; pass --engine ray with it.")
+        return self

@@ -11,8 +11,9 @@ import numpy as np
 
 from layerscope.analysis.measure import ViewSet
 from layerscope.analysis.reduce import Column
-from layerscope.config import Augmentation, FirstToken, NonFinite
+from layerscope.config import Augmentation, FirstToken, NonFinite, Perturbation
 from layerscope.data.misspellings import AugmentationConfig
+from layerscope.data.perturbations import perturbed
 from layerscope.data.texts import SAMPLE, Texts, read_texts
 from layerscope.data.tokens import TokenizedText, length_limit, tokenize
 from layerscope.data.views import SpanConfig, SpanKind, Style, Views, views_of
@@ -110,7 +111,7 @@ def refuse_impossible(settings: ScanConfig, texts: Texts) -> None:
             texts.
     """
     check_stages(settings.stages)
-    _chosen_measures(settings)
+    chosen_measures(settings)
     if len(texts) < 2:
         raise InputError(
             f"expected at least 2 distinct texts to measure layers on, got {len(texts)} from "
@@ -133,7 +134,7 @@ def prepare(
     if settings.layers:  # recorded as numbers from 0 on
         read = sorted({layer_number(layer, backbone.depth) for layer in settings.layers})
         settings = settings.changed(layers=tuple(read))
-    measures = _chosen_measures(settings)
+    measures = chosen_measures(settings)
     measures, notes = _with_whole_stacks(measures, sites, backbone.depth, settings)
     limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
     tokenized = _read(backbone, texts.texts, settings, limit)
@@ -142,6 +143,11 @@ def prepare(
     kept = [i for i, text in enumerate(tokenized) if any(counted(text, settings))]
     _refuse_too_few(texts, len(kept))
     plain = [tokenized[i] for i in kept]
+    if settings.perturbation is not None:
+        plain = perturbed(
+            plain, Perturbation.parse(settings.perturbation), backbone.tokenizer, limit=limit,
+            rows=getattr(backbone.model.config, "vocab_size", None), seed=settings.seed,
+        )  # fmt: skip
     wanted = settings.views and any(measure.level == "view" for measure in measures)
     made = _make_views([texts.texts[i] for i in kept], settings, progress) if wanted else []
     sets, copied = _tokenized_views(made, len(plain), settings, backbone, limit)
@@ -207,13 +213,22 @@ def check_measures(settings: ScanConfig) -> tuple[Measure, ...]:
     )
 
 
-def _chosen_measures(settings: ScanConfig) -> tuple[Measure, ...]:
+def chosen_measures(settings: ScanConfig) -> tuple[Measure, ...]:
+    """Return the measures of a scan that its views and its perturbation allow.
+
+    Raises:
+        InputError: see `check_measures`, or one is asked for by name that they do not allow.
+    """
     chosen = check_measures(settings)
-    if settings.views:
+    if settings.views and settings.perturbation is None:
         return chosen
     views_needed = [measure.name for measure in chosen if measure.level == "view"]
     if settings.metrics and views_needed:
         names = ", ".join(views_needed)
+        if settings.perturbation is not None:
+            raise InputError(
+                f"{names} compare views of strings, and a perturbation changes tokens; leave one out."
+            )
         raise InputError(f"augmented views are needed for {names}, but the number of views is 0.")
     return tuple(measure for measure in chosen if measure.level != "view")
 

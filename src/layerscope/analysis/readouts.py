@@ -381,7 +381,6 @@ def _costs(backbone: Backbone, prepared: Prepared, crops: Sequence[int]) -> Cost
         return (time.perf_counter() - started) / len(texts)
 
     first, *_, last = own_sites(backbone)
-    timed(last)  # warms up
     every = timed(last)
     return Costs(_weight_bytes(backbone), (min(timed(first), every), every), backbone.info.dim)
 

@@ -210,6 +210,8 @@ def scan_backbone(
         readouts = scan_readouts(backbone, prepared, measurement, store, progress)
     finally:
         store.close()
+    if (label := settings.perturbation) is not None:  # of the texts; there are no views then
+        cells = [replace(cell, perturbation=label) for cell in cells]
     table, contributions, undefined = run_frames(
         cells,
         depth=backbone.depth,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from layerscope.api.diagnosing import doctor
     from layerscope.api.evaluating import Evaluation, evaluate
     from layerscope.api.listing import get_metric, list_metrics
+    from layerscope.api.plotting import Runs, concat
     from layerscope.api.pruning import prune
     from layerscope.api.ranking import is_run, rank
     from layerscope.api.scanning import (
@@ -29,6 +30,7 @@ _HOMES: Final = {
     "diagnosing": ("doctor",),
     "evaluating": ("Evaluation", "evaluate"),
     "listing": ("get_metric", "list_metrics"),
+    "plotting": ("Runs", "concat"),
     "pruning": ("prune",),
     "ranking": ("is_run", "rank"),
     "scanning": (
@@ -42,7 +44,9 @@ _HOMES: Final = {
 __all__ = [
     "Correlations",
     "Evaluation",
+    "Runs",
     "Scan",
+    "concat",
     "correlate",
     "cut",
     "default_folder",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from layerscope.api.common import plan_of
 from layerscope.config import FirstToken
+from layerscope.data.files import newest
 from layerscope.data.texts import Texts
 from layerscope.decisions.predictors import lacking, predictor
 from layerscope.errors import InputError
@@ -69,7 +70,7 @@ def _misfit(run: Run, model: str, texts: Texts, settings: ScanConfig, folder: Pa
         return reason
     if any(lacking(run, predictor(name)) for name in settings.metrics or ()):
         return "lacks measures that this ranking needs"
-    if _newest(Path(model).expanduser()) > (folder / RECORD_FILE).stat().st_mtime:
+    if newest(Path(model).expanduser()) > (folder / RECORD_FILE).stat().st_mtime:
         return f"is older than the model at {model!r}"
     return ""
 
@@ -103,9 +104,3 @@ def _other_model(run: Run, backbone: Backbone) -> str:
             word = name.replace("_", " ")
             return f"was made with {word} {found.get(name) or 'none'} instead of {wanted or 'none'}"
     return ""
-
-
-def _newest(model: Path) -> float:
-    """Return when a local model was last changed, 0 for one of the hub."""
-    files = [model, *model.rglob("*")] if model.is_dir() else [model]
-    return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)

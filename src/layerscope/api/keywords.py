@@ -48,6 +48,7 @@ class ScanConfigKeywords(VectorConfigKeywords, total=False):
     span_words: int
     draws: int
     readouts: str | Iterable[str]
+    perturbation: str | dict[str, Any] | None
     alpha: float
     non_finite: NonFinite | Literal["raise", "drop"]
     seed: int
@@ -113,6 +114,29 @@ class FewTextsConfigKeywords(ReadingConfigKeywords, total=False):
     pass
 
 
+class PlotConfigKeywords(TypedDict, total=False):
+    metric: str | Iterable[str] | None
+    x: Literal["depth", "layer", "step", "position"]
+    by: (
+        Literal["model", "revision", "data", "perturbation", "stage", "seed", "layer", "run"]
+        | Iterable[
+            Literal["model", "revision", "data", "perturbation", "stage", "seed", "layer", "run"]
+        ]
+        | None
+    )
+    convention: Literal["paper", "normalized", "reference", "all"] | None
+    layers: str | int | Iterable[int] | None
+
+
+class EngineConfigKeywords(TypedDict, total=False):
+    engine: Literal["local", "ray"]
+    workers: int
+    address: str | None
+    threads: int | None
+    shard: str | None
+    retries: int
+
+
 class ScanSettings(ScanConfigKeywords, ReadingConfigKeywords, ModelOptionsKeywords, total=False):
     pass
 
@@ -134,4 +158,12 @@ class RankSettings(RankConfigKeywords, ReadingConfigKeywords, ModelOptionsKeywor
 
 
 class DoctorSettings(FewTextsConfigKeywords, ModelOptionsKeywords, total=False):
+    pass
+
+
+class PlotSettings(PlotConfigKeywords, total=False):
+    pass
+
+
+class StudySettings(EngineConfigKeywords, total=False):
     pass

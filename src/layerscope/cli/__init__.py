@@ -1,6 +1,19 @@
 """The command line: options in, one public call, what people or machines read out."""
 
-from layerscope.cli import correlate, cut, doctor, evaluate, metrics, prune, rank, scan, select
+from layerscope.cli import (
+    correlate,
+    cut,
+    doctor,
+    evaluate,
+    merge,
+    metrics,
+    plot,
+    prune,
+    rank,
+    scan,
+    select,
+    study,
+)
 from layerscope.cli.app import app, main
 
 __all__ = [
@@ -10,9 +23,12 @@ __all__ = [
     "doctor",
     "evaluate",
     "main",
+    "merge",
     "metrics",
+    "plot",
     "prune",
     "rank",
     "scan",
     "select",
+    "study",
 ]

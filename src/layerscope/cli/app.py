@@ -98,8 +98,8 @@ def _explain(error: Exception) -> int:
 
 def _interrupted() -> int:
     folder = Failures.folder
-    kept = folder is not None and any(  # of one run, or of the runs of a ranking
-        any(folder.glob(pattern)) for pattern in ("parts", "*/parts", "*/run.json")
+    kept = folder is not None and any(  # of one run, of a ranking's, or of a study's
+        any(folder.glob(pattern)) for pattern in ("parts", "*/parts", "*/run.json", "*/*/run.json")
     )
     after = (
         f"; what was finished is kept in {folder}, run the same command again to go on"
@@ -160,17 +160,18 @@ def plots_asked(png: Path | None, svg: Path | None) -> tuple[Path, ...]:
     asked = ((png, ".png"), (svg, ".svg"))
     for path, suffix in asked:
         if path is not None:
-            _check_plot(path, suffix)
+            check_plot(path, suffix)
     return tuple(path for path, _ in asked if path is not None)
 
 
-def _check_plot(path: Path, suffix: str) -> None:
+def check_plot(path: Path, *suffixes: str) -> None:
+    """Refuse a plot's file that could not be written, before any work."""
     import importlib.util
 
     from layerscope.data.files import refuse_unwritable
 
-    if path.suffix.lower() != suffix:
-        raise InputError(f"expected a file ending in {suffix}, got {str(path)!r}.")
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"expected a file ending in {' or '.join(suffixes)}, got {str(path)!r}.")
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError(
             "plots to files need an extra; install it with: pip install 'layerscope[plots]'."

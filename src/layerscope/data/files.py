@@ -199,3 +199,9 @@ def explained_write_error(error: OSError, path: Path) -> RunError | InputError:
 def write_json(path: Path, value: Any) -> None:
     """Write a record as readable JSON, atomically."""
     write_atomically(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def newest(path: Path) -> float:
+    """Return when a file, or anything in a folder, was last changed; 0 for what is not there."""
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)

@@ -390,6 +390,9 @@ def _isotropy(rows: Rows) -> float:
     return mean / math.sqrt(variance) if variance > 0 else math.inf
 
 
+_EMBEDDED: Final = 2**13  # rows of an embedding in one product
+
+
 def embedding_filter(embedding: Rows) -> Floats:
     """Return the matrix (dim / 2, dim) of EmbedFilter from an output embedding (token, dim).
 
@@ -401,7 +404,12 @@ def embedding_filter(embedding: Rows) -> Floats:
         raise InputError(
             f"expected an output embedding (token, dim) of 4 or more each, got {embedding.shape}."
         )
-    matrix = embedding.astype(np.float64, copy=False)
-    directions = np.linalg.eigh(matrix.T @ matrix)[1][:, ::-1].T
+    gram = np.zeros((embedding.shape[1],) * 2)
+    # In the embedding's own precision, block by block: in float64 the copy of a large vocabulary and its
+    # product would take more than the rest of a comparison.
+    for start in range(0, len(embedding), _EMBEDDED):
+        block = embedding[start : start + _EMBEDDED]
+        gram += block.T @ block
+    directions = np.linalg.eigh(gram)[1][:, ::-1].T
     start = len(directions) // 4
     return directions[start : start + len(directions) // 2].copy()

@@ -67,7 +67,7 @@ def describe(
                 _panel(measure, group, dim, views, split=len(groups) > 1) for group in groups
             ]
     panels += _task_panels(table)
-    return Figure(_titled(table), _some(panels), evidence.number_of_blocks(table), False)
+    return Figure(_titled(table), _some(panels), evidence.number_of_blocks(table))
 
 
 def has_curves(table: pd.DataFrame, measures: Sequence[Measure] = CATALOGUE) -> bool:
@@ -240,7 +240,7 @@ def chosen_scores(found: Sequence[Selection]) -> Figure:
         )
     rules = ", ".join(dict.fromkeys(each.rule for each in found))
     return Figure(
-        f"Task scores over depth, with the layer chosen by {rules}", tuple(panels), 0, True
+        f"Task scores over depth, with the layer chosen by {rules}", tuple(panels), 0, "depth"
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import cached_property
+from typing import Final, Literal
 
 from layerscope.data.views import of_spans
 from layerscope.decisions.rules import middle_layer
@@ -15,7 +17,10 @@ BAND: Final = 0.16  # opacity of limits
 
 @dataclass(frozen=True)
 class Point:
-    """One value: where it stands, its limits (None where there are none), the texts behind it."""
+    """One value: where it stands, its limits (None where there are none), the texts behind it.
+
+    `at` is its training step or token position, where one of these runs along x.
+    """
 
     layer: int
     depth: float
@@ -24,6 +29,7 @@ class Point:
     high: float | None
     texts: int | None
     stage: str = BLOCK
+    at: float | None = None
 
     @property
     def words(self) -> str:
@@ -47,6 +53,7 @@ class Line:
         near: the layers within noise of it.
         color: "#rrggbb".
         dash: "solid", "dash" or "dot".
+        listed: whether the legend names it; of many lines in an order it names a few.
     """
 
     name: str
@@ -57,6 +64,7 @@ class Line:
     near: tuple[int, ...]
     color: str
     dash: str
+    listed: bool = True
 
     @property
     def all_points(self) -> tuple[Point, ...]:
@@ -121,50 +129,113 @@ class Panel:
         return low - margin <= level.value <= high + margin
 
 
+Along = Literal["layer", "depth", "step", "position"]
+_WIDE: Final = 50  # a ratio of the ends from which on steps and positions stand at their logarithms
+_FEW: Final = 8  # values that are their own ticks
+_TITLES: Final = {"depth": "depth", "step": "training step", "position": "token position"}
+
+
 @dataclass(frozen=True)
 class Figure:
-    """Panels that share their layers.
+    """Panels that share their x axis.
 
     Attributes:
         title: the run.
         panels: one or more a measure, in the catalogue's order.
         blocks: L.
-        by_depth: whether depth rather than the layer runs along x.
+        along: what runs along x.
+        mixed: whether models of several depths are in it, so that a layer has no one depth.
     """
 
     title: str
     panels: tuple[Panel, ...]
     blocks: int
-    by_depth: bool
+    along: Along = "layer"
+    mixed: bool = False
 
     @property
-    def middle(self) -> float:
-        """Where the middle layer is on x."""
-        return 0.5 if self.by_depth else float(middle_layer(self.blocks))
+    def over_layers(self) -> bool:
+        """Whether layers run along x, by their number or their depth."""
+        return self.along in ("layer", "depth")
+
+    @property
+    def x_title(self) -> str:
+        """What stands below x; nothing where ticks show both layer and depth."""
+        return "layer" if self.mixed and self.along == "layer" else _TITLES.get(self.along, "")
+
+    @property
+    def middle(self) -> float | None:
+        """Where the middle layer is on x, None where there is no one place."""
+        if self.along == "depth":
+            return 0.5
+        one = self.along == "layer" and not self.mixed
+        return float(middle_layer(self.blocks)) if one else None
 
     def x(self, point: Point) -> float:
         """Return where a point is on x."""
-        return point.depth if self.by_depth else float(point.layer)
+        if self.over_layers:
+            return point.depth if self.along == "depth" else float(point.layer)
+        return self._scaled(point.at or 0.0)
+
+    def _scaled(self, at: float) -> float:
+        return math.log10(at + 1) if self._logarithmic else at
+
+    @cached_property
+    def _values(self) -> list[float]:
+        """The steps or positions of all points, in order."""
+        lines = (line for panel in self.panels for line in panel.lines)
+        return sorted({point.at or 0.0 for line in lines for point in line.points})
+
+    @cached_property
+    def _logarithmic(self) -> bool:
+        above = [value for value in self._values if value > 0]
+        return len(above) > 2 and above[-1] > _WIDE * above[0]
 
     @property
     def x_range(self) -> tuple[float, float]:
         """The limits of x, equal in all panels, with room for the marks at both ends."""
-        top = 1.0 if self.by_depth else float(max(self.blocks, 1))
+        if not self.over_layers:
+            low, high = self._scaled(self._values[0]), self._scaled(self._values[-1])
+            margin = 0.04 * (high - low or 1.0)
+            return low - margin, high + margin
+        top = 1.0 if self.along == "depth" else float(max(self.blocks, 1))
         return -0.04 * top, 1.04 * top
 
     @property
     def ticks(self) -> tuple[list[float], list[str]]:
         """At most about eight x positions with their labels: the layer, and its depth below."""
-        if self.by_depth:
+        if self.along == "depth":
             return [0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"]
+        if not self.over_layers:
+            values = _round_values(self._values, self._logarithmic)
+            return [self._scaled(value) for value in values], [f"{value:,.6g}" for value in values]
         stride = max(1, -(-self.blocks // 7))
         layers = list(range(0, self.blocks + 1, stride))
         if layers[-1] != self.blocks:
             # The last layer always has a label; its left neighbor goes where both would not fit.
             layers = [k for k in layers if self.blocks - k > stride / 2] + [self.blocks]
+        if self.mixed:
+            return [float(layer) for layer in layers], [str(layer) for layer in layers]
         depth = [f"{layer / self.blocks:.2f}" if self.blocks else "0" for layer in layers]
         labels = [f"{layer}\n{deep}" for layer, deep in zip(layers, depth, strict=True)]
         return [float(layer) for layer in layers], labels
+
+
+def _round_values(values: Sequence[float], logarithmic: bool) -> list[float]:
+    """Return a few round numbers from the first to the last of some values in order."""
+    first, last = values[0], values[-1]
+    if logarithmic and len(values) <= _FEW:
+        return list(values)
+    if logarithmic:
+        powers = [10.0**power for power in range(math.ceil(math.log10(last + 1)) + 1)]
+        found = [power for power in powers if max(first, 1) <= power <= last]
+        return ([0.0] if first == 0 else []) + found
+    if first == last:
+        return [first]
+    rough = (last - first) / 6
+    size = 10.0 ** math.floor(math.log10(rough))
+    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)
+    return [step * number for number in range(math.ceil(first / step), int(last / step) + 1)]
 
 
 @dataclass(frozen=True)

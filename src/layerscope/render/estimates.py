@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from layerscope.analysis.run import Estimates
 from layerscope.evaluation.estimates import EvaluationEstimates
 from layerscope.export.cut import CutEstimates
-from layerscope.render.view import Cell, Facts, Notes, Table, View, heads, section, sections
+from layerscope.render.view import (
+    NONE,
+    Answer,
+    Cell,
+    Facts,
+    Notes,
+    Table,
+    View,
+    heads,
+    section,
+    sections,
+)
 from layerscope.render.words import duration, size
 
 
@@ -97,3 +108,50 @@ def ranking_view(found: Sequence[tuple[str, Estimates | None]]) -> View:
     named = heads("model", "texts", "tokens", "pass, about", "memory", "disk")
     note = f"All passes: about {duration(total)}."
     return View("", sections(section("", Table(named, lines, notes=(note,)))))
+
+
+def study_view(
+    cells: tuple[int, int],
+    models: Sequence[tuple[str, int, float | None, int, str]],
+    whole: tuple[float, int, int],
+    workers: int,
+) -> View:
+    """Return what a study would take.
+
+    Args:
+        cells: all, and those that are finished.
+        models: name, cells, seconds in one worker, bytes of memory, and why it cannot be estimated.
+        whole: seconds, bytes of memory and of disk with all workers at work.
+        workers: how many run at once.
+    """
+    facts = Facts(
+        (
+            ("cells", f"{cells[0]:,}"),
+            ("of them finished already", f"{cells[1]:,}"),
+            ("workers", f"{workers:,}"),
+            ("time of the rest, about", duration(whole[0])),
+            ("memory, about", size(whole[1])),
+            ("disk while it runs, about", size(whole[2])),
+        ),
+        notes=(
+            "An estimate from one cell of each model: others may have more or longer texts, and the "
+            "measures of views and of several layers take their time besides.",
+        ),
+    )
+    lines = tuple(
+        (Cell(name), Cell(f"{count:,}"), Cell(NONE if seconds is None else duration(seconds)),
+         Cell(size(memory)))
+        for name, count, seconds, memory, _ in models
+    )  # fmt: skip
+    failing = tuple(f"! {name}: {reason}" for name, *_, reason in models if reason)
+    table = Table(heads("model", "cells", "time in one worker", "memory"), lines)
+    return View("", sections(section("", facts, table, Notes(failing, "bad"))))
+
+
+def failures_view(lead: str, evidence: str, failures: Sequence[tuple[str, str]], note: str) -> View:
+    """Return what came of a study: the answer, a table of what failed and why, a note."""
+    lines = tuple((Cell(cell), Cell(reason)) for cell, reason in failures)
+    table = Table(heads("cell", "why it failed", left=(0, 1)), lines) if lines else None
+    answer = Answer(lead, evidence, good=not failures)
+    notes = Notes((note,) if note else ())
+    return View("", sections(section("", table, notes)), answers=(answer,))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from layerscope.errors import InputError
-from layerscope.render.drawing import BAND, Cloud, Clouds, Figure, Heatmap, Line, Panel
+from layerscope.render.drawing import BAND, Cloud, Clouds, Figure, Heatmap, Line, Panel, Point
 from layerscope.render.view import NONE
 
 if TYPE_CHECKING:
@@ -113,8 +113,9 @@ def _panels(canvas_class: Callable[..., Any], figure: Figure) -> matplotlib.figu
 
 
 def _panel(axes: matplotlib.axes.Axes, figure: Figure, panel: Panel) -> None:
-    axes.axvline(figure.middle, color="#aaaaaa", linewidth=0.8, linestyle=":", label=MIDDLE)
-    if panel.preferred is not None and not figure.by_depth:
+    if (middle := figure.middle) is not None:
+        axes.axvline(middle, color="#aaaaaa", linewidth=0.8, linestyle=":", label=MIDDLE)
+    if panel.preferred is not None and figure.along == "layer":
         axes.axvline(panel.preferred, color=panel.lines[0].color, linewidth=0.8, linestyle="--")
     for line in panel.lines:
         _line(axes, figure, line)
@@ -124,6 +125,7 @@ def _panel(axes: matplotlib.axes.Axes, figure: Figure, panel: Panel) -> None:
                       ha="right", va="bottom", fontsize=7, color="#666666")  # fmt: skip
     axes.set_title(panel.title, loc="left", fontsize=9, fontweight="bold")
     axes.set_ylabel(panel.unit, fontsize=7)
+    axes.set_xlabel(figure.x_title or "layer, depth below it", fontsize=7)
     axes.set_xticks(*figure.ticks)
     axes.set_xlim(*figure.x_range)
     _plain(axes)
@@ -133,7 +135,8 @@ def _line(axes: matplotlib.axes.Axes, figure: Figure, line: Line) -> None:
     """Draw a curve with its band, the layers within noise ringed, the final norm as a diamond."""
     x = [figure.x(point) for point in line.points]
     values = [point.value for point in line.points]
-    axes.plot(x, values, _DASHES[line.dash], color=line.color, linewidth=1.6, label=line.name)
+    axes.plot(x, values, _DASHES[line.dash], color=line.color, linewidth=1.6,
+              label=line.name if line.listed else None)  # fmt: skip
     limited = [point for point in line.points if point.low is not None and point.high is not None]
     axes.fill_between(
         [figure.x(point) for point in limited],
@@ -142,14 +145,17 @@ def _line(axes: matplotlib.axes.Axes, figure: Figure, line: Line) -> None:
         color=line.color, alpha=BAND, linewidth=0,
     )  # fmt: skip
     near = [point for point in line.points if point.layer in line.near]
-    axes.plot([figure.x(p) for p in near], [p.value for p in near], "o", color=line.color,
-              markerfacecolor="white", markersize=5, label=NEAR)  # fmt: skip
     best = [point for point in line.points if point.layer == line.preferred]
-    axes.plot([figure.x(p) for p in best], [p.value for p in best], "o", color=line.color,
-              markersize=6, label=PREFERRED)  # fmt: skip
-    if line.final is not None:
-        axes.plot([figure.x(line.final)], [line.final.value], "D", color=line.color,
-                  markerfacecolor="none", markersize=5, label=NORMED)  # fmt: skip
+    signs: tuple[tuple[Sequence[Point], dict[str, Any]], ...] = (
+        (near, {"marker": "o", "markerfacecolor": "white", "markersize": 5, "label": NEAR}),
+        (best, {"marker": "o", "markersize": 6, "label": PREFERRED}),
+        ([line.final] if line.final else [],
+         {"marker": "D", "markerfacecolor": "none", "markersize": 5, "label": NORMED}),
+    )  # fmt: skip
+    for points, style in signs:
+        if points:  # the legend names no sign that is nowhere
+            axes.plot([figure.x(p) for p in points], [p.value for p in points], linestyle="",
+                      color=line.color, **style)  # fmt: skip
 
 
 # --- heatmaps and clouds ----------------------------------------------------------------------------

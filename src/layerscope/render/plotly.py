@@ -21,6 +21,7 @@ from layerscope.render.drawing import (
 Parts = tuple[list[dict[str, Any]], dict[str, Any]]
 
 _GRAY: Final = "#8a8a8a"
+_HOVERED: Final = {"depth": "depth %{x:.2f}", "layer": "layer %{x}"}
 _PLAIN: Final = {
     "showlegend": False,
     "paper_bgcolor": "rgba(0,0,0,0)",
@@ -127,8 +128,8 @@ def _panel(figure: Figure, panel: Panel) -> Parts:
     bands = [trace for line in panel.lines for trace in bands_of(figure, line)]
     curves = [trace for line in panel.lines for trace in _curve(figure, line)]
     levels = [level for level in panel.levels if panel.is_near(level)]
-    marks = [_vertical(figure.middle, _GRAY, "dot")]
-    if panel.preferred is not None and not figure.by_depth:
+    marks = [] if figure.middle is None else [_vertical(figure.middle, _GRAY, "dot")]
+    if panel.preferred is not None and figure.along == "layer":
         marks.append(_vertical(panel.preferred, panel.lines[0].color, "dash"))
     flat = {"type": "line", "xref": "x domain", "x0": 0, "x1": 1, "yref": "y", "layer": "below",
             "line": {"color": _GRAY, "width": 1, "dash": "longdash"}}  # fmt: skip
@@ -148,7 +149,8 @@ def _panel(figure: Figure, panel: Panel) -> Parts:
             "spikecolor": _GRAY,
             "spikedash": "solid",
             "spikethickness": -1,
-            "unifiedhovertitle": {"text": "depth %{x:.2f}" if figure.by_depth else "layer %{x}"},
+            "title": {"text": figure.x_title, "font": {"size": 11}},
+            "unifiedhovertitle": {"text": _HOVERED.get(figure.along, figure.x_title)},
         },
         "yaxis": {"zeroline": False, "nticks": 6},
         "shapes": marks + [flat | {"y0": level.value, "y1": level.value} for level in levels],
@@ -170,7 +172,7 @@ def bands_of(figure: Figure, line: Line) -> list[dict[str, Any]]:
     for point in line.points:
         if point.low is None or point.high is None:
             continue
-        if stretches and stretches[-1][-1].layer == point.layer - 1:
+        if stretches and (not figure.over_layers or stretches[-1][-1].layer == point.layer - 1):
             stretches[-1].append(point)
         else:
             stretches.append([point])
@@ -201,6 +203,7 @@ def _curve(figure: Figure, line: Line) -> list[dict[str, Any]]:
     curve = _scatter(figure, line, line.points) | {
         "name": line.name,
         "mode": "lines+markers",
+        "showlegend": line.listed,
         "line": {"color": line.color, "dash": line.dash, "width": 2},
         "marker": {
             "color": line.color,

@@ -133,7 +133,7 @@ def _figure(run: Run, preferred: Mapping[Key, Choice], measures: Sequence[Measur
     """Return the curves; none where the run holds only numbers of a whole model."""
     table = run.table
     if set(table["level"].dropna()) == {"pair"} and not charts.has_curves(table, measures):
-        return Figure(str(table["model"].iloc[0]), (), evidence.number_of_blocks(table), False)
+        return Figure(str(table["model"].iloc[0]), (), evidence.number_of_blocks(table))
     dim = run.record.get("model", {}).get("dim")
     return charts.describe(table, preferred, dim=dim, measures=measures)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -185,6 +186,20 @@ def load_run(folder: str | Path) -> Run:
     if "subspace_dimensions" not in record:
         record["subspace_dimensions"] = _dimensions_in_notes(table, record)
     return Run(conform(table), _typed_contributions(contributions), record, readouts)
+
+
+def load_table(folder: str | Path) -> pd.DataFrame:
+    """Read only the table of a run folder, which is far smaller than its per-text numbers.
+
+    Raises:
+        InputError: not a finished run, or one of a newer layerscope.
+    """
+    path = Path(folder)
+    with suppress(OSError, ValueError):
+        record = json.loads((path / RECORD_FILE).read_text(encoding="utf-8"))
+        if record.get("schema_version") == SCHEMA_VERSION:
+            return conform(pd.read_parquet(path / TABLE_FILE))
+    return load_run(path).table
 
 
 def _read_readouts(path: Path, record: dict[str, Any]) -> ReadoutTable | None:

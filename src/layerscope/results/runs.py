@@ -1,0 +1,142 @@
+"""Several runs as one table: a column says which run a row is of; a study's folder is many runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from layerscope.data.files import write_atomically
+from layerscope.errors import InputError
+from layerscope.results.table import (
+    COLUMNS,
+    CONTRIBUTION_COLUMNS,
+    RECORD_FILE,
+    Run,
+    load_run,
+    load_table,
+)
+
+RUN: Final = "run"
+STUDY_FILE: Final = "study.json"
+CELLS: Final = "cells"
+# How names of revisions and checkpoints say their training step.
+STEP: Final = re.compile(r"[-_/ ]*(?:global_?step|step|checkpoint|ckpt|iter)[-_ ]*(\d+)", re.I)
+
+
+@dataclass(frozen=True, eq=False)
+class NamedRun:
+    """A run among others.
+
+    Attributes:
+        name: tells it apart from the others.
+        table: its long table.
+        read: gives the whole run, whose per-text numbers of many would not fit in memory.
+    """
+
+    name: str
+    table: pd.DataFrame
+    read: Callable[[], Run]
+
+    @classmethod
+    def of(cls, name: str, run: Run) -> NamedRun:
+        """Return a run that is in memory under a name."""
+        return cls(name, run.table, lambda: run)
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a folder is that of a study."""
+    return (folder / STUDY_FILE).is_file()
+
+
+def read_study(folder: Path) -> dict[str, Any]:
+    """Return the record of a study's folder: the study, and its cells in order, each with its key.
+
+    Raises:
+        InputError: the folder holds none, or it cannot be read.
+    """
+    if not is_study(folder):
+        raise InputError(
+            f"expected the folder of a study, found no {STUDY_FILE} in {str(folder)!r}; give the "
+            "--out folder of one."
+        )
+    try:
+        found = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"the study in {str(folder)!r} cannot be read: {error}") from error
+    if not isinstance(found, dict) or not isinstance(found.get(CELLS), list):
+        raise InputError(f"the study in {str(folder)!r} cannot be read: {STUDY_FILE} has no cells")
+    return found
+
+
+def finished_cells(folder: Path) -> list[NamedRun]:
+    """Return the finished cells of a study, in its order; their tables name models and data as it does.
+
+    Raises:
+        InputError: the folder holds no study.
+    """
+    found = []
+    for cell in read_study(folder)[CELLS]:
+        path = folder / CELLS / cell["key"]
+        if (path / RECORD_FILE).is_file():
+            table = load_table(path).assign(**cell["labels"])
+            found.append(NamedRun(cell["key"], table, partial(load_run, path)))
+    return found
+
+
+def one_table(runs: Sequence[NamedRun]) -> pd.DataFrame:
+    """Return the tables of several runs as one; the column `run` is the run's name."""
+    frames = [each.table.assign(**{RUN: each.name}).astype({RUN: "string"}) for each in runs]
+    columns = [RUN, *COLUMNS]
+    return pd.concat([frame[columns] for frame in frames], ignore_index=True)
+
+
+def one_table_of_texts(runs: Sequence[NamedRun]) -> pd.DataFrame:
+    """Return the per-text numbers of several runs as one frame, each named as in `one_table`."""
+    columns = [RUN, *CONTRIBUTION_COLUMNS]
+    frames = [each.read().contributions.assign(**{RUN: each.name})[columns] for each in runs]
+    return pd.concat(frames, ignore_index=True)
+
+
+def in_order(text: str) -> tuple[tuple[float, str], ...]:
+    """Return a key that sorts numbers in names by their values.
+
+    >>> sorted(["step10", "step9", "p=0.1", "p=0.05"], key=in_order)
+    ['p=0.05', 'p=0.1', 'step9', 'step10']
+    """
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", text)
+    return tuple(
+        (float(each), "") if place % 2 else (-1.0, each) for place, each in enumerate(parts)
+    )
+
+
+def named_apart(names: Iterable[str]) -> list[str]:
+    """Return short names of folders that still differ: their last parts, as many as that takes.
+
+    >>> named_apart(["runs/a/x", "runs/b/x", "y"]), named_apart(["z", "z"])
+    (['a/x', 'b/x', 'y'], ['z', 'z (2)'])
+    """
+    whole = [re.split(r"[/\\]", name.rstrip("/\\")) for name in names]
+    found = ["/".join(parts) for parts in whole]
+    for count in range(1, max(map(len, whole), default=1) + 1):
+        short = ["/".join(parts[-count:]) for parts in whole]
+        if len(set(short)) == len(set(found)):
+            found = short
+            break
+    seen: dict[str, int] = {}
+    for place, name in enumerate(found):
+        seen[name] = seen.get(name, 0) + 1
+        if seen[name] > 1:
+            found[place] = f"{name} ({seen[name]})"
+    return found
+
+
+def write_table(path: Path, runs: Sequence[NamedRun]) -> None:
+    """Write the table of several runs as parquet."""
+    write_atomically(path, one_table(runs).to_parquet(index=False))

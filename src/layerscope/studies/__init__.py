@@ -1,0 +1,1 @@
+"""Studies: declared grids of plans, run cell by cell on this machine or a cluster."""

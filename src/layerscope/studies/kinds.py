@@ -1,0 +1,79 @@
+"""What a cell can be: which command it runs, with which settings.
+
+A new kind is one record. Its function returns a plan from plain values; the plan's `run()` gives a result
+with a `run`, and its `estimate()` says what that would take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from layerscope import api
+from layerscope.analysis.plan import chosen_measures
+from layerscope.api.plans import Plan, part
+from layerscope.config import Config
+from layerscope.settings import EvaluateConfig, ModelOptions, ReadingConfig, ScanConfig
+from layerscope.states.extract import check_stages
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A command that cells run.
+
+    Attributes:
+        name: of the command.
+        configs: whose settings a study may give.
+        plan: makes the plan of a model (a name or a folder), data and settings, before the model is
+            loaded; one that reads a model has it as its field `model`, where the loaded one is put.
+        check: refuses settings that no model could use.
+        paths: arguments besides the settings, which are files or folders.
+        reads_model: whether a cell needs a model.
+        reads_data: whether a cell needs data.
+    """
+
+    name: str
+    configs: tuple[type[Config], ...]
+    plan: Callable[[str, str, Settings], Plan[Any, Any]]
+    check: Callable[[Settings], object] = lambda _: None
+    paths: tuple[str, ...] = ()
+    reads_model: bool = True
+    reads_data: bool = True
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The names of the settings and other arguments."""
+        names = [name for config in self.configs for name in config.model_fields]
+        return (*names, *self.paths)
+
+    def config_of(self, setting: str) -> type[Config] | None:
+        """Return the config that a setting belongs to, None for an argument besides."""
+        return next((each for each in self.configs if setting in each.model_fields), None)
+
+
+def _scan(model: str, data: str, settings: Settings) -> Plan[Any, Any]:
+    return api.scan.plan(model, data, show_progress=False, **settings)
+
+
+def _check_scan(settings: Settings) -> None:
+    config = part(ScanConfig, settings)
+    check_stages(config.stages)
+    chosen_measures(config)
+
+
+def _evaluate(model: str, data: str, settings: Settings) -> Plan[Any, Any]:
+    return api.evaluate.plan(model, data, show_progress=False, **settings)
+
+
+KINDS: Final = (
+    Kind(
+        "scan",
+        (ScanConfig, ReadingConfig, ModelOptions),
+        _scan,
+        check=_check_scan,
+    ),
+    Kind("evaluate", (EvaluateConfig, ModelOptions), _evaluate, paths=("task_data",)),
+)
