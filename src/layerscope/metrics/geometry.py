@@ -35,7 +35,7 @@ from layerscope.metrics.measure import NEIGHBORHOODS, SUBSPACES
 from layerscope.metrics.neighborhoods import Neighborhoods, neighborhoods
 from layerscope.metrics.neighbors import Neighbors
 from layerscope.metrics.pairs import COUNT, Closeness, Pairs, halvings, path_error
-from layerscope.metrics.similarity import CkaMatrix, Kernel, TokenCosines
+from layerscope.metrics.similarity import CkaMatrix, TokenCosines
 from layerscope.metrics.subspaces import Frame, Frenet, Space, frame, half_bases, trajectory
 
 T = TypeVar("T")
@@ -54,7 +54,6 @@ class LayerGeometry:
         frame: leading directions; none where all vectors are equal.
         halves: feature bases of pairs of halves of the samples, for noise and error.
         dimensions: estimates of the intrinsic dimension, by the names of the measures.
-        kernel: for CKA; it holds the centered vectors.
         filtration: levels of all pairs, one byte a pair. Only of the final layer, None of others.
         joint: pairs by their level here and in the final layer, for GFMI by edges.
         half_joint: the same of pairs inside halves of the samples, for its error.
@@ -65,7 +64,6 @@ class LayerGeometry:
     frame: Frame
     halves: list[tuple[Tensor, Tensor]]
     dimensions: dict[str, Estimate | UndefinedError]
-    kernel: Kernel
     filtration: Filtration | UndefinedError | None
     joint: Tensor | UndefinedError
     half_joint: Tensor | UndefinedError
@@ -104,7 +102,6 @@ def layer_geometry(
         frame=whole,
         halves=half_bases(pairs.vectors, whole, splits),
         dimensions=dimensions(pairs),
-        kernel=Kernel(pairs.centered),
         filtration=graphs if final is None else None,
         joint=_attempt(lambda: joint_counts(known(graphs), _required(final_graphs))),
         half_joint=_attempt(
@@ -339,7 +336,7 @@ class LayerStack:
     @cached_property
     def cka(self) -> CkaMatrix:
         """Linear CKA of every two layers."""
-        return similarity.cka_matrix([layer.kernel for layer in self.geometry])
+        return similarity.cka_matrix([similarity.kernel(vectors) for vectors in self.vectors])
 
     def half_gfmi(self, layer: int, sign: Sign) -> Tensor:
         """Return GFMI by edges (halving, half) of halves of the samples; NaN where undefined."""

@@ -63,7 +63,7 @@ def _nearest_in_block(
     exact = pairs.distances(kind, start, stop)
     block = exact.float()
     block.diagonal(start).fill_(torch.inf)
-    indices = ordered(block)[:, :k]
+    indices = ordered(block)[:, :k].clone()  # not a part of the whole order
     return indices, exact.gather(1, indices)
 
 

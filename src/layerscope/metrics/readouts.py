@@ -404,11 +404,11 @@ def embedding_filter(embedding: Rows) -> Floats:
         raise InputError(
             f"expected an output embedding (token, dim) of 4 or more each, got {embedding.shape}."
         )
-    gram = np.zeros((embedding.shape[1],) * 2)
-    # In the embedding's own precision, block by block: in float64 the copy of a large vocabulary and its
-    # product would take more than the rest of a comparison.
+    gram, kind = np.zeros((embedding.shape[1],) * 2), np.result_type(embedding.dtype, np.float32)
+    # In the embedding's own precision or float32, block by block: the float64 copy of a large vocabulary
+    # and its product would take more than the rest of a comparison.
     for start in range(0, len(embedding), _EMBEDDED):
-        block = embedding[start : start + _EMBEDDED]
+        block = embedding[start : start + _EMBEDDED].astype(kind, copy=False)
         gram += block.T @ block
     directions = np.linalg.eigh(gram)[1][:, ::-1].T
     start = len(directions) // 4
