@@ -29,6 +29,7 @@ from benchmarks import (
     scans,
     shipping,
     startup,
+    theory,
 )
 
 BENCHMARKS: dict[str, tuple[str, Callable[[], str]]] = {
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], str]]] = {
     "rules": ("Which rule chooses the layer", rules.main),
     "scans": ("Measures of several layers of real models", scans.main),
     "shipping": ("Cut and pruned models beside the full ones", shipping.main),
+    "theory": ("Theorems and entropy orders", theory.main),
 }
 
 
