@@ -18,6 +18,7 @@ from layerscope.settings import (
     EngineConfig,
     EvaluateConfig,
     FewTextsConfig,
+    LiveScanConfig,
     ModelOptions,
     PlotConfig,
     PruneConfig,
@@ -29,6 +30,7 @@ from layerscope.settings import (
 PATH = Path(__file__).resolve().parents[1] / "src" / "layerscope" / "api" / "keywords.py"
 FUNCTIONS: dict[str, tuple[type[Config], ...]] = {
     "ScanSettings": (ScanConfig, ReadingConfig, ModelOptions),
+    "LiveScanSettings": (LiveScanConfig, ReadingConfig),
     "EvaluateSettings": (EvaluateConfig, ModelOptions),
     "CutSettings": (CutConfig, ReadingConfig, ModelOptions),
     "PruneSettings": (PruneConfig, ReadingConfig, ModelOptions),

@@ -126,9 +126,8 @@ def __getattr__(name: str) -> Any:
 
 
 _ROOMS = (
-    "analysis", "config", "data", "decisions", "diagnosis", "errors", "evaluation", "export", "metrics",
-    "models", "render", "results", "settings", "states",
-    "studies",
+    "analysis", "config", "data", "decisions", "diagnosis", "errors", "evaluation", "export",
+    "integrations", "metrics", "models", "render", "results", "settings", "states", "studies",
 )  # fmt: skip
 
 

@@ -257,6 +257,15 @@ class ScanConfig(VectorConfig):
         return self
 
 
+class LiveScanConfig(ScanConfig):
+    """The settings of a scan with defaults that cost little, for scans of a model while it trains."""
+
+    metrics: Several[Text] | None = ("prompt_entropy", "dataset_entropy", "curvature")
+    """Measures to compute; None for all."""
+    views: Natural = 0
+    """Misspelled copies of each text; measures of views need at least 2."""
+
+
 class EvaluateConfig(VectorConfig):
     """All settings that decide the scores; model and tasks are arguments."""
 

@@ -69,6 +69,10 @@ class ModelOptionsKeywords(TypedDict, total=False):
     trust_remote_code: bool
 
 
+class LiveScanConfigKeywords(ScanConfigKeywords, total=False):
+    pass
+
+
 class EvaluateConfigKeywords(VectorConfigKeywords, total=False):
     layers: str | int | Iterable[int] | None
     normalize: bool | None
@@ -138,6 +142,10 @@ class EngineConfigKeywords(TypedDict, total=False):
 
 
 class ScanSettings(ScanConfigKeywords, ReadingConfigKeywords, ModelOptionsKeywords, total=False):
+    pass
+
+
+class LiveScanSettings(LiveScanConfigKeywords, ReadingConfigKeywords, total=False):
     pass
 
 

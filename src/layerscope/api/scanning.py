@@ -33,6 +33,7 @@ from layerscope.api.plans import ShowProgress, command, part, shown_progress, wi
 from layerscope.config import AnyPath, Exactly, Flag, Kind, Text, checked
 from layerscope.data.texts import STANDARD_INPUT, Texts
 from layerscope.decisions import choose, evidence
+from layerscope.decisions.bimodality import bimodality
 from layerscope.decisions.select import Selection, decide
 from layerscope.metrics import catalogue
 from layerscope.models.backbone import Backbone
@@ -57,6 +58,15 @@ class Scan(Result):
     def contributions(self) -> pd.DataFrame:
         """Return the per-text numbers whose means are the table's values."""
         return self.run.contributions.copy()
+
+    @checked
+    def bimodality(self, metric: Text = "prompt_entropy") -> pd.DataFrame:
+        """Return Hartigan's dip over the texts at each layer, with p and p corrected over the layers.
+
+        Raises:
+            InputError: no number for each text of that measure was computed.
+        """
+        return bimodality(self.run.contributions, metric)
 
     def select(self) -> Selection:
         """Return the layer to use, without labels, with every rule's choice beside it."""

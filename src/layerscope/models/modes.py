@@ -27,7 +27,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     with (
         torch.inference_mode(False),
         torch.no_grad(),
-        _random_states_kept(),
+        random_states_kept(),
         modules_kept(model) as modules,
     ):
         # Not `eval()`: in some models it does more (LoRA merges weights), which no flag undoes.
@@ -79,7 +79,7 @@ def _hooks_of(modules: list[nn.Module]) -> list[dict[int, Any]]:
 
 
 @contextmanager
-def _random_states_kept() -> Iterator[None]:
+def random_states_kept() -> Iterator[None]:
     """Restore the random states of torch (with GPUs in use), numpy and Python on exit."""
     python, array = random.getstate(), np.random.get_state()
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]

@@ -20,7 +20,7 @@ from layerscope.models.architectures import (
     Positions,
     longest_block_list,
 )
-from layerscope.models.modes import _random_states_kept, evaluating
+from layerscope.models.modes import evaluating, random_states_kept
 
 
 def infer_architecture(core: nn.Module) -> Architecture:
@@ -324,7 +324,7 @@ class _Trial:
         """Raise an InputError if the states depend on random numbers."""
         found = []
         for seed in range(2):
-            with _random_states_kept():
+            with random_states_kept():
                 torch.manual_seed(seed)
                 np.random.seed(seed)
                 random.seed(seed)

@@ -108,7 +108,7 @@ def _chosen(table: pd.DataFrame, config: PlotConfig, by: Sequence[str]) -> pd.Da
     if config.layers is not None:
         rows = rows[rows["layer"].isin(config.layers)]
     metrics = _metrics(rows, config.metric)
-    rows = _in_convention(rows[rows["metric"].isin(metrics)], config.convention)
+    rows = in_convention(rows[rows["metric"].isin(metrics)], config.convention)
     if rows.empty:
         raise InputError("the runs hold no value to draw in that convention and at those layers.")
     return rows.iloc[rows["metric"].map(metrics.index).argsort(kind="stable")]
@@ -130,7 +130,7 @@ def _metrics(rows: pd.DataFrame, asked: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _in_convention(rows: pd.DataFrame, asked: str | None) -> pd.DataFrame:
+def in_convention(rows: pd.DataFrame, asked: str | None) -> pd.DataFrame:
     """Return the rows in a convention; by default in that of each measure to decide by."""
     if asked == "all":
         return rows

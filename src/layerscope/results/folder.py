@@ -149,8 +149,8 @@ class RunFolder:
             raise explained_write_error(error, self.parts) from error
         return found if isinstance(found, dict) else None
 
-    def finish(self, run: Run, page: str) -> None:
-        """Write the run and its page, then drop what it was made of.
+    def finish(self, run: Run, page: str | None = None) -> None:
+        """Write the run and its page, if it has one, then drop what it was made of.
 
         The record of a run that is replaced goes first: it must never stand beside another's table.
         """
@@ -160,9 +160,12 @@ class RunFolder:
             raise explained_write_error(error, self.path / RECORD_FILE) from error
         self.update(run, page)
 
-    def update(self, run: Run, page: str) -> None:
+    def update(self, run: Run, page: str | None) -> None:
         """Write a run over one that it holds all of, so that at no moment there is none."""
-        write_atomically(self.path / PAGE_FILE, page.encode())
+        if page is None:
+            (self.path / PAGE_FILE).unlink(missing_ok=True)
+        else:
+            write_atomically(self.path / PAGE_FILE, page.encode())
         save_run(run, self.path)
         shutil.rmtree(self.parts, ignore_errors=True)
 
