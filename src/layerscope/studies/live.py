@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Unpack
@@ -190,11 +190,6 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     devices = {"cpu", *(weight.device.type for weight in model.parameters())}
     with ExitStack() as stack:
         stack.enter_context(random_states_kept())
-        for device in sorted(devices):
-            known = torch.amp.is_autocast_available(device)
-            stack.enter_context(
-                torch.autocast(device, enabled=False, cache_enabled=False)
-                if known
-                else nullcontext()
-            )
+        for device in sorted(filter(torch.amp.is_autocast_available, devices)):
+            stack.enter_context(torch.autocast(device, enabled=False))
         yield
