@@ -184,8 +184,9 @@ def _refuse_sharded(model: nn.Module) -> None:
 def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Keep random states, and leave autocast for the time of a scan.
 
-    Each forward pass of a scan restores modes, hooks and autograd by itself. In a surrounding autocast it
-    would also leave casts of the weights, without a gradient, in the cache of the training's own pass.
+    Each forward pass of a scan restores modes, hooks and autograd by itself. Without autocast the numbers
+    are those that a scan of the checkpoint would give, and none of its casts of the weights can get into
+    the cache of the training's own pass.
     """
     devices = {"cpu", *(weight.device.type for weight in model.parameters())}
     with ExitStack() as stack:
