@@ -360,6 +360,8 @@ def train_by_hand(scans: bool) -> tuple[list[float], nn.Module]:
     found = []
     for step, row in enumerate(rows()):
         with torch.autocast("cpu", dtype=torch.bfloat16):
+            if scans and step % 5 == 3:  # before the pass that fills the cache of autocast
+                scan_live(model, tiny_tokenizer(), texts(6), step=step)
             first = model(input_ids=row["input_ids"][None], labels=row["labels"][None]).loss
             if scans and step % 5 == 1:  # between two passes, with gradients in wait
                 scan_live(model, tiny_tokenizer(), texts(6), step=step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Unpack
@@ -184,17 +184,13 @@ def _refuse_sharded(model: nn.Module) -> None:
 def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Keep random states, and leave autocast for the time of a scan.
 
-    Each forward pass of a scan restores modes, hooks and autograd by itself. In a surrounding autocast it
-    would also leave casts of the weights, without a gradient, in the cache of the training's own pass.
+    Each forward pass of a scan restores modes, hooks and autograd by itself. Without autocast the numbers
+    are those that a scan of the checkpoint would give, and none of its casts of the weights can get into
+    the cache of the training's own pass.
     """
     devices = {"cpu", *(weight.device.type for weight in model.parameters())}
     with ExitStack() as stack:
         stack.enter_context(random_states_kept())
-        for device in sorted(devices):
-            known = torch.amp.is_autocast_available(device)
-            stack.enter_context(
-                torch.autocast(device, enabled=False, cache_enabled=False)
-                if known
-                else nullcontext()
-            )
+        for device in sorted(filter(torch.amp.is_autocast_available, devices)):
+            stack.enter_context(torch.autocast(device, enabled=False))
         yield
