@@ -398,7 +398,7 @@ def test_scan_live_reads_the_model_inside_of_wrappers():
         ({"out": 5}, "expected out to be a path or None, got 5."),
         ({"overwrite": 1}, "expected overwrite to be True or False, got 1."),
         ({"config": 5}, "expected config to be a ScanConfig or None, got 5."),
-        ({"view": 2}, "unknown setting 'view'; did you mean 'views'?"),
+        ({"view": 2}, "unknown setting 'view'; did you mean 'views' or"),
     ],
 )
 def test_wrong_arguments_of_scan_live(given, message):
@@ -415,7 +415,7 @@ def test_names_for_a_logger():
         augmentation=["default", "crops"],
     )  # fmt: skip
     names = list(log_entries(found))
-    kinds = ["characters p_0.3", "crops of 5 words"]
+    kinds = ["characters p_0.3_ first 40 words", "crops of 5 words"]
     steps = ["cka_unbiased", "frenet_speed_k16", "frenet_speed_k32", "frenet_speed_k64"]
     assert sorted(names) == sorted(
         [f"layerscope/infonce/{kind}/layer_{layer}" for kind in kinds for layer in range(5)]
