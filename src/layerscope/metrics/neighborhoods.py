@@ -22,7 +22,7 @@ from layerscope.metrics.estimates import half_samples
 from layerscope.metrics.neighbors import Neighbors, octaves, ordered
 from layerscope.metrics.pairs import Closeness, Pairs, blocks
 
-BLOCKS: Final = 16
+BLOCKS: Final = 64
 """Most blocks of rows, as every layer is prepared again for each; more rows than `pairs.BLOCK` allows."""
 
 LISTED: Final = 64
@@ -114,7 +114,12 @@ def neighborhoods(
     for half in half_samples(n):
         members.append(torch.zeros(n, dtype=torch.bool).index_fill_(0, half, value=True))
     found = tuple(Neighborhoods(int(each.sum())) for each in members)
-    lists: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    # Made whole before the blocks: pieces that stay between large arrays that go would keep their memory.
+    size = (n, min(LISTED, n - 1))
+    lists = {
+        layer: (torch.empty(size, dtype=torch.int64), torch.empty(size, dtype=torch.float64))
+        for layer in layers
+    }
     for start, stop in blocks(n, n, max(2**20, n * -(-n // BLOCKS))):
         order = _order(layers[final], start, stop)[0] if final in layers else None
         ends = _ranked(order, start, members) if order is not None else []
@@ -123,14 +128,19 @@ def neighborhoods(
             order, exact = _order(read, start, stop)
             own = _ranked(order, start, members) if layer != final else ends
             near = own[0].listed
-            lists[layer].append((near, exact.gather(1, near)))
+            lists[layer][0][start:stop] = near
+            torch.gather(exact, 1, near, out=lists[layer][1][start:stop])
             for sums, ranked, end in zip(found, own, ends, strict=False):
                 _add_final(sums, layer, final, ranked, end)
             if before[0] == layer - 1:
                 for sums, one, two in zip(found, before[1], own, strict=True):
                     _add_step(sums, layer, one, two)
             before = layer, own
-    return {layer: _neighbors(parts) for layer, parts in lists.items()}, found
+    near_of = {
+        layer: Neighbors(indices, away.mul_(2).sqrt_(), Closeness.COSINE)
+        for layer, (indices, away) in lists.items()
+    }
+    return near_of, found
 
 
 def _order(read: Callable[[], Tensor], start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -183,8 +193,3 @@ def _kept(own: _Ranked, others: Tensor) -> Tensor:
     k = own.listed.shape[1]
     later = torch.maximum(others.gather(1, own.listed).long(), torch.arange(k))
     return torch.bincount(later.flatten(), minlength=k)[:k].cumsum(0)
-
-
-def _neighbors(parts: Sequence[tuple[Tensor, Tensor]]) -> Neighbors:
-    indices, away = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Neighbors(indices, (2 * away).sqrt(), Closeness.COSINE)
