@@ -50,7 +50,10 @@ from layerscope.states.extract import Site
 from layerscope.states.store import Array, StateStore
 
 LAYERS = (0, 3, 6)
-SETTINGS = ScanConfig(conventions=tuple(Convention), layers=LAYERS, augmentation=("default",))
+SETTINGS = ScanConfig(
+    conventions=tuple(Convention), layers=LAYERS, augmentation=("default",), view_texts=None,
+    view_words=None,
+)  # fmt: skip
 PARTITIONS = {200: 2, 500: 3, 1000: 4}  # number of texts of a sample -> partitions of all texts
 DEAREST = ("dime",)  # half of the time at N = 1,000: on the first partition alone
 PERTURBATION = "characters p=0.3"

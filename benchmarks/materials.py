@@ -127,5 +127,11 @@ def wikitext(words: int = 20) -> list[str]:
     return [text for text in texts if len(text.split()) >= words]
 
 
+def banking77() -> list[str]:
+    """Banking77's training set, short questions to a bank; none where ../shared is missing."""
+    path = SHARED / "data" / "Banking77Classification" / "train.parquet"
+    return pd.read_parquet(path)["text"].tolist() if path.exists() else []
+
+
 if __name__ == "__main__":
     fetch()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.materials import SHARED, minilm
+from benchmarks.materials import banking77, minilm
 from benchmarks.tables import markdown
 
 COUNTS = (1000, 8000)
@@ -19,13 +19,9 @@ COUNTS = (1000, 8000)
 
 def texts(count: int) -> list[str]:
     """Short distinct texts: Banking77's training set, or numbered sentences where it is missing."""
-    path = SHARED / "data" / "Banking77Classification" / "train.parquet"
-    if path.exists():
-        import pandas as pd
-
-        found = list(dict.fromkeys(pd.read_parquet(path)["text"]))
-        if len(found) >= count:
-            return found[:count]
+    found = list(dict.fromkeys(banking77()))
+    if len(found) >= count:
+        return found[:count]
     return [f"please transfer {i} coins to account {i * 7}" for i in range(count)]
 
 

@@ -138,7 +138,12 @@ def main(threads: Sequence[int] = (1, 2)) -> str:
     backbone = loading.load(path)
     seven = tuple(m.name for m in catalogue.CATALOGUE if m.paper_seven)
     settings = ScanConfig(
-        metrics=seven, conventions=("paper",), views=VIEWS, augmentation=("default",)
+        metrics=seven,
+        conventions=("paper",),
+        views=VIEWS,
+        augmentation=("default",),
+        view_texts=None,
+        view_words=None,
     )
     prepared = prepare(backbone, as_texts(wikitext()[:TEXTS]), settings)
     rows = []

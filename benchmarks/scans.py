@@ -10,10 +10,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import pandas as pd
-
 import layerscope
-from benchmarks.materials import MODELS, SHARED, wikitext
+from benchmarks.materials import MODELS, banking77, wikitext
 from benchmarks.tables import markdown
 from layerscope.metrics.catalogue import CATALOGUE
 
@@ -22,12 +20,6 @@ LONGEST = 64
 """Tokens of a WikiText paragraph that are read: enough for the measures, and a pass in minutes."""
 
 FAMILY = tuple(measure.name for measure in CATALOGUE if measure.level == "pair")
-
-
-def banking77() -> list[str]:
-    """Short questions to a bank."""
-    path = SHARED / "data" / "Banking77Classification" / "train.parquet"
-    return pd.read_parquet(path)["text"].tolist()
 
 
 DATA: dict[str, Callable[[], list[str]]] = {"Banking77": banking77, "WikiText": wikitext}

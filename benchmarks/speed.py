@@ -20,15 +20,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import pandas as pd
 import torch
 
 import layerscope
 from benchmarks import dynamics, evaluation, overhead
-from benchmarks.materials import MODELS, SHARED, wikitext
+from benchmarks.materials import MODELS, banking77, wikitext
 from benchmarks.tables import markdown
 from layerscope.analysis.plan import prepare
 from layerscope.data.texts import as_texts
@@ -69,11 +69,8 @@ THREADS: Final = (1, 2, 4)
 
 def texts_of(data: str, count: int) -> list[str]:
     """The first texts of a data set."""
-    if data == "WikiText":
-        return wikitext()[:count]
-    path = SHARED / "data" / "Banking77Classification" / "train.parquet"
-    found = pd.read_parquet(path)["text"].tolist() if path.exists() else []
-    return list(dict.fromkeys(found))[:count]
+    found = wikitext() if data == "WikiText" else list(dict.fromkeys(banking77()))
+    return found[:count]
 
 
 def row(what: str, found: str, limit: str, more: str = "") -> Row:
@@ -104,7 +101,8 @@ def scans() -> Iterator[Row]:
         given = as_texts(texts, limit=None)
         bare = prepare(backbone, given, ScanConfig(views=0))
         overhead.bare_seconds(backbone, prepare(backbone, as_texts(texts[:4]), ScanConfig(views=0)))
-        before = cpu(lambda backbone=backbone, bare=bare: overhead.bare_seconds(backbone, bare))
+        alone = partial(overhead.bare_seconds, backbone, bare)
+        before = cpu(alone)
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
             started = time.process_time()
@@ -113,7 +111,7 @@ def scans() -> Iterator[Row]:
                 show_progress=False, **work.settings,
             )  # fmt: skip
             whole = time.process_time() - started
-        after = cpu(lambda backbone=backbone, bare=bare: overhead.bare_seconds(backbone, bare))
+        after = cpu(alone)
         times = scan.record["times"]
         least = min(before, after)
         parts = {

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.materials import READOUT_MODELS, SHARED, wikitext
+from benchmarks.materials import READOUT_MODELS, banking77, wikitext
 from benchmarks.tables import markdown
 from layerscope.analysis.measure import Measurement, ViewSet, run_frames
 from layerscope.analysis.plan import prepare
@@ -31,12 +31,6 @@ WORDS: Final = (None, 64, 40, 20)
 TEXTS: Final = (None, 128, 64)
 MEASURES: Final = ("infonce", "infonce_cross", "lidar", "dime", "dip_order2", "retrieval")
 """One of each family: ln LiDAR, the bound on information and so on have the same order of layers."""
-
-
-def banking77() -> list[str]:
-    """Short questions to a bank."""
-    path = SHARED / "data" / "Banking77Classification" / "train.parquet"
-    return pd.read_parquet(path)["text"].tolist() if path.exists() else []
 
 
 @dataclass(frozen=True)
@@ -92,8 +86,6 @@ def curves(case: Case) -> Iterator[tuple[int | None, int | None, int, pd.DataFra
 
 def only(measurement: Measurement, views: ViewSet, texts: int | None) -> Measurement:
     """Return the measurement on the texts that a scan of so many would draw."""
-    from dataclasses import replace
-
     if texts is None:
         return measurement
     drawn = np.random.default_rng(0).permutation(measurement.width)[:texts]
