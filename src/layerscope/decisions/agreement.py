@@ -294,7 +294,7 @@ def agreement_of(
 
 def _too_little(name: str, values: Floats, means: Floats) -> str:
     if name == RANDOM:
-        return "an order by lot goes with nothing"
+        return "a random order agrees with nothing"
     if len(values) < FEWEST:
         return f"{len(values)} models are too few, {FEWEST} are needed"
     for what, numbers in (("value", values), ("score", means)):
