@@ -12,7 +12,7 @@ from torch import Tensor
 from layerscope.errors import InputError, UndefinedError
 from layerscope.metrics.estimates import Estimate, half_samples, of_halves
 from layerscope.metrics.measure import SCALES
-from layerscope.metrics.neighbors import Neighbors, in_half, nearest
+from layerscope.metrics.neighbors import Neighbors, in_half, nearest, require_listed
 from layerscope.metrics.pairs import Closeness, Pairs
 
 _FAR: Final = 2 * SCALES[-1]
@@ -121,8 +121,7 @@ def levina_bickel(neighbors: Neighbors, k: int = 20) -> float:
 def _euclidean(neighbors: Neighbors, k: int) -> Tensor:
     if neighbors.kind is not Closeness.EUCLIDEAN:
         raise InputError(f"intrinsic dimension needs Euclidean neighbors, got {neighbors.kind}")
-    if not 1 <= k <= neighbors.distances.shape[1]:
-        raise UndefinedError(f"needs {k} neighbors, the lists hold {neighbors.distances.shape[1]}")
+    require_listed(k, neighbors.distances.shape[1])
     return neighbors.distances
 
 

@@ -345,15 +345,11 @@ def mean_gfmi_knn(stack: LayerStack) -> Rows:
 
 
 def _gfmi_knn(stack: LayerStack, layers: Sequence[int]) -> Estimate:
-    def mean(half: int | None) -> float:
-        around = [stack.around(half, at, stack.last) for at in layers]
-        scores = [
-            filtration.gfmi_knn(each.shares(at), each.n)
-            for at, each in zip(layers, around, strict=True)
-        ]
-        return fmean(scores)
+    def score(at: int, half: int | None) -> float:
+        around = stack.around(half, at, stack.last)
+        return filtration.gfmi_knn(around.shares(at), around.n)
 
-    return stack.of_halves(mean)
+    return stack.of_halves(lambda half: fmean(score(at, half) for at in layers))
 
 
 def gfmi_component(stack: LayerStack) -> Rows:

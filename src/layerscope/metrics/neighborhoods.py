@@ -8,7 +8,6 @@ is kept but a block of rows.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,7 +18,8 @@ from torch import Tensor
 
 from layerscope.errors import UndefinedError
 from layerscope.metrics.estimates import half_samples
-from layerscope.metrics.neighbors import Neighbors, octaves, ordered
+from layerscope.metrics.measure import NEIGHBORHOODS
+from layerscope.metrics.neighbors import Neighbors, octaves, order_of_rows, require_listed
 from layerscope.metrics.pairs import Closeness, Pairs, blocks
 
 BLOCKS: Final = 64
@@ -28,7 +28,7 @@ BLOCKS: Final = 64
 LISTED: Final = 64
 """Length of the neighbor lists, at least the largest k of NRS."""
 
-TRUSTED: Final = 10
+TRUSTED: Final = NEIGHBORHOODS[0]
 """Neighbors whose trustworthiness is measured."""
 
 Layers = Mapping[int, Callable[[], Tensor]]
@@ -47,17 +47,14 @@ class Neighborhoods:
     """
 
     n: int
-    shared: dict[int, Tensor] = field(default_factory=lambda: defaultdict(lambda: torch.tensor(0)))
-    kept: dict[tuple[int, int], Tensor] = field(
-        default_factory=lambda: defaultdict(lambda: torch.tensor(0))
-    )
-    excess: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
+    shared: dict[int, Tensor] = field(default_factory=dict)
+    kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    excess: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def retention(self, layer: int, other: int, k: int) -> float:
         """Neighborhood Retention Score: mean share of the k nearest neighbors kept; 0 to 1."""
         kept = self.kept[layer, other]
-        if not 1 <= k <= len(kept):
-            raise UndefinedError(f"needs {k} neighbors, the lists hold {len(kept)}")
+        require_listed(k, len(kept))
         return int(kept[k - 1]) / (self.n * k)
 
     def shares(self, layer: int) -> Tensor:
@@ -121,12 +118,15 @@ def neighborhoods(
         for layer in layers
     }
     for start, stop in blocks(n, n, max(2**20, n * -(-n // BLOCKS))):
-        order = _order(layers[final], start, stop)[0] if final in layers else None
-        ends = _ranked(order, start, members) if order is not None else []
+        last = _order(layers[final], start, stop) if final in layers else None
+        ends = _ranked(last[0], start, members) if last else []
         before: tuple[int, list[_Ranked]] = (-2, [])
         for layer, read in layers.items():
-            order, exact = _order(read, start, stop)
-            own = _ranked(order, start, members) if layer != final else ends
+            if layer == final and last:
+                (_, exact), own = last, ends
+            else:
+                order, exact = _order(read, start, stop)
+                own = _ranked(order, start, members)
             near = own[0].listed
             lists[layer][0][start:stop] = near
             torch.gather(exact, 1, near, out=lists[layer][1][start:stop])
@@ -145,10 +145,8 @@ def neighborhoods(
 
 def _order(read: Callable[[], Tensor], start: int, stop: int) -> tuple[Tensor, Tensor]:
     """Return (row, sample) all samples, nearest first and the own last, and their distances."""
-    exact = Pairs(read(), budget=0).distances(Closeness.COSINE, start, stop)
-    block = exact.float()
-    block.diagonal(start).fill_(torch.inf)
-    return ordered(block).cpu(), exact.cpu()
+    order, exact = order_of_rows(Pairs(read(), budget=0), Closeness.COSINE, start, stop)
+    return order.cpu(), exact.cpu()
 
 
 def _ranked(order: Tensor, start: int, sets: Sequence[Tensor]) -> list[_Ranked]:
@@ -173,19 +171,21 @@ def _add_final(sums: Neighborhoods, layer: int, final: int, own: _Ranked, end: _
     """Add what the rows of a layer share with the final one."""
     later = torch.maximum(own.ranks, end.ranks)
     shared = [np.count_nonzero(later.numpy() < size) for size in octaves(sums.n)]
-    sums.shared[layer] = sums.shared[layer] + torch.tensor(shared)
-    sums.kept[layer, final] = sums.kept[layer, final] + _kept(own, end.ranks)
+    sums.shared[layer] = sums.shared.get(layer, 0) + torch.tensor(shared)
+    sums.kept[layer, final] = sums.kept.get((layer, final), 0) + _kept(own, end.ranks)
 
 
 def _add_step(sums: Neighborhoods, layer: int, before: _Ranked, after: _Ranked) -> None:
     """Add what the rows of a layer share with those of the layer before it."""
-    sums.kept[layer, layer - 1] = sums.kept[layer, layer - 1] + _kept(after, before.ranks)
+    step = (layer, layer - 1)
+    sums.kept[step] = sums.kept.get(step, 0) + _kept(after, before.ranks)
     for own, other, pair in (
-        (before, after, (layer - 1, layer)),
-        (after, before, (layer, layer - 1)),
+        (before, after, step[::-1]),
+        (after, before, step),
     ):
         ranks = own.ranks.gather(1, other.listed[:, :TRUSTED]).long()
-        sums.excess[pair] += int((ranks + 1 - TRUSTED).clamp(min=0).sum())
+        farther = int((ranks + 1 - TRUSTED).clamp(min=0).sum())
+        sums.excess[pair] = sums.excess.get(pair, 0) + farther
 
 
 def _kept(own: _Ranked, others: Tensor) -> Tensor:

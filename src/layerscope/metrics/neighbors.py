@@ -60,11 +60,17 @@ def nearest(pairs: Pairs, k: int, kind: Closeness = Closeness.COSINE) -> Neighbo
 def _nearest_in_block(
     pairs: Pairs, k: int, kind: Closeness, start: int, stop: int
 ) -> tuple[Tensor, Tensor]:
+    order, exact = order_of_rows(pairs, kind, start, stop)
+    indices = order[:, :k].clone()  # not a part of the whole order
+    return indices, exact.gather(1, indices)
+
+
+def order_of_rows(pairs: Pairs, kind: Closeness, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    """Return (row, sample) all samples, nearest first and the own last, and their exact distances."""
     exact = pairs.distances(kind, start, stop)
     block = exact.float()
     block.diagonal(start).fill_(torch.inf)
-    indices = ordered(block)[:, :k].clone()  # not a part of the whole order
-    return indices, exact.gather(1, indices)
+    return ordered(block), exact
 
 
 def ordered(block: Tensor) -> Tensor:
@@ -120,9 +126,14 @@ def overlap(one: Neighbors, other: Neighbors, k: int) -> Tensor:
 
 
 def _prefix(neighbors: Neighbors, k: int) -> Tensor:
-    if not 1 <= k <= neighbors.indices.shape[1]:
-        raise UndefinedError(f"needs {k} neighbors, the lists hold {neighbors.indices.shape[1]}")
+    require_listed(k, neighbors.indices.shape[1])
     return neighbors.indices[:, :k]
+
+
+def require_listed(k: int, held: int) -> None:
+    """Raise an UndefinedError where lists hold fewer than k neighbors."""
+    if not 1 <= k <= held:
+        raise UndefinedError(f"needs {k} neighbors, the lists hold {held}")
 
 
 def retention(one: Neighbors, other: Neighbors, k: int = 10) -> float:
