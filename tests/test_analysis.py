@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from layerscope.analysis import arrays as arrays_module
 from layerscope.analysis import plan
 from layerscope.analysis import run as run_module
 from layerscope.analysis.reduce import call
 from layerscope.analysis.run import scan_backbone
+from layerscope.analysis.threads import one_thread
 from layerscope.data import misspellings, tokens
 from layerscope.data import views as data_views
 from layerscope.data.misspellings import AugmentationConfig, View, views
@@ -802,3 +804,21 @@ def test_arrays_with_nan_or_without_any_spread_are_refused():
     only = ScanConfig(metrics=("dataset_entropy",), conventions=("reference",))
     with pytest.raises(InputError, match="arrays have no convention 'reference'"):
         arrays_module.scan_arrays(vectors, only)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_library_has_several_threads_while_torch_has_one(threads):
+    def most() -> int:
+        blas = (each for each in threadpool_info() if each["user_api"] == "blas")
+        return max(each["num_threads"] for each in blas)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with threadpool_limits(limits=2, user_api="blas"):  # as NumPy has it where nothing is set
+            assert most() == 2
+            with one_thread() as given:
+                assert (given, most(), torch.get_num_threads()) == (threads, 1, 1)
+            assert (most(), torch.get_num_threads()) == (2, threads)
+    finally:
+        torch.set_num_threads(before)

@@ -23,12 +23,9 @@ Result = TypeVar("Result")
 def one_thread() -> Iterator[int]:
     """Let torch and the libraries of linear algebra use one thread; give how many torch had."""
     threads = torch.get_num_threads()
-    if threads == 1:
-        yield 1
-        return
     torch.set_num_threads(1)
     try:
-        with _libraries().limit(limits=1):
+        with _libraries().limit(limits=1):  # NumPy's has threads of its own where torch has one
             yield threads
     finally:
         torch.set_num_threads(threads)
