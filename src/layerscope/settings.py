@@ -257,6 +257,17 @@ class ScanConfig(VectorConfig):
         return self
 
 
+class PrefixConfig(ScanConfig):
+    """The settings of a scan of prefixes, in a study."""
+
+    metrics: Several[Text] = ("prompt_entropy",)
+    """Measures of the tokens of one text."""
+    views: Natural = 0
+    """No views: they are of whole texts."""
+    every: Count = 16
+    """Tokens from one prefix to the next; the first has as many."""
+
+
 class LiveScanConfig(ScanConfig):
     """The settings of a scan with defaults that cost little, for scans of a model while it trains."""
 

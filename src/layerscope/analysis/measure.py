@@ -162,14 +162,15 @@ def _prompt_cells(measurement: Measurement, site: Site, store: StateStore) -> It
     if not measurement.columns:
         return
     numbers = store.rows(key(site, PROMPT), measurement.texts)
-    for number, (record, convention) in enumerate(measurement.columns):
+    for number, column in enumerate(measurement.columns):
         values = numbers[:, number]
-        kept = values[~np.isnan(values)]
+        kept, whole = values[~np.isnan(values)], column.first is None
         cell = Cell(
-            *_where(site, record, convention),
+            *_where(site, column.measure, column.convention),
             value=float(kept.mean()) if len(kept) else None,
             contributions=values,
-            reason=record.undefined if len(kept) < len(values) else "",
+            reason=column.measure.undefined if len(kept) < len(values) and whole else "",
+            perturbation=column.label,
         )
         yield _spread(cell, measurement.texts, measurement.width)
 
@@ -323,7 +324,7 @@ def _undefined(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     found = []
     for cell in cells:
         missing = int(np.isnan(cell.contributions).sum()) if cell.level == "prompt" else 0
-        if cell.value is None or missing:
+        if cell.value is None or (missing and cell.reason):
             names = ["metric", "convention", "layer", "stage", "reason"]
             names += ["other_layer"] * (cell.other_layer is not None)
             names += ["perturbation"] * (cell.level == "view")

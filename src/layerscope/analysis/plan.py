@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from layerscope.analysis.measure import ViewSet
+from layerscope.analysis.prefixes import prefixes_of
 from layerscope.analysis.reduce import Column
 from layerscope.config import Augmentation, FirstToken, NonFinite, Perturbation
 from layerscope.data.misspellings import AugmentationConfig
@@ -23,7 +24,7 @@ from layerscope.metrics.measure import Measure
 from layerscope.metrics.readouts import Readout
 from layerscope.models.backbone import Backbone
 from layerscope.models.serving import LEFT_OPEN, as_served
-from layerscope.settings import Convention, ScanConfig
+from layerscope.settings import Convention, PrefixConfig, ScanConfig
 from layerscope.states.extract import (
     Progress,
     Site,
@@ -52,6 +53,7 @@ class Prepared:
         views: the views, by kind.
         notes: what a reader of the record should know.
         facts: numbers for the record.
+        prefixes: numbers of first tokens that are measured instead of whole texts.
     """
 
     settings: ScanConfig
@@ -62,6 +64,7 @@ class Prepared:
     views: tuple[ViewSet, ...]
     notes: tuple[str, ...]
     facts: dict[str, Any]
+    prefixes: tuple[int, ...] = ()
 
     @property
     def plain(self) -> int:
@@ -77,9 +80,10 @@ class Prepared:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """Prompt measures with their conventions."""
+        """Prompt measures with their conventions, of whole texts or of each prefix."""
         return tuple(
-            (measure, convention)
+            Column(measure, convention, first)
+            for first in self.prefixes or (None,)
             for measure in self.measures
             if measure.level == "prompt"
             for convention in conventions_of(measure, self.settings)
@@ -148,6 +152,10 @@ def prepare(
             plain, Perturbation.parse(settings.perturbation), backbone.tokenizer, limit=limit,
             rows=getattr(backbone.model.config, "vocab_size", None), seed=settings.seed,
         )  # fmt: skip
+    prefixes: tuple[int, ...] = ()
+    if isinstance(settings, PrefixConfig):
+        marks = [counted(text, settings) for text in plain]
+        prefixes = prefixes_of(backbone, plain, marks, sites[-1], settings.every)
     wanted = settings.views and any(measure.level == "view" for measure in measures)
     made = _make_views([texts.texts[i] for i in kept], settings, progress) if wanted else []
     sets, copied = _tokenized_views(made, len(plain), settings, backbone, limit)
@@ -160,6 +168,7 @@ def prepare(
         kept=tuple(kept),
         views=tuple(sets),
         notes=tuple(notes),
+        prefixes=prefixes,
         facts={
             "asked": asked,
             "first_token_ratio": ratio,

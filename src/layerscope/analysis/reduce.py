@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,8 +22,6 @@ from layerscope.states.extract import Site, TokenStates
 from layerscope.states.pooling import mean, pool
 from layerscope.states.store import Array
 
-Column = tuple[Measure, Convention | None]
-
 POOLED = "pooled"
 REFERENCE = "reference"
 PROMPT = "prompt"
@@ -36,12 +35,32 @@ def key(site: Site, kind: str) -> str:
 
 
 @dataclass(frozen=True)
+class Column:
+    """A number that is kept of each text.
+
+    Attributes:
+        measure: of the tokens of one text.
+        convention: None where it has none.
+        first: number of tokens from the start that it is measured on; None for all.
+    """
+
+    measure: Measure
+    convention: Convention | None
+    first: int | None = None
+
+    @property
+    def label(self) -> str:
+        """What the table's perturbation column says."""
+        return "none" if self.first is None else f"first {self.first} tokens"
+
+
+@dataclass(frozen=True)
 class Reduction:
     """The reducer that extraction calls for every site and batch.
 
     Attributes:
         pooling: how a text's tokens become one vector.
-        columns: prompt measures to compute, with their conventions; none for views.
+        columns: numbers to keep of each text; none for views.
         reference: whether the vectors that the authors' code pools are wanted too.
         alpha: order of the entropies.
         non_finite: what to do with states that are not finite.
@@ -84,13 +103,26 @@ class Reduction:
                 unit = reference_pooling_rows(inputs)
                 rows[REFERENCE] = mean(unit, inputs.mask.to(unit.dtype)).float()
             if self.columns:
-                rows[PROMPT] = torch.stack([self._numbers(inputs, c) for c in self.columns], dim=1)
+                rows[PROMPT] = torch.stack(self._numbers(inputs), dim=1)
             return rows
 
-    def _numbers(self, inputs: TokenInputs, column: Column) -> Tensor:
-        measure, convention = column
-        numbers: Tensor = call(measure, inputs, convention, self.alpha)
-        return numbers
+    def _numbers(self, inputs: TokenInputs) -> list[Tensor]:
+        """Return the numbers (text,) of each column; NaN for texts with fewer tokens than it reads."""
+        found = []
+        for first, columns in itertools.groupby(self.columns, key=lambda column: column.first):
+            long = inputs.lengths >= (first or 0)
+            own = inputs if first is None else inputs.first(first, long)
+            for column in columns:
+                numbers = call(column.measure, own, column.convention, self.alpha)
+                found.append(_spread(numbers, long) if first else numbers)
+        return found
+
+
+def _spread(numbers: Tensor, texts: Tensor) -> Tensor:
+    """Return the numbers of some texts as those of all (text,), NaN for the others."""
+    everywhere = numbers.new_full(texts.shape, torch.nan)
+    everywhere[texts] = numbers
+    return everywhere
 
 
 def _parts(tokens: TokenStates) -> list[tuple[Tensor, Tensor]]:

@@ -210,8 +210,8 @@ def scan_backbone(
         readouts = scan_readouts(backbone, prepared, measurement, store, progress)
     finally:
         store.close()
-    if (label := settings.perturbation) is not None:  # of the texts; there are no views then
-        cells = [replace(cell, perturbation=label) for cell in cells]
+    if settings.perturbation is not None:  # of the texts; there are no views then
+        cells = [_perturbed(cell, settings.perturbation) for cell in cells]
     table, contributions, undefined = run_frames(
         cells,
         depth=backbone.depth,
@@ -240,6 +240,11 @@ def scan_backbone(
     if isinstance(readouts, str):
         return Run(table, contributions, record | {"readouts": {"none": readouts}})
     return Run(table, contributions, record | {"readouts": readouts.facts()}, readouts)
+
+
+def _perturbed(cell: Cell, label: str) -> Cell:
+    of_prefix = cell.perturbation != "none"
+    return replace(cell, perturbation=f"{label}, {cell.perturbation}" if of_prefix else label)
 
 
 def _record(

@@ -103,6 +103,10 @@ class TokenInputs:
         """Number of tokens that count, (text,) in the dtype of the states."""
         return self.mask.sum(1).to(self.states.dtype)
 
+    def first(self, tokens: int, texts: Tensor) -> TokenInputs:
+        """Return the first tokens that count of some of the texts; `texts` is (text,) bool."""
+        return TokenInputs(self.states[texts, :tokens], self.mask[texts, :tokens])
+
     @cached_property
     def unit(self) -> Tensor:
         """Tokens less their text's mean, scaled to unit length; padding and zero rows are zero."""

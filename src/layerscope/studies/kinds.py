@@ -7,14 +7,21 @@ with a `run`, and its `estimate()` says what that would take.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from layerscope import api
 from layerscope.analysis.plan import chosen_measures
+from layerscope.analysis.prefixes import check_prefixes
 from layerscope.api.plans import Plan, part
 from layerscope.config import Config
-from layerscope.settings import EvaluateConfig, ModelOptions, ReadingConfig, ScanConfig
+from layerscope.settings import (
+    EvaluateConfig,
+    ModelOptions,
+    PrefixConfig,
+    ReadingConfig,
+    ScanConfig,
+)
 from layerscope.states.extract import check_stages
 
 Settings = Mapping[str, Any]
@@ -64,16 +71,32 @@ def _check_scan(settings: Settings) -> None:
     chosen_measures(config)
 
 
+def _prefixes(model: str, data: str, settings: Settings) -> Plan[Any, Any]:
+    own = part(PrefixConfig, settings)
+    others = {
+        name: each for name, each in settings.items() if name not in PrefixConfig.model_fields
+    }
+    shared = {name: getattr(own, name) for name in ScanConfig.model_fields}
+    return replace(_scan(model, data, others | shared), config=own)  # type: ignore[type-var]
+
+
 def _evaluate(model: str, data: str, settings: Settings) -> Plan[Any, Any]:
     return api.evaluate.plan(model, data, show_progress=False, **settings)
 
 
+_SCANNED: Final = (ReadingConfig, ModelOptions)
 KINDS: Final = (
     Kind(
         "scan",
-        (ScanConfig, ReadingConfig, ModelOptions),
+        (ScanConfig, *_SCANNED),
         _scan,
         check=_check_scan,
+    ),
+    Kind(
+        "prefixes",
+        (PrefixConfig, *_SCANNED),
+        _prefixes,
+        check=lambda settings: check_prefixes(part(PrefixConfig, settings)),
     ),
     Kind("evaluate", (EvaluateConfig, ModelOptions), _evaluate, paths=("task_data",)),
 )
