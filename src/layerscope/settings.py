@@ -412,9 +412,12 @@ class PlotConfig(Config):
 
     metric: Several[Text] | None = None
     """Measures, or tasks whose scores to draw; by default the seven of the paper that the runs hold."""
-    x: Literal["depth", "layer", "step", "position"] = "depth"
-    """What runs along x: depth, layer, step (of training, read from revisions or names) or position (of
-    tokens, read from perturbations)."""
+    draw: Literal["lines", "distribution", "matrix", "scatter", "data", "models"] = "lines"
+    """lines; distribution of the values of single texts; matrix of measures and scores, or scatter of
+    their layers; a dot for each data set, or for each model with its mean score."""
+    x: Literal["depth", "layer", "step", "position", "budget", "decay"] = "depth"
+    """What runs along lines: depth, layer, step (of training, read from revisions or names), or what is
+    read from perturbations: position (of tokens), budget (of blocks dropped), decay."""
     by: Several[By] | None = None
     """What has a line each: model, revision, data, perturbation, stage, seed, layer or run; several are
     combined. By default model, and layer along steps and positions."""
@@ -422,6 +425,10 @@ class PlotConfig(Config):
     """paper, normalized, reference or all; by default the one to decide by."""
     layers: Layers | None = None
     """Layers to draw, like 0,4-6; by default all, along steps and positions at most six."""
+    minus: Text | None = None
+    """A model that is subtracted from the others, text by text."""
+    band: Literal["limits", "spread"] = "limits"
+    """Around lines: 95 % limits of the mean, or the spread of the texts (from 10 to 90 %)."""
 
 
 class EngineConfig(Config):

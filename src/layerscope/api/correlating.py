@@ -74,7 +74,7 @@ class Correlations(Displayed):
         Raises:
             InputError: the kind or the coefficient is unknown.
         """
-        return plotly.to_plotly(self._drawing(kind, statistic))
+        return plotly.to_plotly(self.drawing(kind, statistic))
 
     @checked
     def save_plot(self, path: AnyPath, kind: PlotKind = "matrix", statistic: Text = "dcor") -> None:
@@ -83,13 +83,19 @@ class Correlations(Displayed):
         Raises:
             InputError: the kind, the coefficient or the file's ending is unknown.
         """
-        matplotlib.save(self._drawing(kind, statistic), path)
+        matplotlib.save(self.drawing(kind, statistic), path)
 
     def page(self) -> str:
         """Return all of it as one self-contained HTML page."""
         return page_module.page(correlations.correlation_view(self.findings))
 
-    def _drawing(self, kind: Kind, statistic: str) -> Heatmap | Clouds:
+    @checked
+    def drawing(self, kind: PlotKind = "matrix", statistic: Text = "dcor") -> Heatmap | Clouds:
+        """Return what `plot` and `save_plot` draw, as plain records.
+
+        Raises:
+            InputError: the kind or the coefficient is unknown.
+        """
         if kind not in KINDS:
             raise unknown_name("kind of plot", kind, KINDS)
         if kind == "matrix":

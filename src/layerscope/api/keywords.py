@@ -120,7 +120,8 @@ class FewTextsConfigKeywords(ReadingConfigKeywords, total=False):
 
 class PlotConfigKeywords(TypedDict, total=False):
     metric: str | Iterable[str] | None
-    x: Literal["depth", "layer", "step", "position"]
+    draw: Literal["lines", "distribution", "matrix", "scatter", "data", "models"]
+    x: Literal["depth", "layer", "step", "position", "budget", "decay"]
     by: (
         Literal["model", "revision", "data", "perturbation", "stage", "seed", "layer", "run"]
         | Iterable[
@@ -130,6 +131,8 @@ class PlotConfigKeywords(TypedDict, total=False):
     )
     convention: Literal["paper", "normalized", "reference", "all"] | None
     layers: str | int | Iterable[int] | None
+    minus: str | None
+    band: Literal["limits", "spread"]
 
 
 class EngineConfigKeywords(TypedDict, total=False):

@@ -10,19 +10,28 @@ from typing import Annotated, Any, Unpack
 import pandas as pd
 
 from layerscope.api.common import Result
+from layerscope.api.correlating import Correlations, correlate
 from layerscope.api.deciding import run_of
 from layerscope.api.keywords import PlotSettings
 from layerscope.api.plans import part, with_settings
-from layerscope.config import AnyPath, Kind, Listed, To, checked
+from layerscope.config import AnyPath, Kind, Listed, Text, To, checked
+from layerscope.decisions import comparisons
+from layerscope.decisions.bimodality import bimodality
+from layerscope.decisions.rank import Ranking, rank_runs
+from layerscope.decisions.select import decide
 from layerscope.errors import InputError
-from layerscope.render import matplotlib, plotly
-from layerscope.render.drawing import Figure
+from layerscope.render import matplotlib, plotly, points
+from layerscope.render.distributions import distributions
+from layerscope.render.drawing import Clouds, Figure, Heatmap
 from layerscope.render.overlay import overlay
 from layerscope.results.display import Displayed
 from layerscope.results.runs import (
+    RUN,
     NamedRun,
     finished_cells,
     is_study,
+    joined,
+    layer_scores,
     named_apart,
     one_table,
     one_table_of_texts,
@@ -64,6 +73,79 @@ class Runs(Displayed):
         """Return the per-text numbers of all runs; the column `run` names the run."""
         return one_table_of_texts(self.runs)
 
+    @checked
+    def differences(self, base: Text) -> pd.DataFrame:
+        """Return how far each model is from one of them at each layer, as means over the same texts.
+
+        Raises:
+            InputError: see `decisions.comparisons.differences`.
+        """
+        return comparisons.differences(self.table(), self.contributions(), base)
+
+    def settling(self) -> pd.DataFrame:
+        """Return how much each layer changes over training, and from which step on it stays as it ends.
+
+        Raises:
+            InputError: the runs are not named by training steps.
+        """
+        return comparisons.settling(self.table())
+
+    def across_data(self) -> pd.DataFrame:
+        """Return how measures of data sets go with the scores on them, at each layer of each model.
+
+        Raises:
+            InputError: fewer than five data sets with both.
+        """
+        return comparisons.across_data(self.table())
+
+    @checked
+    def bimodality(self, metric: Text = "prompt_entropy") -> pd.DataFrame:
+        """Return the dip of a measure of single texts at each layer of each run, corrected over layers.
+
+        Raises:
+            InputError: the runs have no per-text numbers of that measure.
+        """
+        own = self.table().drop_duplicates(RUN).set_index(RUN)[["model", "data"]]
+        found = [
+            bimodality(numbers, metric).assign(model=own["model"][run], data=own["data"][run])
+            for run, numbers in self.contributions().groupby(RUN, sort=False)
+        ]
+        frame = pd.concat(found, ignore_index=True)
+        return frame[["model", "data", *frame.columns.drop(["model", "data"])]]
+
+    def correlations(self) -> Correlations:
+        """Return how measures go with task scores over the layers.
+
+        The label-free score of each layer (crop retrieval) counts as a measure, where scans have it.
+
+        Raises:
+            InputError: see `correlate`.
+        """
+        retrieval = [layer_scores(run) for run in self._whole()]
+        return correlate([self.table().drop(columns=RUN), *retrieval])
+
+    def selection(self) -> pd.DataFrame:
+        """Return what each rule chooses for each model, and how the chosen layers score.
+
+        Raises:
+            InputError: a model has several scans, or its scan lacks what a rule needs.
+        """
+        found = [decide(run).table() for run in joined(self._whole())]
+        return pd.concat(found, ignore_index=True)
+
+    def ranking(self) -> Ranking:
+        """Return the models in the order that RankMe predicts without labels, beside their scores.
+
+        Raises:
+            InputError: a model has several scans, or a scan lacks RankMe.
+        """
+        runs = joined(self._whole())
+        return rank_runs([(str(run.record["model"]["name"]), run) for run in runs])
+
+    def _whole(self) -> list[Run]:
+        """Return all runs as they were saved, with the names of models and data that the table has."""
+        return [replace(each.read(), table=each.table) for each in self.runs]
+
     @with_settings(PlotConfig)
     def plot(self, **settings: Unpack[PlotSettings]) -> Any:
         """Return an interactive plotly figure of all runs; settings are those of `PlotConfig`."""
@@ -74,8 +156,27 @@ class Runs(Displayed):
         """Write the figure to a .png, .svg or .pdf file (needs the extra `plots`)."""
         matplotlib.save(self._figure(settings), path)
 
-    def _figure(self, settings: Any) -> Figure:
-        return overlay(self.table(), part(PlotConfig, settings, self.config))
+    def _figure(self, settings: Any) -> Figure | Heatmap | Clouds:
+        config = part(PlotConfig, settings, self.config)
+        match config.draw:
+            case "distribution":
+                return distributions(self.table(), self.contributions(), config)
+            case "matrix" | "scatter":
+                return self.correlations().drawing(config.draw)
+            case "data":
+                return points.of_data(self.table(), config)
+            case "models":
+                return points.of_models(self.ranking(), config)
+            case _:
+                return overlay(self._lines(config), config)
+
+    def _lines(self, config: PlotConfig) -> pd.DataFrame:
+        """Return the table whose lines are drawn, with the band that is asked for."""
+        if config.minus is not None:
+            return self.differences(config.minus)
+        if config.band == "spread":
+            return comparisons.with_spread(self.table(), self.contributions())
+        return self.table()
 
 
 OneOfRuns = Annotated[

@@ -86,7 +86,8 @@ def _print_estimate(found: StudyEstimates, as_json: bool) -> None:
 
 def print_study(found: Study, as_json: bool, *, quiet: bool = False) -> None:
     """Print what came of a study; exit with 1 where a cell failed."""
-    from layerscope.render import estimates, terminal
+    from layerscope.render import studies, terminal
+    from layerscope.studies.reports import REPORTS
 
     failures = [(each.cell, each.reason) for each in found.failures]
     if as_json:
@@ -95,9 +96,12 @@ def print_study(found: Study, as_json: bool, *, quiet: bool = False) -> None:
             {"folder": str(found.folder), **counts, "failures": list(map(asdict, found.failures))}
         )
     elif not quiet or failures:
-        open_console().print(
-            terminal.drawn(estimates.failures_view(*_answer(found), failures, found.note))
-        )
+        tables = {
+            name: frame[[each for each in REPORTS[name].shown if each in frame]]
+            for name, frame in found.tables.items()
+        }
+        view = studies.study_view(*_answer(found), failures, found.note, tables)
+        open_console().print(terminal.drawn(view))
     if failures:
         raise SystemExit(1)
 

@@ -19,7 +19,7 @@ BAND: Final = 0.16  # opacity of limits
 class Point:
     """One value: where it stands, its limits (None where there are none), the texts behind it.
 
-    `at` is its training step or token position, where one of these runs along x.
+    `at` is its training step, token position or whatever else runs along x besides layers.
     """
 
     layer: int
@@ -129,10 +129,13 @@ class Panel:
         return low - margin <= level.value <= high + margin
 
 
-Along = Literal["layer", "depth", "step", "position"]
+Along = Literal["layer", "depth", "step", "position", "budget", "decay", "value"]
 _WIDE: Final = 50  # a ratio of the ends from which on steps and positions stand at their logarithms
 _FEW: Final = 8  # values that are their own ticks
-_TITLES: Final = {"depth": "depth", "step": "training step", "position": "token position"}
+_TITLES: Final = {
+    "depth": "depth", "step": "training step", "position": "token position",
+    "budget": "share of blocks dropped (%)", "decay": "decay of the eigenvalues",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ class Figure:
 
     @cached_property
     def _logarithmic(self) -> bool:
-        above = [value for value in self._values if value > 0]
+        above = [value for value in self._values if value > 0 and self.along != "value"]
         return len(above) > 2 and above[-1] > _WIDE * above[0]
 
     @property
@@ -269,22 +272,23 @@ class Heatmap:
 
 @dataclass(frozen=True)
 class Dot:
-    """One layer: its measure, its score, its depth."""
+    """One layer, data set or model: its measure, its score, its depth."""
 
     x: float
     y: float
     layer: int
     depth: float
+    name: str = ""
 
     @property
     def words(self) -> str:
-        """The layer as the pointer shows it."""
-        return f"layer {self.layer}: {self.x:.4g}, score {self.y:.4g}"
+        """The dot as the pointer shows it."""
+        return f"{self.name or f'layer {self.layer}'}: {self.x:.4g}, score {self.y:.4g}"
 
 
 @dataclass(frozen=True)
 class Series:
-    """The dots of one model, by layer."""
+    """The dots of one model."""
 
     name: str
     symbol: str
@@ -293,7 +297,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Cloud:
-    """The score against one measure, a dot a layer.
+    """The score against one measure, a dot a layer, data set or model.
 
     Attributes:
         title: the measure.
@@ -312,10 +316,11 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Clouds:
-    """One cloud a measure."""
+    """One cloud a measure; where dots are layers, those of a model are joined, in colors of depth."""
 
     title: str
     panels: tuple[Cloud, ...]
+    layers: bool = True
 
 
 Drawing = Figure | Heatmap | Cloud

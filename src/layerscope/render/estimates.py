@@ -9,7 +9,6 @@ from layerscope.evaluation.estimates import EvaluationEstimates
 from layerscope.export.cut import CutEstimates
 from layerscope.render.view import (
     NONE,
-    Answer,
     Cell,
     Facts,
     Notes,
@@ -146,12 +145,3 @@ def study_view(
     failing = tuple(f"! {name}: {reason}" for name, *_, reason in models if reason)
     table = Table(heads("model", "cells", "time in one worker", "memory"), lines)
     return View("", sections(section("", facts, table, Notes(failing, "bad"))))
-
-
-def failures_view(lead: str, evidence: str, failures: Sequence[tuple[str, str]], note: str) -> View:
-    """Return what came of a study: the answer, a table of what failed and why, a note."""
-    lines = tuple((Cell(cell), Cell(reason)) for cell, reason in failures)
-    table = Table(heads("cell", "why it failed", left=(0, 1)), lines) if lines else None
-    answer = Answer(lead, evidence, good=not failures)
-    notes = Notes((note,) if note else ())
-    return View("", sections(section("", table, notes)), answers=(answer,))

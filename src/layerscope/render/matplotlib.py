@@ -22,6 +22,7 @@ PREFERRED: Final = "preferred layer"
 NEAR: Final = "within noise of it"
 NORMED: Final = "after the final norm"
 SIGNS: Final = (MIDDLE, PREFERRED, NEAR, NORMED)
+_MOST_NAMED: Final = 14  # dots with their names beside them
 _DASHES: Final = {"solid": "-", "dash": "--", "dot": ":"}
 _MARKERS: Final = {
     "circle": "o", "square": "s", "diamond": "D", "cross": "P", "triangle-up": "^", "x": "X",
@@ -197,8 +198,10 @@ def _ink(heat: Heatmap, value: float | None) -> str:
 
 
 def _clouds(canvas_class: Callable[..., Any], clouds: Clouds) -> matplotlib.figure.Figure:
-    canvas, grid, points = _grid(canvas_class, clouds.panels, (3.7, 3.1), _cloud)
-    canvas.colorbar(points[0], ax=grid, shrink=0.5, pad=0.02, label="depth")
+    draw = _cloud if clouds.layers else _named_cloud
+    canvas, grid, points = _grid(canvas_class, clouds.panels, (3.7, 3.1), draw)
+    if clouds.layers:
+        canvas.colorbar(points[0], ax=grid, shrink=0.5, pad=0.02, label="depth")
     handles, names = grid[0, 0].get_legend_handles_labels()
     if len(names) > 1:
         canvas.legend(handles, names, loc="outside lower left", ncols=3, fontsize=8)
@@ -217,8 +220,23 @@ def _cloud(axes: matplotlib.axes.Axes, cloud: Cloud) -> Any:
             marker=_MARKERS[series.symbol], edgecolors="#666666", linewidths=0.4, zorder=2,
             label=series.name,
         )  # fmt: skip
+    _label(axes, cloud)
+    return points
+
+
+def _named_cloud(axes: matplotlib.axes.Axes, cloud: Cloud) -> None:
+    """Draw one cloud whose dots are data sets or models; of few, each with its name."""
+    for series in cloud.series:
+        x, y = [dot.x for dot in series.dots], [dot.y for dot in series.dots]
+        axes.scatter(x, y, s=22, marker=_MARKERS[series.symbol], alpha=0.75, label=series.name)
+    dots = [dot for series in cloud.series for dot in series.dots]
+    for dot in dots if len(dots) <= _MOST_NAMED else ():
+        axes.annotate(dot.name, (dot.x, dot.y), (3, 3), textcoords="offset points", fontsize=6)
+    _label(axes, cloud)
+
+
+def _label(axes: matplotlib.axes.Axes, cloud: Cloud) -> None:
     axes.set_title(f"{cloud.title}\n{cloud.below}", loc="left", fontsize=8)
     axes.set_xlabel(cloud.x_title, fontsize=7)
     axes.set_ylabel(cloud.y_title, fontsize=7)
     _plain(axes)
-    return points

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +12,7 @@ from layerscope.errors import InputError, unknown_name
 from layerscope.metrics.catalogue import CATALOGUE
 from layerscope.render.charts import CURVES
 from layerscope.render.drawing import Figure, Line, Panel, Point
-from layerscope.results.runs import RUN, STEP, in_order, named_apart
+from layerscope.results.runs import RUN, in_order, named_apart, numbered
 from layerscope.results.table import BLOCK, FINAL_NORM
 from layerscope.settings import PlotConfig
 
@@ -30,7 +29,6 @@ _MOST_LAYERS: Final = 6
 MOST_PANELS: Final = 24
 _PREFERRED: Final = ("normalized", "reference", "paper", "")
 _MEASURES: Final = {name: each for each in CATALOGUE for name in (each.name, *each.variants)}
-_POSITION: Final = re.compile(r" *(\d+) tokens?")
 
 _OF: Final = {"model": "of", "data": "on"}
 
@@ -56,15 +54,15 @@ def overlay(table: pd.DataFrame, config: PlotConfig) -> Figure:
     rows = _chosen(table, config, by)
     if not over_layers:
         rows = _placed(rows, config)
-    rows = rows.assign(model=_short(rows["model"]))
+    rows = rows.assign(model=short_names(rows["model"]))
     facets = [each for each in _FACETS if each not in by and not (over_layers and each == "layer")]
-    looks = _looks(rows, by)
+    looks = looks_of(rows, by)
     panels = []
     for metric, own in rows.groupby("metric", sort=False):
         varied = [each for each in facets if own[each].nunique() > 1]
-        for key, part in _groups(own, ["convention", *varied]):
-            lines = [_line(found, looks[name], config) for name, found in _groups(part, by)]
-            panels.append(_panel(str(metric), _words(["convention", *varied], key), lines))
+        for key, part in grouped(own, ["convention", *varied]):
+            lines = [_line(found, looks[name], config) for name, found in grouped(part, by)]
+            panels.append(_panel(str(metric), words_of(["convention", *varied], key), lines))
     _refuse_many(panels, [each for each in facets if rows[each].nunique() > 1])
     blocks = _blocks(rows)
     return Figure(
@@ -101,7 +99,7 @@ def _chosen(table: pd.DataFrame, config: PlotConfig, by: Sequence[str]) -> pd.Da
     rows = table[single & table["value"].notna() & table["layer"].notna()]
     blank = ("convention", "revision", "perturbation", "data", "model")
     rows = rows.assign(**{name: rows[name].fillna("") for name in blank})
-    if "stage" in by or config.x in ("step", "position"):
+    if "stage" in by or config.x not in ("layer", "depth"):
         rows = rows[rows["stage"] != FINAL_NORM]
     if "stage" not in by:
         rows = rows[rows["stage"].isin([BLOCK, FINAL_NORM])]
@@ -141,7 +139,7 @@ def in_convention(rows: pd.DataFrame, asked: str | None) -> pd.DataFrame:
 
 
 def _placed(rows: pd.DataFrame, config: PlotConfig) -> pd.DataFrame:
-    """Return the rows with their training step or token position, which their names lose.
+    """Return the rows with what runs along x, which their names lose.
 
     Without layers asked for, of many layers only some from the first to the last are kept.
 
@@ -152,25 +150,11 @@ def _placed(rows: pd.DataFrame, config: PlotConfig) -> pd.DataFrame:
     if config.layers is None and len(layers) > _MOST_LAYERS:
         chosen = {layers[round((len(layers) - 1) * place / 4)] for place in range(5)}
         rows = rows[rows["layer"].isin(chosen)]
-    if config.x == "position":
-        return _read_out(rows, "perturbation", _POSITION, "a perturbation like 'length 64 tokens'")
-    revision = rows["revision"].str.replace(r"^(\d+)$", r"step\1", regex=True)
-    rows, named = rows.assign(revision=revision), revision.str.extract(STEP, expand=False).notna()
-    wanted = "a revision or a model named like step1000 or checkpoint-1000"
-    parts = ((rows[named], "revision"), (rows[~named], "model"))
-    return pd.concat([_read_out(part, column, STEP, wanted) for part, column in parts if len(part)])
+    return numbered(rows, config.x)
 
 
-def _read_out(rows: pd.DataFrame, column: str, form: re.Pattern[str], wanted: str) -> pd.DataFrame:
-    numbers = rows[column].str.extract(form, expand=False)
-    if numbers.isna().any():
-        name = rows.loc[numbers.isna(), column].iloc[0]
-        raise InputError(f"expected {wanted} in every run, got the {column} {name!r}.")
-    rest = rows[column].str.replace(form, "", regex=True, n=1)
-    return rows.assign(at=numbers.astype(float), **{column: rest})
-
-
-def _short(models: pd.Series[str]) -> pd.Series[str]:
+def short_names(models: pd.Series[str]) -> pd.Series[str]:
+    """Return names of models without what all of them share."""
     names = list(dict.fromkeys(models))
     return models.map(dict(zip(names, named_apart(names), strict=True)))
 
@@ -189,7 +173,9 @@ def _blocks(rows: pd.DataFrame) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Look:
+class Look:
+    """Name, color and dashes of a line, and whether the legend names it."""
+
     name: str
     color: str
     dash: str
@@ -211,7 +197,7 @@ def _values(rows: pd.DataFrame, column: str) -> list[str]:
     return sorted(found, key=lambda value: _natural(column, value)) if column in _ORDERED else found
 
 
-def _groups(rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[Key, pd.DataFrame]]:
+def grouped(rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[Key, pd.DataFrame]]:
     """Return the rows by the values of some columns, in the order in which they are drawn."""
     orders = {column: _values(rows, column) for column in columns}
     found = [
@@ -225,9 +211,9 @@ def _groups(rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[Key, pd.Da
     return sorted(found, key=lambda each: places[each[0]])
 
 
-def _looks(rows: pd.DataFrame, by: Sequence[str]) -> dict[Key, _Look]:
+def looks_of(rows: pd.DataFrame, by: Sequence[str]) -> dict[Key, Look]:
     """Return name, color and dashes of each line: the first of `by` has colors, the others dashes."""
-    keys = [key for key, _ in _groups(rows, by)]
+    keys = [key for key, _ in grouped(rows, by)]
     others = list(dict.fromkeys(_rest(by, key) for key in keys))
     by_first = len(others) <= len(_DASHES)  # else each line has a color of its own
     ordered = by[0] in _ORDERED and len(keys) > 2
@@ -245,7 +231,7 @@ def _looks(rows: pd.DataFrame, by: Sequence[str]) -> dict[Key, _Look]:
             place = firsts.index(key[:1] if by_first else key)
             color, dash = _COLORS[place % len(_COLORS)], dash + place // len(_COLORS)
         listed = number % stride == 0 or number == len(keys) - 1
-        looks[key] = _Look(_words(by, key) or "all", color, _DASHES[dash % len(_DASHES)], listed)
+        looks[key] = Look(words_of(by, key) or "all", color, _DASHES[dash % len(_DASHES)], listed)
     return looks
 
 
@@ -264,14 +250,14 @@ def _in_between(share: float) -> str:
     return "#" + "".join(f"{each:02x}" for each in mixed)
 
 
-def _words(columns: Sequence[str], key: Key) -> str:
+def words_of(columns: Sequence[str], key: Key) -> str:
     """Return what a line or panel is of, in words."""
     named = {"layer": "layer ", "seed": "seed "}
     pairs = zip(columns, key, strict=True)
     return ", ".join(f"{named.get(column, '')}{value}" for column, value in pairs if value)
 
 
-def _line(rows: pd.DataFrame, look: _Look, config: PlotConfig) -> Line:
+def _line(rows: pd.DataFrame, look: Look, config: PlotConfig) -> Line:
     normed = rows["stage"] == FINAL_NORM
     points, final = _points(rows[~normed], config.x), _points(rows[normed], config.x)
     last = final[0] if final else None

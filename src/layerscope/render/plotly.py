@@ -63,7 +63,12 @@ def to_plotly(drawing: Figure | Heatmap | Clouds, *, columns: int = 3) -> Any:
         cells = [(panel.title, panel.unit, _panel(drawing, panel)) for panel in drawing.panels]
     else:
         cells = [(each.title, each.y_title, _cloud(each)) for each in drawing.panels]
-        cells[0][2][0][0]["marker"] |= {"showscale": True, "colorbar": {"title": {"text": "depth"}}}
+        dots = [trace for _, _, (own, _) in cells for trace in own]
+        if drawing.layers:
+            dots[0]["marker"] |= {"showscale": True, "colorbar": {"title": {"text": "depth"}}}
+        for trace in () if drawing.layers else dots:
+            marker = {"symbol": trace["marker"]["symbol"], "size": 9}
+            trace |= {"mode": "markers", "marker": marker}
     columns = min(columns, len(cells))
     rows = -(-len(cells) // columns)
     traces, layout = _grid(cells, rows, columns)

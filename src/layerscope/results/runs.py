@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -15,10 +15,13 @@ import pandas as pd
 from layerscope.data.files import write_atomically
 from layerscope.errors import InputError
 from layerscope.results.table import (
+    BLOCK,
     COLUMNS,
     CONTRIBUTION_COLUMNS,
     RECORD_FILE,
+    TASK,
     Run,
+    conform,
     load_run,
     load_table,
 )
@@ -27,6 +30,12 @@ RUN: Final = "run"
 STUDY_FILE: Final = "study.json"
 CELLS: Final = "cells"
 # How names of revisions and checkpoints say their training step.
+# What else runs along x, in the column of perturbations.
+ALONG: Final = {
+    "position": (re.compile(r" *(\d+) tokens?"), "a perturbation like 'length 64 tokens'"),
+    "budget": (re.compile(r" *(\d+(?:\.\d+)?) %"), "a perturbation like 'angular 10 %'"),
+    "decay": (re.compile(r" *decay (\d+(?:\.\d+)?)"), "a perturbation like 'decay 0.5'"),
+}
 STEP: Final = re.compile(r"[-_/ ]*(?:global_?step|step|checkpoint|ckpt|iter)[-_ ]*(\d+)", re.I)
 
 
@@ -135,6 +144,81 @@ def named_apart(names: Iterable[str]) -> list[str]:
         if seen[name] > 1:
             found[place] = f"{name} ({seen[name]})"
     return found
+
+
+def joined(runs: Sequence[Run]) -> list[Run]:
+    """Return one run a model: its scan, whose table has the scores of its other runs too.
+
+    Raises:
+        InputError: a model has several scans.
+    """
+    tables = [run.table for run in runs if (run.table["level"] == TASK).any()]
+    scores = pd.concat(tables, ignore_index=True) if tables else None
+    found: dict[str, Run] = {}
+    for run in runs:
+        if (run.table["level"] == TASK).all():
+            continue
+        model = str(run.table["model"].iloc[0])
+        if model in found:
+            raise InputError(f"expected one scan of {model!r}, got several; list one set of texts.")
+        own = [run.table] if scores is None else [run.table, scores[scores["model"] == model]]
+        record = run.record | {"model": run.record["model"] | {"name": model}}
+        found[model] = replace(run, table=pd.concat(own, ignore_index=True), record=record)
+    return list(found.values())
+
+
+def layer_scores(run: Run) -> pd.DataFrame:
+    """Return the label-free score of each single layer as rows of the long table, if it was made."""
+    if run.readouts is None:
+        return conform(pd.DataFrame(columns=["metric", "value"]))
+    first, blocks = run.table.iloc[0], run.readouts.blocks
+    rows = [
+        {
+            "model": first["model"], "revision": first["revision"], "data": first["data"],
+            "perturbation": run.readouts.crops, "level": "view", "layer": each.readout.layers[0],
+            "depth": each.readout.layers[0] / blocks, "stage": BLOCK, "metric": "crop_retrieval",
+            "value": each.score, "low": each.low, "high": each.high,
+        }
+        for each in run.readouts.candidates
+        if each.readout is not None and str(each.readout) == str(each.readout.layers[0])
+    ]  # fmt: skip
+    return conform(pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+def numbered(rows: pd.DataFrame, along: str) -> pd.DataFrame:
+    """Return rows with the column `at`: their training step, token position, budget or decay.
+
+    The names that say it lose it, so that what is equal but for it has one name.
+
+    Args:
+        rows: of the table of several runs.
+        along: step, or a key of `ALONG`.
+
+    Raises:
+        InputError: a run's names hold no step, or no perturbation holds what else is asked for.
+    """
+    if along != "step":
+        form, wanted = ALONG[along]
+        named = rows["perturbation"].astype("string").str.extract(form, expand=False).notna()
+        return _read_out(rows[named] if named.any() else rows, "perturbation", form, wanted)
+    revision = (
+        rows["revision"].astype("string").fillna("").str.replace(r"^(\d+)$", r"step\1", regex=True)
+    )
+    rows, named = rows.assign(revision=revision), revision.str.extract(STEP, expand=False).notna()
+    wanted = "a revision or a model named like step1000 or checkpoint-1000"
+    parts = ((rows[named], "revision"), (rows[~named], "model"))
+    found = [_read_out(part, column, STEP, wanted) for part, column in parts if len(part)]
+    return pd.concat(found)
+
+
+def _read_out(rows: pd.DataFrame, column: str, form: re.Pattern[str], wanted: str) -> pd.DataFrame:
+    texts = rows[column].astype("string").fillna("")
+    numbers = texts.str.extract(form, expand=False)
+    if numbers.isna().any():
+        name = texts[numbers.isna()].iloc[0]
+        raise InputError(f"expected {wanted} in every run, got the {column} {name!r}.")
+    rest = texts.str.replace(form, "", regex=True, n=1)
+    return rows.assign(at=numbers.astype(float), **{column: rest})
 
 
 def write_table(path: Path, runs: Sequence[NamedRun]) -> None:

@@ -18,6 +18,7 @@ from layerscope.results.runs import in_order
 from layerscope.settings import PlotConfig
 from layerscope.studies.cells import BY_NAME, Cell
 from layerscope.studies.file import Place, Source, read_source
+from layerscope.studies.reports import REPORTS
 
 # The axes besides models and data, and the setting of which each lists values.
 AXES: Final = {
@@ -43,11 +44,9 @@ class Resources(Config):
     """Memory in GB, by which Ray places cells."""
 
 
-class StudyKeys(Config):
-    """What stands in a study's file."""
+class GridKeys(Config):
+    """What declares a grid of cells."""
 
-    name: Text | None = None
-    """Title of the study."""
     command: Annotated[Text, AfterValidator(_known_command)] = "scan"
     """The command that every cell runs."""
     models: Any = None
@@ -64,10 +63,21 @@ class StudyKeys(Config):
     """Seeds."""
     settings: Any = None
     """Settings of the command that hold for every cell."""
+
+
+class StudyKeys(GridKeys):
+    """What stands in a study's file."""
+
+    name: Text | None = None
+    """Title of the study."""
+    parts: Any = None
+    """Several grids: keys of one each, which replace those of the whole file."""
     resources: Any = None
     """What a cell needs (`Resources`)."""
     plot: Any = None
     """How the figure is drawn (`PlotConfig`)."""
+    tables: Any = None
+    """Tables made of the finished cells (`reports.REPORTS`)."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,7 @@ class Declared:
         cells: the grid, model by model.
         resources: what a cell needs.
         plot: how its figure is drawn.
+        tables: the tables that are made of the finished cells.
     """
 
     name: str
@@ -89,10 +100,16 @@ class Declared:
     cells: tuple[Cell, ...]
     resources: Resources
     plot: PlotConfig
+    tables: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """Return what `study.json` holds besides the cells."""
-        return {"name": self.name, "study": self.given, "plot": self.plot.as_dict()}
+        return {
+            "name": self.name,
+            "study": self.given,
+            "plot": self.plot.as_dict(),
+            "tables": list(self.tables),
+        }
 
 
 def read_declared(given: str | Path | Mapping[str, Any]) -> Declared:
@@ -109,10 +126,44 @@ def read_declared(given: str | Path | Mapping[str, Any]) -> Declared:
         keys.name or named,
         source.folder,
         json.loads(json.dumps(source.given, default=str)),
-        _Grid(source, keys).cells(),
+        _cells(source, keys),
         source.config(Resources, keys.resources, ("resources",)),
         source.config(PlotConfig, keys.plot, ("plot",)),
+        _tables(source, keys.tables),
     )
+
+
+def _tables(source: Source, given: Any) -> tuple[str, ...]:
+    found = _several(given)
+    for number, name in enumerate(found):
+        if name not in REPORTS:
+            place = ("tables", number) if isinstance(given, list | tuple) else ("tables",)
+            raise source.mistake(place, unknown_name("table", str(name), REPORTS))
+    return tuple(found)
+
+
+def _cells(source: Source, keys: StudyKeys) -> tuple[Cell, ...]:
+    """Return the cells of every part, or of the one grid.
+
+    Raises:
+        InputError: a key that no grid has, a cell that comes twice, or none at all.
+    """
+    found: dict[str, Cell] = {}
+    whole = {name: getattr(keys, name) for name in GridKeys.model_fields}
+    parts: list[tuple[Place, Any]] = [
+        (("parts", number), each) for number, each in enumerate(_several(keys.parts))
+    ]
+    for start, given in parts or [((), {})]:
+        own = source.config(GridKeys, given, start)
+        replaced = dict.fromkeys(source.mapping(given, start), start)
+        chosen = whole | {name: getattr(own, name) for name in replaced}
+        for place, cell in _Grid(source, GridKeys(**chosen), replaced).cells():
+            if cell.key in found:
+                raise source.mistake(place, f"the cell {cell} comes twice; leave one out.")
+            found[cell.key] = cell
+    if not found:
+        raise source.mistake((), "the grid has no cells; list models and data.")
+    return tuple(found.values())
 
 
 @dataclass(frozen=True)
@@ -131,22 +182,25 @@ class _Grid:
     """One cell for each choice of a value of every axis."""
 
     source: Source
-    keys: StudyKeys
+    keys: GridKeys
+    own: Mapping[str, Place]  # where a part has keys of its own
 
-    def cells(self) -> tuple[Cell, ...]:
-        found: dict[str, Cell] = {}
+    def cells(self) -> Iterator[tuple[Place, Cell]]:
+        """Yield each cell with the place of its model or data.
+
+        Raises:
+            InputError: settings that nobody knows or that cannot go together.
+        """
         checked: set[str] = set()
         for place, cell in self._all():
-            if cell.key in found:
-                raise self.source.mistake(place, f"the cell {cell} comes twice; leave one out.")
-            found[cell.key] = cell
             settings = json.dumps(cell.settings, sort_keys=True)
             if settings not in checked:
                 self._check(cell, place)
             checked.add(settings)
-        if not found:
-            raise self.source.mistake((), "the grid has no cells; list models and data.")
-        return tuple(found.values())
+            yield place, cell
+
+    def _at(self, key: str) -> Place:
+        return (*self.own.get(key, ()), key)
 
     def _check(self, cell: Cell, place: Place) -> None:
         """Refuse settings that cannot go together, before anything runs."""
@@ -154,16 +208,16 @@ class _Grid:
             cell.kind.check(cell.values)
         except InputError as error:
             raise self.source.mistake(
-                ("settings",) if self.keys.settings else place, error
+                self._at("settings") if self.keys.settings else place, error
             ) from None
 
     def _all(self) -> Iterator[tuple[Place, Cell]]:
-        common = self._settings(self.keys.settings, ("settings",))
-        axes = {axis: self._axis(axis, getattr(self.keys, axis), ()) for axis in AXES}
+        common = self._settings(self.keys.settings, self._at("settings"))
+        axes = {axis: self._axis(axis, getattr(self.keys, axis), self._at(axis)) for axis in AXES}
         for axis, setting in AXES.items():
             if axes[axis] and setting in common:
                 said = f"{setting} stands in the settings and as {axis}; leave one out."
-                raise self.source.mistake(("settings", setting), said)
+                raise self.source.mistake((*self._at("settings"), setting), said)
         data = self._entries("data")
         for model in self._entries("models"):
             choices = itertools.product(
@@ -178,7 +232,7 @@ class _Grid:
                 if axes["stages"]:
                     drawn["stages"] = axes["stages"]
                 own = {**(text.settings or {}), **(model.settings or {})}
-                place = model.place if len(model.place) > 1 else text.place
+                place = model.place if isinstance(model.place[-1], int) else text.place
                 for name in drawn.keys() & own.keys():
                     said = f"{name} stands there and as an axis of the grid; leave one out."
                     raise self.source.mistake(place, said)
@@ -188,15 +242,15 @@ class _Grid:
                 yield place, Cell(self.keys.command, model.name, text.name, settings, named)
 
     def _entries(self, axis: str) -> list[_Entry]:
-        kind, given = BY_NAME[self.keys.command], getattr(self.keys, axis)
+        kind, given, at = BY_NAME[self.keys.command], getattr(self.keys, axis), self._at(axis)
         if not (kind.reads_model if axis == "models" else kind.reads_data):
             if given is not None:
                 said = f"{kind.name} reads no {axis}; leave them out."
-                raise self.source.mistake((axis,), said)
-            return [_Entry((axis,))]
+                raise self.source.mistake(at, said)
+            return [_Entry(at)]
         listed = isinstance(given, list | tuple)
         entries = [
-            self._entry(axis, each, (axis, number) if listed else (axis,))
+            self._entry(axis, each, (*at, number) if listed else at)
             for number, each in enumerate(_several(given))
         ]
         return [each for entry in entries for each in self._expanded(entry)]
@@ -227,7 +281,7 @@ class _Grid:
             raise self.source.mistake(place, said)
         revisions = values.pop("revisions", None) if axis == "models" else None
         return _Entry(
-            place, name, label, self._axis("revisions", revisions, place),
+            place, name, label, self._axis("revisions", revisions, (*place, "revisions")),
             self._settings(values, place, (word, "label", *(["revisions"] if axis == "models" else []))),
         )  # fmt: skip
 
@@ -246,7 +300,7 @@ class _Grid:
 
     def _axis(self, axis: str, given: Any, place: Place) -> list[Any]:
         """Return the values of an axis, checked as values of its setting."""
-        place, setting = (*place, axis), AXES[axis]
+        setting = AXES[axis]
         config = BY_NAME[self.keys.command].config_of(setting)
         found: list[Any] = []
         for number, value in enumerate(_several(given)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Unpack
 
@@ -15,8 +15,8 @@ from layerscope.api.keywords import StudySettings
 from layerscope.api.plans import ShowProgress, command, part, shown_progress
 from layerscope.api.plotting import Runs
 from layerscope.config import AnyPath, Exactly, Flag, Kind, Several, To, checked
-from layerscope.data.files import LOCK_FILE, locked, refuse_busy
-from layerscope.errors import InputError, LayerscopeError
+from layerscope.data.files import LOCK_FILE, locked, refuse_busy, write_atomically
+from layerscope.errors import LayerscopeError
 from layerscope.results.runs import STEP, finished_cells, write_table
 from layerscope.results.table import COLUMNS, TABLE_FILE
 from layerscope.settings import EngineConfig, PlotConfig
@@ -25,6 +25,7 @@ from layerscope.studies.cells import Cell, Outcome, Worker
 from layerscope.studies.executors.cluster import run_ray
 from layerscope.studies.executors.local import run_local
 from layerscope.studies.grid import Declared, read_declared
+from layerscope.studies.reports import REPORTS
 from layerscope.studies.store import Failure, StudyFolder, merge_folders
 
 FIGURE_FILE: Final = "figure.svg"
@@ -39,13 +40,15 @@ class Study(Runs):
         folder: where it is saved.
         cells: how many cells it has.
         failures: the cells that failed, and why.
-        note: why there is no figure, "" if there is one.
+        note: why there is no figure or table that the study asks for, "" if there is.
+        tables: those that the study asks for, by name.
     """
 
     folder: Path = Path()
     cells: int = 0
     failures: tuple[Failure, ...] = ()
     note: str = ""
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     def summary(self) -> str:
         """Return how many cells are finished, and how many failed."""
@@ -211,15 +214,25 @@ def _estimated(model: str, cells: Sequence[Cell], root: Path) -> ModelEstimate:
 
 
 def _finished(place: StudyFolder) -> Study:
-    """Return what a folder holds, with its table and figure written anew."""
+    """Return what a folder holds, with its tables and figure written anew."""
     found = load_study(place.path)
-    if found.runs:
-        write_table(place.path / TABLE_FILE, found.runs)
+    if not found.runs:
+        return found
+    write_table(place.path / TABLE_FILE, found.runs)
+    notes, tables = [], {}
+    for name in place.record().get("tables", ()):
         try:
-            found.save_plot(place.path / FIGURE_FILE)
-        except InputError as error:  # no matplotlib, or nothing that a figure could show
-            return replace(found, note=f"No figure: {error}")
-    return found
+            tables[name] = REPORTS[name].make(found)
+        except LayerscopeError as error:  # too few cells are finished, or they hold other measures
+            notes.append(f"No table {name}: {error}")
+            continue
+        content = tables[name].to_csv(index=False).encode()
+        write_atomically(place.path / f"{name}.csv", content)
+    try:
+        found.save_plot(place.path / FIGURE_FILE)
+    except LayerscopeError as error:  # no matplotlib, or nothing that a figure could show
+        notes.append(f"No figure: {error}")
+    return replace(found, note=" ".join(notes), tables=tables)
 
 
 StudyLike = Annotated[str | Path | Mapping[str, Any], Kind("a YAML file, or its keys as a dict")]
