@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from benchmarks import theory
+from benchmarks import theory as tables
 from scipy.special import zeta
 
 from layerscope.metrics.spectrum import effective_rank, eigenvalues, renyi_entropy
+from layerscope.studies import theory
 
 
 def test_theorem_1_holds_the_other_way_round():
@@ -95,7 +96,7 @@ def test_larger_orders_are_ruled_by_larger_eigenvalues():
 
 
 def test_the_written_results_are_those_of_now():
-    folder = Path(theory.__file__).parent / "results"
-    assert theory.main().strip() in (folder / "theory.md").read_text()
+    folder = Path(tables.__file__).parent / "results"
+    assert tables.main().strip() in (folder / "theory.md").read_text()
     written = pd.read_csv(folder / "entropy-orders.csv")
     pd.testing.assert_frame_equal(written, pd.DataFrame(theory.orders()))

@@ -309,6 +309,17 @@ class EvaluateConfig(VectorConfig):
 POOLING_SETTINGS: Final = ("pooling", "special_tokens", "first_token")
 
 
+class ChoicesConfig(LengthConfig):
+    """How multiple-choice questions are asked, in a study."""
+
+    shots: Natural = 0
+    """Questions that are shown with their answers before each; the first of the table, not scored."""
+    limit: Annotated[Count | None, Option(zero_is_all=True)] = None
+    """Most questions to ask; None for all."""
+    max_length: Count = 2048
+    """Most tokens a prompt may have; its beginning is cut."""
+
+
 class CutConfig(LengthConfig):
     """How a model is cut and saved."""
 
@@ -382,6 +393,17 @@ class PruneConfig(VectorConfig):
     """Seed of the random rule, the subsets and the measures."""
 
 
+class PruneCellConfig(Config):
+    """What a cell of a study prunes by, and what it is tried on; paths and names, unlike in Python."""
+
+    rule: Text = "angular"
+    """Which blocks go."""
+    budget: Several[Text] = ("10%",)
+    """How many: shares like 10%, or numbers."""
+    evaluate: Listed[Text] = ()
+    """Tasks to try the smaller models on."""
+
+
 class RankConfig(VectorConfig):
     """How the models of a ranking are scanned."""
 
@@ -412,9 +434,9 @@ class PlotConfig(Config):
 
     metric: Several[Text] | None = None
     """Measures, or tasks whose scores to draw; by default the seven of the paper that the runs hold."""
-    draw: Literal["lines", "distribution", "matrix", "scatter", "data", "models"] = "lines"
+    draw: Literal["lines", "distribution", "matrix", "scatter", "data", "models", "none"] = "lines"
     """lines; distribution of the values of single texts; matrix of measures and scores, or scatter of
-    their layers; a dot for each data set, or for each model with its mean score."""
+    their layers; data or models, a dot each against its score; none draws nothing."""
     x: Literal["depth", "layer", "step", "position", "budget", "decay"] = "depth"
     """What runs along lines: depth, layer, step (of training, read from revisions or names), or what is
     read from perturbations: position (of tokens), budget (of blocks dropped), decay."""

@@ -18,10 +18,10 @@ from layerscope.export import sentence, ship, shorten, verify
 from layerscope.export.request import PruneRequest
 from layerscope.export.sentence import PoolingMask
 from layerscope.export.ship import Compared, Plan, Shipped, Story
-from layerscope.export.trial import Comparison, Cost, Trial, output_site, without, writes_text
+from layerscope.export.trial import Comparison, Cost, Trial, output_site, without
 from layerscope.export.verify import NEW_TOKENS, Verification
 from layerscope.models import blocks, configs
-from layerscope.models.backbone import Backbone, probe
+from layerscope.models.backbone import Backbone, probe, writes_text
 from layerscope.models.modes import evaluating
 from layerscope.results.folder import versions
 from layerscope.results.table import Run

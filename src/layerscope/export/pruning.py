@@ -23,8 +23,8 @@ from layerscope.export import trial as trial_module
 from layerscope.export.prune import Outcome, Saving, evidence_of, record_of
 from layerscope.export.request import PruneRequest, fitting, notes_of
 from layerscope.export.ship import Shipped
-from layerscope.export.trial import Cost, Trial, TrialPlan, attempt, costs, writes_text
-from layerscope.models.backbone import Backbone
+from layerscope.export.trial import Cost, Trial, TrialPlan, attempt, costs
+from layerscope.models.backbone import Backbone, writes_text
 from layerscope.results.display import Displayed
 from layerscope.results.table import Run, conform, no_contributions
 from layerscope.states.encode import first_token_for

@@ -114,13 +114,6 @@ def _scores(backbone: Backbone, plan: TrialPlan) -> tuple[dict[str, float], dict
     return scores, outcome.failed
 
 
-def writes_text(backbone: Backbone) -> bool:
-    """Whether the model came with a head that predicts the next token."""
-    model: Any = backbone.whole
-    pair = bool(getattr(model.config, "is_encoder_decoder", False))
-    return not pair and bool(getattr(model, "can_generate", lambda: False)())
-
-
 def perplexity(backbone: Backbone, texts: Sequence[TokenizedText]) -> float | None:
     """Return exp of the mean loss of all tokens but each text's first; None if it is not a number.
 

@@ -177,6 +177,13 @@ def _transformer_of(source: Any) -> tuple[nn.Module, Any]:
     return model, getattr(first, "tokenizer", None)
 
 
+def writes_text(backbone: Backbone) -> bool:
+    """Whether the model came with a head that predicts the next token."""
+    model: Any = backbone.whole
+    pair = bool(getattr(model.config, "is_encoder_decoder", False))
+    return not pair and bool(getattr(model, "can_generate", lambda: False)())
+
+
 def non_finite_states(backbone: Backbone, where: str = "", more: str = "") -> NonFiniteError:
     """Return the error for hidden states that are NaN or infinite, with advice.
 

@@ -34,7 +34,7 @@ CELLS: Final = "cells"
 ALONG: Final = {
     "position": (re.compile(r" *(\d+) tokens?"), "a perturbation like 'length 64 tokens'"),
     "budget": (re.compile(r" *(\d+(?:\.\d+)?) %"), "a perturbation like 'angular 10 %'"),
-    "decay": (re.compile(r" *decay (\d+(?:\.\d+)?)"), "a perturbation like 'decay 0.5'"),
+    "decay": (re.compile(r"decay (\d+(?:\.\d+)?),? *"), "a perturbation like 'decay 0.5'"),
 }
 STEP: Final = re.compile(r"[-_/ ]*(?:global_?step|step|checkpoint|ckpt|iter)[-_ ]*(\d+)", re.I)
 

@@ -69,7 +69,7 @@ class Cell:
     def loads(self) -> str:
         """What model it needs, loaded how: cells with the same text share it."""
         options = part(ModelOptions, self.settings).as_dict()
-        return json.dumps([self.model, options], sort_keys=True)
+        return json.dumps([self.model, options, self.kind.head], sort_keys=True)
 
     def __str__(self) -> str:
         """Return what it is of, in words."""
@@ -139,7 +139,7 @@ class Worker:
         facts: dict[str, Any] = {"process": os.getpid(), "loaded": False}
         try:
             plan = cell.plan(self._root)
-            if cell.kind.reads_model:
+            if cell.kind.reads_model and not cell.kind.loads:
                 backbone, facts["loaded"] = self.backbone(cell)
                 plan = replace(plan, model=backbone)  # type: ignore[type-var]
             files = _files_of(plan.run())
@@ -160,7 +160,7 @@ class Worker:
             return self._loaded[1], False
         self._loaded = None
         options = part(ModelOptions, cell.settings)
-        backbone = loading.load(located(cell.model, self._root), options)
+        backbone = loading.load(located(cell.model, self._root), options, head=cell.kind.head)
         self._loaded = (cell.loads, backbone)
         return backbone, True
 

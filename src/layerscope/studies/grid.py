@@ -159,7 +159,7 @@ def _cells(source: Source, keys: StudyKeys) -> tuple[Cell, ...]:
         chosen = whole | {name: getattr(own, name) for name in replaced}
         for place, cell in _Grid(source, GridKeys(**chosen), replaced).cells():
             if cell.key in found:
-                raise source.mistake(place, f"the cell {cell} comes twice; leave one out.")
+                raise source.mistake(start or place, f"the cell {cell} comes twice; leave one out.")
             found[cell.key] = cell
     if not found:
         raise source.mistake((), "the grid has no cells; list models and data.")

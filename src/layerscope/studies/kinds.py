@@ -15,14 +15,20 @@ from layerscope.analysis.plan import chosen_measures
 from layerscope.analysis.prefixes import check_prefixes
 from layerscope.api.plans import Plan, part
 from layerscope.config import Config
+from layerscope.evaluation.choices import plan_choices
 from layerscope.settings import (
+    ChoicesConfig,
     EvaluateConfig,
     ModelOptions,
     PrefixConfig,
+    PruneCellConfig,
+    PruneConfig,
     ReadingConfig,
     ScanConfig,
 )
 from layerscope.states.extract import check_stages
+from layerscope.studies.pruning import plan_pruning
+from layerscope.studies.theory import Computed, power_law_rows, theorem_rows
 
 Settings = Mapping[str, Any]
 
@@ -40,6 +46,8 @@ class Kind:
         paths: arguments besides the settings, which are files or folders.
         reads_model: whether a cell needs a model.
         reads_data: whether a cell needs data.
+        head: whether the model is loaded with its head.
+        loads: whether the plan loads the model itself.
     """
 
     name: str
@@ -49,6 +57,8 @@ class Kind:
     paths: tuple[str, ...] = ()
     reads_model: bool = True
     reads_data: bool = True
+    head: bool = False
+    loads: bool = False
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -84,6 +94,14 @@ def _evaluate(model: str, data: str, settings: Settings) -> Plan[Any, Any]:
     return api.evaluate.plan(model, data, show_progress=False, **settings)
 
 
+def _choices(model: str, data: str, settings: Settings) -> Plan[Any, Any]:
+    return plan_choices(model, data, part(ChoicesConfig, settings))
+
+
+def _prune(model: str, data: str, settings: Settings) -> Plan[Any, Any]:
+    return plan_pruning(model, data, settings)
+
+
 _SCANNED: Final = (ReadingConfig, ModelOptions)
 KINDS: Final = (
     Kind(
@@ -98,5 +116,17 @@ KINDS: Final = (
         _prefixes,
         check=lambda settings: check_prefixes(part(PrefixConfig, settings)),
     ),
+    Kind("choices", (ChoicesConfig, ModelOptions), _choices, head=True),
     Kind("evaluate", (EvaluateConfig, ModelOptions), _evaluate, paths=("task_data",)),
+    Kind(
+        "prune",
+        (PruneCellConfig, PruneConfig, *_SCANNED),
+        _prune,
+        paths=("table", "perplexity", "task_data"),
+        loads=True,
+    ),
+    Kind(
+        "power-laws", (), lambda *_: Computed(power_law_rows), reads_model=False, reads_data=False
+    ),
+    Kind("theorems", (), lambda *_: Computed(theorem_rows), reads_model=False, reads_data=False),
 )

@@ -195,7 +195,7 @@ def _estimated(model: str, cells: Sequence[Cell], root: Path) -> ModelEstimate:
     cell, loads = cells[0], len({each.loads for each in cells})
     try:
         plan, load = cell.plan(root), 0.0
-        if cell.kind.reads_model:
+        if cell.kind.reads_model and not cell.kind.loads:
             started = time.perf_counter()
             plan = replace(plan, model=Worker(str(root)).backbone(cell)[0])  # type: ignore[type-var]
             load = time.perf_counter() - started
@@ -229,7 +229,8 @@ def _finished(place: StudyFolder) -> Study:
         content = tables[name].to_csv(index=False).encode()
         write_atomically(place.path / f"{name}.csv", content)
     try:
-        found.save_plot(place.path / FIGURE_FILE)
+        if found.config.draw != "none":
+            found.save_plot(place.path / FIGURE_FILE)
     except LayerscopeError as error:  # no matplotlib, or nothing that a figure could show
         notes.append(f"No figure: {error}")
     return replace(found, note=" ".join(notes), tables=tables)
