@@ -122,7 +122,13 @@ def _two_numbers_of(text: str) -> str:
 
 
 Shard = Annotated[Text, AfterValidator(_two_numbers_of), Words("a part like 2/8")]
-Limit = Annotated[Count | None, Option(zero_is_all=True)]
+
+
+def _none_for_all(given: Any) -> Any:
+    return None if isinstance(given, str) and given == "all" else given
+
+
+Limit = Annotated[Count | None, BeforeValidator(_none_for_all), Option(zero_is_all=True)]
 
 
 # --- settings shared by commands -------------------------------------------------------------------
@@ -314,7 +320,9 @@ class ChoicesConfig(LengthConfig):
 
     shots: Natural = 0
     """Questions that are shown with their answers before each; the first of the table, not scored."""
-    limit: Annotated[Count | None, Option(zero_is_all=True)] = None
+    split: Text | None = None
+    """Split of a datasets id."""
+    limit: Limit = None
     """Most questions to ask; None for all."""
     max_length: Count = 2048
     """Most tokens a prompt may have; its beginning is cut."""

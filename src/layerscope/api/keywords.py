@@ -120,7 +120,7 @@ class FewTextsConfigKeywords(ReadingConfigKeywords, total=False):
 
 class PlotConfigKeywords(TypedDict, total=False):
     metric: str | Iterable[str] | None
-    draw: Literal["lines", "distribution", "matrix", "scatter", "data", "models"]
+    draw: Literal["lines", "distribution", "matrix", "scatter", "data", "models", "none"]
     x: Literal["depth", "layer", "step", "position", "budget", "decay"]
     by: (
         Literal["model", "revision", "data", "perturbation", "stage", "seed", "layer", "run"]

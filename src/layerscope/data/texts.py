@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 
 from layerscope.data import tables
 from layerscope.data.files import close_names, lines_of, open_file
@@ -399,6 +400,19 @@ def _refuse_a_text(source: str) -> None:
             f"expected the name of a file or a dataset, or 'sample', got a text of {len(source)} "
             f"characters ({shortened(source)}); put texts into a list, or into a file."
         )
+
+
+def frame_of(source: str, split: str | None = None) -> pd.DataFrame:
+    """Return all rows of a table in a file, or of a datasets id.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if _looks_like_a_file(source) or Path(source).exists():
+        refuse_options("a file", split=split)
+        with open_table(Path(source)) as rows:
+            return rows.frame()
+    return _hub_rows(source, split).frame()
 
 
 def _looks_like_a_file(source: str | Path) -> bool:

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from layerscope.data.tables import open_table
+from layerscope.data.texts import frame_of
 from layerscope.errors import InputError
 from layerscope.models.backbone import Backbone, writes_text
 from layerscope.models.modes import evaluating
@@ -49,21 +49,23 @@ class Question:
     subject: str = ""
 
 
-def read_questions(path: str | Path) -> list[Question]:
-    """Read a table with the columns question, choices (a list), answer (its number) and perhaps subject.
+def read_questions(source: str | Path, split: str | None = None) -> list[Question]:
+    """Read questions: the columns question, choices (a list), answer (its number) and perhaps subject.
+
+    Args:
+        source: a table in a file, or a datasets id like "cais/mmlu:astronomy".
+        split: of a datasets id.
 
     Raises:
         InputError: it cannot be read, lacks a column, or a row is no question.
     """
-    with open_table(Path(path)) as rows:
-        names = list(rows.columns)
-        if missing := [name for name in _NEEDED if name not in names]:
-            raise InputError(
-                f"expected the columns question, choices and answer in {str(path)!r}, it lacks "
-                f"{' and '.join(missing)}; found: {', '.join(names)}."
-            )
-        frame = rows.frame()
-    return [_question(row, number, path) for number, row in enumerate(frame.to_dict("records"))]
+    frame = frame_of(str(source), split)
+    if missing := [name for name in _NEEDED if name not in frame]:
+        raise InputError(
+            f"expected the columns question, choices and answer in {str(source)!r}, it lacks "
+            f"{' and '.join(missing)}; found: {', '.join(map(str, frame))}."
+        )
+    return [_question(row, number, source) for number, row in enumerate(frame.to_dict("records"))]
 
 
 def _question(row: dict[Any, Any], number: int, path: str | Path) -> Question:
@@ -144,7 +146,7 @@ def plan_choices(model: str, data: str, settings: ChoicesConfig) -> ChoicesPlan:
     Raises:
         InputError: no table of questions, or too few.
     """
-    found = read_questions(data)
+    found = read_questions(data, settings.split)
     most = None if settings.limit is None else settings.limit + settings.shots
     if len(found) < settings.shots + 2:
         raise InputError(
@@ -152,6 +154,11 @@ def plan_choices(model: str, data: str, settings: ChoicesConfig) -> ChoicesPlan:
             f"{data!r}."
         )
     return ChoicesPlan(model, data, tuple(found[:most]), settings)
+
+
+def _named(source: str) -> str:
+    """Return the name of the questions, as a scan of the same table has it."""
+    return Path(source).name if Path(source).exists() else source
 
 
 def _scored(
@@ -234,7 +241,7 @@ def _run(backbone: Backbone, plan: ChoicesPlan, right: list[float], seconds: flo
     where["perturbation"] = "none"
     row = where | {
         "model": backbone.info.name, "revision": backbone.info.revision,
-        "data": Path(plan.path).name, "level": TASK, "depth": 1.0, "value": values.mean(),
+        "data": _named(plan.path), "level": TASK, "depth": 1.0, "value": values.mean(),
         "low": low, "high": high, "n": len(values),
     }  # fmt: skip
     texts = pd.DataFrame({"text": np.arange(len(values)) + plan.settings.shots, "value": values})

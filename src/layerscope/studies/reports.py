@@ -32,6 +32,10 @@ def _bimodality(runs: Runs) -> pd.DataFrame:
     return runs.bimodality((runs.config.metric or ("prompt_entropy",))[0])
 
 
+def _values(runs: Runs) -> pd.DataFrame:
+    return runs.table()[["metric", "perturbation", "value"]]
+
+
 _RULED: Final = ("rule", "model", "layer", "score", "over_last", "share")
 REPORTS: Final = {
     "differences": Report(
@@ -51,6 +55,7 @@ REPORTS: Final = {
     ),
     "selection": Report(lambda runs: runs.selection(), _RULED),
     "ranking": Report(lambda runs: runs.ranking().table(), ("predictor", "rank", "model", "value")),
+    "theorems": Report(_values, ("metric", "perturbation", "value")),
     "agreement": Report(
         lambda runs: runs.ranking().agreement_table(),
         ("predictor", "models", "spearman", "kendall", "p"),
