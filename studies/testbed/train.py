@@ -52,7 +52,7 @@ class Model:
 
 
 SUITE = {
-    "gpt-neox-64": Model(lambda: models.gpt_neox(64), (0, 64, STEPS)),
+    "gpt-neox-64": Model(lambda: models.gpt_neox(64), (256, STEPS)),
     "gpt-neox-32": Model(lambda: models.gpt_neox(32), (0, 1, 4, 16, 64, 256, 1024, STEPS)),
     "mamba-64": Model(lambda: models.mamba(64), (STEPS,)),
     "bert-64": Model(lambda: models.bert(64), (STEPS,), masked=True),
