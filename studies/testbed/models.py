@@ -64,34 +64,61 @@ def mamba(width: int) -> hf.MambaForCausalLM:
     return hf.MambaForCausalLM(config)
 
 
-class Recurrence(torch.autograd.Function):
-    """h[t] = a[t] h[t-1] + b[t] along the first axis, with h[-1] = 0.
+class Scan(torch.autograd.Function):
+    """A selective scan as one node of the graph: h[t] = exp(step[t] A) h[t-1] + step[t] x[t] B[t].
 
-    Its backward pass is the same recurrence from the end: g[t] = grad[t] + a[t+1] g[t+1].
+    The loop over time works on one step's states (batch, state, channel), which stay in the cache;
+    only h is kept for the backward pass, and the decays are computed again there.
     """
 
     @staticmethod
-    def forward(context: Any, decay: Tensor, entry: Tensor) -> Tensor:
-        """Return every state: (time, batch, channel, state)."""
-        states = torch.empty_like(entry)
-        states[0] = entry[0]
-        for time in range(1, len(entry)):
-            torch.addcmul(entry[time], decay[time], states[time - 1], out=states[time])
-        context.save_for_backward(decay, states)
-        return states
+    def forward(
+        context: Any, step: Tensor, x: Tensor, A: Tensor, B: Tensor, C: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what C reads of the states, (time, batch, channel), and the last states.
+
+        Args:
+            context: of autograd.
+            step: (time, batch, channel), like `x`.
+            x: the input.
+            A: (state, channel).
+            B: (time, batch, state), like `C`.
+            C: how the states are read.
+        """
+        states = step.new_empty(*B.shape, step.shape[-1])
+        torch.mul((step[0] * x[0])[:, None], B[0, ..., None], out=states[0])
+        decay = torch.empty_like(states[0])
+        for t in range(1, len(states)):
+            torch.mul((step[t] * x[t])[:, None], B[t, ..., None], out=states[t])
+            torch.mul(step[t, :, None], A, out=decay).exp_()
+            states[t].addcmul_(decay, states[t - 1])
+        context.save_for_backward(step, x, A, B, C, states)
+        last = states[-1].clone()
+        context.mark_non_differentiable(last)
+        return torch.matmul(C[:, :, None], states)[:, :, 0], last
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradients of the decay and of the entry."""
-        decay, states = context.saved_tensors
-        [gradient] = gradients
-        total = torch.empty_like(gradient)
-        total[-1] = gradient[-1]
-        for time in range(len(total) - 2, -1, -1):
-            torch.addcmul(gradient[time], decay[time + 1], total[time + 1], out=total[time])
-        of_decay = torch.zeros_like(total)
-        torch.mul(total[1:], states[:-1], out=of_decay[1:])
-        return of_decay, total
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        """Return the gradients of step, x, A, B and C; `total` is that of the states."""
+        step, x, A, B, C, states = context.saved_tensors
+        of_read = gradients[0]
+        total = torch.empty_like(states)
+        of_step, of_A = torch.zeros_like(step), torch.zeros_like(A)
+        later = torch.zeros_like(states[0])
+        decay, of_exponent = torch.empty_like(later), torch.empty_like(later)
+        for t in range(len(states) - 1, -1, -1):
+            torch.addcmul(later, of_read[t, :, None], C[t, ..., None], out=total[t])
+            if t == 0:
+                break
+            torch.mul(step[t, :, None], A, out=decay).exp_()
+            torch.mul(total[t], decay, out=later)
+            torch.mul(later, states[t - 1], out=of_exponent)
+            of_step[t] = (of_exponent * A).sum(1)
+            of_A += of_exponent.mul_(step[t, :, None]).sum(0)
+        of_product = torch.matmul(B[:, :, None], total)[:, :, 0]
+        of_B = torch.matmul(total, (step * x)[..., None])[..., 0]
+        of_C = torch.matmul(states, of_read[..., None])[..., 0]
+        return of_step + of_product * x, of_product * step, of_A, of_B, of_C
 
 
 def selective_scan(
@@ -106,7 +133,7 @@ def selective_scan(
     return_last_state: bool = False,
     **_: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Return what transformers' slow path does, by one autograd node for all time steps.
+    """Return what transformers' slow path does, in float32.
 
     Args:
         hidden_states: (batch, channel, time), like `dt` and the gate `z`.
@@ -117,18 +144,14 @@ def selective_scan(
         D: (channel,), the weight of the input in the output.
         z: the gate.
         delta_bias: (channel,), of the step sizes.
-        return_last_state: whether the state after the last step is returned too.
+        return_last_state: whether the states after the last step are returned too.
         _: the flags of other paths.
     """
-    step = functional.softplus(dt + delta_bias[:, None]).float().permute(2, 0, 1)
-    inputs = hidden_states.float().permute(2, 0, 1)
-    decay = torch.exp(step[..., None] * A)
-    entry = (step * inputs)[..., None] * B.float().permute(2, 0, 1)[:, :, None, :]
-    states = Recurrence.apply(decay, entry)
-    read = torch.matmul(states, C.float().permute(2, 0, 1)[..., None])[..., 0]
-    output = read.permute(1, 2, 0) + hidden_states * D[:, None]
-    output = output * functional.silu(z)
-    return (output, states[-1]) if return_last_state else output
+    step = functional.softplus(dt + delta_bias[:, None])
+    step, x, B, C = (part.permute(2, 0, 1).contiguous() for part in (step, hidden_states, B, C))
+    read, last = Scan.apply(step, x, A.T.contiguous(), B, C)
+    output = (read.permute(1, 2, 0) + hidden_states * D[:, None]) * functional.silu(z)
+    return (output, last.transpose(1, 2)) if return_last_state else output
 
 
 @contextmanager
