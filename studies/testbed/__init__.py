@@ -1,0 +1,1 @@
+"""A miniature suite of language models, trained on documentation, whose checkpoints are committed."""
