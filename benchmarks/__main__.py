@@ -30,6 +30,7 @@ from benchmarks import (
     shipping,
     speed,
     startup,
+    studies,
     theory,
     views,
 )
@@ -52,6 +53,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], str]]] = {
     "scans": ("Measures of several layers of real models", scans.main),
     "views": ("Shorter copies of fewer texts", views.main),
     "shipping": ("Cut and pruned models beside the full ones", shipping.main),
+    "studies": ("Studies of the papers", studies.main),
     "theory": ("Theorems and entropy orders", theory.main),
 }
 

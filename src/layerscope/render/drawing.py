@@ -135,6 +135,7 @@ _FEW: Final = 8  # values that are their own ticks
 _TITLES: Final = {
     "depth": "depth", "step": "training step", "position": "token position",
     "budget": "share of blocks dropped (%)", "decay": "decay of the eigenvalues",
+    "value": "value of a text",
 }  # fmt: skip
 
 
@@ -211,7 +212,12 @@ class Figure:
             return [0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"]
         if not self.over_layers:
             values = _round_values(self._values, self._logarithmic)
-            return [self._scaled(value) for value in values], [f"{value:,.6g}" for value in values]
+            places = [self._scaled(value) for value in values]
+            apart = _apart(places)
+            labels = [
+                f"{value:,.6g}" if free else "" for value, free in zip(values, apart, strict=True)
+            ]
+            return places, labels
         stride = max(1, -(-self.blocks // 7))
         layers = list(range(0, self.blocks + 1, stride))
         if layers[-1] != self.blocks:
@@ -222,6 +228,15 @@ class Figure:
         depth = [f"{layer / self.blocks:.2f}" if self.blocks else "0" for layer in layers]
         labels = [f"{layer}\n{deep}" for layer, deep in zip(layers, depth, strict=True)]
         return [float(layer) for layer in layers], labels
+
+
+def _apart(places: Sequence[float]) -> list[bool]:
+    """Return which places have room for a label: the last, and those far enough before the next one."""
+    least, found, right = 0.08 * (places[-1] - places[0]), [True], places[-1]
+    for place in reversed(places[:-1]):
+        found.append(right - place >= least)
+        right = place if found[-1] else right
+    return found[::-1]
 
 
 def _round_values(values: Sequence[float], logarithmic: bool) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from layerscope.errors import InputError
@@ -22,6 +23,7 @@ PREFERRED: Final = "preferred layer"
 NEAR: Final = "within noise of it"
 NORMED: Final = "after the final norm"
 SIGNS: Final = (MIDDLE, PREFERRED, NEAR, NORMED)
+_WIDEST: Final = 46  # characters of a panel's title in one line
 _MOST_NAMED: Final = 14  # dots with their names beside them
 _DASHES: Final = {"solid": "-", "dash": "--", "dot": ":"}
 _MARKERS: Final = {
@@ -124,7 +126,7 @@ def _panel(axes: matplotlib.axes.Axes, figure: Figure, panel: Panel) -> None:
         axes.axhline(level.value, color="#888888", linewidth=0.8, linestyle=(0, (6, 3)))
         axes.annotate(level.label, (0.99, level.value), xycoords=("axes fraction", "data"),
                       ha="right", va="bottom", fontsize=7, color="#666666")  # fmt: skip
-    axes.set_title(panel.title, loc="left", fontsize=9, fontweight="bold")
+    axes.set_title(fill(panel.title, _WIDEST), loc="left", fontsize=9, fontweight="bold")
     axes.set_ylabel(panel.unit, fontsize=7)
     axes.set_xlabel(figure.x_title or "layer, depth below it", fontsize=7)
     axes.set_xticks(*figure.ticks)

@@ -75,7 +75,7 @@ def _title(rows: pd.DataFrame, by: Sequence[str], x: str) -> str:
     single = {
         name: str(rows[name].iloc[0])
         for name in ("model", "data")
-        if name not in by and rows[name].nunique() == 1
+        if name not in by and rows[name].nunique() == 1 and rows[name].iloc[0]
     }
     of = "".join(f" {word} {single[name]}" for name, word in _OF.items() if name in single)
     return f"{' and '.join(by)} over {x}".capitalize() + of
@@ -216,7 +216,7 @@ def looks_of(rows: pd.DataFrame, by: Sequence[str]) -> dict[Key, Look]:
     keys = [key for key, _ in grouped(rows, by)]
     others = list(dict.fromkeys(_rest(by, key) for key in keys))
     by_first = len(others) <= len(_DASHES)  # else each line has a color of its own
-    ordered = by[0] in _ORDERED and len(keys) > 2
+    ordered = by[0] in _ORDERED and len(keys) > 2 and len(others) < len(keys)
     stride = (
         -(-(len(keys) - 1) // (_MOST_LISTED - 1)) if ordered and len(keys) > _MOST_LISTED else 1
     )
@@ -271,6 +271,7 @@ def _points(rows: pd.DataFrame, x: str) -> tuple[Point, ...]:
         InputError: two values with one seed.
     """
     column = "layer" if x in ("layer", "depth") else "at"
+    rows = rows.drop_duplicates([column, "seed", "value"])  # one measurement in two runs
     if rows[column].duplicated().any():
         rows = _over_seeds(rows, column, x)
     rows = rows.sort_values(column)
@@ -307,10 +308,9 @@ def _over_seeds(rows: pd.DataFrame, column: str, x: str) -> pd.DataFrame:
 def _panel(metric: str, which: str, lines: Sequence[Line]) -> Panel:
     measure = _MEASURES.get(metric)
     if measure is None:
-        name = metric.removeprefix("mteb/")
-        return Panel(
-            metric, f"{name} ({which})" if which else name, "score", tuple(lines), (), main=True
-        )
+        name, scored = metric.removeprefix("mteb/"), metric.startswith(("mteb/", "probe/"))
+        title = f"{name} ({which})" if which else name
+        return Panel(metric, title, "score" if scored else "", tuple(lines), (), main=True)
     name = measure.title if metric == measure.name else f"{measure.title}, {metric}"
     wanted = "" if measure.direction == "none" else f"{measure.direction} is preferred"
     unit = ", ".join(part for part in (measure.unit, wanted) if part)

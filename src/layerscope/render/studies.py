@@ -7,9 +7,11 @@ from typing import Any, Final
 
 import pandas as pd
 
+from layerscope.render.overlay import short_names
 from layerscope.render.view import NONE, Answer, Cell, Notes, Table, View, heads, section, sections
 
 _MOST_ROWS: Final = 12
+_LARGE: Final = 1000
 
 
 def study_view(
@@ -37,17 +39,26 @@ def study_view(
 
 
 def _table(name: str, frame: pd.DataFrame) -> Table:
-    """Return the first rows of a frame."""
-    words = [
-        place for place, each in enumerate(frame) if not pd.api.types.is_numeric_dtype(frame[each])
+    """Return the first rows of a frame; what is the same in all of them stands below."""
+    same = [
+        each for each in ("model", "convention") if each in frame and frame[each].nunique() == 1
     ]
-    rows = tuple(tuple(map(_cell, row)) for row in frame.head(_MOST_ROWS).itertuples(index=False))
-    more = len(frame) - len(rows)
-    notes = (f"{more:,} more rows in {name}.csv",) if more > 0 else ()
-    return Table(heads(*map(str, frame.columns), left=words), rows, notes=notes)
+    notes = tuple(f"{each}: {short_names(frame[each]).iloc[0]}" for each in same)
+    shown = frame.drop(columns=same)
+    if "model" in shown:
+        shown = shown.assign(model=short_names(shown["model"]))
+    words = [
+        place for place, each in enumerate(shown) if not pd.api.types.is_numeric_dtype(shown[each])
+    ]
+    rows = tuple(tuple(map(_cell, row)) for row in shown.head(_MOST_ROWS).itertuples(index=False))
+    if (more := len(frame) - len(rows)) > 0:
+        notes += (f"{more:,} more rows in {name}.csv",)
+    return Table(heads(*map(str, shown.columns), left=words), rows, notes=notes)
 
 
 def _cell(value: Any) -> Cell:
     if pd.isna(value):
         return Cell(NONE)
-    return Cell(f"{value:.3g}" if isinstance(value, float) else str(value))
+    if isinstance(value, float):
+        return Cell(f"{value:,.0f}" if abs(value) >= _LARGE else f"{value:.3g}")
+    return Cell(str(value))

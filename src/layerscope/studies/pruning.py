@@ -83,7 +83,7 @@ def as_run(found: Pruning, data: str) -> Run:
     site = {"model": str(found.model.get("name")), "data": data, "level": "prune", "stage": BLOCK}
     for each in found.outcomes:
         share = 100 * len(each.removed) / blocks
-        place = site | {"layer": blocks - len(each.removed), "depth": 1 - share / 100}
+        place = site | {"layer": blocks, "depth": 1.0}
         for test in each.comparisons:
             metric = f"change of {test.name} (%)"
             named = place | {"metric": metric}

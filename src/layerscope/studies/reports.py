@@ -43,7 +43,7 @@ REPORTS: Final = {
     ),
     "settling": Report(
         lambda runs: runs.settling(),
-        ("model", "metric", "convention", "layer", "first", "last", "range", "settled"),
+        ("model", "metric", "convention", "layer", "stage", "first", "last", "range", "settled"),
     ),
     "bimodality": Report(_bimodality, ("data", "convention", "layer", "n", "dip", "p_corrected")),
     "across-data": Report(

@@ -1,0 +1,96 @@
+"""The studies of `studies/small` on real models, for docs/studies.md: `python -m benchmarks studies [NAME...]`.
+
+Each is the same file with other models; trainings, sizes and tuned twins are those of the miniature suite,
+because no real ones can be had offline. Figures go to docs/images, tables stay with the run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+import layerscope
+from benchmarks.materials import READOUT_MODELS as MODELS
+from benchmarks.tables import markdown
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+SMALL: Final = ROOT / "studies" / "small"
+IMAGES: Final = ROOT / "docs" / "images"
+
+
+def _real(*names: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Return what puts real models in the place of a file's own."""
+
+    def changed(given: Mapping[str, Any]) -> dict[str, Any]:
+        found = [(name, MODELS[name]()) for name in names]
+        models = [{"model": str(path), "label": name} for name, path in found if path is not None]
+        return dict(given) | {"models": models}
+
+    return changed
+
+
+def _pruned(given: Mapping[str, Any]) -> dict[str, Any]:
+    found = _real("SmolLM2 135M")(given)
+    models = [
+        {**each, "rule": rule} for each in found["models"] for rule in ("angular", "nrs", "gfmi")
+    ]
+    settings = given["settings"] | {"budget": ["5%", "10%", "20%"], "limit": 64, "draws": 5}
+    return found | {"models": models, "settings": settings | {"protect": [1, 1]}}
+
+
+ALL: Final = ("MiniLM", "MPNet base", "SmolLM2 135M", "Gemma 3 270M")
+OWN: Final[dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]] = {
+    "architectures": _real(*ALL),
+    "training": dict,
+    "scale": dict,
+    "finetuning": dict,
+    "sub-blocks": _real("SmolLM2 135M"),
+    "reasoning": dict,
+    "extreme-prompts": _real("SmolLM2 135M"),
+    "bimodality": _real("SmolLM2 135M"),
+    "entropy-and-accuracy": _real("SmolLM2 135M"),
+    "metrics-and-tasks": _real("MiniLM", "MPNet base", "SmolLM2 135M"),
+    "model-selection": _real(*ALL),
+    "pruning": _pruned,
+    "entropy-orders": dict,
+    "theory": dict,
+}
+
+
+def one(name: str) -> dict[str, str]:
+    """Run a study and keep its figure; return its row of the table."""
+    file = SMALL / f"{name}.yaml"
+    file = file if file.is_file() else ROOT / "studies" / f"{name}.yaml"
+    given = OWN[name](yaml.safe_load(file.read_text()))
+    there = Path.cwd()
+    os.chdir(file.parent)  # from where its paths start
+    started, used = time.perf_counter(), time.process_time()
+    try:
+        out = ROOT / "runs" / "studies" / name
+        found = layerscope.study(given, out=out, workers=0, show_progress=False)
+    finally:
+        os.chdir(there)
+    taken, cpu = time.perf_counter() - started, time.process_time() - used
+    figure = found.folder / "figure.svg"
+    if figure.is_file():
+        shutil.copy(figure, IMAGES / f"study-{name}.svg")
+    failed = "; ".join(each.reason for each in found.failures)
+    return {
+        "study": name, "cells": f"{len(found.runs)} of {found.cells}", "wall s": f"{taken:.0f}",
+        "CPU s": f"{cpu:.0f}", "note": failed or found.note,
+    }  # fmt: skip
+
+
+def main(names: tuple[str, ...] = tuple(OWN)) -> str:
+    """Return how long each took; a study that is finished already takes no time."""
+    rows = []
+    for name in names:
+        rows.append(one(name))
+        print(" | ".join(rows[-1].values()), flush=True)
+    return markdown(rows)
