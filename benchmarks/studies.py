@@ -1,7 +1,8 @@
-"""The studies of `studies/small` on real models, for docs/studies.md: `python -m benchmarks studies [NAME...]`.
+"""The studies of `studies/small` on real models, as docs/studies.md shows them.
 
-Each is the same file with other models; trainings, sizes and tuned twins are those of the miniature suite,
-because no real ones can be had offline. Figures go to docs/images, tables stay with the run.
+`python -m benchmarks studies [NAME...]`. Each is the same file with other models; trainings, sizes and
+tuned twins stay those of the miniature suite, because no real ones can be had offline. Figures go to
+docs/images, tables stay with the run.
 """
 
 from __future__ import annotations
