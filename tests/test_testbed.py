@@ -134,7 +134,7 @@ def test_the_fast_scan_has_the_logits_and_gradients_of_the_slow_path():
         torch.testing.assert_close(quick, slow)
 
 
-@pytest.mark.parametrize("name", ["gpt-neox-64", "bert-64"])
+@pytest.mark.parametrize("name", ["gpt-neox-64", "modernbert-64"])
 def test_a_training_is_repeated_to_the_bit_and_saves_the_steps_that_it_should(name):
     text_rows = torch.randint(
         5, models.VOCABULARY, (40, 16), generator=torch.Generator().manual_seed(0)
@@ -142,7 +142,7 @@ def test_a_training_is_repeated_to_the_bit_and_saves_the_steps_that_it_should(na
     ends = []
     for _ in range(2):
         torch.manual_seed(0)
-        model, saved = (models.bert if SUITE[name].masked else models.gpt_neox)(16), []
+        model, saved = (models.modern_bert if SUITE[name].masked else models.gpt_neox)(16), []
         batches = SUITE[name].batches(drawn(text_rows, 8, 6, seed=1), SEED)
         held_out = list(SUITE[name].batches(text_rows[:8].split(4), SEED))
         records = train(model, batches, Schedule(6, 1e-2, 2), held_out, saved.append, 8 * 16)

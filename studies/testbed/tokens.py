@@ -15,7 +15,7 @@ from studies.testbed.loop import Batch
 from studies.testbed.models import CLS, CONTEXT, END, MASK, SEP, VOCABULARY
 
 SPECIAL = ("<|endoftext|>", "<|padding|>", "[CLS]", "[SEP]", "[MASK]")
-MASKED = 0.15  # part of the tokens that BERT must predict; of these
+MASKED = 0.15  # part of the tokens that a masked model must predict; of these
 SHOWN_AS_MASK, SHOWN_AS_OTHER = 0.8, 0.1  # and the rest are shown as they are
 
 

@@ -1,4 +1,4 @@
-"""Train the miniature suite: three GPT-NeoX, a Mamba, a BERT, and a twin tuned on questions.
+"""Train the miniature suite: three GPT-NeoX, a Mamba, a ModernBERT, and a twin tuned on questions.
 
 Run: `python -m studies.testbed.train [MODEL ...] [--texts FOLDER] [--out FOLDER] [--all-steps]`.
 
@@ -55,7 +55,7 @@ SUITE = {
     "gpt-neox-64": Model(lambda: models.gpt_neox(64), (256, STEPS)),
     "gpt-neox-32": Model(lambda: models.gpt_neox(32), (0, 1, 4, 16, 64, 256, 1024, STEPS)),
     "mamba-64": Model(lambda: models.mamba(64), (STEPS,)),
-    "bert-64": Model(lambda: models.bert(64), (STEPS,), masked=True),
+    "modernbert-64": Model(lambda: models.modern_bert(64), (STEPS,), masked=True),
     "gpt-neox-64-questions": Model(
         lambda: models.gpt_neox(64),
         (512,),
