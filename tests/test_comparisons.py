@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from layerscope.decisions.comparisons import differences, with_spread
 from layerscope.errors import InputError
 from layerscope.render.distributions import distributions
 from layerscope.render.drawing import Clouds
-from layerscope.render.points import of_data
+from layerscope.render.points import of_data, of_models
 from layerscope.results.resampling import bootstrap_limits
 from layerscope.results.table import CONTRIBUTION_COLUMNS, Run, conform, save_run
 from layerscope.settings import PlotConfig
@@ -162,6 +163,23 @@ def test_distributions_say_which_layers_have_two_modes():
     flat = layerscope.concat(run_of("m", np.ones((LAYERS, 30))))
     with pytest.raises(InputError, match="different values of several texts to draw"):
         distributions(flat.table(), flat.contributions(), PlotConfig())
+
+
+def test_a_model_has_one_scan_in_a_ranking_or_selection():
+    runs = layerscope.concat([run_of("a", noise(0)), run_of("a", noise(1), data="other")])
+    with pytest.raises(InputError, match="expected one scan of 'a', got several; list one set"):
+        runs.selection()
+
+
+def test_models_without_scores_are_not_drawn_against_them():
+    ranking = SimpleNamespace(scores=None, orders={})
+    with pytest.raises(InputError, match="expected models with task scores to draw against"):
+        of_models(ranking, PlotConfig())
+    scored = SimpleNamespace(models=("a",), tasks=("t",), means=np.array([1.0]))
+    with pytest.raises(
+        InputError, match="the runs hold none of these predictors of a model's score"
+    ):
+        of_models(SimpleNamespace(scores=scored, orders={}), PlotConfig())
 
 
 @pytest.mark.parametrize(

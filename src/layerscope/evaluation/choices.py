@@ -18,13 +18,14 @@ from torch import Tensor
 
 from layerscope.data.texts import frame_of
 from layerscope.errors import InputError
+from layerscope.models import loading
 from layerscope.models.backbone import Backbone, writes_text
 from layerscope.models.modes import evaluating
 from layerscope.models.structure import inputs_of
 from layerscope.results.folder import versions
 from layerscope.results.resampling import bootstrap_limits
 from layerscope.results.table import COLUMNS, CONTRIBUTION_COLUMNS, TASK, Run, conform
-from layerscope.settings import ChoicesConfig
+from layerscope.settings import ChoicesConfig, ModelOptions
 from layerscope.states.extract import sites_of
 
 METRIC: Final = "accuracy"
@@ -93,20 +94,22 @@ class ChoicesPlan:
         path: the table.
         questions: what it holds.
         settings: how they are asked.
+        options: how the model is loaded.
     """
 
     model: str | Backbone
     path: str
     questions: tuple[Question, ...]
     settings: ChoicesConfig
+    options: ModelOptions | None = None
 
     def estimate(self) -> ChoicesEstimates:
         """Return what it takes, from the first questions."""
         few = self.questions[: self.settings.shots + _TIMED]
-        started = time.perf_counter()
-        _scored(self._loaded(), few, self.settings)
+        backbone, started = self._loaded(), time.perf_counter()
+        _scored(backbone, few, self.settings)
         each = (time.perf_counter() - started) / max(1, len(few) - self.settings.shots)
-        weights = sum(p.numel() * p.element_size() for p in self._loaded().model.parameters())
+        weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
         return ChoicesEstimates(each * len(self.questions), 2 * weights, 0)
 
     def run(self) -> ChoicesResult:
@@ -116,9 +119,9 @@ class ChoicesPlan:
         return ChoicesResult(_run(backbone, self, right, time.perf_counter() - started))
 
     def _loaded(self) -> Backbone:
-        if isinstance(self.model, str):
-            raise InputError("expected a loaded model; questions are asked in a study.")
-        return self.model
+        if isinstance(self.model, Backbone):
+            return self.model
+        return loading.load(self.model, self.options, head=True)
 
 
 _TIMED: Final = 8
@@ -140,7 +143,9 @@ class ChoicesResult:
     run: Run
 
 
-def plan_choices(model: str, data: str, settings: ChoicesConfig) -> ChoicesPlan:
+def plan_choices(
+    model: str, data: str, settings: ChoicesConfig, options: ModelOptions | None = None
+) -> ChoicesPlan:
     """Read the questions; the first `shots` of them are examples.
 
     Raises:
@@ -153,7 +158,7 @@ def plan_choices(model: str, data: str, settings: ChoicesConfig) -> ChoicesPlan:
             f"expected at least 2 questions besides {settings.shots} examples, got {len(found)} in "
             f"{data!r}."
         )
-    return ChoicesPlan(model, data, tuple(found[:most]), settings)
+    return ChoicesPlan(model, data, tuple(found[:most]), settings, options)
 
 
 def _named(source: str) -> str:

@@ -95,7 +95,7 @@ def _evaluate(model: str, data: str, settings: Settings) -> Plan[Any, Any]:
 
 
 def _choices(model: str, data: str, settings: Settings) -> Plan[Any, Any]:
-    return plan_choices(model, data, part(ChoicesConfig, settings))
+    return plan_choices(model, data, part(ChoicesConfig, settings), part(ModelOptions, settings))
 
 
 def _prune(model: str, data: str, settings: Settings) -> Plan[Any, Any]:
