@@ -96,6 +96,7 @@ def test_a_layer_settles_when_it_stays_within_the_limits_of_its_end():
     ]
     found = layerscope.concat(runs).settling().set_index("layer")
     assert found["settled"].to_dict() == {0: 1, 1: 100, 2: 1, 3: 1000}
+    assert found["near"].to_dict() | {0: 1, 2: 1} == {0: 1, 1: 100, 2: 1, 3: 1000}
     np.testing.assert_allclose(found["change"].sort_index(), [0, -5, 0, 8], atol=1e-9)
     assert list(found.index[:2]) == [3, 1]  # those that change most come first
     assert list(found["steps"]) == [4] * LAYERS

@@ -20,6 +20,7 @@ from layerscope.results.table import BLOCK, COLUMNS, FINAL_NORM, TASK
 FEWEST_SETS: Final = 5  # data sets that a correlation is worth taking over
 _SITE: Final = ("layer", "stage", "metric", "convention")
 _PLACE: Final = ("model", "metric", "convention", "perturbation", "layer")
+_NEAR: Final = 0.1  # of the range over a training
 _SEED: Final = 0
 
 
@@ -101,32 +102,35 @@ def settling(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         For each model, data set, measure and layer the value at the first and the last step, their
-        difference, the range over all steps, and `settled`, the first step from which on every value
-        lies within the limits of the last one; NaN where the last value has no limits. Those that
-        change most come first.
+        difference, the range over all steps, `near`, the first step from which on every value is nearer
+        to the last one than a tenth of the range, and `settled`, the same for the limits of the last
+        one (NaN where it has none). Those that change most come first.
 
     Raises:
         InputError: names without steps.
     """
     single = table["other_layer"].isna() & table["value"].notna() & table["layer"].notna()
     rows = numbered(table[single & table["stage"].isin([BLOCK, FINAL_NORM])], "step")
-    keys = ["model", "data", "metric", "convention", "layer", "stage"]
+    keys = ["model", "data", "metric", "convention", "perturbation", "layer", "stage"]
     rows = rows.assign(
         **{name: rows[name].astype(object).fillna("") for name in keys if name != "layer"}
     )
     found = []
     for key, part in rows.sort_values("at").groupby(keys, sort=False):
         values, end = part["value"].to_numpy(float), part.iloc[-1]
-        inside = (values >= end["low"]) & (values <= end["high"]) if pd.notna(end["low"]) else None
+        width, steps = float(np.ptp(values)), part["at"].to_numpy()
+        near = abs(values - values[-1]) <= _NEAR * width
+        known = pd.notna(end["low"])
+        inside = (values >= end["low"]) & (values <= end["high"]) if known else None
         found.append(
             dict(zip(keys, key, strict=True))
             | {
                 "first": values[0], "last": values[-1], "change": values[-1] - values[0],
-                "range": float(np.ptp(values)), "settled": _settled(part["at"].to_numpy(), inside),
+                "range": width, "near": _settled(steps, near), "settled": _settled(steps, inside),
                 "steps": len(values),
             }
         )  # fmt: skip
-    order = ["model", "data", "metric", "convention"]
+    order = ["model", "data", "metric", "convention", "perturbation"]
     return pd.DataFrame(found).sort_values(
         [*order, "range"], ascending=[*[True] * len(order), False], ignore_index=True
     )

@@ -9,6 +9,7 @@ from typing import Final
 import pandas as pd
 
 from layerscope.api.plotting import Runs
+from layerscope.results.table import BLOCK
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ def _differences(runs: Runs) -> pd.DataFrame:
     return runs.differences(runs.config.minus or str(runs.table()["model"].iloc[0]))
 
 
+def _settling(runs: Runs) -> pd.DataFrame:
+    found = runs.settling()
+    return found[found["stage"] == BLOCK]
+
+
 def _bimodality(runs: Runs) -> pd.DataFrame:
     return runs.bimodality((runs.config.metric or ("prompt_entropy",))[0])
 
@@ -42,8 +48,8 @@ REPORTS: Final = {
         _differences, ("model", "metric", "convention", "layer", "value", "low", "high")
     ),
     "settling": Report(
-        lambda runs: runs.settling(),
-        ("model", "metric", "convention", "layer", "stage", "first", "last", "range", "settled"),
+        _settling,
+        ("model", "metric", "convention", "layer", "first", "last", "range", "near"),
     ),
     "bimodality": Report(_bimodality, ("data", "convention", "layer", "n", "dip", "p_corrected")),
     "across-data": Report(
