@@ -153,7 +153,8 @@ def threads() -> Iterator[Row]:
     """Scans of single layers without views, both conventions, in wall seconds (a part of a scan)."""
     backbone = loading.load(str(MODELS["MiniLM"]()))
     for tokens, limit in CASES:
-        texts = overhead.texts_of(backbone, tokens, overhead.TEXTS["MiniLM"][tokens])
+        # A third of what `overhead` reads: beside busy loops everything takes several times as long.
+        texts = overhead.texts_of(backbone, tokens, overhead.TEXTS["MiniLM"][tokens] // 3)
         for busy in (False, True):
             found = {}
             with busy_cores(busy):
