@@ -19,7 +19,7 @@ from layerscope.data.texts import read_texts
 
 PLACE = Place(HERE, all_steps=False)
 CHECKPOINTS = [(name, step) for name, model in SUITE.items() for step in model.kept]
-LAST = {name: model.schedule.steps for name, model in SUITE.items()}
+LAST = {name: model.last for name, model in SUITE.items()}
 LIMIT = 10_000_000  # bytes of the whole folder
 
 

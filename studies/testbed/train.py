@@ -45,6 +45,12 @@ class Model:
     masked: bool = False
     tuned: str = ""  # the model whose last checkpoint it continues, on questions
     schedule: Schedule = LONG
+    stop: int = STEPS  # the step at which training ends, if that is before the schedule does
+
+    @property
+    def last(self) -> int:
+        """The last step."""
+        return min(self.stop, self.schedule.steps)
 
     def batches(self, rows: Iterable[Tensor], seed: int) -> Iterator[Batch]:
         """Return the rows as batches of its objective."""
@@ -54,7 +60,7 @@ class Model:
 SUITE = {
     "gpt-neox-64": Model(lambda: models.gpt_neox(64), (256, STEPS)),
     "gpt-neox-32": Model(lambda: models.gpt_neox(32), (0, 1, 4, 16, 64, 256, 1024, STEPS)),
-    "mamba-64": Model(lambda: models.mamba(64), (STEPS,)),
+    "mamba-64": Model(lambda: models.mamba(64), (1024,), stop=1024),
     "modernbert-64": Model(lambda: models.modern_bert(64), (STEPS,), masked=True),
     "gpt-neox-64-questions": Model(
         lambda: models.gpt_neox(64),
@@ -94,7 +100,7 @@ def start(model: Model, place: Place) -> Any:
     torch.manual_seed(SEED)
     if not model.tuned:
         return model.build()
-    folder = place.checkpoint(model.tuned, SUITE[model.tuned].schedule.steps)
+    folder = place.checkpoint(model.tuned, SUITE[model.tuned].last)
     if not folder.is_dir():
         raise SystemExit(f"{folder} is missing: train {model.tuned} first.")
     return hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -111,7 +117,7 @@ def run(name: str, place: Place, tokenizer: Tokenizer, corpus: text.Corpus) -> N
         flush=True,
     )
     model = start(chosen, place)
-    order = drawn(rows, BATCH, chosen.schedule.steps, SEED)
+    order = drawn(rows, BATCH, chosen.last, SEED)
     with models.fast_scan():
         records = train(
             model,
