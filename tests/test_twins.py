@@ -44,7 +44,9 @@ def quicker(given: dict) -> dict:
         part["settings"] = settings = dict(part.get("settings") or {})
         command = part.get("command", found.get("command", "scan"))
         if command in ("scan", "prefixes") and (part is not found or "parts" not in found):
-            settings |= {"limit": 40, "resamples": 20}
+            settings |= {"limit": 24, "resamples": 20}
+        if command == "evaluate":
+            part["data"] = part["data"][:1]
         if command == "choices":
             settings |= {"limit": 6}
         if command == "prune":
