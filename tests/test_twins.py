@@ -46,7 +46,11 @@ def quicker(given: dict) -> dict:
         if command in ("scan", "prefixes") and (part is not found or "parts" not in found):
             settings |= {"limit": 24, "resamples": 20}
         if command == "evaluate":
+            dropped = {Path(name).name for name in part["data"][1:]}
             part["data"] = part["data"][:1]
+            found["plot"]["metric"] = [
+                name for name in found["plot"].get("metric", ()) if name not in dropped
+            ] or None
         if command == "choices":
             settings |= {"limit": 6}
         if command == "prune":

@@ -62,7 +62,8 @@ def overlay(table: pd.DataFrame, config: PlotConfig) -> Figure:
         varied = [each for each in facets if own[each].nunique() > 1]
         for key, part in grouped(own, ["convention", *varied]):
             lines = [_line(found, looks[name], config) for name, found in grouped(part, by)]
-            panels.append(_panel(str(metric), words_of(["convention", *varied], key), lines))
+            which = words_of(["convention", *varied], key)
+            panels.append(_panel(str(metric), which, lines, apart=config.minus is not None))
     _refuse_many(panels, [each for each in facets if rows[each].nunique() > 1])
     blocks = _blocks(rows)
     return Figure(
@@ -305,14 +306,14 @@ def _over_seeds(rows: pd.DataFrame, column: str, x: str) -> pd.DataFrame:
     return first.assign(**spread).reset_index()
 
 
-def _panel(metric: str, which: str, lines: Sequence[Line]) -> Panel:
+def _panel(metric: str, which: str, lines: Sequence[Line], *, apart: bool) -> Panel:
     measure = _MEASURES.get(metric)
     if measure is None:
         name, scored = metric.removeprefix("mteb/"), metric.startswith(("mteb/", "probe/"))
         title = f"{name} ({which})" if which else name
         return Panel(metric, title, "score" if scored else "", tuple(lines), (), main=True)
     name = measure.title if metric == measure.name else f"{measure.title}, {metric}"
-    wanted = "" if measure.direction == "none" else f"{measure.direction} is preferred"
+    wanted = "" if apart or measure.direction == "none" else f"{measure.direction} is preferred"
     unit = ", ".join(part for part in (measure.unit, wanted) if part)
     return Panel(
         metric, f"{name} ({which})" if which else name, unit, tuple(lines), (),
