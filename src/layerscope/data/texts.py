@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -73,6 +73,12 @@ class Texts:
     source: str
     column: str | None
     seed: int
+    noun: ClassVar[str] = "texts"
+
+    @property
+    def samples(self) -> tuple[Any, ...]:
+        """What the model reads, in order."""
+        return self.texts
 
     def __len__(self) -> int:
         """Return the number of kept texts."""
@@ -132,7 +138,12 @@ def read_texts(
     if isinstance(source, str) and not there:
         _refuse_a_text(source)
     if not there and not _looks_like_a_file(source):
-        return _keep_column(_hub_rows(str(source), split), column, str(source), **kept)
+        return _keep_column(
+            rows_of_dataset(load_hub_dataset(str(source), split), str(source)),
+            column,
+            str(source),
+            **kept,
+        )
     refuse_options(path.name, split=split)
     _refuse_unreadable(path)
     kept |= {"name": path.name}
@@ -356,9 +367,11 @@ def _only_strings(texts: Iterable[object]) -> Iterator[str]:
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             kind = "NaN" if is_missing(text) and text is not None else type(text).__name__
+            image = type(text).__module__.startswith("PIL.")
             raise InputError(
                 f"expected every text to be a str, text {index} is "
-                f"{'None' if text is None else kind}; convert it or leave it out."
+                f"{'None' if text is None else kind}; "
+                f"{'pass images as images=' if image else 'convert it or leave it out'}."
             )
         yield str(text)
 
@@ -371,7 +384,7 @@ def _refuse_unreadable(path: Path) -> None:
     if path.is_dir():
         raise InputError(
             f"expected a file, {str(path)!r} is a folder; name one of the files in it "
-            f"({', '.join(_SUFFIXES)})."
+            f"({', '.join(_SUFFIXES)}), or pass a folder of images as images (--images)."
         )
     if not path.exists():
         raise InputError(f"there is no file {str(path)!r}; {close_names(path)}")
@@ -407,7 +420,12 @@ def _looks_like_a_file(source: str | Path) -> bool:
     return source.startswith(".") or Path(source).suffix.lower() in _SUFFIXES
 
 
-def _hub_rows(source: str, split: str | None) -> Rows:
+def load_hub_dataset(source: str, split: str | None) -> Any:
+    """Return a split of a dataset of the hub, "owner/name" or "owner/name:config".
+
+    Raises:
+        InputError: it cannot be loaded, or has no such split.
+    """
     import datasets
 
     name, _, config = source.partition(":")
@@ -418,7 +436,7 @@ def _hub_rows(source: str, split: str | None) -> Rows:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(
             f"{source!r} is neither a file here nor a dataset that can be loaded ({reason}); "
-            "check the name, or save the texts to a file: without network only cached "
+            "check the name, or save the data to a file: without network only cached "
             "datasets load."
         ) from None
-    return rows_of_dataset(loaded[choose_split(split, list(loaded), source)], source)
+    return loaded[choose_split(split, list(loaded), source)]
