@@ -88,7 +88,7 @@ PARAMETERS = {
     "scan_states": {"states": "states", **SAVING, "show_progress": "progress"},
     "evaluate": {
         "model": "model", "tasks": "known names", "task_data": "path or none", "tables": "tables",
-        "bank": "path or none", "mteb_results": "path or none", **SAVING, **LOADING,
+        "images": "images", "bank": "path or none", "mteb_results": "path or none", **SAVING, **LOADING,
     },
     "cut": {
         "model": "model", "layer": "layer", "run": "run or none", "rule": "text or none",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from layerscope.data import images as images_module
 from layerscope.data.image_views import ImageViewConfig
 from layerscope.data.images import Images, Picture, read_images, rgb
 from layerscope.errors import InputError
+from layerscope.evaluation.classifiers import linear_predictions
+from layerscope.evaluation.images import plan_of_images
 from layerscope.metrics.catalogue import CATALOGUE
 from layerscope.models.backbone import Backbone, backbone_of
 from layerscope.models.modes import evaluating
@@ -237,7 +240,7 @@ def test_tables_without_images_are_refused(tmp_path):
     rows = {"one": [b"x"], "two": [b"x"], "word": ["x"]}
     table = datasets.Dataset.from_dict(rows)
     with pytest.raises(
-        InputError, match="expected one column of images, 'Dataset' has one, two; choo"
+        InputError, match="expected one column of images, 'Dataset' has one, two; name"
     ):
         read_images(table)
     with pytest.raises(InputError, match="unknown column of 'Dataset': 'ones'"):
@@ -538,3 +541,115 @@ def test_images_that_were_read_already_are_taken(folder):
     assert isinstance(found, Images)
     run = scanned(vision_model("vit"), images=found, views=0, metrics="prompt_entropy")
     assert run.record["data"]["fingerprint"] == found.fingerprint
+
+
+# --- scores -------------------------------------------------------------------------------------------
+
+
+def labelled(root: Path, count: int = 24) -> Path:
+    """Images of three classes, each of a brightness of its own."""
+    for number, image in enumerate(pictures(count)):
+        label = ["bird", "cat", "dog"][number % 3]
+        (root / label).mkdir(parents=True, exist_ok=True)
+        scale = (0.3, 0.6, 1.0)[number % 3]
+        image.point(lambda level, scale=scale: int(level * scale)).save(
+            root / label / f"{number}.png"
+        )
+    return root
+
+
+def test_every_layer_is_scored_on_labelled_images(tmp_path):
+    folder = labelled(tmp_path / "animals")
+    model, processor = vision_model("vit"), image_processor()
+    given = {"images": folder, "tokenizer": processor, "show_progress": False}
+    kinds = ("linear", "knn", "attention")
+    found = layerscope.evaluate(model, probes=kinds, probe_seeds=2, **given)
+    assert set(found.scores().columns) == {
+        "animals", *(f"probe/animals/{kind}_accuracy" for kind in kinds),
+    }  # fmt: skip
+    assert len(found.scores()) == 6
+    facts = found.record["tasks"]["animals"]
+    assert facts["texts"] == 24
+    assert "half of every class" in facts["notes"][0]
+    rows = found.run.table.query("metric == 'probe/animals/linear_accuracy'")
+    assert (rows["low"] <= rows["value"]).all()
+    assert rows["value"].max() > 1.2 / 3
+    assert found.record["evaluation"]["encoded"]["texts"] == 24
+    assert layerscope.evaluate.plan(model, **given).estimate().forward_passes == 24
+
+
+def test_the_vectors_that_are_scored_are_those_of_a_plain_call(tmp_path):
+    folder = labelled(tmp_path / "animals")
+    model, processor = vision_model("dinov2"), image_processor()
+    found = layerscope.evaluate(
+        model, images=folder, tokenizer=processor, probes="linear", layers=[4], show_progress=False
+    )
+    plan = plan_of_images(folder)
+    task = plan.build()
+    sets = []
+    for split in ("train", "test"):
+        keys = task.dataset[split]["text"]
+        images = [plan.pictures[key].load() for key in keys]
+        with torch.no_grad():
+            pixels = processor(images=images, return_tensors="pt")["pixel_values"]
+            states = model(pixels).last_hidden_state[:, 1:].mean(1).numpy()
+        sets.append((states, np.array(task.dataset[split]["label"])))
+    (train, labels), (test, expected) = sets
+    predicted = linear_predictions(train, labels, test)
+    rows = found.run.table.query("metric == 'probe/animals/linear_accuracy' and stage != 'block'")
+    assert rows["value"].tolist() == [pytest.approx(float((predicted == expected).mean()))]
+
+
+def test_folders_named_train_and_test_are_kept_apart(tmp_path):
+    labelled(tmp_path / "set" / "train", 12)
+    labelled(tmp_path / "set" / "Val", 3)
+    labelled(tmp_path / "set" / "test", 9)
+    plan = plan_of_images(tmp_path / "set")
+    task = plan.build()
+    assert (plan.name, plan.split, plan.notes) == ("set", "test", ())
+    assert [len(task.dataset[split]) for split in ("train", "test")] == [12, 9]
+
+
+def test_images_without_classes_are_refused(tmp_path):
+    given = {"tokenizer": image_processor(), "show_progress": False}
+    model = vision_model("vit")
+    with pytest.raises(InputError, match="images of at least 2 classes in 'images' .* no labels"):
+        layerscope.evaluate(model, images=pictures(4), **given)
+    folder = labelled(tmp_path / "animals", 9)
+    shutil.copytree(folder / "cat", tmp_path / "one" / "cat")
+    with pytest.raises(InputError, match="at least 2 classes in 'one' .*, got only 'cat'"):
+        layerscope.evaluate(model, images=tmp_path / "one", **given)
+    pictures(1, seed=5)[0].save(folder / "bare.png")
+    with pytest.raises(
+        InputError, match="a class for every image in 'animals', 1 have none .*bare.png"
+    ):
+        layerscope.evaluate(model, images=folder, **given)
+    with pytest.raises(
+        InputError, match="tasks and tables and a prompt are of texts; leave them out"
+    ):
+        layerscope.evaluate(model, "STS17", images=folder, prompt="a ", **given)
+    with pytest.raises(
+        InputError, match="is a folder; name one of .* pass a folder of images as images"
+    ):
+        layerscope.scan(model, folder, **given)
+
+
+def test_the_command_scores_a_folder_beside_its_scan(command, tmp_path):
+    folder = labelled(tmp_path / "animals")
+    vision_model("vit").save_pretrained("small-vit")
+    image_processor().save_pretrained("small-vit")
+    given = ("small-vit", "--images", folder, "--out", "run")
+    assert command("scan", *given, "--metrics", "retrieval,prompt_entropy").code == 0
+    finished = command("evaluate", *given, "--probe", "knn")
+    assert finished.code == 0, finished.err
+    assert "animals" in finished.out
+    chosen = command("select", "run")
+    assert chosen.code == 0, chosen.err
+
+
+def test_a_masked_autoencoder_is_not_cut(tmp_path):
+    vision_model("vit_mae").save_pretrained(tmp_path / "mae")
+    with pytest.raises(
+        InputError, match="drops random patches whenever stock transformers runs it"
+    ):
+        layerscope.cut(tmp_path / "mae", 2, out=tmp_path / "out", format="transformers")
