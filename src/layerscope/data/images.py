@@ -240,7 +240,7 @@ def _column(data: Any, column: str | None, name: str) -> str:
         column = "image" if "image" in known else known[0]
     if column is None and known:
         raise InputError(
-            f"expected one column of images, {name!r} has {', '.join(known)}; name one of them (--column)."
+            f"expected one column of images, {name!r} has {', '.join(known)}; name one (--column)."
         )
     if column is None or column not in known:
         if column is not None and column not in data.features:
