@@ -66,7 +66,7 @@ class Made:
         return self.style.label + (f", built-in {self.corpus.name}" if self.corpus else "")
 
 
-# Crops of an image that keep more of it overlap so far that any layer finds them.
+# Crops of an image that keep more of it overlap so far that the embeddings find most of them.
 _CROPS: Final = ImageViewConfig(kind="crops", smallest=0.1, largest=0.4)
 
 
