@@ -41,6 +41,7 @@ bench: $(BIN)/installed-dev
 
 benchmark-models: $(BIN)/installed-dev
 	$(BIN)/python -m benchmarks.materials
+	$(BIN)/python -m benchmarks.pictures
 
 docs: $(BIN)/installed-docs
 	$(BIN)/zensical build --clean --strict

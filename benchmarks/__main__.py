@@ -33,6 +33,7 @@ from benchmarks import (
     studies,
     theory,
     views,
+    vision,
 )
 
 BENCHMARKS: dict[str, tuple[str, Callable[[], str]]] = {
@@ -51,6 +52,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], str]]] = {
     "readouts": ("Readouts on labelled tasks", readouts.main),
     "rules": ("Which rule chooses the layer", rules.main),
     "scans": ("Measures of several layers of real models", scans.main),
+    "vision": ("Models of images", vision.main),
     "views": ("Shorter copies of fewer texts", views.main),
     "shipping": ("Cut and pruned models beside the full ones", shipping.main),
     "studies": ("Studies of the papers", studies.main),

@@ -113,7 +113,7 @@ def table() -> str:
         lines.append("| " + " | ".join([*cells, _why(row)]) + " |")
     for name, works in WORKS.items():
         if works.prune == "in memory":
-            words = ("table", "no", "yes", works.cut, "no", "in memory only", works.why)
+            words = ("table", "yes, images", "yes", works.cut, "no", "in memory only", works.why)
             lines.append("| " + " | ".join((f"`{name}`", *words)) + " |")
     return "\n".join(lines) + "\n"
 

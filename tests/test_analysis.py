@@ -12,8 +12,8 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from layerscope.analysis import arrays as arrays_module
-from layerscope.analysis import plan
 from layerscope.analysis import run as run_module
+from layerscope.analysis import samples
 from layerscope.analysis.reduce import call
 from layerscope.analysis.run import scan_backbone
 from layerscope.analysis.threads import one_thread
@@ -27,6 +27,7 @@ from layerscope.metrics import views as views_module
 from layerscope.metrics.catalogue import CATALOGUE
 from layerscope.metrics.inputs import SampleInputs, TokenInputs, ViewInputs
 from layerscope.metrics.measure import Measure
+from layerscope.models import processing
 from layerscope.models.backbone import Backbone, backbone_of
 from layerscope.results.table import COLUMNS, CONTRIBUTION_COLUMNS, Run
 from layerscope.settings import ScanConfig
@@ -255,7 +256,7 @@ def test_every_model_gets_the_same_augmented_strings(monkeypatch):
         seen.append(list(given))
         return original(tokenizer, given, limit)
 
-    monkeypatch.setattr(plan, "tokenize", listening)
+    monkeypatch.setattr(processing, "tokenize", listening)
     for name in ("bert", "llama"):
         scan(tiny_backbone(name), layers=(0,))
     assert seen[0] == seen[2] == texts(COUNT)
@@ -307,7 +308,7 @@ def tiny_sample(monkeypatch) -> tuple[str, ...]:
     corpus = as_texts(
         [text for text in texts(99, seed=3) if len(text.split()) >= 12], name="sample"
     )
-    monkeypatch.setattr(plan, "read_texts", lambda *_args, **_options: corpus)
+    monkeypatch.setattr(samples, "read_texts", lambda *_args, **_options: corpus)
     return corpus.texts
 
 
@@ -402,7 +403,7 @@ def test_spans_of_short_texts_are_those_of_the_sample_and_say_so(tiny_sample):
 
 def test_a_few_long_texts_among_many_are_enough(monkeypatch, tiny_sample):
     few = [*SHORT, *LONG[:3]]
-    monkeypatch.setattr(plan, "ENOUGH", 3)
+    monkeypatch.setattr(samples, "ENOUGH", 3)
     run = scan(tiny_backbone("bert"), few, augmentation=("crops",), span_words=6)
     rows = run.table[run.table["perturbation"] == "crops of 6 words"]
     assert set(rows["n"].dropna()) == {3}

@@ -52,6 +52,7 @@ TAKES = {
     "models": {"x"},
     "data": {"x"},
     "texts or none": {"x", "None"},
+    "images": {"x", "None"},
     "path": {"x"},
     "path or none": {"x", "None"},
     "flag": {"True"},
@@ -83,11 +84,11 @@ TAKES = {
 SAVING = {"out": "path or none", "overwrite": "flag", "config": "config"}
 LOADING = {"tokenizer": "tokenizer", "show_progress": "progress"}
 PARAMETERS = {
-    "scan": {"model": "model", "data": "data", **SAVING, **LOADING},
+    "scan": {"model": "model", "data": "data", "images": "images", **SAVING, **LOADING},
     "scan_states": {"states": "states", **SAVING, "show_progress": "progress"},
     "evaluate": {
         "model": "model", "tasks": "known names", "task_data": "path or none", "tables": "tables",
-        "bank": "path or none", "mteb_results": "path or none", **SAVING, **LOADING,
+        "images": "images", "bank": "path or none", "mteb_results": "path or none", **SAVING, **LOADING,
     },
     "cut": {
         "model": "model", "layer": "layer", "run": "run or none", "rule": "text or none",
@@ -305,7 +306,7 @@ def test_texts_for_a_model_of_images_are_refused():
 def test_what_is_no_tokenizer_is_refused(untouched):
     given = {"model": tiny_model("llama"), "data": TEXTS}
     for wrong_one in (5, "bert-base-uncased", tiny_tokenizer().backend_tokenizer):
-        said = "expected tokenizer to be a loaded transformers tokenizer or None, got "
+        said = "expected tokenizer to be a loaded transformers tokenizer or image processor"
         assert_refused(partial(layerscope.scan, **given, tokenizer=wrong_one), said)
 
 

@@ -183,7 +183,7 @@ SAME_NUMBERS = {
     "--svg", "--overwrite", "--as-tokens",
 }  # fmt: skip
 TESTED_ELSEWHERE = {
-    "--data", "--out", "--column", "--split", "--dry-run", "--json", "--quiet", "--debug",
+    "--data", "--images", "--out", "--column", "--split", "--dry-run", "--json", "--quiet", "--debug",
     "--trust-remote-code",
 }  # fmt: skip
 

@@ -179,7 +179,7 @@ def test_a_text_of_which_nothing_counts_is_counted_whole(tmp_path, pooling):
 def test_a_text_of_no_token_at_all_still_has_a_vector(tmp_path, monkeypatch):
     encoder = encoder_at(tmp_path)
     nothing = tokens_module.TokenizedText((), (), truncated=False)
-    monkeypatch.setattr(encode, "tokenize", lambda *_: [nothing])
+    monkeypatch.setattr(encode, "read", lambda *_: [nothing])
     assert np.isfinite(encoder.vectors(Site(3), [""])).all()
 
 

@@ -273,7 +273,7 @@ def test_one_text_that_does_not_fit_is_an_error_that_says_so():
     def greedy(_: TokenStates) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(Exception, match="one text of .* tokens does not fit in memory; lower"):
+    with pytest.raises(Exception, match="one sample of .* tokens does not fit in memory; lower"):
         list(extract(backbone, batches(10_000), [Site(4)], greedy))
 
 

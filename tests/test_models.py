@@ -656,15 +656,6 @@ def test_a_model_without_any_list_of_blocks_is_refused():
         backbone_of(model, None)
 
 
-def test_a_model_that_does_not_run_on_text_is_refused():
-    config = hf.BeitConfig(
-        hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64,
-        image_size=16, patch_size=8,
-    )  # fmt: skip
-    with pytest.raises(InputError, match="does not run on a short text input"):
-        backbone_of(hf.BeitModel(config), None)
-
-
 def test_blocks_that_hand_on_several_states_for_each_token_are_refused():
     said = r"Gemma3nTextModel hands its blocks \(4, 1, 40, 32\) for 1 texts of 40 tokens"
     with pytest.raises(InputError, match=said + ", not a state for each token"):

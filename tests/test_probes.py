@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from layerscope.errors import InputError, RunError
+from layerscope.evaluation import probes as probes_module
 from layerscope.evaluation.classifiers import (
     attention_predictions,
     linear_predictions,
+    nearest_predictions,
     wilson_limits,
 )
 from layerscope.evaluation.probes import Labelled, ProbeConfig, labelled, probe
@@ -68,6 +70,47 @@ def test_both_probes_find_what_every_token_says():
     found = accuracies(*planted("mean"))
     assert found["linear"] > 0.95
     assert found["attention"] > 0.95
+
+
+def test_nearest_neighbors_vote_as_written_out():
+    generator = np.random.default_rng(0)
+    train, test = (generator.normal(size=(n, 5)).astype(np.float32) for n in (60, 30))
+    labels = generator.integers(4, size=60)
+    for row, predicted in zip(test, nearest_predictions(train, labels, test), strict=True):
+        cosines = train @ row / np.linalg.norm(train, axis=1) / np.linalg.norm(row)
+        votes = np.zeros(4)
+        for place in np.argsort(-cosines)[:20]:
+            votes[labels[place]] += np.exp(cosines[place] / 0.07)
+        assert predicted == votes.argmax()
+
+
+def test_limits_of_several_seeds_are_over_the_seeds(data):
+    settings = QUICK.changed(seeds=3)
+    found = probe(tiny("llama"), data, settings, sites=[Site(2)])
+    assert [score.kind for score in found] == ["linear", "attention", "knn"]
+    for score in found:
+        assert score.low <= score.accuracy <= score.high
+        assert score.n == len(data.test)
+    alone = [
+        probe(tiny("llama"), data, settings.changed(seed=seed, seeds=2), sites=[Site(2)])
+        for seed in (0, 1)
+    ]
+    # Seeds 0 and 1, then 1 and 2: with those of all three each seed's own accuracy is known.
+    for three, first, second in zip(found, *alone, strict=True):
+        middle = 2 * first.accuracy + 2 * second.accuracy - 3 * three.accuracy
+        others = [2 * first.accuracy - middle, middle, 2 * second.accuracy - middle]
+        assert np.mean(others) == pytest.approx(three.accuracy)
+        half = np.std(others, ddof=1) / np.sqrt(3) * 4.302653
+        assert three.high == pytest.approx(min(1, three.accuracy + half), abs=1e-6)
+
+
+def test_a_seed_trains_on_four_fifths_with_every_class():
+    labels = np.array([0] * 8 + [1] * 11 + [2])
+    kept = probes_module._fitted_on(labels, 0)
+    assert len(kept) == 16
+    assert len(set(kept)) == 16
+    assert set(labels[kept]) == {0, 1, 2}
+    assert kept.tolist() != probes_module._fitted_on(labels, 1).tolist()
 
 
 def test_only_attention_finds_what_one_token_says():
@@ -144,12 +187,12 @@ def tiny(name: str):
     return backbone_of(tiny_model(name), tiny_tokenizer(), name=name)
 
 
-def test_every_site_is_probed_by_both_probes(scores, data):
+def test_every_site_is_probed_by_every_kind(scores, data):
     sites = [Site(score.layer, score.stage) for score in scores]
     expected = sites_of(tiny("llama"))
     assert expected[-1] == Site(4, "final_norm")
-    assert sites == [site for site in expected for _ in range(2)]
-    assert [score.kind for score in scores[:2]] == ["linear", "attention"]
+    assert sites == [site for site in expected for _ in range(3)]
+    assert [score.kind for score in scores[:3]] == ["linear", "attention", "knn"]
     for score in scores:
         assert score.low < score.accuracy <= score.high
         assert score.n == 60

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers as hf
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 
@@ -152,9 +153,35 @@ _PICTURES = {
     "image_size": 16,
     "patch_size": 8,
 }
+_WIDE = _PICTURES | {"intermediate_size": 64}
 VISION: dict[str, Callable[[], Any]] = {
-    "vit": lambda: hf.ViTConfig(**_PICTURES, intermediate_size=64),
+    "vit": lambda: hf.ViTConfig(**_WIDE),
     "dinov2": lambda: hf.Dinov2Config(**_PICTURES, mlp_ratio=2),
+}
+# Read by structure, as is any other model of images with a stack of like blocks.
+UNKNOWN_VISION: dict[str, Callable[[], Any]] = {
+    "aimv2_vision_model": lambda: hf.Aimv2VisionConfig(**_WIDE),
+    "beit": lambda: hf.BeitConfig(**_WIDE),
+    "chinese_clip_vision_model": lambda: hf.ChineseCLIPVisionConfig(**_WIDE),
+    "clip_vision_model": lambda: hf.CLIPVisionConfig(**_WIDE),
+    "data2vec-vision": lambda: hf.Data2VecVisionConfig(**_WIDE),
+    "deit": lambda: hf.DeiTConfig(**_WIDE),
+    "dinov2_with_registers": lambda: hf.Dinov2WithRegistersConfig(
+        **_PICTURES, mlp_ratio=2, num_register_tokens=2
+    ),
+    "dinov3_vit": lambda: hf.DINOv3ViTConfig(**_WIDE, num_register_tokens=2),
+    "dpt": lambda: hf.DPTConfig(**_WIDE),
+    "ijepa": lambda: hf.IJepaConfig(**_WIDE),
+    "internvl_vision": lambda: hf.InternVLVisionConfig(
+        **_WIDE | {"image_size": [16, 16], "patch_size": [8, 8]}
+    ),
+    "mlcd_vision_model": lambda: hf.MLCDVisionConfig(**_WIDE),
+    "pixio": lambda: hf.PixioConfig(**_WIDE),
+    "siglip_vision_model": lambda: hf.SiglipVisionConfig(**_WIDE),
+    "tipsv2_vision_model": lambda: hf.Tipsv2VisionConfig(**_PICTURES),
+    "vit_mae": lambda: hf.ViTMAEConfig(**_WIDE),
+    "vit_msn": lambda: hf.ViTMSNConfig(**_WIDE),
+    "yolos": lambda: hf.YolosConfig(**_WIDE | {"image_size": [16, 16]}, num_detection_tokens=2),
 }
 
 
@@ -232,9 +259,32 @@ def unusual_model(name: str) -> nn.Module:
 
 
 def vision_model(name: str) -> nn.Module:
-    """A random model that reads images of 16 by 16."""
+    """A random model that reads images of 16 by 16; norms are shaken so that a normed state shows."""
     torch.manual_seed(0)
-    return hf.AutoModel.from_config(VISION[name]()).eval()
+    model = hf.AutoModel.from_config((VISION | UNKNOWN_VISION)[name]()).eval()
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if (weight.ndim == 1 and "norm" in key.lower()) or key.endswith("_token"):
+                weight.add_(torch.rand_like(weight))
+    return model
+
+
+def image_processor() -> Any:
+    """Makes 16 x 16 pixels of any image."""
+    return hf.ViTImageProcessorPil(size={"height": 16, "width": 16})
+
+
+def pictures(count: int, seed: int = 0) -> list[Image.Image]:
+    """Images of noise around a color and a gradient of their own, of several sizes."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        height, width = 40 + number % 5, 50 - number % 3
+        color = generator.integers(0, 256, 3)
+        slope = np.linspace(-60, 60, width)[None, :, None] * generator.uniform(-1, 1, 3)
+        noise = generator.normal(0, 20, (height, width, 3))
+        found.append(Image.fromarray(np.clip(color + slope + noise, 0, 255).astype(np.uint8)))
+    return found
 
 
 @cache

@@ -43,7 +43,7 @@ FEW_TEXTS: Final = 16  # default number of texts of a diagnosis
 DRAWS: Final = 20  # random subsets to compare with a chosen one
 DEFAULT_PREDICTOR: Final = "rankme"  # the best of six on five models: benchmarks/results/rank.md
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
-Probe = Literal["linear", "attention"]
+Probe = Literal["linear", "attention", "knn"]
 PROBES: Final[tuple[Probe, ...]] = get_args(Probe)
 Format = Literal["sentence-transformers", "transformers", "onnx"]
 FinalNorm = Literal["auto", "keep", "drop"]
@@ -295,7 +295,10 @@ class EvaluateConfig(VectorConfig):
     bank_poolings: Listed[Pooling] | None = None
     """Poolings kept in the bank, by default all while it stays below 20 GB."""
     probes: Annotated[Listed[Probe], Option("--probe")] = ()
-    """Also train probes on token states, on tables with labels: linear, attention."""
+    """Also train probes on the states of each layer, on tables or images with labels: linear,
+    attention (over tokens), knn (nearest neighbors)."""
+    probe_seeds: Count = 1
+    """Probes of each kind, each trained on four fifths of the data; limits are then over seeds."""
     seed: Natural = 0
     """Seed of the probes; mteb has its own."""
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from statistics import fmean
-from typing import Any, Final
-
-import numpy as np
+from dataclasses import dataclass
+from typing import Any
 
 from layerscope.analysis.measure import ViewSet
 from layerscope.analysis.prefixes import prefixes_of
 from layerscope.analysis.reduce import Column
+from layerscope.analysis.samples import (
+    counted,
+    make_views,
+    notes_on,
+    read_samples,
+    styles,
+    tokenized_views,
+    view_facts,
+)
 from layerscope.config import Augmentation, FirstToken, NonFinite, Perturbation
-from layerscope.data.misspellings import AugmentationConfig
+from layerscope.data.images import Images
 from layerscope.data.perturbations import perturbed
-from layerscope.data.texts import SAMPLE, Texts, read_texts
-from layerscope.data.tokens import TokenizedText, length_limit, tokenize
-from layerscope.data.views import SpanConfig, SpanKind, Style, Views, views_of
+from layerscope.data.texts import Texts
+from layerscope.data.tokens import TokenizedText, length_limit
 from layerscope.errors import InputError
 from layerscope.metrics import catalogue
 from layerscope.metrics.measure import Measure
@@ -35,9 +40,6 @@ from layerscope.states.extract import (
     sites_of,
 )
 from layerscope.states.pooling import decided, first_token_ratio
-
-# So many of the user's texts, or half of fewer, are enough to take spans of them.
-ENOUGH: Final = 100
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,31 @@ def refuse_impossible(settings: ScanConfig, texts: Texts) -> None:
     chosen_measures(settings)
     if len(texts) < 2:
         raise InputError(
-            f"expected at least 2 distinct texts to measure layers on, got {len(texts)} from "
-            f"{texts.name}; give more texts."
+            f"expected at least 2 distinct {texts.noun} to measure layers on, got {len(texts)} from "
+            f"{texts.name}; give more {texts.noun}."
+        )
+    if isinstance(texts, Images):
+        _refuse_of_texts(settings)
+
+
+def _refuse_of_texts(settings: ScanConfig) -> None:
+    """Refuse settings that have a meaning for texts alone.
+
+    Raises:
+        InputError: a prompt, a perturbation of tokens, or views that are made of words.
+    """
+    words = {Augmentation.AUTHORS, Augmentation.HALVES, Augmentation.CLOZE} & set(
+        settings.augmentation
+    )
+    given = {
+        "a prompt": bool(settings.prompt),
+        "a perturbation": settings.perturbation is not None,
+        f"the augmentation {', '.join(sorted(words))}": bool(words),
+    }
+    if wrong := [name for name, asked in given.items() if asked]:
+        raise InputError(
+            f"{' and '.join(wrong)} can be made of texts only; leave it out for images, whose views are "
+            "default (augmented copies) and crops."
         )
 
 
@@ -141,7 +166,8 @@ def prepare(
     measures = chosen_measures(settings)
     measures, notes = _with_whole_stacks(measures, sites, backbone.depth, settings)
     limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
-    tokenized = _read(backbone, texts.texts, settings, limit)
+    samples = texts.samples
+    tokenized = read_samples(backbone, samples, settings, limit)
     settings, ratio, told = _decide_first_token(backbone, tokenized, settings)
     notes += [*served, *told, *note_on_padding(backbone)]
     kept = [i for i, text in enumerate(tokenized) if any(counted(text, settings))]
@@ -157,9 +183,12 @@ def prepare(
         marks = [counted(text, settings) for text in plain]
         prefixes = prefixes_of(backbone, plain, marks, sites[-1], settings.every)
     wanted = settings.views and any(measure.level == "view" for measure in measures)
-    made = _make_views([texts.texts[i] for i in kept], settings, progress) if wanted else []
-    sets, copied = _tokenized_views(made, len(plain), settings, backbone, limit)
-    notes += [note for each, views in zip(made, sets, strict=True) for note in _notes(each, views)]
+    chosen = styles(settings, images=isinstance(texts, Images))
+    made = make_views([samples[i] for i in kept], chosen, settings, progress) if wanted else []
+    sets, copied = tokenized_views(made, len(plain), settings, backbone, limit)
+    notes += [
+        note for each, views in zip(made, sets, strict=True) for note in notes_on(each, views)
+    ]
     return Prepared(
         settings=settings,
         sites=sites,
@@ -178,7 +207,7 @@ def prepare(
             "longest": max(len(text.ids) for text in plain),
             "views_truncated": sum(text.truncated for text in copied),
             "augmentation": {
-                views.perturbation: _view_facts(each, views)
+                views.perturbation: view_facts(each, views)
                 for each, views in zip(made, sets, strict=True)
             },
             "edit_distance_by_text": {
@@ -191,13 +220,6 @@ def prepare(
             },
         },
     )
-
-
-def _read(
-    backbone: Backbone, texts: Sequence[str], settings: ScanConfig, limit: int
-) -> list[TokenizedText]:
-    prompt = settings.prompt or ""
-    return tokenize(backbone.tokenizer, [prompt + text for text in texts], limit)
 
 
 def check_measures(settings: ScanConfig) -> tuple[Measure, ...]:
@@ -263,23 +285,17 @@ def _with_whole_stacks(
 def _refuse_too_few(texts: Texts, kept: int) -> None:
     if kept < 2:
         raise InputError(
-            f"all but {kept} of {len(texts)} texts from {texts.name} have no token that counts; give "
-            "longer texts, or count special tokens (--special-tokens include)."
+            f"all but {kept} of {len(texts)} {texts.noun} from {texts.name} have no token that counts; "
+            "give longer texts, or count special tokens (--special-tokens include)."
         )
-
-
-def counted(text: TokenizedText, settings: ScanConfig) -> list[bool]:
-    """For each token of a text, whether it counts under the settings."""
-    return text.counted(
-        special_tokens=bool(settings.special_tokens),
-        first_token=settings.first_token is not FirstToken.DROP,
-    )
 
 
 def _decide_first_token(
     backbone: Backbone, tokenized: Sequence[TokenizedText], settings: ScanConfig
 ) -> tuple[ScanConfig, float | None, list[str]]:
     """Measure position 0 against the rest, and leave it out if it is an attention sink."""
+    if backbone.reads_images:  # what stands first is a class token, which is special, or a patch
+        return settings.changed(first_token=decided(settings.first_token, None)), None, []
     ratio = first_token_ratio(backbone, tokenized)
     chosen = decided(settings.first_token, ratio)
     if settings.first_token is not FirstToken.AUTO or chosen is FirstToken.KEEP:
@@ -289,150 +305,3 @@ def _decide_first_token(
         "it is left out of every measure; --first-token keep counts it."
     )
     return settings.changed(first_token=chosen), ratio, [note]
-
-
-# --- views ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Made:
-    """Views of one kind, as strings.
-
-    Attributes:
-        style: how they were made.
-        views: they, and of which texts.
-        given: number of the user's texts.
-        fitting: how many of those are long enough.
-        corpus: what they were made of instead, None for the user's texts.
-    """
-
-    style: Style
-    views: Views
-    given: int
-    fitting: int
-    corpus: Texts | None = None
-
-    @property
-    def label(self) -> str:
-        return self.style.label + (f", built-in {self.corpus.name}" if self.corpus else "")
-
-
-def styles(settings: ScanConfig) -> tuple[Style, ...]:
-    """Return how views of each kind are made."""
-    return tuple(_style(kind, settings) for kind in settings.augmentation)
-
-
-def _style(kind: Augmentation, settings: ScanConfig) -> Style:
-    match kind:
-        case Augmentation.DEFAULT:
-            return AugmentationConfig(first_words=settings.view_words)
-        case Augmentation.AUTHORS:
-            return AugmentationConfig.authors().changed(first_words=settings.view_words)
-        case _:
-            return SpanConfig(kind=SpanKind(kind), words=settings.span_words, draws=settings.draws)
-
-
-def _make_views(texts: Sequence[str], settings: ScanConfig, progress: Progress) -> list[_Made]:
-    """Make the views of every kind, spans from a corpus where the texts are too short for them.
-
-    Raises:
-        InputError: the texts are too short for misspelled copies.
-    """
-    kinds, done = styles(settings), 0
-    total = len(kinds) * len(texts)
-
-    def tell() -> None:
-        nonlocal done
-        progress("making views", done, total)
-        done += 1
-
-    made = []
-    for style in kinds:
-        most = None if isinstance(style, SpanConfig) else settings.view_texts
-        found = views_of(texts, style, settings.views, settings.seed, tell, most)
-        own = _Made(style, found, len(texts), len(texts) - found.short)
-        made.append(_from_corpus(own, settings) if _too_few(own, settings.views) else own)
-    progress("making views", total, total)
-    return made
-
-
-def _too_few(made: _Made, count: int) -> bool:
-    """Whether spans are to be taken from a corpus.
-
-    Shorter spans of the user's short texts would be another way out, but the two parts of a short
-    text measured less well against task scores than short spans of paragraphs did.
-    """
-    if isinstance(made.style, SpanConfig):
-        return made.fitting < min(ENOUGH, made.given / 2)
-    if made.fitting < min(3, made.given):
-        raise InputError(
-            f"only {made.fitting} of {made.given} texts allow {count} distinct views; give longer "
-            "texts, or fewer --views (0 for none)."
-        )
-    return False
-
-
-def _from_corpus(made: _Made, settings: ScanConfig) -> _Made:
-    corpus = read_texts(SAMPLE, limit=None)
-    found = views_of(corpus.texts, made.style, settings.views, settings.seed, lambda: None)
-    if not found.texts:
-        raise InputError(
-            f"neither the texts nor the built-in sample are long enough for {made.style.label}; "
-            "give longer texts, or fewer --span-words."
-        )
-    return replace(made, views=found, corpus=corpus)
-
-
-def _tokenized_views(
-    made: Sequence[_Made], start: int, settings: ScanConfig, backbone: Backbone, limit: int
-) -> tuple[list[ViewSet], list[TokenizedText]]:
-    """Return the views by kind and their tokens, whose items begin at `start`.
-
-    Texts of which a view has no token that counts, so that it has no mean, are left out.
-    """
-    sets: list[ViewSet] = []
-    tokens: list[TokenizedText] = []
-    for each in made:
-        found = _read(backbone, each.views.made, settings, limit)
-        places = each.views.texts
-        count = len(found) // max(1, len(places))
-        groups = [found[number * count :][:count] for number in range(len(places))]
-        good = [all(any(counted(view, settings)) for view in group) for group in groups]
-        first = start + len(tokens)
-        tokens += [view for group, kept in zip(groups, good, strict=True) if kept for view in group]
-        sets.append(
-            ViewSet(
-                perturbation=each.label,
-                items=np.arange(first, start + len(tokens)).reshape(-1, count),
-                texts=np.array(places, dtype=int)[np.array(good, dtype=bool)],
-                width=each.given if each.corpus is None else len(each.corpus),
-                corpus=each.corpus is not None,
-            )
-        )
-    return sets, tokens
-
-
-def _notes(made: _Made, views: ViewSet) -> list[str]:
-    """Return what a reader should know of the texts that views are made of."""
-    if made.corpus is not None:
-        return [
-            f"{made.fitting} of {made.given} texts are long enough for {made.style.label}: those are "
-            f"taken from the {len(views.texts)} long paragraphs of the built-in {made.corpus.name} "
-            "instead, and what is measured on them says nothing of your texts."
-        ]
-    left = made.views.short + len(made.views.texts) - len(views.texts)
-    if not left:
-        return []
-    return [
-        f"{left} texts are too short for {views.items.shape[1]} distinct views ({views.perturbation}); "
-        "the view measures leave them out."
-    ]
-
-
-def _view_facts(made: _Made, views: ViewSet) -> dict[str, Any]:
-    facts: dict[str, Any] = {"texts": len(views.texts), "views": int(views.items.shape[1])}
-    if made.views.distances:
-        facts["mean_edit_distance"] = fmean(made.views.distances)
-    if made.corpus is not None:
-        facts |= {"corpus": made.corpus.name, "fingerprint": made.corpus.fingerprint}
-    return facts

@@ -11,8 +11,9 @@ from typing import Final
 import numpy as np
 
 from layerscope.analysis.measure import Measurement, ViewSet
-from layerscope.analysis.plan import ENOUGH, Prepared, counted
+from layerscope.analysis.plan import Prepared
 from layerscope.analysis.reduce import POOLED, key
+from layerscope.analysis.samples import ENOUGH, counted
 from layerscope.analysis.threads import one_thread
 from layerscope.config import Pooling
 from layerscope.data.views import SpanConfig, SpanKind, ViewKind, view_kind, views_of

@@ -21,15 +21,18 @@ from layerscope.analysis.measure import (
     refuse_nothing_measured,
     run_frames,
 )
-from layerscope.analysis.plan import Prepared, conventions_of, counted, prepare
+from layerscope.analysis.plan import Prepared, conventions_of, prepare
 from layerscope.analysis.readouts import refuse_own_readouts, scan_readouts
 from layerscope.analysis.reduce import FINITE, Reduction, key
+from layerscope.analysis.samples import counted
 from layerscope.analysis.threads import one_thread, side_by_side
 from layerscope.config import NonFinite
+from layerscope.data.images import Images
 from layerscope.data.texts import Texts
 from layerscope.data.tokens import TokenBatch
 from layerscope.errors import NonFiniteError, RunError
 from layerscope.models.backbone import Backbone, non_finite_states
+from layerscope.results.display import in_words_of
 from layerscope.results.folder import versions
 from layerscope.results.table import Run
 from layerscope.settings import ScanConfig
@@ -276,6 +279,8 @@ def _record(
     }
     ratio, asked = facts.pop("first_token_ratio"), facts.pop("asked")
     augmentation, distances = facts.pop("augmentation"), facts.pop("edit_distance_by_text")
+    if isinstance(texts, Images):
+        data["kind"] = texts.noun
     return {
         "model": backbone.info.as_dict(),
         "data": data | facts,
@@ -286,7 +291,7 @@ def _record(
         "threads": torch.get_num_threads(),
         "times": {name: round(value, 3) for name, value in seconds.items()},
         "undefined": undefined,
-        "notes": notes,
+        "notes": list(in_words_of({"data": data}, tuple(notes))),
         "edit_distance_by_text": distances,
     }
 

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, PlainValidator
 from torch import nn
 
 from layerscope.config import AnyPath, Flag, Kind, Listed, Text, To, Words, checked
+from layerscope.data.images import Images, ImageSource, read_images
 from layerscope.data.tables import is_table
 from layerscope.data.texts import Texts, TextSource, as_texts, read_texts, refuse_options
 from layerscope.errors import InputError
@@ -20,10 +21,11 @@ from layerscope.evaluation.tables import Table, listed_tables
 from layerscope.models import backbone as backbone_module
 from layerscope.models import loading
 from layerscope.models.backbone import OLDER, Backbone, is_older_fingerprint
+from layerscope.models.inputs import reads_images
 from layerscope.render import page as page_module
 from layerscope.render.scans import run_view
 from layerscope.render.view import View
-from layerscope.results.display import Displayed
+from layerscope.results.display import Displayed, in_words_of
 from layerscope.results.folder import RunFolder
 from layerscope.results.table import Run
 from layerscope.settings import ModelOptions, ReadingConfig
@@ -37,7 +39,8 @@ def _comma_separated(given: Any) -> Any:
 
 
 def _reads_texts(given: Any) -> Any:
-    if given is None or (callable(given) and hasattr(given, "num_special_tokens_to_add")):
+    known = ("num_special_tokens_to_add", "preprocess", "image_processor")
+    if given is None or (callable(given) and any(hasattr(given, name) for name in known)):
         return given
     raise ValueError(given)
 
@@ -62,12 +65,18 @@ ALL_TEXTS: Final = ReadingConfig(limit=None)
 # The arguments that several functions take; `checked` refuses anything else.
 Model = Annotated[str | Path | nn.Module, Kind("a hub id, a folder, a GGUF file or a loaded model")]
 Data = Annotated[TextSource, Kind(_TEXTS)]
+Pictures = Annotated[
+    ImageSource,
+    Kind("a folder, a .parquet file, a datasets id, a Dataset or a list of PIL images"),
+]
 Tasks = Annotated[
     str | Iterable[str], To(Annotated[Listed[Text], BeforeValidator(_comma_separated)])
 ]
 Tables = Annotated[Any, To(Annotated[tuple[Labelled, ...], BeforeValidator(_tables)])]
 Tokenizer = Annotated[
-    Any, PlainValidator(_reads_texts), Words("a loaded transformers tokenizer or None")
+    Any,
+    PlainValidator(_reads_texts),
+    Words("a loaded transformers tokenizer or image processor, or None"),
 ]
 
 
@@ -94,7 +103,8 @@ class Result(Displayed):
         name = model.get("name") or "arrays"
         texts = f" on {data['texts']:,} texts of {data.get('name', '?')}" if "texts" in data else ""
         place = f", saved in {self.folder}" if self.folder else ""
-        return f"{name}{texts}: {len(self.run.table):,} rows{place}"
+        said = f"{name}{texts}: {len(self.run.table):,} rows{place}"
+        return in_words_of(self.record, said)
 
     def table(self) -> pd.DataFrame:
         """Return the long table: a row for each number, layer by layer."""
@@ -139,6 +149,24 @@ def texts_of(data: TextSource | None, which: ReadingConfig = ALL_TEXTS, seed: in
     return as_texts(data, column=column, split=split, limit=limit, seed=seed)
 
 
+def samples_of(
+    data: TextSource | None, images: ImageSource | None, which: ReadingConfig, seed: int = 0
+) -> Texts:
+    """Return the texts or the images that a caller names or gives.
+
+    Raises:
+        InputError: both or none are given, or they cannot be read.
+    """
+    if images is None:
+        return texts_of(data, which, seed)
+    if data is not None:
+        raise InputError("expected texts or images, got both; leave data or images out.")
+    if isinstance(images, Images):
+        refuse_options("what was read already", column=which.column, split=which.split)
+        return images
+    return read_images(images, column=which.column, split=which.split, limit=which.limit, seed=seed)
+
+
 def refuse_tokenizer(model: Any, tokenizer: Any) -> None:
     """Refuse a tokenizer that nothing would use, and a loaded model of texts that comes without one.
 
@@ -152,7 +180,7 @@ def refuse_tokenizer(model: Any, tokenizer: Any) -> None:
             f"expected a tokenizer with a loaded model only; {name} has its own, so leave "
             "tokenizer= out."
         )
-    sees = getattr(model, "main_input_name", "input_ids") == "pixel_values"
+    sees = reads_images(model)
     loaded_model = isinstance(model, nn.Module) and hasattr(model, "config")
     if loaded_model and not sentences and tokenizer is None and not sees:
         raise InputError(
@@ -168,15 +196,25 @@ def loaded(
     progress: Progress = silent,
     *,
     head: bool = False,
+    images: bool = False,
 ) -> Backbone:
-    """Return the model that a caller names or gives as a `Backbone`, with its head on request."""
+    """Return the model that a caller names or gives as a `Backbone`.
+
+    Args:
+        model: its name, or the model.
+        tokenizer: of a loaded model.
+        options: how to load it.
+        progress: called before and after.
+        head: whether its head is wanted too.
+        images: whether it is to read images.
+    """
     if isinstance(model, Backbone):
         return model
     progress("loading the model", 0, 1)
     if isinstance(model, str | Path):
-        backbone = loading.load(model, options, head=head)
+        backbone = loading.load(model, options, head=head, images=images)
     else:
-        backbone = backbone_module.backbone_of(model, tokenizer)
+        backbone = backbone_module.backbone_of(model, tokenizer, images=images)
     progress("loading the model", 1, 1)
     return backbone
 

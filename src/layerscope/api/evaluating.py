@@ -16,6 +16,7 @@ from torch import nn
 
 from layerscope.api.common import (
     Model,
+    Pictures,
     Result,
     Tables,
     Tasks,
@@ -29,10 +30,11 @@ from layerscope.api.plans import ShowProgress, command, part, shown_progress
 from layerscope.config import AnyPath, Exactly, Flag
 from layerscope.data.files import refuse_unwritable
 from layerscope.decisions.gains import task_name
-from layerscope.errors import RunError
+from layerscope.errors import InputError, RunError
 from layerscope.evaluation.datasets import require_extra
 from layerscope.evaluation.estimates import EvaluationEstimates, estimate_tasks
 from layerscope.evaluation.experiments import Experiments, refuse_no_results_folder
+from layerscope.evaluation.images import plan_of_images
 from layerscope.evaluation.probes import refuse_nothing_to_probe, run_probes
 from layerscope.evaluation.results import (
     evaluation_versions,
@@ -104,10 +106,14 @@ class EvaluationPlan:
     def _folder(self) -> Path | None:
         return self.bank or (self.place.path / BANK if self.place else None)
 
+    def _loaded(self, progress: Progress) -> Backbone:
+        images = any(plan.pictures for plan in self.tasks)
+        return loaded(self.model, self.tokenizer, self.options, progress, images=images)
+
     def estimate(self) -> EvaluationEstimates:
         """Return what the evaluation would take in time, memory and disk."""
         with shown_progress(self.show_progress) as progress:
-            backbone = loaded(self.model, self.tokenizer, self.options, progress)
+            backbone = self._loaded(progress)
             settings, _ = as_served(self.config, backbone.serving)
             return estimate_tasks(backbone, self.tasks, settings, self._folder)
 
@@ -120,7 +126,7 @@ class EvaluationPlan:
             base = _finished(place)
             progress = stack.enter_context(shown_progress(self.show_progress))
             started = time.perf_counter()
-            backbone = loaded(self.model, self.tokenizer, self.options, progress)
+            backbone = self._loaded(progress)
             if base is not None and place is not None:
                 refuse_other_run(base, backbone.info, {}, str(place.path))
             settings, notes = as_served(self.config, backbone.serving)
@@ -148,6 +154,7 @@ def evaluate(
     *,
     task_data: AnyPath | None = None,
     tables: Tables = (),
+    images: Pictures | None = None,
     out: AnyPath | None = None,
     bank: AnyPath | None = None,
     mteb_results: AnyPath | None = None,
@@ -167,13 +174,16 @@ def evaluate(
         tables: one or several labelled files or tables in Python (data frames, `datasets`, dicts of
             columns): text and label, two texts and a score or label, or a ranking; or folders in the
             BEIR layout.
+        images: labelled images in place of tasks, for a model of images: a folder with a subfolder for
+            each class (under train and test, or halved), or a table as of `scan` with a column `label`.
         out: folder for the run, or a finished run of the same model, whose measures the scores are
             added to; None writes nothing.
         bank: folder for the pooled vectors, to share between runs; by default in `out`.
         mteb_results: folder of an `mteb.ResultCache`, to which mteb's own results are written, each layer
             as an experiment of the model; None writes none.
         overwrite: whether scores that `out` holds may be replaced.
-        tokenizer: of a loaded model, which needs it; a model given by name has its own.
+        tokenizer: of a loaded model, which needs it, or its image processor; a model given by name has
+            its own.
         show_progress: as of `scan`.
         settings: any field of `EvaluateConfig` and `ModelOptions` (how the model is loaded).
 
@@ -185,7 +195,11 @@ def evaluate(
     refuse_tokenizer(model, tokenizer)
     require_extra()
     with quiet():
-        plans = resolve(_names(tasks), task_data=_path(task_data), tables=tables)
+        if images is None:
+            plans = resolve(_names(tasks), task_data=_path(task_data), tables=tables)
+        else:
+            _refuse_of_texts(chosen, bool(_names(tasks) or tables))
+            plans = (plan_of_images(images),)
     refuse_nothing_to_probe(plans, chosen)
     place = RunFolder(Path(out), overwrite) if out is not None else None
     if place:
@@ -200,6 +214,20 @@ def evaluate(
     return EvaluationPlan(
         model, tuple(plans), chosen, place, folder, results, tokenizer, options, show_progress
     )
+
+
+def _refuse_of_texts(settings: EvaluateConfig, tasks: bool) -> None:
+    """Refuse what has a meaning for texts alone.
+
+    Raises:
+        InputError: tasks, tables or prompts beside images.
+    """
+    given = {
+        "tasks and tables": tasks,
+        "a prompt": bool(settings.prompt or settings.query_prompt),
+    }
+    if wrong := [name for name, asked in given.items() if asked]:
+        raise InputError(f"{' and '.join(wrong)} are of texts; leave them out, or the images.")
 
 
 def _evaluated(
@@ -230,6 +258,7 @@ def _evaluated(
         decided.pools,
         poolings=decided.bank_poolings,
         batch_tokens=decided.batch_tokens,
+        pictures={key: each for plan in plans for key, each in plan.pictures.items()},
         progress=progress,
     )
     sites = sites_of(backbone, decided.layers)

@@ -83,7 +83,8 @@ class EvaluateConfigKeywords(VectorConfigKeywords, total=False):
         | Iterable[Pooling | Literal["mean", "last", "first", "weighted_mean", "max"]]
         | None
     )
-    probes: Literal["linear", "attention"] | Iterable[Literal["linear", "attention"]]
+    probes: Literal["linear", "attention", "knn"] | Iterable[Literal["linear", "attention", "knn"]]
+    probe_seeds: int
     seed: int
 
 

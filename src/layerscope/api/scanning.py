@@ -21,16 +21,18 @@ from layerscope.analysis.run import Estimates, estimate, scan_backbone
 from layerscope.api.common import (
     Data,
     Model,
+    Pictures,
     Result,
     Tokenizer,
     loaded,
     plan_of,
     refuse_tokenizer,
-    texts_of,
+    samples_of,
 )
 from layerscope.api.keywords import ScanConfigKeywords, ScanSettings
 from layerscope.api.plans import ShowProgress, command, part, shown_progress, with_settings
 from layerscope.config import AnyPath, Exactly, Flag, Kind, Text, checked
+from layerscope.data.images import Images
 from layerscope.data.texts import STANDARD_INPUT, Texts
 from layerscope.decisions import choose, evidence
 from layerscope.decisions.bimodality import bimodality
@@ -134,7 +136,7 @@ class ScanPlan:
 
     Attributes:
         model: to load, or loaded.
-        texts: to measure it on.
+        texts: to measure it on, or images.
         config: the settings.
         place: where the run goes, or None.
         tokenizer: of a loaded model.
@@ -153,7 +155,7 @@ class ScanPlan:
     def estimate(self) -> Estimates:
         """Return what the scan would take in time, memory and disk, from one batch of it."""
         with shown_progress(self.show_progress) as progress:
-            backbone = loaded(self.model, self.tokenizer, self.options, progress)
+            backbone = self._loaded(progress)
             return estimate(backbone, prepare(backbone, self.texts, self.config, progress))
 
     def run(self) -> Scan:
@@ -161,7 +163,7 @@ class ScanPlan:
         with self.place.claimed() if self.place else nullcontext():
             with shown_progress(self.show_progress) as progress:
                 started = time.perf_counter()
-                backbone = loaded(self.model, self.tokenizer, self.options, progress)
+                backbone = self._loaded(progress)
 
                 def open_parts(prepared: Prepared) -> None:
                     if self.place:
@@ -178,6 +180,10 @@ class ScanPlan:
                 )
             return _kept(run, self.place)
 
+    def _loaded(self, progress: Progress) -> Backbone:
+        images = isinstance(self.texts, Images)
+        return loaded(self.model, self.tokenizer, self.options, progress, images=images)
+
 
 @command(ScanConfig, ReadingConfig, ModelOptions)
 def scan(
@@ -185,13 +191,14 @@ def scan(
     data: Data | None = None,
     config: Exactly[ScanConfig] | None = None,
     *,
+    images: Pictures | None = None,
     out: AnyPath | None = None,
     overwrite: Flag = False,
     tokenizer: Tokenizer = None,
     show_progress: ShowProgress = True,
     **settings: Unpack[ScanSettings],
 ) -> ScanPlan:
-    """Measure every layer of a model on texts, in one pass.
+    """Measure every layer of a model on texts or images, in one pass.
 
     `scan.plan(...)` takes the same arguments and returns the plan, whose `estimate()` says what the
     scan would take.
@@ -202,9 +209,12 @@ def scan(
         data: a file, a datasets id, "-" for standard input, "sample", or the texts themselves as a
             list, an array, a column, a table or a dataset (`data.objects.as_texts` lists them).
         config: the settings as one object; single settings below change it.
+        images: in place of `data`, for a model of images: a folder (png, jpg, webp), a .parquet file or
+            datasets id with a column of images, a `datasets.Dataset`, or a list of PIL images.
         out: folder for the run; None writes nothing.
         overwrite: whether a run in that folder may be replaced.
-        tokenizer: of a loaded model, which needs it; a model given by name has its own.
+        tokenizer: of a loaded model, which needs it, or its image processor; a model given by name has
+            its own.
         show_progress: whether bars are shown in a terminal or notebook, or a function of stage, done
             and total.
         settings: any field of `ScanConfig`, `ReadingConfig` (which texts) and `ModelOptions`
@@ -221,7 +231,7 @@ def scan(
     place = RunFolder(Path(out), overwrite) if out is not None else None
     if place:
         place.claim()
-    texts = texts_of(data, which, chosen.seed)
+    texts = samples_of(data, images, which, chosen.seed)
     refuse_impossible(chosen, texts)
     return ScanPlan(model, texts, chosen, place, tokenizer, options, show_progress)
 

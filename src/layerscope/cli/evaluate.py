@@ -21,6 +21,7 @@ from layerscope.cli.options import (
     Debug,
     DryRun,
     Given,
+    Images,
     Json,
     Model,
     Quiet,
@@ -40,6 +41,8 @@ Example:
     layerscope evaluate sentence-transformers/all-MiniLM-L6-v2 --tasks STS17,Banking77Classification
 
     layerscope evaluate ./my-model --table mine.csv --out runs/my-model
+
+    layerscope evaluate facebook/dinov2-small --images photos --probe linear,knn,attention
 """
 
 
@@ -62,6 +65,7 @@ def evaluate(
             "may be repeated."
         ),
     ] = None,
+    images: Images = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -97,6 +101,7 @@ def evaluate(
         **settings,
         "task_data": task_data,
         "tables": tuple(table or ()),
+        "images": images,
         "bank": bank,
         "mteb_results": mteb_results,
         "show_progress": not (quiet or as_json),
@@ -111,7 +116,7 @@ def evaluate(
 
             open_console().print(terminal.drawn(estimates_module.evaluation_view(estimates)))
         return
-    folder = out or api.default_folder(model, "tasks")
+    folder = out or api.default_folder(model, images or "tasks")
     Failures.folder = folder
     found = api.evaluate(model, tasks, out=folder, overwrite=overwrite, **arguments)
     if not quiet:

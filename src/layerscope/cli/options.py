@@ -23,6 +23,12 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take,
 Model = Annotated[
     str, typer.Argument(help="Hub id, local folder, GGUF file or sentence-transformers folder.")
 ]
+Images = Annotated[
+    str | None,
+    typer.Option(
+        help="Images instead of texts: a folder (png, jpg, webp), a .parquet file or a datasets id."
+    ),
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads  [default: torch's]")]
 Png = Annotated[Path | None, typer.Option(help="Also draw it to a .png file.")]
 Svg = Annotated[Path | None, typer.Option(help="Also draw it to a .svg file.")]

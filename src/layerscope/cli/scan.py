@@ -22,6 +22,7 @@ from layerscope.cli.options import (
     Debug,
     DryRun,
     Given,
+    Images,
     Json,
     Model,
     Png,
@@ -38,13 +39,15 @@ if TYPE_CHECKING:
     from layerscope.decisions.select import Selection
 
 _SCAN_EXAMPLE = """
-Measure every layer of a model on texts, in one pass.
+Measure every layer of a model on texts or images, in one pass.
 
 Example:
 
     layerscope scan sentence-transformers/all-MiniLM-L6-v2 --data sample
 
     layerscope scan ./my-model --data notes.csv --column text --views 16
+
+    layerscope scan facebook/dinov2-small --images photos
 """
 
 
@@ -53,11 +56,13 @@ Example:
 def scan(
     model: Model,
     data: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Texts: .txt, .jsonl, .csv, .parquet, a datasets id, - for standard input, or sample."
+            help="Texts: .txt, .jsonl, .csv, .parquet, a datasets id, - for standard input, or sample  "
+            "[default: sample]"
         ),
-    ] = "sample",
+    ] = None,
+    images: Images = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the run  [default: runs/MODEL--DATA]")
     ] = None,
@@ -72,19 +77,21 @@ def scan(
     *,
     settings: Given,
 ) -> None:
-    """Measure every layer of a model on texts, in one pass."""
+    """Measure every layer of a model on texts or images, in one pass."""
     Failures.debug = debug
     calm_libraries(threads)
     from layerscope import api
 
     arguments: dict[str, Any] = {
         **settings,
+        "images": images,
         "show_progress": not (quiet or as_json),
     }
+    data = "sample" if data is None and images is None else data
     if dry_run:
         _print_estimate(api.scan.plan(model, data, **arguments).estimate(), as_json)
         return
-    folder = out or api.default_folder(model, data)
+    folder = out or api.default_folder(model, str(data or images))
     Failures.folder = folder
     pictures = plots_asked(png, svg)
     found = api.scan(model, data, out=folder, overwrite=overwrite, **arguments)

@@ -10,19 +10,18 @@ import heapq
 import io
 import itertools
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
-import pandas as pd
 
 from layerscope.data import tables
 from layerscope.data.files import close_names, lines_of, open_file
+from layerscope.data.hub import TEXT_SUFFIXES, load_hub_dataset, looks_like_a_file
 from layerscope.data.tables import (
     Rows,
     choose_split,
@@ -41,9 +40,6 @@ from layerscope.settings import DEFAULT_LIMIT
 SAMPLE: Final = "sample"
 STANDARD_INPUT: Final = "-"
 
-# A hub id has at most one slash and may be followed by a configuration: "owner/name:config".
-_DATASET_ID: Final = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
-_SUFFIXES: Final = (".txt", *tables.SUFFIXES)
 _WORDS_OF_A_SENTENCE: Final = 5
 _LONGEST_NAME: Final = 255  # characters of a file's or folder's name on the usual systems
 
@@ -74,6 +70,12 @@ class Texts:
     source: str
     column: str | None
     seed: int
+    noun: ClassVar[str] = "texts"
+
+    @property
+    def samples(self) -> tuple[Any, ...]:
+        """What the model reads, in order."""
+        return self.texts
 
     def __len__(self) -> int:
         """Return the number of kept texts."""
@@ -132,8 +134,13 @@ def read_texts(
     there = _exists(path)
     if isinstance(source, str) and not there:
         _refuse_a_text(source)
-    if not there and not _looks_like_a_file(source):
-        return _keep_column(_hub_rows(str(source), split), column, str(source), **kept)
+    if not there and not looks_like_a_file(source):
+        return _keep_column(
+            rows_of_dataset(load_hub_dataset(str(source), split), str(source)),
+            column,
+            str(source),
+            **kept,
+        )
     refuse_options(path.name, split=split)
     _refuse_unreadable(path)
     kept |= {"name": path.name}
@@ -357,9 +364,11 @@ def _only_strings(texts: Iterable[object]) -> Iterator[str]:
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             kind = "NaN" if is_missing(text) and text is not None else type(text).__name__
+            image = type(text).__module__.startswith("PIL.")
             raise InputError(
                 f"expected every text to be a str, text {index} is "
-                f"{'None' if text is None else kind}; convert it or leave it out."
+                f"{'None' if text is None else kind}; "
+                f"{'pass images as images=' if image else 'convert it or leave it out'}."
             )
         yield str(text)
 
@@ -372,13 +381,13 @@ def _refuse_unreadable(path: Path) -> None:
     if path.is_dir():
         raise InputError(
             f"expected a file, {str(path)!r} is a folder; name one of the files in it "
-            f"({', '.join(_SUFFIXES)})."
+            f"({', '.join(TEXT_SUFFIXES)}), or pass a folder of images as images (--images)."
         )
     if not path.exists():
         raise InputError(f"there is no file {str(path)!r}; {close_names(path)}")
-    if path.suffix.lower() not in _SUFFIXES:
+    if path.suffix.lower() not in TEXT_SUFFIXES:
         raise InputError(
-            f"expected a file that ends in {', '.join(_SUFFIXES)}, {path.name!r} came; "
+            f"expected a file that ends in {', '.join(TEXT_SUFFIXES)}, {path.name!r} came; "
             "rename it after what it holds."
         )
 
@@ -393,46 +402,10 @@ def _exists(path: Path) -> bool:
 def _refuse_a_text(source: str) -> None:
     """Refuse a text in the place of the name of its source."""
     names = source.split("/")
-    a_path = source.startswith((".", "/", "~")) or Path(source).suffix.lower() in _SUFFIXES
+    a_path = source.startswith((".", "/", "~")) or Path(source).suffix.lower() in TEXT_SUFFIXES
     sentence = len(source.split()) >= _WORDS_OF_A_SENTENCE and not a_path
     if "\n" in source or sentence or max(map(len, names)) > _LONGEST_NAME:
         raise InputError(
             f"expected the name of a file or a dataset, or 'sample', got a text of {len(source)} "
             f"characters ({shortened(source)}); put texts into a list, or into a file."
         )
-
-
-def frame_of(source: str, split: str | None = None) -> pd.DataFrame:
-    """Return all rows of a table in a file, or of a datasets id.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    if _looks_like_a_file(source) or Path(source).exists():
-        refuse_options("a file", split=split)
-        with open_table(Path(source)) as rows:
-            return rows.frame()
-    return _hub_rows(source, split).frame()
-
-
-def _looks_like_a_file(source: str | Path) -> bool:
-    if isinstance(source, Path) or not _DATASET_ID.fullmatch(source):
-        return True
-    return source.startswith(".") or Path(source).suffix.lower() in _SUFFIXES
-
-
-def _hub_rows(source: str, split: str | None) -> Rows:
-    import datasets
-
-    name, _, config = source.partition(":")
-    try:
-        # Since version 4 datasets runs no code of a repository, and has no option for it.
-        loaded = datasets.load_dataset(name, config or None)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise InputError(
-            f"{source!r} is neither a file here nor a dataset that can be loaded ({reason}); "
-            "check the name, or save the texts to a file: without network only cached "
-            "datasets load."
-        ) from None
-    return rows_of_dataset(loaded[choose_split(split, list(loaded), source)], source)

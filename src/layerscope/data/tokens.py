@@ -1,4 +1,4 @@
-"""Texts -> tokens -> padded batches."""
+"""Texts -> tokens -> padded batches; the patches of images are tokens too."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
+from layerscope.data.images import Picture
 from layerscope.errors import InputError
 
 PaddingSide = Literal["right", "left"]
@@ -16,17 +17,20 @@ PaddingSide = Literal["right", "left"]
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """One text as the model reads it.
+    """One text, or one image as patches, as the model reads it.
 
     Attributes:
-        ids: token ids, special tokens included, cut to the length limit.
-        special: for each token, whether the tokenizer added it.
+        ids: token ids, special tokens included, cut to the length limit; of an image the places of its
+            tokens.
+        special: for each token, whether the tokenizer, or a model of images, added it.
         truncated: whether the limit cut the text.
+        picture: the image; None for a text.
     """
 
     ids: tuple[int, ...]
     special: tuple[bool, ...]
     truncated: bool
+    picture: Picture | None = None
 
     def counted(self, *, special_tokens: bool, first_token: bool) -> list[bool]:
         """For each token, whether it counts under a policy on special tokens and position 0."""
@@ -45,12 +49,14 @@ class TokenBatch:
         ids: (text, token) token ids.
         real: (text, token), True where a token is not padding.
         counted: (text, token), True where a token counts for the measures.
+        pixels: (image, channel, height, width) for a model of images.
     """
 
     items: tuple[int, ...]
     ids: Tensor
     real: Tensor
     counted: Tensor
+    pixels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -66,7 +72,10 @@ class TokenBatch:
         return self._rows(slice(0, middle)), self._rows(slice(middle, None))
 
     def _rows(self, rows: slice) -> TokenBatch:
-        return TokenBatch(self.items[rows], self.ids[rows], self.real[rows], self.counted[rows])
+        pixels = None if self.pixels is None else self.pixels[rows]
+        return TokenBatch(
+            self.items[rows], self.ids[rows], self.real[rows], self.counted[rows], pixels
+        )
 
 
 def length_limit(tokenizer: Any, model_config: Any, asked: int) -> int:
@@ -90,8 +99,8 @@ def tokenize(tokenizer: Any, texts: Sequence[str], limit: int) -> list[Tokenized
     """
     if tokenizer is None:
         raise InputError(
-            "the model reads images and has no tokenizer, so texts cannot be measured; only doctor, and "
-            "cut at a layer that is named, take it."
+            "the model reads images and has no tokenizer, so texts cannot be measured; give images "
+            "(--images) to scan and evaluate, or cut it at a layer that is named."
         )
     added = tokenizer.num_special_tokens_to_add()
     if limit <= added:  # some tokenizers would then not cut at all

@@ -1,4 +1,4 @@
-"""Views of texts: misspelled copies, or parts of a text such as two disjoint crops."""
+"""Views of samples: altered copies, or parts such as two disjoint crops of a text."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from layerscope.config import Config, Count
+from layerscope.data.image_views import ImageViewConfig
 from layerscope.data.misspellings import (
     AugmentationConfig,
     Draws,
@@ -129,11 +130,11 @@ def _cloze(text: str, words: _Words, size: int, draws: Draws) -> tuple[str, str]
     return _part(text, words[start : start + size]), f"{before.rstrip()} {after.lstrip()}".strip()
 
 
-Style = AugmentationConfig | SpanConfig
+Style = AugmentationConfig | SpanConfig | ImageViewConfig
 
 
 class ViewKind(StrEnum):
-    """What the views of a text are."""
+    """What the views of a sample are; `characters` are altered copies: misspelled, augmented images."""
 
     CHARACTERS = "characters"
     CROPS = "crops"
@@ -151,8 +152,8 @@ class ViewKind(StrEnum):
 _EDITS: Final = r"(?: cap=\d+)?(?: words>=\d+)?(?: edits=[a-z+]+)?(?:, first \d+ words)?"
 _SPAN: Final = r"(?: of \d+ words?(?:, \d+ draws)?)?(?:, built-in sample)?"
 _LABELS: Final = {
-    ViewKind.CHARACTERS: rf"characters(?:, the authors'| p=[\d.e+-]+{_EDITS})?",
-    ViewKind.CROPS: rf"crops{_SPAN}",
+    ViewKind.CHARACTERS: rf"characters(?:, the authors'| p=[\d.e+-]+{_EDITS})?|augmented images",
+    ViewKind.CROPS: rf"crops{_SPAN}|crops of images(?:, \d+ draws)?",
     ViewKind.HALVES: r"halves(?:, built-in sample)?",
     ViewKind.CLOZE: rf"inverse cloze{_SPAN}",
 }
@@ -182,42 +183,42 @@ def of_spans(perturbation: str) -> bool:
 
 @dataclass(frozen=True)
 class Views:
-    """Views of those texts that allow them.
+    """Views of those samples that allow them.
 
     Attributes:
-        texts: which of the given texts these are.
-        made: their views, as many of each, text by text.
+        texts: which of the given samples these are.
+        made: their views, as many of each, sample by sample.
         distances: of each text, how far its views are from it on average: relative edit distance.
-            Empty for spans, which are no edits.
+            Empty for spans and images, which are no edits.
         short: how many texts were tried and too short.
     """
 
     texts: list[int] = field(default_factory=list)
-    made: list[str] = field(default_factory=list)
+    made: list[Any] = field(default_factory=list)
     distances: list[float] = field(default_factory=list)
     short: int = 0
 
 
 def views_of(
-    texts: Sequence[str],
+    texts: Sequence[Any],
     style: Style,
     count: int,
     seed: int,
     told: Callable[[], None],
     most: int | None = None,
 ) -> Views:
-    """Make views of texts; those that are too short for so many are left out.
+    """Make views of texts or images; texts that are too short for so many are left out.
 
     Args:
-        texts: the originals.
+        texts: the originals, strings or images.
         style: how.
-        count: misspelled copies of a text; spans have a number of their own.
+        count: altered copies of a sample; spans have a number of their own.
         seed: of the draws.
         told: called before every text.
         most: texts of which copies are made, drawn by the seed from those that are long enough; None
             takes all, as spans always do.
     """
-    made: dict[int, tuple[str, ...]] = {}
+    made: dict[int, tuple[Any, ...]] = {}
     distances: dict[int, float] = {}
     short = 0
     order = np.arange(len(texts))
@@ -228,7 +229,11 @@ def views_of(
         try:
             if isinstance(style, SpanConfig):
                 made[place] = spans(texts[place], settings=style, seed=seed)
-            elif len(made) != most:
+            elif len(made) == most:
+                continue
+            elif isinstance(style, ImageViewConfig):
+                made[place] = style.views(texts[place], count, seed)
+            else:
                 copies = views(texts[place], count, settings=style, seed=seed)
                 made[place] = tuple(copy.text for copy in copies)
                 distances[place] = mean_edit_distance(copies)

@@ -15,7 +15,7 @@ from layerscope.decisions.labels import LabelChoice
 from layerscope.decisions.readouts import Preference, ReadoutChoice, choose_readout
 from layerscope.decisions.rules import DEFAULT_RULE, FALLBACK_RULE, RULES, Rule, find
 from layerscope.errors import InputError, unknown_name
-from layerscope.results.display import Displayed
+from layerscope.results.display import Displayed, in_words_of
 from layerscope.results.table import Run
 from layerscope.settings import Convention
 
@@ -162,7 +162,7 @@ def decide(
         readout = choose_readout(run.readouts, prefer=prefer, seed=seed, resamples=resamples)
     scores = scores_of(run, tasks)
     gains = (gain_of(r.name, choices, scores, seed=seed, resamples=resamples) for r in offered)
-    return Selection(
+    selection = Selection(
         rule=followed,
         rules=offered,
         choices=choices,
@@ -178,6 +178,7 @@ def decide(
         readout=readout,
         scored=_scored(scores, rule, seed, resamples),
     )
+    return in_words_of(run.record, selection)
 
 
 def _scored(scores: Sequence[Scores], rule: str | Rule | None, seed: int, resamples: int) -> str:

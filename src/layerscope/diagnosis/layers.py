@@ -136,12 +136,11 @@ def _mismatch(subject: Subject, seen: Trace, patterns: dict[str, list[Tensor]]) 
 
 def extraction(subject: Subject) -> Finding:
     """What layerscope reads as layer k is the output of block k in a plain pass."""
-    if subject.images is not None:
-        return skipped("layerscope's extraction reads texts; this model reads images")
     pairs = zip(subject.extracted(together=1), subject.truth, strict=True)
     found = worst(gap(ours, plain) for ours, plain in pairs)
+    kind = "texts" if subject.images is None else "images"
     said = (
-        f"layers 0 to {subject.backbone.depth} of {len(subject.ragged)} texts against plain hooks: "
+        f"layers 0 to {subject.backbone.depth} of {len(subject.samples)} {kind} against plain hooks: "
         f"{subject.place(found)}; {subject.allowed}"
     )
     return judged(found.size <= subject.tolerance, said, _REPORT)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from layerscope.data.tokens import (
     PaddingSide,
+    TokenBatch,
     TokenizedText,
     length_limit,
     pad,
@@ -96,19 +97,42 @@ class Subject:
         return tuple(found.states(self.backbone) for found in self.traces)
 
     def extracted(self, *, together: int, side: PaddingSide = "right") -> list[list[Tensor]]:
-        """Return layerscope's own states of the ragged texts, in the shape of `truth`.
+        """Return layerscope's own states of the ragged texts or images, in the shape of `truth`.
 
         Args:
             together: texts in a batch, of one length if padding changes the model's states.
             side: of the padding.
         """
+        backbone = self.backbone
+        images = self.images
+        given = self._padded(together, side) if images is None else self._whole(images, together)
+        sites = sites_of(backbone)
+        found: dict[int, list[Tensor]] = {}
+        for result in extract(backbone, given, sites, real_tokens):
+            for row, item in enumerate(result.items):
+                found[item] = [result.by_site[site][row] for site in sites]
+        return [found[item] for item in range(len(self.samples))]
+
+    def _whole(self, images: Tensor, together: int) -> list[TokenBatch]:
+        """Return the images in batches."""
+        tokens = len(self.truth[0][0])
+        found = []
+        for start in range(0, len(images), together):
+            pixels = images[start : start + together]
+            every = torch.ones((len(pixels), tokens), dtype=torch.bool, device=images.device)
+            items = tuple(range(start, start + len(pixels)))
+            found.append(TokenBatch(items, every.long(), every, every, pixels))
+        return found
+
+    def _padded(self, together: int, side: PaddingSide) -> list[TokenBatch]:
+        """Return the ragged texts in padded batches."""
         texts, backbone = self.ragged, self.backbone
         marks = [[True] * len(text.ids) for text in texts]
         pad_id = padding_id(backbone.tokenizer, backbone.model.config)
         alike: dict[int, list[int]] = {}
         for item, text in enumerate(texts):
             alike.setdefault(len(text.ids) if backbone.padding == "none" else 0, []).append(item)
-        given = [
+        return [
             pad(
                 group[start:][:together],
                 texts,
@@ -120,12 +144,6 @@ class Subject:
             for group in alike.values()
             for start in range(0, len(group), together)
         ]
-        sites = sites_of(backbone)
-        found: dict[int, list[Tensor]] = {}
-        for result in extract(backbone, given, sites, real_tokens):
-            for row, item in enumerate(result.items):
-                found[item] = [result.by_site[site][row] for site in sites]
-        return [found[item] for item in range(len(texts))]
 
     def place(self, gap: Gap) -> str:
         """Return a gap's size and place in words."""

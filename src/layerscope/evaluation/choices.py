@@ -16,12 +16,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from layerscope.data.texts import frame_of
+from layerscope.data.hub import frame_of
 from layerscope.errors import InputError
 from layerscope.models import loading
 from layerscope.models.backbone import Backbone, writes_text
+from layerscope.models.inputs import inputs_of
 from layerscope.models.modes import evaluating
-from layerscope.models.structure import inputs_of
 from layerscope.results.folder import versions
 from layerscope.results.resampling import bootstrap_limits
 from layerscope.results.table import COLUMNS, CONTRIBUTION_COLUMNS, TASK, Run, conform

@@ -1,4 +1,4 @@
-"""Classifiers of a layer's states: logistic regression on means, and attention over tokens."""
+"""Classifiers of a layer's states: linear and nearest neighbors on means, attention over tokens."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ _BATCH: Final = 32  # texts in one step
 _RATE: Final = 1e-2
 _DECAY: Final = 1e-2
 _Z95: Final = 1.959964
+_NEIGHBORS: Final = 20
+_TEMPERATURE: Final = 0.07
 
 
 def linear_predictions(train: Floats, labels: Codes, test: Floats) -> Codes:
@@ -44,6 +46,22 @@ def linear_predictions(train: Floats, labels: Codes, test: Floats) -> Codes:
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(train.astype(np.float64), labels)
     return np.asarray(model.predict(test.astype(np.float64)), np.int64)
+
+
+def nearest_predictions(train: Floats, labels: Codes, test: Floats) -> Codes:
+    """Return the classes that the 20 nearest neighbors by cosine vote for, close ones with more weight.
+
+    A neighbor's weight is exp(cosine / 0.07), as for DINO (Caron et al. 2021); arguments as of
+    `linear_predictions`.
+    """
+    from sklearn.preprocessing import normalize
+
+    cosines = normalize(test) @ normalize(train).T
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :_NEIGHBORS]
+    weights = np.exp(np.take_along_axis(cosines, nearest, axis=1) / _TEMPERATURE)
+    votes = np.zeros((len(test), int(labels.max()) + 1))
+    np.add.at(votes, (np.arange(len(test))[:, None], labels[nearest]), weights)
+    return np.asarray(votes.argmax(axis=1), np.int64)
 
 
 def attention_predictions(
@@ -145,3 +163,16 @@ def wilson_limits(right: int, total: int) -> tuple[float, float]:
     half = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
     # Rounding must not put a share of 0 or 1 outside its own limits.
     return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
+
+
+def student_limits(shares: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % limits of the mean of some shares by Student's t, cut to 0 and 1.
+
+    >>> [round(limit, 3) for limit in student_limits([0.8, 0.9, 0.85])]
+    [0.726, 0.974]
+    """
+    from scipy.stats import t
+
+    middle = float(np.mean(shares))
+    half = float(np.std(shares, ddof=1) / math.sqrt(len(shares)) * t.ppf(0.975, len(shares) - 1))
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from layerscope.config import Pooling
-from layerscope.data.tokens import tokenize
+from layerscope.data.images import Picture
 from layerscope.evaluation.run import score_tasks
 from layerscope.evaluation.tasks import TaskPlan
 from layerscope.models.backbone import Backbone
+from layerscope.models.processing import read
 from layerscope.settings import EvaluateConfig
 from layerscope.states.bank import description, hash_of
 from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
@@ -86,7 +87,8 @@ def estimate_tasks(
     texts = list(collector.texts)
     missing = _missing(backbone, texts, settings, bank)
     sites = sites_of(backbone, settings.layers)
-    seconds, tokens = _timed(backbone, missing, settings)
+    pictures = {key: each for plan in plans for key, each in plan.pictures.items()}
+    seconds, tokens = _timed(backbone, missing, settings, pictures)
     poolings = len(Pooling) if settings.bank_poolings is None else len(settings.bank_poolings)
     dim, everywhere = backbone.info.dim, len(sites_of(backbone))
     weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
@@ -114,7 +116,12 @@ def _missing(
     return [names[name] for name in opened.bank.missing(names, settings.pools)]
 
 
-def _timed(backbone: Backbone, texts: Sequence[str], settings: EvaluateConfig) -> tuple[float, int]:
+def _timed(
+    backbone: Backbone,
+    texts: Sequence[str],
+    settings: EvaluateConfig,
+    pictures: Mapping[str, Picture],
+) -> tuple[float, int]:
     """Return seconds and tokens of a pass over texts, from one batch of those of middle length."""
     if not texts:
         return 0.0, 0
@@ -122,7 +129,8 @@ def _timed(backbone: Backbone, texts: Sequence[str], settings: EvaluateConfig) -
         opened = open_bank(
             Path(folder) / "bank", backbone, TokenPolicy.of_config(settings)
         )  # which warms up
-        tokenized = tokenize(backbone.tokenizer, texts, opened.policy.max_length)
+        samples = [pictures.get(text, text) for text in texts]
+        tokenized = read(backbone, samples, opened.policy.max_length)
         lengths = [len(text.ids) for text in tokenized]
         planned = groups(backbone, lengths, settings.batch_tokens, tight=True)
         typical = [texts[item] for item in planned[len(planned) // 2]]
@@ -132,6 +140,7 @@ def _timed(backbone: Backbone, texts: Sequence[str], settings: EvaluateConfig) -
             settings.pools,
             poolings=settings.bank_poolings,
             batch_tokens=settings.batch_tokens,
+            pictures=pictures,
         )
         encoder.fill(typical, [hash_of(text) for text in typical])
     done = encoder.encoded

@@ -1,4 +1,4 @@
-"""Linear and attention probes trained on the token states of every layer from one pass."""
+"""Probes trained on the states of every layer from one pass: linear, attention, nearest neighbors."""
 
 from __future__ import annotations
 
@@ -7,48 +7,41 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from layerscope.config import Config, Count, FirstToken, Natural, Several
 from layerscope.data.files import write_json
-from layerscope.data.tokens import TokenizedText, length_limit, tokenize
+from layerscope.data.images import Picture
+from layerscope.data.tokens import TokenizedText, length_limit
 from layerscope.errors import InputError
 from layerscope.evaluation.classifiers import (
     Codes,
-    Floats,
     attention_predictions,
     linear_predictions,
+    nearest_predictions,
+    student_limits,
     wilson_limits,
 )
 from layerscope.evaluation.datasets import require_extra
 from layerscope.evaluation.labels import label_codes
 from layerscope.evaluation.tables import Table
 from layerscope.evaluation.tasks import TaskPlan
+from layerscope.evaluation.token_store import KeptTokens, TokenStore
 from layerscope.models.backbone import Backbone
+from layerscope.models.processing import read
 from layerscope.settings import PROBES, EvaluateConfig, Probe
-from layerscope.states.encode import TokenPolicy, refuse_non_finite, sample_ratio
-from layerscope.states.extract import (
-    Progress,
-    Site,
-    TokenStates,
-    batches,
-    extract,
-    silent,
-    sites_of,
-)
-from layerscope.states.pooling import decided, mean
-from layerscope.states.store import Array, StateStore
+from layerscope.states.encode import TokenPolicy, sample_ratio
+from layerscope.states.extract import Progress, Site, batches, extract, silent, sites_of
+from layerscope.states.pooling import decided
 
 
 class ProbeConfig(Config):
     """Everything that decides the accuracies, besides model and texts."""
 
     kinds: Several[Probe] = PROBES
-    """Kinds of probes: "linear", "attention" or both."""
+    """Kinds of probes: "linear", "attention" (over tokens), "knn" (nearest neighbors)."""
     train_texts: Count = 2000
     """At most so many texts to train on, a seeded subset."""
     test_texts: Count = 1000
@@ -61,6 +54,9 @@ class ProbeConfig(Config):
     """Padded tokens in one forward pass."""
     seed: Natural = 0
     """Of the subsets, of what is held out, of the probes' start and order."""
+    seeds: Count = 1
+    """Probes of each kind, each trained on four fifths of the texts, drawn by its own seed; one probe is
+    trained on all."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +66,10 @@ class ProbeScore:
     Attributes:
         layer: 0 is the embedding output.
         stage: "block" or "final_norm".
-        kind: "linear" or "attention".
-        accuracy: share of the test texts that were classified right, 0 to 1.
-        low, high: its 95 % Wilson interval over test texts (training is not repeated).
+        kind: "linear", "attention" or "knn".
+        accuracy: share of the test texts that were classified right, 0 to 1; the mean over seeds.
+        low, high: its 95 % limits: of one seed Wilson's over test texts, of several Student's over
+            seeds.
         n: test texts.
         majority: accuracy of always saying the class that is most frequent in train.
     """
@@ -89,11 +86,11 @@ class ProbeScore:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Texts with the codes of their classes, to train on and to test on."""
+    """Texts, or images, with the codes of their classes, to train on and to test on."""
 
-    train: tuple[str, ...]
+    train: tuple[str | Picture, ...]
     train_labels: Codes
-    test: tuple[str, ...]
+    test: tuple[str | Picture, ...]
     test_labels: Codes
 
     @property
@@ -131,7 +128,7 @@ def probe(
     sites = sites or sites_of(backbone)
     data = source if isinstance(source, Labelled) else labelled(source, settings)
     tokenized, marks = _tokenized(backbone, data, settings)
-    store = _TokenStore([sum(mark) for mark in marks])
+    store = TokenStore([sum(mark) for mark in marks])
     try:
         _read(backbone, tokenized, marks, store, settings, sites, progress)
         return _scores(store, data, settings, sites, progress)
@@ -160,7 +157,11 @@ def labelled(source: TaskPlan | Table, settings: ProbeConfig) -> Labelled:
     tested, codes_tested = _subset(test, codes[1], settings.test_texts, generator)
     if len(set(codes_kept.tolist())) < 2 or not tested:
         raise InputError(f"{source.name} leaves fewer than 2 classes to train on, or none to test.")
-    return Labelled(kept, codes_kept, tested, codes_tested)
+    pictures = source.pictures if isinstance(source, TaskPlan) else {}
+    return Labelled(
+        tuple(pictures.get(text, text) for text in kept), codes_kept,
+        tuple(pictures.get(text, text) for text in tested), codes_tested,
+    )  # fmt: skip
 
 
 _Column = tuple[Sequence[str], Sequence[Any]]
@@ -195,91 +196,6 @@ def _subset(
 # --- one pass ----------------------------------------------------------------------------------
 
 
-class _TokenStore:
-    """The states of some texts' tokens by site, on disk: as float16 with a scale for each token.
-
-    Half the disk of float32. The scale, the largest entry of a token's state, is what makes it safe:
-    at an attention sink single entries pass float16's range, while relative to the largest of their
-    token entries lose less than 0.1 %.
-    """
-
-    def __init__(self, lengths: Sequence[int]) -> None:
-        self.ends = np.cumsum(lengths)
-        self.starts = self.ends - np.asarray(lengths)
-        self._means, self._tokens = StateStore(), StateStore()
-
-    def add(self, items: Sequence[int], by_site: Mapping[Site, Mapping[str, Array]]) -> None:
-        """Keep what `_Kept` made of a batch of texts."""
-        places = [np.arange(self.starts[item], self.ends[item]) for item in items]
-        means = {str(site): rows["mean"] for site, rows in by_site.items()}
-        self._means.add(np.asarray(items), means)
-        tokens = {
-            f"{site} {kind}": rows[kind]
-            for site, rows in by_site.items()
-            for kind in ("state", "scale")
-            if kind in rows
-        }
-        if tokens:
-            self._tokens.add(np.concatenate(places), tokens)
-
-    def flush(self) -> None:
-        """Write what waits."""
-        self._means.flush()
-        self._tokens.flush()
-
-    def means(self, site: Site) -> Floats:
-        """Return a site's mean over the tokens that count, (text, dim)."""
-        return self._means.rows(str(site), np.arange(len(self.ends)))
-
-    def tokens(self, site: Site, cut: int) -> tuple[_Texts, _Texts]:
-        """Return a site's states of the tokens that count, for the first `cut` texts and the others."""
-        every = np.arange(self.ends[-1])
-        states = torch.from_numpy(self._tokens.rows(f"{site} state", every))
-        scales = torch.from_numpy(self._tokens.rows(f"{site} scale", every))
-        spans = list(zip(self.starts.tolist(), self.ends.tolist(), strict=True))
-        return _Texts(states, scales, spans[:cut]), _Texts(states, scales, spans[cut:])
-
-    def close(self) -> None:
-        """Remove the files."""
-        self._means.close()
-        self._tokens.close()
-
-
-@dataclass(frozen=True)
-class _Texts(Sequence[Tensor]):
-    """For each text its states (token, dim), made float32 when they are asked for."""
-
-    states: Tensor
-    scales: Tensor
-    spans: list[tuple[int, int]]
-
-    def __len__(self) -> int:
-        return len(self.spans)
-
-    def __getitem__(self, item: Any) -> Any:
-        if isinstance(item, slice):
-            return _Texts(self.states, self.scales, self.spans[item])
-        start, end = self.spans[item]
-        return self.states[start:end].float() * self.scales[start:end, None]
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """The reducer that extraction calls: the mean of the tokens that count and, if wanted, each."""
-
-    tokens: bool
-    backbone: Backbone
-
-    def __call__(self, tokens: TokenStates) -> dict[str, Array]:
-        rows = {"mean": mean(tokens.states, tokens.counted.to(tokens.states.dtype)).float()}
-        refuse_non_finite(rows["mean"], tokens.site, self.backbone)
-        if self.tokens:
-            states = tokens.states[tokens.counted].float()
-            scale = states.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
-            rows |= {"state": (states / scale[:, None]).half(), "scale": scale}
-        return {kind: value.cpu().numpy() for kind, value in rows.items()}
-
-
 def _tokenized(
     backbone: Backbone, data: Labelled, settings: ProbeConfig
 ) -> tuple[list[TokenizedText], list[list[bool]]]:
@@ -290,7 +206,7 @@ def _tokenized(
     if policy.first_token is FirstToken.AUTO:
         ratio = sample_ratio(backbone, limit)
         policy = policy.changed(first_token=decided(policy.first_token, ratio))
-    texts = tokenize(backbone.tokenizer, (*data.train, *data.test), limit)
+    texts = read(backbone, (*data.train, *data.test), limit)
     return texts, [policy.counted(text) for text in texts]
 
 
@@ -298,7 +214,7 @@ def _read(
     backbone: Backbone,
     tokenized: Sequence[TokenizedText],
     marks: Sequence[Sequence[bool]],
-    store: _TokenStore,
+    store: TokenStore,
     settings: ProbeConfig,
     sites: Sequence[Site],
     progress: Progress,
@@ -306,7 +222,7 @@ def _read(
     """Run the model over the texts once and keep what the probes need of every site."""
     done, total = 0, sum(len(text.ids) for text in tokenized)
     planned = batches(backbone, tokenized, marks, settings.batch_tokens)
-    keep = _Kept("attention" in settings.kinds, backbone)
+    keep = KeptTokens("attention" in settings.kinds, backbone)
     for result in extract(backbone, planned, sites, keep):
         store.add(result.items, result.by_site)
         done += sum(len(tokenized[item].ids) for item in result.items)
@@ -318,7 +234,7 @@ def _read(
 
 
 def _scores(
-    store: _TokenStore,
+    store: TokenStore,
     data: Labelled,
     settings: ProbeConfig,
     sites: Sequence[Site],
@@ -329,11 +245,11 @@ def _scores(
     for site in sites:
         for kind in settings.kinds:
             progress("training probes", len(found), total)
-            predicted = _predictions(kind, store, site, data, settings.seed)
-            right = int((predicted == data.test_labels).sum())
-            n = len(data.test)
-            low, high = wilson_limits(right, n)
-            share = right / n
+            shares = _accuracies(kind, store, site, data, settings)
+            share, n = float(np.mean(shares)), len(data.test)
+            low, high = (
+                student_limits(shares) if len(shares) > 1 else wilson_limits(round(share * n), n)
+            )
             found.append(
                 ProbeScore(site.layer, site.stage, kind, share, low, high, n, data.majority)
             )
@@ -341,13 +257,33 @@ def _scores(
     return found
 
 
-def _predictions(kind: str, store: _TokenStore, site: Site, data: Labelled, seed: int) -> Codes:
-    cut = len(data.train)
-    if kind == "linear":
-        means = store.means(site)
-        return linear_predictions(means[:cut], data.train_labels, means[cut:])
-    train, test = store.tokens(site, cut)
-    return attention_predictions(train, data.train_labels, test, seed)
+def _accuracies(
+    kind: Probe, store: TokenStore, site: Site, data: Labelled, settings: ProbeConfig
+) -> list[float]:
+    """Return the accuracy of a kind of probe with each seed."""
+    cut, labels = len(data.train), data.train_labels
+    means = store.means(site) if kind in _OF_MEANS else None
+    tokens = None if means is not None else store.tokens(site, cut)
+    found = []
+    for seed in range(settings.seed, settings.seed + settings.seeds):
+        kept = _fitted_on(labels, seed) if settings.seeds > 1 else np.arange(cut)
+        if means is not None:
+            predicted = _OF_MEANS[kind](means[kept], labels[kept], means[cut:])
+        elif tokens is not None:  # it holds a fifth out by itself
+            predicted = attention_predictions(tokens[0], labels, tokens[1], seed)
+        found.append(float((predicted == data.test_labels).mean()))
+    return found
+
+
+_OF_MEANS: Final = {"linear": linear_predictions, "knn": nearest_predictions}
+
+
+def _fitted_on(labels: Codes, seed: int) -> Codes:
+    """Return which texts a probe is trained on: four fifths, with at least one of each class."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    _, first = np.unique(labels[order], return_index=True)
+    some = np.setdiff1d(np.arange(len(labels)), first)[: max(0, 4 * len(labels) // 5 - len(first))]
+    return np.sort(order[np.concatenate([first, some])])
 
 
 @dataclass(frozen=True)
@@ -408,6 +344,7 @@ def run_probes(
         policy=policy,
         batch_tokens=settings.batch_tokens,
         seed=settings.seed,
+        seeds=settings.probe_seeds,
     )
     found: dict[str, Probed] = {}
     for plan in _classifications(plans):
@@ -436,6 +373,7 @@ def _facts(plan: TaskPlan, settings: ProbeConfig) -> dict[str, Any]:
         "special_tokens": bool(settings.policy.special_tokens),
         "first_token": settings.policy.first_token.value,
         "seed": settings.seed,
+        "seeds": settings.seeds,
     }
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from layerscope.data.images import Picture
 from layerscope.data.tables import SUFFIXES
 from layerscope.errors import InputError, unknown_name
 from layerscope.evaluation.datasets import (
@@ -86,6 +87,7 @@ class TaskPlan:
             numbers. The data are loaded once. Raises `RunError` if they cannot be loaded and
             `InputError` if their columns do not fit.
         notes: what was done to the data, in sentences.
+        pictures: key -> image, where the task's texts are the keys of images.
     """
 
     name: str
@@ -97,6 +99,7 @@ class TaskPlan:
     source: str
     build: Callable[[], Any] = field(repr=False, compare=False)
     notes: tuple[str, ...] = ()
+    pictures: Mapping[str, Picture] = field(default_factory=dict, repr=False, compare=False)
 
 
 def resolve(
@@ -334,3 +337,14 @@ def plan_table(table: Table) -> TaskPlan:
         build=Builder(partial(loaded_table, table)),
         notes=table.notes,
     )
+
+
+def plan_images(table: Table, source: str, pictures: Mapping[str, Picture]) -> TaskPlan:
+    """Return how labelled images will be scored.
+
+    Args:
+        table: of the images' keys and their classes.
+        source: where they come from.
+        pictures: key -> image.
+    """
+    return replace(plan_table(replace(table, source=source)), pictures=pictures)

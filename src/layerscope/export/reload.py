@@ -5,6 +5,7 @@ can help it. `python reload.py REQUEST ANSWER`: REQUEST is a JSON file, ANSWER a
 metadata holds the facts.
 """
 
+import inspect
 import json
 import sys
 import time
@@ -81,10 +82,17 @@ def _read_transformers(request: dict[str, Any]) -> tuple[dict[str, Any], dict[st
 def _core(model: Any) -> Any:
     """Return what computes the hidden states."""
     core = model.base_model
+    if "pixel_values" not in inspect.signature(core.forward).parameters and _sees(model):
+        return model  # DINOv3 calls its list of blocks the base model
     if hasattr(core, "encoder") and hasattr(core, "decoder"):
         return core.get_encoder()
     inner: Any = core if hasattr(core, "lm_head") else getattr(core, "language_model", None)
     return inner.model if hasattr(inner, "lm_head") else core  # Llama 4 has heads further inside
+
+
+def _sees(model: Any) -> bool:
+    """Whether a model reads pixels."""
+    return bool(model.main_input_name == "pixel_values")
 
 
 def _inputs(request: dict[str, Any]) -> Iterator[dict[str, Any]]:

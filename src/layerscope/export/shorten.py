@@ -6,6 +6,7 @@ the source's tensors, renumbered, as they are.
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -25,6 +26,7 @@ from layerscope.models.blocks import (
     refuse_surgery,
 )
 from layerscope.models.configs import block_config_of, kept_config, read_again
+from layerscope.models.inputs import reads_images
 from layerscope.models.modes import evaluating
 
 OutputPath = tuple[str | int, ...]
@@ -126,6 +128,8 @@ def runs_here(model: nn.Module) -> bool:
 def core_of(model: Any) -> Any:
     """Return what computes the hidden states in a saved model, as `reload` finds it."""
     core = model.base_model
+    if reads_images(model) and "pixel_values" not in inspect.signature(core.forward).parameters:
+        return model
     if hasattr(core, "encoder") and hasattr(core, "decoder"):
         return core.get_encoder()
     inner: Any = core if hasattr(core, "lm_head") else getattr(core, "language_model", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from layerscope.models.architectures import (
     blocks_of,
     stages_of,
 )
+from layerscope.models.inputs import noise_pixels, reads_images
 from layerscope.models.modes import evaluating
 from layerscope.models.serving import Serving, serving_of
 from layerscope.models.structure import infer_architecture
@@ -66,6 +68,7 @@ class Backbone:
         padding: the sides on which masked padding does not change states, see `Architecture`.
         mask: whether an `attention_mask` must be passed.
         serving: how a sentence-transformers source makes vectors, None for any other.
+        processor: makes pixel values of images; None for a model of texts, and where there is none.
     """
 
     model: nn.Module
@@ -79,6 +82,12 @@ class Backbone:
     mask: bool
     info: ModelInfo = field(repr=False)
     serving: Serving | None = None
+    processor: Any = None
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether the model reads pixels rather than tokens."""
+        return reads_images(self.model)
 
     @property
     def depth(self) -> int:
@@ -92,9 +101,16 @@ class Backbone:
 
 
 def backbone_of(
-    model: nn.Module, tokenizer: Any, *, name: str = "", revision: str = ""
+    model: nn.Module, tokenizer: Any, *, name: str = "", revision: str = "", images: bool = False
 ) -> Backbone:
     """Find the layers of a loaded transformers model.
+
+    Args:
+        model: the model.
+        tokenizer: of a model of texts, the image processor of a model of images.
+        name: what it is called; by default where it was loaded from.
+        revision: of the checkpoint.
+        images: whether to take the part that reads images, of a model for several kinds of input.
 
     For a model in the table of architectures, by its row; for any other, by its longest list of blocks of
     one class, which is checked against the hidden states that the model itself reports.
@@ -110,11 +126,13 @@ def backbone_of(
         model, tokenizer = _transformer_of(model)
     if not hasattr(model, "config"):
         raise InputError(f"expected a transformers model, got {type(model).__name__}.")
-    core = _core(model)
+    core = core_of(model, images=images)
+    processor, tokenizer = _by_kind(core, tokenizer)
     config: Any = getattr(core, "config", None)
     if not hasattr(config, "hidden_size"):
         raise InputError(
-            f"layerscope cannot tell where {type(model).__name__} keeps its text model: what computes "
+            f"layerscope cannot tell where {type(model).__name__} keeps its "
+            f"{'image' if reads_images(core) else 'text'} model: what computes "
             f"its states, a {type(core).__name__}, has no config of its own with a hidden_size."
         )
     kind = str(getattr(config, "model_type", ""))
@@ -143,11 +161,27 @@ def backbone_of(
             device=str(next(core.parameters()).device),
             final_norm=final_norm is not None,
             weights_fingerprint=weights_fingerprint(core),
-            tokenizer_fingerprint=tokenizer_fingerprint(tokenizer) if tokenizer else "",
+            tokenizer_fingerprint=(
+                tokenizer_fingerprint(tokenizer) if tokenizer else processor_fingerprint(processor)
+            ),
             config_fingerprint=config_fingerprint(config),
         ),
         serving=serving,
+        processor=processor,
     )
+
+
+def _by_kind(core: nn.Module, given: Any) -> tuple[Any, Any]:
+    """Return what came with a model as an image processor or as a tokenizer, the other being None."""
+    images = reads_images(core)
+    given = getattr(given, "image_processor", given) if images else given
+    if given is not None and images != hasattr(given, "preprocess"):
+        kinds = ("a tokenizer", "an image processor")
+        raise InputError(
+            f"{type(core).__name__} reads {'images' if images else 'texts'}: expected "
+            f"{kinds[images]} with it, got {kinds[not images]}."
+        )
+    return (given, None) if images else (None, given)
 
 
 def is_sentence_transformer(model: object) -> bool:
@@ -231,23 +265,25 @@ def given_by(
 def probe(backbone: Backbone, seed: int = 0) -> dict[str, Tensor]:
     """Return a short input: a few tokens, or for a model of images a small noise."""
     config: Any = backbone.model.config
-    if getattr(backbone.model, "main_input_name", "input_ids") == "pixel_values":
-        size = config.image_size
-        height, width = size if isinstance(size, list | tuple) else (size, size)
-        generator = torch.Generator().manual_seed(seed)
-        pixels = torch.rand((1, config.num_channels, height, width), generator=generator)
-        return {"pixel_values": pixels.to(backbone.device, next(backbone.model.parameters()).dtype)}
+    if backbone.reads_images:
+        return {"pixel_values": noise_pixels(backbone.model, seed)}
     low = min(5, config.vocab_size - _PROBE_TOKENS)
     ids = torch.arange(low, low + _PROBE_TOKENS, device=backbone.device)[None]
     return {"input_ids": ids}
 
 
-def _core(model: nn.Module) -> nn.Module:
+def core_of(model: nn.Module, *, images: bool = False) -> nn.Module:
     """Return the module that computes the hidden states, without a head.
 
-    Of an encoder-decoder it is the encoder, of a model for several kinds of input the text model.
+    Of an encoder-decoder it is the encoder, of a model for several kinds of input the text model, or,
+    where images are read, the tower for those.
     """
+    if images and not reads_images(model):
+        for tower in filter(reads_images, _towers(model)):
+            return tower
     core: Any = getattr(model, "base_model", model)
+    if reads_images(model) and "pixel_values" not in inspect.signature(core.forward).parameters:
+        core = model  # DINOv3 calls its list of blocks the base model
     if hasattr(core, "get_encoder") and _is_pair(core):
         core = core.get_encoder()
     language = getattr(core, "language_model", None)
@@ -256,6 +292,14 @@ def _core(model: nn.Module) -> nn.Module:
     # Llama 4's `language_model` has a head, where that of other models has none.
     headed = hasattr(core, "lm_head") and isinstance(inner, nn.Module) and hasattr(inner, "config")
     return inner if headed and isinstance(inner, nn.Module) else core
+
+
+def _towers(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the parts of a model that transformers calls its vision model or tower."""
+    for part in (model, getattr(model, "model", None), getattr(model, "base_model", None)):
+        for name in ("vision_model", "vision_tower"):
+            if isinstance(tower := getattr(part, name, None), nn.Module):
+                yield tower
 
 
 def _is_pair(core: Any) -> bool:
@@ -328,6 +372,11 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     probe = tokenizer(_PROBE)["input_ids"]
     facts = [sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map, probe]
     return _short_hash(facts)
+
+
+def processor_fingerprint(processor: Any) -> str:
+    """Return a short hash of what an image processor does, "" for none."""
+    return "" if processor is None else _short_hash(_deciding(processor.to_dict()))
 
 
 # Entries of a config that say where a model comes from or what a head makes of it.

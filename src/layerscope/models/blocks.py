@@ -66,6 +66,11 @@ def refuse_surgery(backbone: Backbone, kept: Sequence[int] | None = None) -> Non
             f"{backbone.info.model_class} runs one block at several depths, so that no layer has a "
             "block of its own to cut or drop; lower num_hidden_layers in its config.json instead."
         )
+    if any(hasattr(type(module), "random_masking") for module in backbone.model.modules()):
+        raise InputError(
+            f"{backbone.info.model_class} drops random patches whenever stock transformers runs it, so "
+            "that a smaller one cannot be verified; scan and evaluate read it whole."
+        )
     refuse_computed(text_config_of(backbone.model.config))
     if kept is not None and len(kept) < backbone.depth:
         carried_entries(backbone, kept)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,10 @@ import torch
 from torch import nn
 
 from layerscope.errors import InputError
-from layerscope.models.backbone import Backbone, _core, backbone_of
+from layerscope.models.backbone import Backbone, backbone_of, core_of
+from layerscope.models.devices import move, refuse_device
+from layerscope.models.inputs import reads_images
+from layerscope.models.processing import load_processor
 from layerscope.models.serving import module_kinds, read_serving
 from layerscope.settings import ModelOptions
 
@@ -31,26 +33,35 @@ _VOCABULARY_ENDS: Final = (".model", ".spm", ".tiktoken")
 _VAGUE_NAMES: Final = {"model", "checkpoint", "main", "out", "hf"}
 
 
-def load(name: str | Path, options: ModelOptions | None = None, *, head: bool = False) -> Backbone:
+def load(
+    name: str | Path,
+    options: ModelOptions | None = None,
+    *,
+    head: bool = False,
+    images: bool = False,
+) -> Backbone:
     """Load a model by name and find its layers.
 
     Args:
         name: hub id, local folder, GGUF file or sentence-transformers folder.
         options: how to load it.
         head: whether to load the checkpoint's head too (`Backbone.whole`).
+        images: whether images are to be read, which needs an image processor.
 
     Raises:
-        InputError: no such model, missing weights or tokenizer, or code that needs trust.
+        InputError: no such model, weights, tokenizer or image processor, or code that needs trust.
     """
     options = options or ModelOptions()
     source = _locate(str(name))
-    _refuse_device(options)
-    model = _load_model(source, options, head=head)
-    sees = getattr(model, "main_input_name", "input_ids") == "pixel_values"
+    refuse_device(options)
+    model = _load_model(source, options, head=head, images=images)
+    sees = reads_images(core_of(model, images=images))
     tokenizer = None if sees else _load_tokenizer(source, options)
+    if images and sees:
+        tokenizer = load_processor(source.path, source.label, options)
     revision = options.revision or getattr(model.config, "_commit_hash", None) or ""
     serving = None if sees or source.gguf_file else read_serving(name, options.revision)
-    found = backbone_of(model, tokenizer, name=source.label, revision=revision)
+    found = backbone_of(model, tokenizer, name=source.label, revision=revision, images=images)
     return replace(found, serving=serving)
 
 
@@ -75,8 +86,8 @@ def refuse_unloadable(name: str | Path, options: ModelOptions | None = None) -> 
     if found is None:
         return
     model, report = found
-    _refuse_fresh_weights(_core(model), model, report, source)
-    if getattr(model, "main_input_name", "input_ids") != "pixel_values":
+    _refuse_fresh_weights(core_of(model), model, report, source)
+    if not reads_images(model):
         _load_tokenizer(source, options)
 
 
@@ -181,7 +192,9 @@ def _transformer_module(path: Path) -> str:
     raise InputError(f"the sentence-transformers folder {str(path)!r} has no Transformer module.")
 
 
-def _load_model(source: _Source, options: ModelOptions, *, head: bool) -> nn.Module:
+def _load_model(
+    source: _Source, options: ModelOptions, *, head: bool, images: bool = False
+) -> nn.Module:
     arguments: dict[str, Any] = {
         "revision": options.revision,
         "dtype": _checkpoint_dtype(source, options),
@@ -204,10 +217,11 @@ def _load_model(source: _Source, options: ModelOptions, *, head: bool) -> nn.Mod
         partial(_unreadable_weights, source),
     )
     _refuse_other_shapes(report, source)
-    _refuse_fresh_weights(model if head else _core(model), model, report, source)
+    part = model if head else core_of(model, images=images)
+    _refuse_fresh_weights(part, model, report, source)
     _drop_fresh_pooler(model, report)
     placed = options.device_map or (getattr(model, "is_quantized", False) and not source.gguf_file)
-    return model if placed else _move(model, options.device)
+    return model if placed else move(model, options.device)
 
 
 def _auto(name: str) -> Any:
@@ -419,30 +433,6 @@ def _drop_fresh_pooler(model: nn.Module, report: dict[str, Any]) -> None:
 
     No hidden state depends on it, and a checkpoint of a masked language model has none.
     """
-    core: Any = _core(model)
+    core: Any = core_of(model)
     if any("pooler" in name for name in report.get("missing_keys", ())) and hasattr(core, "pooler"):
         core.pooler = None
-
-
-def _refuse_device(options: ModelOptions) -> None:
-    """Refuse, before the weights are read, a device that does not exist."""
-    if options.device != "auto" and not options.device_map:
-        with _on(options.device):
-            torch.empty(0, device=options.device)
-
-
-def _move(model: nn.Module, device: str) -> nn.Module:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    with _on(device):
-        return model.to(device)
-
-
-@contextmanager
-def _on(device: str) -> Iterator[None]:
-    """Turn torch's errors about a device into an InputError of one sentence."""
-    try:
-        yield
-    except (RuntimeError, AssertionError, ImportError) as error:
-        first = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"the device {device!r} cannot be used here: {first}.") from error

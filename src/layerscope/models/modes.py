@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -29,6 +29,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         torch.no_grad(),
         random_states_kept(),
         modules_kept(model) as modules,
+        _unmasked(modules),
     ):
         # Not `eval()`: in some models it does more (LoRA merges weights), which no flag undoes.
         for module in modules:
@@ -66,6 +67,25 @@ def modules_kept(model: nn.Module) -> Iterator[list[nn.Module]]:
         for module, kind, children in attention:
             module.attention_type = kind
             module._modules.update(children)
+
+
+@contextmanager
+def _unmasked(modules: list[nn.Module]) -> Iterator[None]:
+    """Let masked autoencoders read whole images in order, of which they drop random patches."""
+    masking = [module for module in modules if hasattr(module.__class__, "random_masking")]
+    for module in masking:
+        module.__dict__["random_masking"] = _all_patches
+    try:
+        yield
+    finally:
+        for module in masking:
+            module.__dict__.pop("random_masking", None)
+
+
+def _all_patches(sequence: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG001
+    """Return every patch, a mask that leaves none out, and their own order, as transformers does."""
+    places = torch.arange(sequence.shape[1], device=sequence.device).expand(sequence.shape[:2])
+    return sequence, torch.zeros_like(places, dtype=torch.float32), places
 
 
 # With this attribute, transformers marks a model that has its hooks.

@@ -20,6 +20,7 @@ from layerscope.models.architectures import (
     Positions,
     longest_block_list,
 )
+from layerscope.models.inputs import inputs_of, noise_pixels, reads_images
 from layerscope.models.modes import evaluating, random_states_kept
 
 
@@ -36,7 +37,7 @@ def infer_architecture(core: nn.Module) -> Architecture:
     """
     path = longest_block_list(core)
     blocks = tuple(core.get_submodule(path).children())
-    trial = _Trial(core, blocks)
+    trial = _trial_of(core, blocks)
     reported, last, seen = _states_both_ways(trial)
     hooked = [seen[id(block)][1] for block in blocks if id(block) in seen]
     refusal = InputError(
@@ -144,7 +145,7 @@ def measured_calls(
     Raises:
         InputError: the states depend on the random state, or on another text of the same length.
     """
-    trial = _Trial(core, blocks)
+    trial = _trial_of(core, blocks)
     trial.refuse_restless()
     found: list[Architecture] = []
     positions: tuple[Positions, ...] = ("given", "own") if trial.takes("position_ids") else ("own",)
@@ -156,14 +157,14 @@ def measured_calls(
             break
     if not found:
         raise InputError(
-            f"{trial.name} gives a text other states when its attention mask is given, all of it ones; "
-            "its states cannot be read for certain."
+            f"{trial.name} gives {trial.one} other states when its attention mask is given, all of "
+            "it ones; its states cannot be read for certain."
         )
     best = max(found, key=lambda each: ("none", "right", "both").index(each.padding))
     if not trial.keeps(best, [1, 2]):
         raise InputError(
-            f"{trial.name} gives a text other states when another text of the same length is in its "
-            "batch; its states cannot be read for certain."
+            f"{trial.name} gives {trial.one} other states when another {trial.noun} of the same "
+            "length is in its batch; its states cannot be read for certain."
         )
     return best
 
@@ -176,12 +177,19 @@ class _Trial:
         fillers: two alternative ids for the padding.
     """
 
+    noun, one = "text", "a text"
+
     def __init__(self, core: nn.Module, blocks: tuple[nn.Module, ...]) -> None:
-        config: Any = core.config
         self.core, self.blocks, self.name = core, blocks, type(core).__name__
         self.device = next(core.parameters()).device
         dtype = str(next(core.parameters()).dtype).removeprefix("torch.")
         self.tolerance = TOLERANCES.get(dtype, TOLERANCES["float32"])
+        self.alone: dict[int, list[Tensor]] = {}
+        self.choose_texts()
+
+    def choose_texts(self) -> None:
+        """Choose ordinary tokens that the model knows."""
+        config: Any = self.core.config
         special = [
             value for name, value in config.to_dict().items() if name.endswith(("_id", "_index"))
         ]
@@ -196,7 +204,6 @@ class _Trial:
         ]
         named = getattr(config, "pad_token_id", None)
         self.fillers = (named if isinstance(named, int) and named >= 0 else 0, ordinary[0])
-        self.alone: dict[int, list[Tensor]] = {}
 
     def takes(self, argument: str) -> bool:
         """Whether the model's `forward` names an argument."""
@@ -205,6 +212,11 @@ class _Trial:
     def inputs(self, texts: list[list[int]]) -> dict[str, Any]:
         """Return the inputs for texts of one length, as in a model's own documentation."""
         return inputs_of(self.core, torch.tensor(texts, device=self.device))
+
+    def extent(self, inputs: dict[str, Any]) -> tuple[int, int]:
+        """Return how many texts there are, and the tokens that each has at least."""
+        rows, tokens = inputs["input_ids"].shape
+        return int(rows), int(tokens)
 
     def run(self, inputs: dict[str, Any], **options: Any) -> Any:
         """Call the model and return its output.
@@ -219,7 +231,7 @@ class _Trial:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(
                 f"{self.name} is not in layerscope's table of architectures and does not run on a short "
-                f"text input, so its layers cannot be told apart: {first.rstrip('.')}."
+                f"{self.noun} input, so its layers cannot be told apart: {first.rstrip('.')}."
             ) from error
 
     def cropped(self, state: Tensor, tokens: int = _SHORT) -> Tensor:
@@ -247,13 +259,14 @@ class _Trial:
         finally:
             for handle in handles:
                 handle.remove()
-        rows, tokens = inputs["input_ids"].shape
+        rows, tokens = self.extent(inputs)
         for state in seen:
             shape = tuple(state.shape) if isinstance(state, Tensor) else ()
             if len(shape) != 3 or shape[0] != rows or shape[1] < tokens:
                 raise InputError(
-                    f"{self.name} hands its blocks {shape or type(state).__name__} for {rows} texts of "
-                    f"{tokens} tokens, not a state for each token; its layers cannot be read."
+                    f"{self.name} hands its blocks {shape or type(state).__name__} for {rows} "
+                    f"{self.noun}s of {tokens} tokens, not a state for each token; its layers cannot be "
+                    "read."
                 )
         return [self.cropped(state.float(), tokens) for state in seen]
 
@@ -291,7 +304,7 @@ class _Trial:
         """Whether each text has the same states in one batch of these texts as alone."""
         try:
             found = self.together(called, texts, side)
-            others = self.together(called, texts, side, filler=1) if side == "right" else found
+            others = self.together(called, texts, side, 1) if side == "right" else found
         except InputError:
             return False
         alone = [self.own(text) for text in texts]
@@ -331,9 +344,57 @@ class _Trial:
                 found.append(self.states(self.inputs([self.texts[1]])))
         if not self.same(found[0], found[1]):
             raise InputError(
-                f"{self.name} draws random numbers when it runs, so that a text has other states each "
-                "time; its layers cannot be read."
+                f"{self.name} draws random numbers when it runs, so that {self.one} has other states "
+                "each time; its layers cannot be read."
             )
+
+
+class _ImageTrial(_Trial):
+    """A model that reads images, with three of noise for the trial texts; they need no padding."""
+
+    noun, one = "image", "an image"
+
+    def choose_texts(self) -> None:
+        """Make the images, from the numbers that name them."""
+        self.texts = [[0], [1], [2]]
+
+    def inputs(self, texts: list[list[int]]) -> dict[str, Any]:
+        """Return the pixels of some images."""
+        found = [noise_pixels(self.core, seed) for text in texts for seed in text]
+        return {"pixel_values": torch.cat(found)}
+
+    def extent(self, inputs: dict[str, Any]) -> tuple[int, int]:
+        """Return how many images there are; each has at least one token."""
+        return len(inputs["pixel_values"]), 1
+
+    def cropped(self, state: Tensor, _tokens: int = 0) -> Tensor:
+        """Return states as they are: class and register tokens stand before the patches."""
+        return state
+
+    def states(self, inputs: dict[str, Any]) -> list[Tensor]:
+        """Return the states as of a text.
+
+        Raises:
+            InputError: they have not the same tokens at every layer.
+        """
+        found = super().states(inputs)
+        if len({state.shape for state in found[:-1]}) > 1:
+            raise InputError(
+                f"{self.name} hands on fewer and wider tokens from block to block, as a pyramid does, so "
+                "that its layers cannot be compared."
+            )
+        return found
+
+    def together(
+        self, _called: Architecture, texts: list[int], _side: str = "", _filler: int = 0
+    ) -> list[list[Tensor]]:
+        """Return the states of each image from one batch of some images."""
+        found = self.states(self.inputs([self.texts[text] for text in texts]))
+        return [[state[row].cpu() for state in found] for row in range(len(texts))]
+
+
+def _trial_of(core: nn.Module, blocks: tuple[nn.Module, ...]) -> _Trial:
+    return (_ImageTrial if reads_images(core) else _Trial)(core, blocks)
 
 
 def _apart(found: Tensor, expected: Tensor) -> float:
@@ -345,24 +406,3 @@ def _apart(found: Tensor, expected: Tensor) -> float:
     scale = sizes.clamp(min=max(float(sizes.median()), torch.finfo(sizes.dtype).tiny))
     gap = float(((found - expected).norm(dim=-1) / scale).max())
     return gap if math.isfinite(gap) else math.inf
-
-
-def inputs_of(
-    model: nn.Module, ids: Tensor, real: Tensor | None = None, positions: Tensor | None = None
-) -> dict[str, Any]:
-    """Return the arguments to call a model with.
-
-    Args:
-        model: the model.
-        ids: (text, token) token ids.
-        real: (text, token), True where a token is not padding; None passes no mask.
-        positions: (text, token) position ids; None passes none.
-    """
-    inputs: dict[str, Any] = {"input_ids": ids}
-    if real is not None:
-        inputs["attention_mask"] = real.long()
-    if positions is not None:
-        inputs["position_ids"] = positions
-    if hasattr(model.config, "use_cache"):
-        inputs["use_cache"] = False
-    return inputs

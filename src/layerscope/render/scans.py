@@ -38,6 +38,7 @@ from layerscope.render.view import (
     section,
     sections,
 )
+from layerscope.results.display import in_words_of
 from layerscope.results.table import TASK, Run
 
 _DASHES: Final = {"solid": "none", "dash": "7 4", "dot": "2 4"}
@@ -70,7 +71,7 @@ def run_view(
     texts = run.table[run.table["level"] != TASK]["n"].dropna()
     figure = _figure(run, preferred, measures)
     answers = (tasks.answer(run) if advice is None else tasks.advice_of(advice),)
-    return View(
+    view = View(
         title=str(model.get("name") or run.table["model"].iloc[0]),
         detail=str(model.get("revision") or ""),
         subject=figure.title,
@@ -79,6 +80,7 @@ def run_view(
         sections=_sections(run, preferred, figure, measures, advice),
         version=str(run.record.get("versions", {}).get("layerscope", "")),
     )
+    return in_words_of(run.record, view)
 
 
 def _sections(

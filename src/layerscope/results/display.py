@@ -2,13 +2,53 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
 from html import escape
+from typing import Any, Final, TypeVar
 
 import pandas as pd
 
 _ROWS = 20  # of a table in a notebook
 _LONGEST = 400  # characters of a summary in `repr`
+
+
+T = TypeVar("T")
+# The word by itself: in a sentence, not in a path or in the name of a model.
+_TEXT: Final = re.compile(r"(?<![\w/.-])(?:(a|A) )?(t|T)ext(s?)(?![\w/-]|\.\w)")
+IMAGES: Final = "images"
+
+
+def in_words_of(record: Mapping[str, Any], found: T) -> T:
+    """Return what is said of a run in the words for its data: images are not called texts.
+
+    >>> in_words_of({"data": {"kind": "images"}}, "A text of these texts.")
+    'An image of these images.'
+
+    Args:
+        record: of the run.
+        found: a string, or a dataclass or tuple that holds strings.
+    """
+    return _reworded(found) if record.get("data", {}).get("kind") == IMAGES else found
+
+
+def _reworded(found: Any) -> Any:
+    if isinstance(found, str):
+        return _TEXT.sub(_image, found) if type(found) is str else found
+    if isinstance(found, tuple) and type(found) is tuple:
+        return tuple(map(_reworded, found))
+    if is_dataclass(found) and not isinstance(found, type):
+        named = {part.name: getattr(found, part.name) for part in fields(found) if part.init}
+        return replace(found, **{name: _reworded(value) for name, value in named.items()})
+    return found
+
+
+def _image(word: re.Match[str]) -> str:
+    article, first, plural = word.groups()
+    noun = ("Image" if first == "T" else "image") + plural
+    return f"{article}n {noun}" if article else noun
 
 
 class Displayed(ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -13,9 +13,11 @@ import numpy as np
 from torch import Tensor
 
 from layerscope.config import FirstToken, Pooling
+from layerscope.data.images import Picture
 from layerscope.data.texts import SAMPLE, read_texts
-from layerscope.data.tokens import TokenizedText, length_limit, padding_id, tokenize
+from layerscope.data.tokens import TokenizedText, length_limit, padding_id
 from layerscope.models.backbone import Backbone, non_finite_states
+from layerscope.models.processing import read
 from layerscope.settings import TokenConfig
 from layerscope.states.bank import VectorBank, description, hash_of, key
 from layerscope.states.extract import (
@@ -111,9 +113,14 @@ def first_token_for(backbone: Backbone, asked: FirstToken, limit: int) -> FirstT
 
 
 def sample_ratio(backbone: Backbone, limit: int) -> float | None:
-    """Return how far the first token's norm exceeds the others' on the built-in sample."""
+    """Return how far the first token's norm exceeds the others' on the built-in sample.
+
+    None for a model of images, whose first token is a class token, which is special, or a patch.
+    """
+    if backbone.reads_images:
+        return None
     texts = read_texts(SAMPLE, limit=64).texts
-    return first_token_ratio(backbone, tokenize(backbone.tokenizer, texts, limit))
+    return first_token_ratio(backbone, read(backbone, texts, limit))
 
 
 @dataclass
@@ -145,6 +152,7 @@ class BankEncoder:
         poolings: poolings to store; None stores all while the bank stays below its budget.
         sites: sites to store; None stores the output of every block and of the model.
         batch_tokens: padded tokens in one forward pass.
+        pictures: key -> image, where keys of images are asked for in place of texts.
         progress: called with the number of tokens that went through the model.
     """
 
@@ -157,8 +165,10 @@ class BankEncoder:
         poolings: Sequence[Pooling] | None = None,
         sites: Sequence[Site] | None = None,
         batch_tokens: int = 4096,
+        pictures: Mapping[str, Picture] | None = None,
         progress: Progress = silent,
     ) -> None:
+        self.pictures = pictures or {}
         self.backbone, self.bank, self.policy = backbone, opened.bank, opened.policy
         self.pooling, self.poolings = pooling, poolings
         self.batch_tokens, self.progress = batch_tokens, progress
@@ -207,8 +217,8 @@ class BankEncoder:
         )
         poolings = self._poolings(len(missing))
         total = sum(len(t.ids) for t, name in zip(tokenized, names, strict=True) if name in missing)
-        done = 0
-        self.progress("encoding texts", done, total)
+        done, stage = 0, "encoding images" if self.pictures else "encoding texts"
+        self.progress(stage, done, total)
         planned = batches(
             self.backbone,
             tokenized,
@@ -229,10 +239,11 @@ class BankEncoder:
             self.encoded.texts += len(items)
             self.encoded.tokens += tokens
             done += tokens
-            self.progress("encoding texts", min(done, total), total)
+            self.progress(stage, min(done, total), total)
 
     def _tokenized(self, texts: Sequence[str]) -> list[TokenizedText]:
-        found = tokenize(self.backbone.tokenizer, texts, self.policy.max_length)
+        samples = [self.pictures.get(text, text) for text in texts]
+        found = read(self.backbone, samples, self.policy.max_length)
         # The model needs at least one token, even for a text without any.
         filler = padding_id(self.backbone.tokenizer, self.backbone.model.config)
         nothing = TokenizedText((filler,), (True,), truncated=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -18,8 +18,9 @@ from layerscope.data.tokens import TokenBatch, TokenizedText, pad, padding_id, p
 from layerscope.errors import InputError, RunError, unknown_name
 from layerscope.models.architectures import STAGES
 from layerscope.models.backbone import Backbone
+from layerscope.models.inputs import inputs_of
 from layerscope.models.modes import evaluating
-from layerscope.models.structure import inputs_of
+from layerscope.models.processing import pixels_of
 
 
 @dataclass(frozen=True, order=True)
@@ -159,6 +160,8 @@ def batches(
 ) -> Iterator[TokenBatch]:
     """Yield texts in padded batches of similar length, without batches whose texts are all finished.
 
+    Images are decoded here, a batch at a time.
+
     If padding changes the model's states, a batch has texts of one length: see `groups`.
 
     Args:
@@ -176,8 +179,12 @@ def batches(
     lengths = [len(texts[item].ids) for item in wanted]
     for group in groups(backbone, lengths, budget, tight=tight):
         batch = [wanted[place] for place in group]
-        if not finished.issuperset(batch):
-            yield pad(batch, texts, counted, pad_id=pad_id, device=backbone.device)
+        if finished.issuperset(batch):
+            continue
+        given = pad(batch, texts, counted, pad_id=pad_id, device=backbone.device)
+        if pictures := [picture for item in batch if (picture := texts[item].picture)]:
+            given = replace(given, pixels=pixels_of(backbone, pictures))
+        yield given
 
 
 def groups(
@@ -241,8 +248,8 @@ def _fitting(
             raise
         if len(batch) == 1:
             raise RunError(
-                f"one text of {batch.ids.shape[1]} tokens does not fit in memory; "
-                "lower --max-length, or use a smaller dtype or another device."
+                f"one sample of {batch.ids.shape[1]} tokens does not fit in memory; "
+                "lower --max-length of texts, or use a smaller dtype or another device."
             ) from error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -287,6 +294,8 @@ def _wide(state: Tensor, batch: TokenBatch) -> Tensor:
 
 
 def _inputs(backbone: Backbone, batch: TokenBatch) -> dict[str, Any]:
+    if batch.pixels is not None:
+        return {"pixel_values": batch.pixels}
     real = batch.real if backbone.mask else None
     positions = batch.positions if backbone.positions == "given" else None
     return inputs_of(backbone.model, batch.ids, real, positions)
