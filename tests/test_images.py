@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from benchmarks.pictures import dinov2
 from PIL import Image
 from torch import nn
 
@@ -25,6 +26,7 @@ from layerscope.evaluation.classifiers import linear_predictions
 from layerscope.evaluation.images import plan_of_images
 from layerscope.metrics.catalogue import CATALOGUE
 from layerscope.models.backbone import Backbone, backbone_of
+from layerscope.models.loading import load
 from layerscope.models.modes import evaluating
 from layerscope.models.processing import read, special_tokens
 from layerscope.states.extract import Site, batches, extract, sites_of
@@ -312,6 +314,21 @@ def test_layer_k_is_the_librarys_own(name):
     assert torch.equal(last, output.last_hidden_state)
     assert sum(given[0].special) == SPECIALS.get(name, 1)
     assert len(given[0].ids) == SPECIALS.get(name, 1) + 4
+
+
+@pytest.mark.real
+@pytest.mark.skipif(dinov2() is None, reason="make benchmark-models makes DINOv2-small")
+def test_layer_k_of_a_real_model_is_the_librarys_own():
+    found = load(str(dinov2()), images=True)
+    given = read(found, read_images(pictures(2)).samples, 0)
+    assert len(given[0].special) == 257
+    assert given[0].special.index(False) == sum(given[0].special) == 1
+    [batch] = batches(found, given, [[True] * 257] * 2, 4096)
+    [result] = extract(found, [batch], sites_of(found), lambda states: states.states.clone())
+    with evaluating(found.model):
+        listed = found.model(pixel_values=batch.pixels, output_hidden_states=True).hidden_states
+    for layer, states in enumerate(listed):
+        assert torch.equal(result.by_site[Site(layer)], states)
 
 
 def test_register_tokens_stand_first_and_detection_tokens_last():
