@@ -99,7 +99,7 @@ def test_the_ridge_is_chosen_on_held_out_tokens():
     few, noise, even = drawn(tokens=8)
     others = moments(*drawn(seed=2))
     assert best_fit(moments(few, noise, even), others).ridge == max(RIDGES)
-    states, wanted, weights = drawn(seed=3)
+    states, _, weights = drawn(seed=3)
     linear = moments(states, 2 * states, weights)
     assert best_fit(moments(few, 2 * few, even), linear).ridge == min(RIDGES)
 

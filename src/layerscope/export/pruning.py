@@ -20,6 +20,8 @@ from layerscope.errors import InputError
 from layerscope.export import formats
 from layerscope.export import prune as export_prune
 from layerscope.export import trial as trial_module
+from layerscope.export.heal import divided, heal
+from layerscope.export.patches import patched
 from layerscope.export.prune import Outcome, Saving, evidence_of, record_of
 from layerscope.export.request import PruneRequest, fitting, notes_of
 from layerscope.export.ship import Shipped
@@ -195,6 +197,7 @@ class ReadyPruning:
             Outcome(each, removal, tuple(kinds[b - 1] for b in sorted(removal.blocks)))
             for each, removal in zip(budgets, self.removals or (), strict=True)
         ]
+        outcomes, healing_notes = _healed(backbone, asked, outcomes, texts, place, progress)
         full, outcomes, notes = _tried(backbone, asked, self.eligible, outcomes, texts, progress)
         spent = None
         if len(outcomes) == 1 and (place is not None or full is not None):
@@ -202,7 +205,7 @@ class ReadyPruning:
             spent = costs(backbone, outcomes[0].removed, _tokens(backbone, asked, texts.texts),
                           asked.settings.batch_tokens)  # fmt: skip
             progress("measuring speed", 1, 1)
-        notes = (*self.said, *notes_of(asked, budgets, self.run), *notes)
+        notes = (*self.said, *notes_of(asked, budgets, self.run), *healing_notes, *notes)
         record = record_of(
             backbone, asked, self.eligible, outcomes, full, spent, texts, self.run, notes
         )
@@ -210,7 +213,7 @@ class ReadyPruning:
         if place is not None and how is not None:
             progress("saving and checking", 0, 1)
             shipped = export_prune.save_pruned(
-                backbone, outcomes[0].removed, place, how,
+                backbone, outcomes[0].removed, place, how, patches=outcomes[0].patches,
                 texts=texts.texts, record=record, evidence=evidence_of(asked, outcomes[0], record),
             )  # fmt: skip
             usage = export_prune.usage_of(backbone, how, place)
@@ -301,6 +304,40 @@ def _first(removal: Removal, count: int) -> Removal:
     return Removal(blocks, {b: v for b, v in removal.scores.items() if b in blocks})
 
 
+# --- maps in their place ---------------------------------------------------------------------------
+
+
+def _healed(
+    backbone: Backbone,
+    asked: PruneRequest,
+    outcomes: Sequence[Outcome],
+    texts: Texts,
+    place: Path | None,
+    progress: Progress,
+) -> tuple[list[Outcome], list[str]]:
+    """Heal every removal, where a model is tried or saved or it was asked for."""
+    held_out, _ = _held_out(backbone, asked, texts)
+    idle = place is None and not asked.plans and not held_out
+    if asked.heal == "off" or (idle and asked.heal == "auto"):
+        return list(outcomes), []
+    tested = set(held_out)
+    found, notes = [], []
+    for outcome in outcomes:
+        try:
+            tokens = _tokens(backbone, asked, [text for text in texts.texts if text not in tested])
+            used = divided(tokens, asked.settings.batch_tokens)
+            healing = heal(backbone, outcome.removed, used, progress, always=asked.heal == "on")
+        except InputError as error:
+            if asked.heal == "on":
+                raise
+            notes.append(f"not healed: {error}")
+            found.append(outcome)
+        else:
+            notes.append(healing.sentence())
+            found.append(replace(outcome, healing=healing))
+    return found, notes
+
+
 # --- what that changes -----------------------------------------------------------------------------
 
 
@@ -347,13 +384,19 @@ def _tried(
     found = []
     for outcome, subsets in zip(outcomes, drawn, strict=True):
         others = tuple(trials[each] for each in subsets.subsets)
-        pruned = trials[outcome.removed]
-        compared = trial_module.comparisons(full, pruned, others, exhaustive=subsets.exhaustive)
+        pruned = dropped = trials[outcome.removed]
+        compared = trial_module.comparisons(full, dropped, others, exhaustive=subsets.exhaustive)
+        if outcome.patches:
+            with patched(backbone, outcome.patches):
+                pruned = attempt(backbone, outcome.removed, plan)
+            own = trial_module.comparisons(full, pruned, (), exhaustive=False)
+            compared = trial_module.healed_comparisons(own, compared)
         found.append(
             replace(
-                outcome, trial=pruned, comparisons=compared, subsets=others, total=subsets.total
+                outcome, trial=pruned, comparisons=compared, subsets=others, total=subsets.total,
+                dropped=dropped if outcome.patches else None,
             )
-        )
+        )  # fmt: skip
     return full, found, (*notes, *_failures(full, found))
 
 

@@ -7,10 +7,10 @@ brings this near to what the removed blocks would have given:
     D, c = argmin  sum_t w_t |m_t D + c - u_t|^2 + ridge |D|^2,    u_t = (h_{i+n,t} - h_{i,t}) / r
 
 so that D = 0 is the model without these blocks, as it is. That a map can take the place of blocks and be
-folded into weights that are there is the idea of ReplaceMe (arXiv 2505.02819); that tokens of massive norm
-need care, of LinearPatch (arXiv 2505.24680). Here w_t = 1 / |h_{i+n,t}|^2 counts errors as shares of a
-token's own length, since the next norm divides by it: an attention sink, a hundred times as long as the
-other tokens, is then one token among many. It neither decides the fit nor is it left out of it.
+folded into weights that are there is the idea of ReplaceMe (arXiv 2505.02819); that tokens of massive
+norm need care, of LinearPatch (arXiv 2505.24680). Here w_t = 1 / |h_{i+n,t}|^2 counts errors as shares of
+a token's own length, since the next norm divides by it: an attention sink, a hundred times as long as
+the other tokens, is then one token among many. It neither decides the fit nor is it left out of it.
 
 Moments are summed in float64 and take k (k + dim) numbers, however many tokens there are.
 """
@@ -27,7 +27,7 @@ from torch import Tensor
 from layerscope.errors import InputError
 
 # Shares of the mean squared length of a dimension of m. The best is chosen on held-out tokens.
-RIDGES: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+RIDGES: Final = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
 
 @dataclass(frozen=True)

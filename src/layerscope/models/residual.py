@@ -4,7 +4,7 @@ Found by the order in which the modules of a block run, and proven on a copy of 
 with a random map folded in, the block must give what the map says. So no table of architectures is
 needed, and what is not exact is refused.
 
-    plain   h = y + r m          a map of m goes into the weights (and bias) of the linear map that gives m
+    plain   h = y + r m          a map of m goes into the linear map that gives m, and into its bias
     branch  h = y + r norm(m)    Gemma 2 and 3, OLMo 2: a diagonal map goes into the norm's own weights
     outer   h = norm(y + m)      BERT and other post-norm encoders: likewise
 """
@@ -12,7 +12,7 @@ needed, and what is not exact is refused.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.errors import InputError
-from layerscope.models.backbone import Backbone, probe
+from layerscope.models.backbone import Backbone, non_finite_states, probe
 from layerscope.models.modes import evaluating
 
 Kind = Literal["plain", "branch", "outer"]
@@ -75,15 +75,20 @@ def writer_of(backbone: Backbone, number: int) -> Writer:
 
     Raises:
         InputError: nothing in it writes there in a way that a map could be folded into.
+        NonFiniteError: its states are NaN or infinite.
     """
     block = backbone.blocks[number - 1]
     inputs = _inputs_of(backbone, block)
     wide = copy.deepcopy(block).to("cpu", torch.float32).eval()
     try:
         with evaluating(wide):
-            found = _found(wide, inputs)
+            calls, left = _traced(wide, inputs)
+            finite = bool(left.isfinite().all())
+            found = _found(wide, inputs, calls, left) if finite else None
     except Exception:  # a block alone, on the CPU and in float32, may raise anything
-        found = None
+        found, finite = None, True
+    if not finite:
+        raise non_finite_states(backbone, f" in block {number}")
     if found is not None:
         return found
     raise InputError(
@@ -93,8 +98,7 @@ def writer_of(backbone: Backbone, number: int) -> Writer:
     )
 
 
-def _found(block: nn.Module, inputs: Inputs) -> Writer | None:
-    calls, left = _traced(block, inputs)
+def _found(block: nn.Module, inputs: Inputs, calls: Sequence[_Call], left: Tensor) -> Writer | None:
     for place in reversed(range(len(calls))):
         call = calls[place]
         if not _is_linear(block, call, left):
@@ -179,7 +183,7 @@ def _plain(block: nn.Module, call: _Call, inputs: Inputs, left: Tensor) -> Write
 
 
 def _normed(
-    block: nn.Module, call: _Call, behind: list[_Call], inputs: Inputs, left: Tensor
+    block: nn.Module, call: _Call, behind: Sequence[_Call], inputs: Inputs, left: Tensor
 ) -> Writer | None:
     """Return the writer whose output a norm changes, with what is proven of that norm."""
     for norm in reversed(behind):

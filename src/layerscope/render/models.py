@@ -168,10 +168,12 @@ def _block_scores(
 
 def _comparisons(outcome: Outcome) -> Table:
     """Return a row a test: full, pruned, change; and the change that random subsets make."""
+    healed = bool(outcome.patches)
     lines = tuple(
         (
             Cell(_shortened(found.name)),
             Cell(_quality(found.full, found.name)),
+            *((Cell(_quality(found.dropped, found.name)),) if healed else ()),
             Cell(_quality(found.pruned, found.name)),
             Cell(words.percent(found.change), _judged(found)),
             *_random(found),
@@ -188,8 +190,10 @@ def _comparisons(outcome: Outcome) -> Table:
         notes.append(
             f"random: median of {drawn} {compared.subsets} subsets{of} of as many blocks; "
             f"p: share {share} at least as good"
+            f"{' as dropped, since they are not healed either' if healed else ''}"
         )
-    named = heads("", "full", "pruned", "change", "random", "10..90 %", "p")
+    pruned = ("dropped", "healed") if healed else ("pruned",)
+    named = heads("", "full", *pruned, "change", "random", "10..90 %", "p")
     return Table(named, lines, notes=tuple(notes))
 
 

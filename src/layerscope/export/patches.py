@@ -1,0 +1,300 @@
+"""New weights for blocks before removed ones: fitted in passes over texts, put in for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import torch
+from torch import Tensor
+
+from layerscope.data.tokens import TokenBatch, TokenizedText
+from layerscope.export.trial import without
+from layerscope.metrics.healing import LinearMap, Moments, best_fit
+from layerscope.models.backbone import Backbone, non_finite_states
+from layerscope.models.residual import Writer, fold_weights, folded
+from layerscope.states.extract import Site, TokenStates, batches, extract
+
+Form = Literal["full", "diagonal"]
+_CHUNK: Final = 8192  # tokens whose goals are in memory at once
+
+
+@dataclass(frozen=True)
+class Patch:
+    """The new weights of a block that heals the run of removed blocks after it.
+
+    Attributes:
+        block: its number in the full model, from 1.
+        goal: the layer of the full model whose states its output is fitted to.
+        module: path in it of the module whose weights change.
+        form: whether the map is full or diagonal.
+        ridge: by which it was fitted.
+        left: the share of the squared error that is left behind the run, on held-out tokens.
+        weights: the new weights, by their names in the block.
+    """
+
+    block: int
+    goal: int
+    module: str
+    form: Form
+    ridge: float
+    left: float
+    weights: Mapping[str, Tensor] = field(repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for a record."""
+        return {name: value for name, value in vars(self).items() if name != "weights"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One block to fit anew: its number, and the layer of the full model that its output should be."""
+
+    block: int
+    goal: int
+
+
+@dataclass(frozen=True)
+class HealingTexts:
+    """Texts that maps are fitted on, and others to choose by.
+
+    Attributes:
+        fit: to fit on.
+        held_out: to choose ridge and form by, and to judge by.
+        budget: padded tokens in one forward pass.
+        special_tokens: whether tokens that the tokenizer adds count in a text's vector.
+    """
+
+    fit: tuple[TokenizedText, ...]
+    held_out: tuple[TokenizedText, ...]
+    budget: int
+    special_tokens: bool = False
+
+
+def runs_of(removed: Iterable[int]) -> tuple[tuple[int, ...], ...]:
+    """Return removed blocks as runs of consecutive ones.
+
+    >>> runs_of([7, 3, 4])
+    ((3, 4), (7,))
+    """
+    runs: list[list[int]] = []
+    for block in sorted(removed):
+        if runs and block == runs[-1][-1] + 1:
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return tuple(map(tuple, runs))
+
+
+@contextmanager
+def healed(
+    backbone: Backbone, removed: Iterable[int], patches: Iterable[Patch] = ()
+) -> Iterator[Backbone]:
+    """Run the model without some blocks and with patches in their place, then restore it exactly."""
+    with patched(backbone, patches), without(backbone, removed) as shorter:
+        yield shorter
+
+
+@contextmanager
+def patched(backbone: Backbone, patches: Iterable[Patch]) -> Iterator[Backbone]:
+    """Run the model with the weights of patches, then restore its own."""
+    with ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(folded(backbone.blocks[patch.block - 1], patch.weights))
+        yield backbone
+
+
+def fitted_patches(
+    backbone: Backbone,
+    step: Step,
+    removed: Sequence[int],
+    writer: Writer,
+    patches: Sequence[Patch],
+    texts: HealingTexts,
+) -> list[Patch]:
+    """Return the best map of a step: of a plain block one, behind a norm one of each form."""
+    dim, device = backbone.info.dim, _device(backbone)
+    forms = _forms(writer)
+    moments = [
+        {form: Moments(dim, offset=writer.offset, device=device) for form in forms}
+        for _ in range(2)
+    ]
+    for part, sums in zip((texts.fit, texts.held_out), moments, strict=True):
+        for written in _written(backbone, step, removed, writer, patches, part, texts.budget):
+            for form in forms:
+                written.add_to(sums[form], writer, form)
+        if not all(each.finite for each in sums.values()):
+            raise non_finite_states(backbone, f" behind block {step.block}")
+    block = backbone.blocks[step.block - 1]
+    found = []
+    for form in forms:
+        fitted, held_out = (sums[form] for sums in moments)
+        choices = [best_fit(fitted, held_out, diagonal=form == "diagonal")]
+        if len(forms) == 1:
+            choices.append(best_fit(fitted, held_out, diagonal=True))
+        best = min(choices, key=held_out.left)
+        weights = _weights(block, writer, best, form)
+        module = writer.linear if form == "full" else writer.norm
+        found.append(
+            Patch(step.block, step.goal, module, "diagonal" if best.diagonal else "full", best.ridge,
+                  held_out.left(best), weights)
+        )  # fmt: skip
+    return found
+
+
+def _forms(writer: Writer) -> tuple[Form, ...]:
+    """Return what is fitted: through a norm, a full map is seen by its first order only."""
+    if writer.kind == "plain":
+        return ("full",)
+    return ("full", "diagonal") if writer.linear else ("diagonal",)
+
+
+def _weights(block: Any, writer: Writer, best: LinearMap, form: Form) -> dict[str, Tensor]:
+    if writer.kind == "plain" or form == "diagonal":
+        return fold_weights(block, writer, best.matrix, best.offset)
+    norm: Any = block.get_submodule(writer.norm)
+    gain = (norm.weight.detach().double() + writer.shift).to(best.change.device)
+    inverse = gain / (gain.square() + 1e-6 * gain.square().mean())
+    matrix = torch.eye(len(gain)).to(best.change) + best.change * inverse
+    offset = None if best.offset is None else best.offset * inverse
+    return fold_weights(block, writer, matrix, offset, linear=True)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What a block wrote for some tokens, and what it should have come to.
+
+    Attributes:
+        linear: (token, dim) the output of its last linear map.
+        normed: (token, dim) the output of the norm behind that, if there is one.
+        sizes: (token,) by what that norm divides.
+        left: (token, dim) the block's output.
+        goal: (token, dim) the full model's state behind the run.
+    """
+
+    linear: Tensor | None
+    normed: Tensor | None
+    sizes: Tensor | None
+    left: Tensor
+    goal: Tensor
+
+    def add_to(self, moments: Moments, writer: Writer, form: Form) -> None:
+        """Add these tokens to the moments of one form."""
+        wanted = (self.goal - self.left) / writer.scale
+        weights = 1 / self.goal.square().sum(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+        written = self.linear
+        if writer.kind != "plain":
+            written = self.normed
+            if form == "full" and self.linear is not None and self.sizes is not None:
+                written = self.linear / self.sizes[:, None]
+        if written is not None:
+            moments.add(written, wanted, weights)
+
+
+def _device(backbone: Backbone) -> torch.device:
+    """Return where moments are summed: float64 is not to be had everywhere."""
+    device = next(backbone.blocks[0].parameters()).device
+    return device if device.type == "cuda" else torch.device("cpu")
+
+
+def _written(
+    backbone: Backbone,
+    step: Step,
+    removed: Sequence[int],
+    writer: Writer,
+    patches: Sequence[Patch],
+    texts: Sequence[TokenizedText],
+    budget: int,
+) -> Iterator[_Written]:
+    """Yield, batch by batch, what a block writes and what the full model has at the goal."""
+    gone = [block for block in removed if block < step.block]
+    place = step.block - len(gone)
+    marks = [[True] * len(text.ids) for text in texts]
+    after, site = Site(step.goal), Site(place)
+    for chunk in _chunks(batches(backbone, texts, marks, budget)):
+        goals: dict[int, Tensor] = {}
+        for result in extract(backbone, chunk, (after,), _real_states):
+            goals |= dict(zip(result.items, result.by_site[after], strict=True))
+        with (
+            healed(backbone, gone, patches) as student,
+            _Tap(student.blocks[place - 1], writer) as tap,
+        ):
+            for came in extract(student, chunk, (site,), tap.read):
+                linear, normed, sizes, left = came.by_site[site]
+                goal = torch.cat([goals[item] for item in came.items])
+                yield _Written(linear, normed, sizes, left, goal)
+
+
+def _chunks(planned: Iterable[TokenBatch]) -> Iterator[list[TokenBatch]]:
+    chunk: list[TokenBatch] = []
+    for batch in planned:
+        chunk.append(batch)
+        if sum(each.ids.numel() for each in chunk) >= _CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _real_states(tokens: TokenStates) -> list[Tensor]:
+    return [states[real].clone() for states, real in zip(tokens.states, tokens.real, strict=True)]
+
+
+class _Tap:
+    """Keeps what the modules of a writer give in a pass."""
+
+    def __init__(self, block: Any, writer: Writer) -> None:
+        self.block, self.writer = block, writer
+        self.seen: dict[str, Tensor] = {}
+        self.handles: list[Any] = []
+
+    def __enter__(self) -> _Tap:
+        for name, path in (("linear", self.writer.linear), ("norm", self.writer.norm)):
+            if path:
+                module = self.block.get_submodule(path)
+                self.handles.append(module.register_forward_hook(self._hook(name)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _hook(self, name: str) -> Any:
+        def keep(_module: Any, args: Any, output: Tensor) -> None:
+            self.seen[name] = output.clone()  # some blocks add to it in place
+            if name == "norm":
+                self.seen["entered"] = args[0].clone()
+
+        return keep
+
+    def read(
+        self, tokens: TokenStates
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]:
+        """Return what was written for the real tokens: of the linear map, the norm, its divisor, all."""
+        real = tokens.real
+
+        def rows(name: str) -> Tensor | None:
+            states = self.seen.get(name)
+            if states is None:
+                return None
+            wide = states.reshape(real.shape[0], -1, states.shape[-1])[:, : real.shape[1]]
+            return wide[real].float() if wide.dtype != torch.float64 else wide[real]
+
+        normed, entered = rows("norm"), rows("entered")
+        sizes = None
+        if normed is not None and entered is not None:
+            sizes = self._divisor(normed, entered)
+        return rows("linear"), normed, sizes, tokens.states[real].clone()
+
+    def _divisor(self, normed: Tensor, entered: Tensor) -> Tensor:
+        """Return by what a norm divided each token: its input over its output without weights."""
+        module: Any = self.block.get_submodule(self.writer.norm)
+        gain = (module.weight.detach() + self.writer.shift).to(normed)
+        bias = getattr(module, "bias", None)
+        plain = (normed if bias is None else normed - bias.detach().to(normed)) / gain
+        finite = gain.abs() > 1e-6 * gain.abs().max()
+        plain, entered = plain[:, finite], entered[:, finite]
+        found: Tensor = (plain * entered).sum(dim=1) / plain.square().sum(dim=1)
+        return found
