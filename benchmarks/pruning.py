@@ -33,13 +33,12 @@ from layerscope.decisions.prune import (
     RULES,
     Budget,
     Rule,
-    Subsets,
     budgets,
     eligible_blocks,
     measured_by,
-    random_subsets,
     rule,
 )
+from layerscope.decisions.subsets import Subsets, random_subsets
 from layerscope.evaluation.run import quiet
 from layerscope.evaluation.tasks import resolve
 from layerscope.export.trial import PERPLEXITY, Trial, TrialPlan, tried, without

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,16 @@ import transformers as hf
 import layerscope
 from commands import run
 from layerscope.data.tokens import tokenize
+from layerscope.decisions.subsets import least_error
 from layerscope.errors import InputError, NonFiniteError
 from layerscope.export import heal as heal_module
 from layerscope.export import patches as patches_module
 from layerscope.export import pruning as pruning_module
 from layerscope.export.heal import Judge, divided, heal
-from layerscope.export.patches import healed
+from layerscope.export.patches import healed, runs_of
+from layerscope.export.runs import left_by_runs
 from layerscope.export.trial import perplexity
-from layerscope.metrics.healing import LinearMap, Moments, fit
+from layerscope.metrics.healing import LinearMap, Moments, fit, token_weights
 from layerscope.models import loading, modes
 from layerscope.models.backbone import Backbone, backbone_of, probe
 from layerscope.models.residual import fold_weights, folded, writer_of
@@ -358,3 +362,86 @@ def test_states_that_are_no_numbers_are_refused(tmp_path):
 def test_nothing_is_fitted_where_nothing_is_tried_or_saved(writer, monkeypatch):
     monkeypatch.setattr(pruning_module, "heal", lambda *_, **__: pytest.fail("healed"))
     layerscope.prune(writer, "deepest-first", 1, data=heal_texts())
+
+
+# --- the rule --------------------------------------------------------------------------------------
+
+
+def brute_force(errors, eligible, count):
+    """Every subset of blocks, as runs."""
+    best = min(
+        (sum(errors.get((each[0], len(each)), math.inf) for each in runs_of(subset)), subset)
+        for subset in combinations(eligible, count)
+    )
+    return best[1]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_rule_finds_the_runs_of_least_summed_error(seed):
+    generator = torch.Generator().manual_seed(seed)
+    eligible = (2, 3, 4, 6, 7, 8, 9)
+    errors = {
+        (first, length): float(torch.rand(1, generator=generator)) * length
+        for first in eligible
+        for length in range(1, 5)
+        if set(range(first, first + length)) <= set(eligible)
+    }
+    for count in (1, 2, 3, 4):
+        assert least_error(errors, 10, eligible, count) == brute_force(errors, eligible, count)
+
+
+def test_runs_without_a_map_are_not_chosen():
+    assert least_error({(2, 1): 0.5, (3, 1): math.nan}, 4, (2, 3), 1) == (2,)
+    with pytest.raises(InputError, match="finds no 2 blocks in whose place maps could stand"):
+        least_error({(2, 1): 0.5, (3, 1): 0.1}, 4, (2, 3), 2)
+
+
+def test_errors_of_runs_are_those_of_a_fit_for_each():
+    """Against moments of every run by itself, in all dimensions."""
+    backbone = loaded("gpt2")
+    tokens = tokenize(backbone.tokenizer, heal_texts(), 64)
+    found = left_by_runs(backbone, (2, 3), 2, tokens, 256, silent)
+    assert found.keys() == {(2, 1), (2, 2), (3, 1)}
+    states: dict[int, list[torch.Tensor]] = {0: [], 1: [], 2: [], 3: []}
+    written: dict[int, list[torch.Tensor]] = {1: [], 2: []}
+    handles = [
+        backbone.blocks[block - 1].mlp.c_proj.register_forward_hook(
+            lambda _m, _a, output, block=block: written[block].append(output[0])
+        )
+        for block in written
+    ]
+    for text in tokens:
+        with modes.evaluating(backbone.model):
+            hidden = backbone.model(
+                input_ids=torch.tensor([text.ids]), output_hidden_states=True
+            ).hidden_states
+        for layer, each in states.items():
+            each.append(hidden[layer][0])
+    for handle in handles:
+        handle.remove()
+    for (first, length), error in found.items():
+        before, after = torch.cat(states[first - 1]), torch.cat(states[first + length - 1])
+        sums = Moments(backbone.info.dim, offset=True)
+        sums.add(torch.cat(written[first - 1]), after - before, token_weights(before))
+        assert error == pytest.approx(float(sums.errors(fit(sums, 0.03)).sum()), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "gemma3"])
+def test_the_rule_by_name(name):
+    found = layerscope.prune(
+        tiny_model(name), "healing", 2, data=heal_texts(), tokenizer=tiny_tokenizer()
+    )
+    assert found.removed == (2, 3)
+    assert found.outcomes[0].removal.scores.keys() == {2, 3}
+
+
+def test_the_rule_is_refused_where_no_map_can_stand():
+    prune = partial(layerscope.prune, data=heal_texts(), tokenizer=tiny_tokenizer())
+    with pytest.raises(InputError, match="no block may go that has one before it to be healed in"):
+        prune(tiny_model("llama"), "healing", 1, protect=(0, 3))
+    with pytest.raises(
+        InputError, match="has no one linear map that writes to the residual stream"
+    ):
+        prune(tiny_model("mixtral"), "healing", 1)
+    with pytest.raises(InputError, match="'healing' chooses all blocks at once"):
+        prune(tiny_model("llama"), "healing", 1, scheme="greedy")

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from layerscope.data.tokens import TokenBatch, TokenizedText
 from layerscope.export.trial import without
-from layerscope.metrics.healing import LinearMap, Moments, best_fit
+from layerscope.metrics.healing import LinearMap, Moments, best_fit, token_weights
 from layerscope.models.backbone import Backbone, non_finite_states
 from layerscope.models.residual import Writer, fold_weights, folded
 from layerscope.states.extract import Site, TokenStates, batches, extract
+from layerscope.states.written import Form, Tap, Written
 
-Form = Literal["full", "diagonal"]
 _CHUNK: Final = 8192  # tokens whose goals are in memory at once
 
 
@@ -115,16 +115,17 @@ def fitted_patches(
     texts: HealingTexts,
 ) -> list[Patch]:
     """Return the best map of a step: of a plain block one, behind a norm one of each form."""
-    dim, device = backbone.info.dim, _device(backbone)
+    dim, device = backbone.info.dim, device_of(backbone)
     forms = _forms(writer)
     moments = [
         {form: Moments(dim, offset=writer.offset, device=device) for form in forms}
         for _ in range(2)
     ]
     for part, sums in zip((texts.fit, texts.held_out), moments, strict=True):
-        for written in _written(backbone, step, removed, writer, patches, part, texts.budget):
+        for written, goal in _passed(backbone, step, removed, writer, patches, part, texts.budget):
+            wanted = (goal - written.left) / writer.scale
             for form in forms:
-                written.add_to(sums[form], writer, form)
+                sums[form].add(written.behind(writer, form), wanted, token_weights(goal))
         if not all(each.finite for each in sums.values()):
             raise non_finite_states(backbone, f" behind block {step.block}")
     block = backbone.blocks[step.block - 1]
@@ -162,44 +163,13 @@ def _weights(block: Any, writer: Writer, best: LinearMap, form: Form) -> dict[st
     return fold_weights(block, writer, matrix, offset, linear=True)
 
 
-@dataclass(frozen=True)
-class _Written:
-    """What a block wrote for some tokens, and what it should have come to.
-
-    Attributes:
-        linear: (token, dim) the output of its last linear map.
-        normed: (token, dim) the output of the norm behind that, if there is one.
-        sizes: (token,) by what that norm divides.
-        left: (token, dim) the block's output.
-        goal: (token, dim) the full model's state behind the run.
-    """
-
-    linear: Tensor | None
-    normed: Tensor | None
-    sizes: Tensor | None
-    left: Tensor
-    goal: Tensor
-
-    def add_to(self, moments: Moments, writer: Writer, form: Form) -> None:
-        """Add these tokens to the moments of one form."""
-        wanted = (self.goal - self.left) / writer.scale
-        weights = 1 / self.goal.square().sum(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
-        written = self.linear
-        if writer.kind != "plain":
-            written = self.normed
-            if form == "full" and self.linear is not None and self.sizes is not None:
-                written = self.linear / self.sizes[:, None]
-        if written is not None:
-            moments.add(written, wanted, weights)
-
-
-def _device(backbone: Backbone) -> torch.device:
+def device_of(backbone: Backbone) -> torch.device:
     """Return where moments are summed: float64 is not to be had everywhere."""
     device = next(backbone.blocks[0].parameters()).device
     return device if device.type == "cuda" else torch.device("cpu")
 
 
-def _written(
+def _passed(
     backbone: Backbone,
     step: Step,
     removed: Sequence[int],
@@ -207,24 +177,35 @@ def _written(
     patches: Sequence[Patch],
     texts: Sequence[TokenizedText],
     budget: int,
-) -> Iterator[_Written]:
+) -> Iterator[tuple[Written, Tensor]]:
     """Yield, batch by batch, what a block writes and what the full model has at the goal."""
     gone = [block for block in removed if block < step.block]
     place = step.block - len(gone)
     marks = [[True] * len(text.ids) for text in texts]
     after, site = Site(step.goal), Site(place)
+    if not gone and not patches:  # the model is the full one so far, and one pass gives both
+        with Tap(backbone.blocks[place - 1], writer) as tap:
+
+            def read(tokens: TokenStates) -> Any:
+                return (
+                    tap.read(tokens) if tokens.site == site else tokens.states[tokens.real].clone()
+                )
+
+            for both in extract(
+                backbone, batches(backbone, texts, marks, budget), (site, after), read
+            ):
+                yield both.by_site[site], both.by_site[after]
+        return
     for chunk in _chunks(batches(backbone, texts, marks, budget)):
         goals: dict[int, Tensor] = {}
         for result in extract(backbone, chunk, (after,), _real_states):
             goals |= dict(zip(result.items, result.by_site[after], strict=True))
         with (
             healed(backbone, gone, patches) as student,
-            _Tap(student.blocks[place - 1], writer) as tap,
+            Tap(student.blocks[place - 1], writer) as tap,
         ):
             for came in extract(student, chunk, (site,), tap.read):
-                linear, normed, sizes, left = came.by_site[site]
-                goal = torch.cat([goals[item] for item in came.items])
-                yield _Written(linear, normed, sizes, left, goal)
+                yield came.by_site[site], torch.cat([goals[item] for item in came.items])
 
 
 def _chunks(planned: Iterable[TokenBatch]) -> Iterator[list[TokenBatch]]:
@@ -240,61 +221,3 @@ def _chunks(planned: Iterable[TokenBatch]) -> Iterator[list[TokenBatch]]:
 
 def _real_states(tokens: TokenStates) -> list[Tensor]:
     return [states[real].clone() for states, real in zip(tokens.states, tokens.real, strict=True)]
-
-
-class _Tap:
-    """Keeps what the modules of a writer give in a pass."""
-
-    def __init__(self, block: Any, writer: Writer) -> None:
-        self.block, self.writer = block, writer
-        self.seen: dict[str, Tensor] = {}
-        self.handles: list[Any] = []
-
-    def __enter__(self) -> _Tap:
-        for name, path in (("linear", self.writer.linear), ("norm", self.writer.norm)):
-            if path:
-                module = self.block.get_submodule(path)
-                self.handles.append(module.register_forward_hook(self._hook(name)))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def _hook(self, name: str) -> Any:
-        def keep(_module: Any, args: Any, output: Tensor) -> None:
-            self.seen[name] = output.clone()  # some blocks add to it in place
-            if name == "norm":
-                self.seen["entered"] = args[0].clone()
-
-        return keep
-
-    def read(
-        self, tokens: TokenStates
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]:
-        """Return what was written for the real tokens: of the linear map, the norm, its divisor, all."""
-        real = tokens.real
-
-        def rows(name: str) -> Tensor | None:
-            states = self.seen.get(name)
-            if states is None:
-                return None
-            wide = states.reshape(real.shape[0], -1, states.shape[-1])[:, : real.shape[1]]
-            return wide[real].float() if wide.dtype != torch.float64 else wide[real]
-
-        normed, entered = rows("norm"), rows("entered")
-        sizes = None
-        if normed is not None and entered is not None:
-            sizes = self._divisor(normed, entered)
-        return rows("linear"), normed, sizes, tokens.states[real].clone()
-
-    def _divisor(self, normed: Tensor, entered: Tensor) -> Tensor:
-        """Return by what a norm divided each token: its input over its output without weights."""
-        module: Any = self.block.get_submodule(self.writer.norm)
-        gain = (module.weight.detach() + self.writer.shift).to(normed)
-        bias = getattr(module, "bias", None)
-        plain = (normed if bias is None else normed - bias.detach().to(normed)) / gain
-        finite = gain.abs() > 1e-6 * gain.abs().max()
-        plain, entered = plain[:, finite], entered[:, finite]
-        found: Tensor = (plain * entered).sum(dim=1) / plain.square().sum(dim=1)
-        return found

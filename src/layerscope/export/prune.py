@@ -380,6 +380,29 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def failures_of(full: Trial, outcomes: Sequence[Outcome]) -> list[str]:
+    """Return what there is to know of tests without a value."""
+    said = [f"{task} was not compared: {why}" for task, why in full.failed.items()]
+    said += [
+        f"{task} has no change in percent, as the full model scores {score:.4g}."
+        for task, score in full.scores.items()
+        if score <= 0
+    ]
+    for outcome in outcomes:
+        if outcome.trial is not None:
+            failed = {k: v for k, v in outcome.trial.failed.items() if k not in full.failed}
+            said += [
+                f"without {outcome.removed}, {task} fails: {why}" for task, why in failed.items()
+            ]
+        said += [
+            f"{found.lacking} random subsets of {outcome.budget} blocks have no {found.name}, and are "
+            "left out."
+            for found in outcome.comparisons
+            if found.lacking
+        ]
+    return said
+
+
 def evidence_of(asked: PruneRequest, outcome: Outcome, record: dict[str, Any]) -> list[str]:
     """Return the sentences of the model card on why these blocks, and what it cost."""
     rule, data = asked.rule, record["data"]

@@ -16,14 +16,16 @@ from layerscope.data.texts import SAMPLE, Texts, read_texts
 from layerscope.data.tokens import TokenizedText, length_limit, tokenize
 from layerscope.decisions import prune as prune_module
 from layerscope.decisions.prune import Budget, Measured, Removal, Rule
+from layerscope.decisions.subsets import random_subsets
 from layerscope.errors import InputError
 from layerscope.export import formats
 from layerscope.export import prune as export_prune
 from layerscope.export import trial as trial_module
 from layerscope.export.heal import divided, heal
 from layerscope.export.patches import patched
-from layerscope.export.prune import Outcome, Saving, evidence_of, record_of
+from layerscope.export.prune import Outcome, Saving, evidence_of, failures_of, record_of
 from layerscope.export.request import PruneRequest, fitting, notes_of
+from layerscope.export.runs import left_by_runs
 from layerscope.export.ship import Shipped
 from layerscope.export.trial import Cost, Trial, TrialPlan, attempt, costs, writes_text
 from layerscope.models.backbone import Backbone
@@ -181,7 +183,7 @@ class ReadyPruning:
         if not asked.plans and not held_out:
             return 0
         drawn = [
-            prune_module.random_subsets(self.eligible, each.count, asked.draws, asked.seed).subsets
+            random_subsets(self.eligible, each.count, asked.draws, asked.seed).subsets
             for each in self.budgets
         ]
         return 1 + len(self.budgets) + len({subset for subsets in drawn for subset in subsets})
@@ -264,7 +266,8 @@ def ready_pruning(
         how, more = export_prune.with_writing(backbone, how, texts.texts)
         notes += tuple(more)
     ready = ReadyPruning(backbone, asked, eligible, budgets, texts, run, place, how, None, notes)
-    known = asked.scheme != "greedy" and (run is not None or not asked.rule.reads)
+    measured = asked.rule.heals or (asked.rule.reads and run is None)
+    known = asked.scheme != "greedy" and not measured
     return ready.with_removals(progress) if known else ready
 
 
@@ -284,7 +287,13 @@ def _removals(
         if not asked.rule.reads:
             nothing = pd.DataFrame({"metric": [], "value": []})
             empty = Run(conform(nothing), no_contributions(), {})
-            return Measured(empty, backbone.depth - len(removed))
+            left = {}
+            if asked.rule.heals:
+                most = max(each.count for each in budgets)
+                tokens = _tokens(backbone, asked, texts.texts)
+                batch = asked.settings.batch_tokens
+                left = left_by_runs(backbone, eligible, most, tokens, batch, progress)
+            return Measured(empty, backbone.depth - len(removed), left)
         if not removed and run is not None:
             return prune_module.measured_by(run, backbone.depth)
         with trial_module.without(backbone, removed) as shorter:
@@ -369,8 +378,7 @@ def _tried(
     if not plan.plans and not plan.held_out:
         return None, list(outcomes), notes
     drawn = [
-        prune_module.random_subsets(eligible, each.budget.count, asked.draws, asked.seed)
-        for each in outcomes
+        random_subsets(eligible, each.budget.count, asked.draws, asked.seed) for each in outcomes
     ]
     wanted: dict[tuple[int, ...], None] = {(): None}
     for outcome, subsets in zip(outcomes, drawn, strict=True):
@@ -397,7 +405,7 @@ def _tried(
                 dropped=dropped if outcome.patches else None,
             )
         )  # fmt: skip
-    return full, found, (*notes, *_failures(full, found))
+    return full, found, (*notes, *failures_of(full, found))
 
 
 def _held_out(
@@ -421,25 +429,3 @@ def _held_out(
     if len(unseen) >= HELD_OUT:
         return unseen[-HELD_OUT:], (f"{note}, none of which the blocks were chosen by.",)
     return sample[-HELD_OUT:], (f"{note}, which the blocks were chosen by as well.",)
-
-
-def _failures(full: Trial, outcomes: Sequence[Outcome]) -> list[str]:
-    said = [f"{task} was not compared: {why}" for task, why in full.failed.items()]
-    said += [
-        f"{task} has no change in percent, as the full model scores {score:.4g}."
-        for task, score in full.scores.items()
-        if score <= 0
-    ]
-    for outcome in outcomes:
-        if outcome.trial is not None:
-            failed = {k: v for k, v in outcome.trial.failed.items() if k not in full.failed}
-            said += [
-                f"without {outcome.removed}, {task} fails: {why}" for task, why in failed.items()
-            ]
-        said += [
-            f"{found.lacking} random subsets of {outcome.budget} blocks have no {found.name}, and are "
-            "left out."
-            for found in outcome.comparisons
-            if found.lacking
-        ]
-    return said

@@ -73,7 +73,7 @@ class Moments:
         offset: whether a map may have an offset.
         gram: sum of w m^T m, (k, k); with an offset, m has a last entry of 1 and k = dim + 1.
         cross: sum of w m^T u, (k, dim of u).
-        energy: sum of w |u|^2.
+        energy: sum of w u^2, (dim of u,).
         weight: sum of w.
         tokens: how many there were.
     """
@@ -85,7 +85,8 @@ class Moments:
         self.dim, self.offset = dim, offset
         self.gram = torch.zeros(rows, rows, dtype=torch.float64, device=device)
         self.cross = torch.zeros(rows, goals or dim, dtype=torch.float64, device=device)
-        self.energy, self.weight, self.tokens = 0.0, 0.0, 0
+        self.energy = torch.zeros(goals or dim, dtype=torch.float64, device=device)
+        self.weight, self.tokens = 0.0, 0
 
     def add(self, written: Tensor, wanted: Tensor, weights: Tensor) -> None:
         """Add tokens: written (token, dim), wanted (token, dim of u), weights (token,)."""
@@ -97,7 +98,7 @@ class Moments:
         weighted = states * scale[:, None]
         self.gram += weighted.T @ states
         self.cross += weighted.T @ change
-        self.energy += float((change.square().sum(dim=1) * scale).sum())
+        self.energy += scale @ change.square()
         self.weight += float(scale.sum())
         self.tokens += len(states)
 
@@ -106,11 +107,17 @@ class Moments:
         """Whether no value was NaN or infinite."""
         return bool(self.gram.isfinite().all() and self.cross.isfinite().all())
 
+    def errors(self, chosen: LinearMap) -> Tensor:
+        """Return the weighted mean squared error that a map leaves of each dimension of u."""
+        change = chosen.stacked(len(self.gram)).to(self.gram)
+        gained = (change * (2 * self.cross - self.gram @ change)).sum(dim=0)
+        found: Tensor = (self.energy - gained).clamp(min=0) / self.weight
+        return found
+
     def left(self, chosen: LinearMap) -> float:
         """Return the share of the squared error of D = 0 that a map leaves; 0 where there is none."""
-        change = chosen.stacked(len(self.gram)).to(self.gram)
-        gained = float((change * (2 * self.cross - self.gram @ change)).sum())
-        return max(0.0, 1 - gained / self.energy) if self.energy else 0.0
+        whole = float(self.energy.sum()) / self.weight
+        return float(self.errors(chosen).sum()) / whole if whole else 0.0
 
 
 def fit(moments: Moments, ridge: float, *, diagonal: bool = False) -> LinearMap:
@@ -155,6 +162,11 @@ def best_fit(
 ) -> LinearMap:
     """Return the map whose ridge leaves the least error on held-out tokens."""
     return min((fit(moments, each, diagonal=diagonal) for each in ridges), key=held_out.left)
+
+
+def token_weights(states: Tensor) -> Tensor:
+    """Return 1 over each token's squared length, (token,), of states (token, dim)."""
+    return 1 / states.square().sum(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def refuse_few_tokens(tokens: int, rows: int) -> None:

@@ -1,0 +1,105 @@
+"""What a block writes to the residual stream, read in a pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from layerscope.errors import RunError
+from layerscope.models.residual import Writer
+from layerscope.states.extract import TokenStates
+
+Form = Literal["full", "diagonal"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a block wrote for some tokens.
+
+    Attributes:
+        left: (token, dim) its output.
+        linear: (token, dim) the output of its last linear map; None if that is not seen through the norm.
+        normed: (token, dim) the output of the norm behind that; None if there is no norm.
+        sizes: (token,) by what that norm divides.
+    """
+
+    left: Tensor
+    linear: Tensor | None
+    normed: Tensor | None
+    sizes: Tensor | None
+
+    def behind(self, writer: Writer, form: Form) -> Tensor:
+        """Return the states that a map of this form acts on, as they stand in the block's output.
+
+        A full map before a norm acts, by its first order, on the linear map's output over the norm's
+        divisor: what it adds there is multiplied by the norm's weights.
+        """
+        if writer.kind == "plain" or form == "full":
+            states, sizes = self.linear, self.sizes
+            found = states if states is None or sizes is None else states / sizes[:, None]
+        else:
+            found = self.normed
+        if found is None:
+            raise RunError(
+                f"the pass never computed {writer.module}, which was found in the block."
+            )
+        return found
+
+
+class Tap:
+    """Keeps what the modules of a writer give, while it is entered."""
+
+    def __init__(self, block: Any, writer: Writer) -> None:
+        self.block, self.writer = block, writer
+        self.seen: dict[str, Tensor] = {}
+        self.handles: list[Any] = []
+
+    def __enter__(self) -> Self:
+        for name, path in (("linear", self.writer.linear), ("norm", self.writer.norm)):
+            if path:
+                module = self.block.get_submodule(path)
+                self.handles.append(module.register_forward_hook(self._hook(name)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _hook(self, name: str) -> Any:
+        def keep(_module: Any, args: Any, output: Tensor) -> None:
+            self.seen[name] = output.clone()  # some blocks add to it in place
+            if name == "norm":
+                self.seen["entered"] = args[0].clone()
+
+        return keep
+
+    def read(self, tokens: TokenStates) -> Written:
+        """Return what the block wrote for the real tokens of the batch that just went through it."""
+        real = tokens.real
+
+        def rows(name: str) -> Tensor | None:
+            states = self.seen.get(name)
+            if states is None:
+                return None
+            wide = states.reshape(real.shape[0], -1, states.shape[-1])[:, : real.shape[1]]
+            return wide[real] if wide.dtype == torch.float64 else wide[real].float()
+
+        normed, entered = rows("norm"), rows("entered")
+        sizes = None
+        if normed is not None and entered is not None:
+            sizes = self._divisor(normed, entered)
+        return Written(tokens.states[real].clone(), rows("linear"), normed, sizes)
+
+    def _divisor(self, normed: Tensor, entered: Tensor) -> Tensor:
+        """Return by what a norm divided each token: its input over its output without weights."""
+        module: Any = self.block.get_submodule(self.writer.norm)
+        gain = (module.weight.detach() + self.writer.shift).to(normed)
+        bias = getattr(module, "bias", None)
+        plain = (normed if bias is None else normed - bias.detach().to(normed)) / gain
+        sure = gain.abs() > 1e-6 * gain.abs().max()
+        plain, entered = plain[:, sure], entered[:, sure]
+        found: Tensor = (plain * entered).sum(dim=1) / plain.square().sum(dim=1)
+        return found
