@@ -36,7 +36,7 @@ from layerscope.export.trial import PERPLEXITY, Trial, TrialPlan, tried
 from layerscope.models import loading
 from layerscope.models.backbone import Backbone
 from layerscope.results.resampling import against
-from layerscope.results.table import load_run
+from layerscope.results.table import Run, conform, load_run, no_contributions
 from layerscope.settings import ModelOptions
 from layerscope.states.extract import silent
 
@@ -67,32 +67,38 @@ def file_of(name: str, removed: Sequence[int]) -> Path:
     return folder(name) / f"{'-'.join(map(str, removed)) or 'full'}.json"
 
 
-def chosen(name: str, backbone: Backbone) -> dict[str, dict[int, tuple[int, ...]]]:
-    """Rule -> number of blocks -> which go."""
-    depth = BLOCKS[name]
-    eligible, counts = eligible_blocks(depth), counts_of(name)
-    place = folder(name) / "scan"
-    reads = [metric for each in RULES for metric in rule(each).reads]
-    if not (place / "run.json").exists():
-        layerscope.scan(
-            READOUT_MODELS[name](), texts(), metrics=tuple(dict.fromkeys(reads)), views=0, out=place,
-            dtype=DTYPES[name],
-        )  # fmt: skip
-    errors = folder(name) / "errors.json"
-    if not errors.exists():
-        tokens = tokenize(backbone.tokenizer, texts(), 512)
-        found = left_by_runs(backbone, eligible, max(counts), tokens, _BATCH, silent)
-        write_json(errors, [[*run, error] for run, error in found.items()])
-    left = {(first, length): error for first, length, error in json.loads(errors.read_text())}
-    run = measured_by(load_run(place), depth).run
-    measured = Measured(run, depth, left)
-    return {
-        each: {
-            count: tuple(sorted(rule(each).choose(measured, eligible, count, 0).blocks))
+def chosen(name: str, backbone: Backbone, which: str) -> dict[str, list[int]]:
+    """Number of blocks -> those that a rule removes; kept for all rules in one file."""
+    file = folder(name) / "chosen.json"
+    known: dict[str, dict[str, list[int]]] = json.loads(file.read_text()) if file.exists() else {}
+    if which not in known:
+        eligible, counts = eligible_blocks(BLOCKS[name]), counts_of(name)
+        measured = _measured(name, backbone, which)
+        known[which] = {
+            str(count): sorted(rule(which).choose(measured, eligible, count, 0).blocks)
             for count in counts
         }
-        for each in RULES
-    }
+        write_json(file, known)
+    return known[which]
+
+
+def _measured(name: str, backbone: Backbone, which: str) -> Measured:
+    """What a rule reads."""
+    depth = BLOCKS[name]
+    if rule(which).heals:
+        tokens, longest = tokenize(backbone.tokenizer, texts(), 512), max(counts_of(name))
+        left = left_by_runs(backbone, eligible_blocks(depth), longest, tokens, _BATCH, silent)
+        return Measured(
+            Run(conform(pd.DataFrame({"metric": [], "value": []})), no_contributions(), {}),
+            depth,
+            left,
+        )
+    reads = tuple(dict.fromkeys(metric for each in RULES for metric in rule(each).reads))
+    place = folder(name) / "scan"
+    if not (place / "run.json").exists():
+        source = READOUT_MODELS[name]()
+        layerscope.scan(source, texts(), metrics=reads, views=0, out=place, dtype=DTYPES[name])
+    return measured_by(load_run(place), depth)
 
 
 def counts_of(name: str) -> list[int]:
@@ -114,8 +120,6 @@ def fill(name: str, rules: Sequence[str], counts: Sequence[int]) -> None:
     tests = tests_for(name, backbone)
     if not file_of(name, ()).exists():
         write_json(file_of(name, ()), {"full": asdict(tried(backbone, (), tests))})
-    by_rule = chosen(name, backbone)
-    write_json(folder(name) / "chosen.json", by_rule)
     eligible = eligible_blocks(BLOCKS[name])
     for count in counts or counts_of(name):
         for each in rules:
@@ -123,7 +127,8 @@ def fill(name: str, rules: Sequence[str], counts: Sequence[int]) -> None:
                 for removed in random_subsets(eligible, count).subsets:
                     _try(name, backbone, removed, tests)
             else:
-                _try(name, backbone, by_rule[each][count], tests)
+                removed = chosen(name, backbone, each)[str(count)]
+                _try(name, backbone, tuple(removed), tests)
 
 
 def _try(name: str, backbone: Backbone, removed: tuple[int, ...], tests: TrialPlan) -> None:
@@ -171,8 +176,8 @@ def model_table(name: str) -> str:
             if (found := read(name, removed))
         ]
         for each in RULES:
-            removed = known[each][str(count)]
-            if full is not None and (found := read(name, removed)) is not None:
+            removed = known.get(each, {}).get(str(count))
+            if full is not None and removed and (found := read(name, removed)) is not None:
                 rows.append(_row(full["full"], eligible, each, removed, found, random))
         if full is not None and random:
             rows.append(_random_row(full["full"], count, random))

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final, Literal
 
 import torch
@@ -29,6 +30,7 @@ from layerscope.states.extract import Progress, TokenStates, batches, extract
 
 Judged = Literal["perplexity", "distance of vectors"]
 _EVERY: Final = 5  # one text of so many is held out, to choose by
+_JUDGED: Final = 4096  # tokens that models are judged on
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Healing:
         dropped: that of the model without the blocks, as it is.
         healed: that of the healed one.
         tokens: that maps were fitted on.
-        held_out: tokens to choose by.
+        held_out: tokens that they are judged on.
         seconds: all in all.
     """
 
@@ -159,7 +161,7 @@ def heal(
     return Healing(
         tuple(patches), always or found < dropped, judge.by, judge.full, dropped, found,
         tokens=sum(len(text.ids) for text in texts.fit),
-        held_out=sum(len(text.ids) for text in texts.held_out),
+        held_out=sum(len(text.ids) for text in judge.texts),
         seconds=round(time.perf_counter() - started, 1),
     )  # fmt: skip
 
@@ -168,11 +170,12 @@ class Judge:
     """How far a model is from the full one on held-out texts; less is better.
 
     By perplexity where the model predicts the next token, otherwise by 1 - cosine of the mean output of
-    each text with the full model's.
+    each text with the full model's; on the first 4,096 tokens or so.
     """
 
     def __init__(self, backbone: Backbone, texts: HealingTexts) -> None:
-        self.backbone, self.texts = backbone, texts
+        self.backbone, self.budget = backbone, texts.budget
+        self.texts = _first(texts.held_out, _JUDGED)
         self.by: Judged = "perplexity" if writes_text(backbone) else "distance of vectors"
         self.expected = None if self.by == "perplexity" else self._vectors(backbone)
         self.full = self(())
@@ -183,19 +186,26 @@ class Judge:
         """Judge the model without some blocks and with patches; infinite if a state is not finite."""
         with healed(self.backbone, removed, patches) as model:
             if self.expected is None:
-                return perplexity(model, self.texts.held_out) or math.inf
+                return perplexity(model, self.texts) or math.inf
             cosines = torch.cosine_similarity(self._vectors(model), self.expected, dim=1)
         found = 1 - float(cosines.mean())
         return found if math.isfinite(found) else math.inf
 
     def _vectors(self, model: Backbone) -> Tensor:
-        texts, site = self.texts.held_out, output_site(model)
+        texts, site = self.texts, output_site(model)
         counted = [_counted(text) for text in texts]
         found: dict[int, Tensor] = {}
-        planned = batches(model, texts, counted, self.texts.budget)
+        planned = batches(model, texts, counted, self.budget)
         for result in extract(model, planned, (site,), _means):
             found |= dict(zip(result.items, result.by_site[site], strict=True))
         return torch.stack([found[place] for place in range(len(texts))])
+
+
+def _first(texts: Sequence[TokenizedText], tokens: int) -> tuple[TokenizedText, ...]:
+    """Return the first texts that have so many tokens together, at least one."""
+    lengths = accumulate(len(text.ids) for text in texts)
+    return tuple(text for text, end in zip(texts, lengths, strict=True)
+                 if end - len(text.ids) < tokens)  # fmt: skip
 
 
 def _counted(text: TokenizedText) -> list[bool]:
