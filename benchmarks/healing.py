@@ -37,7 +37,7 @@ from layerscope.models import loading
 from layerscope.models.backbone import Backbone
 from layerscope.results.resampling import against
 from layerscope.results.table import Run, conform, load_run, no_contributions
-from layerscope.settings import ModelOptions
+from layerscope.settings import EvaluateConfig, ModelOptions
 from layerscope.states.extract import silent
 
 KEPT = RUNS / "heal"
@@ -134,7 +134,7 @@ def fill(name: str, rules: Sequence[str], counts: Sequence[int]) -> None:
 def _try(name: str, backbone: Backbone, removed: tuple[int, ...], tests: TrialPlan) -> None:
     if file_of(name, removed).exists():
         return
-    used = divided(tokenize(backbone.tokenizer, texts(), 512), _BATCH)
+    used = divided(tokenize(backbone.tokenizer, texts(), 512), EvaluateConfig(batch_tokens=_BATCH))
     started = time.perf_counter()
     healing = heal(backbone, removed, used, silent)
     seconds = time.perf_counter() - started

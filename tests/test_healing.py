@@ -30,6 +30,7 @@ from layerscope.metrics.healing import LinearMap, Moments, fit, token_weights
 from layerscope.models import loading, modes
 from layerscope.models.backbone import Backbone, backbone_of, probe
 from layerscope.models.residual import fold_weights, folded, writer_of
+from layerscope.settings import EvaluateConfig
 from layerscope.states.extract import silent
 from tiny import CONFIGS, save_tiny, texts, tiny_model, tiny_tokenizer, unusual_model
 
@@ -109,6 +110,17 @@ def test_a_block_without_one_last_linear_map_is_refused(name):
         writer_of(backbone, 2)
 
 
+def test_a_block_that_shares_its_last_weights_is_refused():
+    model = copy.deepcopy(tiny_model("llama"))
+    model.layers[3].mlp.down_proj.weight = model.layers[1].mlp.down_proj.weight
+    backbone = backbone_of(model, tiny_tokenizer())
+    with pytest.raises(
+        InputError, match="block 2 of .* shares the weights that a map would be folded"
+    ):
+        writer_of(backbone, 2)
+    assert writer_of(backbone, 1).linear == "mlp.down_proj"
+
+
 # --- the healed model ------------------------------------------------------------------------------
 
 
@@ -129,6 +141,9 @@ def causal() -> Any:
         model.model.embed_tokens.weight.mul_(4)
         model.lm_head.weight.mul_(20)
     return model
+
+
+SETTINGS = EvaluateConfig(batch_tokens=256)
 
 
 def heal_texts(count: int = 120) -> list[str]:
@@ -168,7 +183,7 @@ def test_the_source_is_left_as_it_was(writer):
     backbone = loading.load(writer, head=True)
     before, config = dict(backbone.whole.state_dict()), str(backbone.whole.config)
     before = {name: weight.clone() for name, weight in before.items()}
-    used = divided(tokenize(backbone.tokenizer, heal_texts(), 64), 256)
+    used = divided(tokenize(backbone.tokenizer, heal_texts(), 64), SETTINGS)
     found = heal(backbone, (2, 3), used, silent)
     with healed(backbone, (2, 3), found.patches) as shorter:
         assert shorter.depth == 2
@@ -226,9 +241,18 @@ def test_the_table_has_the_model_as_dropped_beside_the_healed_one(writer, monkey
         assert words in " ".join(said.out.split())
 
 
+def test_the_last_block_is_healed_to_what_it_gave():
+    backbone = loaded("gpt2")
+    used = divided(tokenize(backbone.tokenizer, heal_texts(), 64), SETTINGS)
+    found = heal(backbone, (3, 4), used, silent)
+    [patch] = found.patches
+    assert (patch.block, patch.goal) == (2, 4)
+    assert found.healed < found.dropped
+
+
 def test_scattered_blocks_are_healed_in_order_each_before_it():
     backbone = loaded("gpt2")
-    used = divided(tokenize(backbone.tokenizer, heal_texts(), 64), 256)
+    used = divided(tokenize(backbone.tokenizer, heal_texts(), 64), SETTINGS)
     found = heal(backbone, (2, 4), used, silent)
     assert [(each.block, each.goal) for each in found.patches] == [(1, 2), (3, 4)]
     # The second map is fitted on states of the model that the first has healed.
@@ -244,7 +268,7 @@ def test_the_fit_is_least_squares_on_the_tokens_that_are_not_held_out(monkeypatc
     tokens = tokenize(backbone.tokenizer, heal_texts(), 64)
     monkeypatch.setattr(patches_module, "best_fit", lambda m, _, **options: fit(m, 0.1, **options))
     monkeypatch.setattr(Moments, "left", lambda _, chosen: float(chosen.diagonal))
-    found = heal(backbone, (3,), divided(tokens, 256), silent)
+    found = heal(backbone, (3,), divided(tokens, SETTINGS), silent)
     written, wanted = [], []
     for place, text in enumerate(tokens):
         if place % 5 == 4:
@@ -284,7 +308,7 @@ def test_the_fit_is_least_squares_on_the_tokens_that_are_not_held_out(monkeypatc
 @pytest.mark.parametrize("name", ["bert", "gemma3"])
 def test_behind_a_norm_the_form_is_chosen_on_held_out_texts(name, monkeypatch):
     backbone = loaded(name)
-    used = divided(tokenize(backbone.tokenizer, heal_texts(), 64), 256)
+    used = divided(tokenize(backbone.tokenizer, heal_texts(), 64), SETTINGS)
     scores = []
     judged = Judge.__call__
 
@@ -308,7 +332,7 @@ def test_maps_never_see_the_texts_of_the_perplexity(writer, monkeypatch):
     monkeypatch.setattr(
         pruning_module,
         "divided",
-        lambda tokens, budget: seen.extend(tokens) or real(tokens, budget),
+        lambda tokens, how: seen.extend(tokens) or real(tokens, how),
     )
     layerscope.prune(writer, "deepest-first", 1, data=data, perplexity=held_out, draws=1)
     assert len(seen) == len(data) - len(held_out)

@@ -26,7 +26,10 @@ from layerscope.export.trial import output_site, perplexity, writes_text
 from layerscope.metrics.healing import refuse_few_tokens
 from layerscope.models.backbone import Backbone, non_finite_states
 from layerscope.models.residual import Writer, writer_of
+from layerscope.settings import VectorConfig
+from layerscope.states.encode import TokenPolicy
 from layerscope.states.extract import Progress, TokenStates, batches, extract
+from layerscope.states.pooling import pool
 
 Judged = Literal["perplexity", "distance of vectors"]
 _EVERY: Final = 5  # one text of so many is held out, to choose by
@@ -80,8 +83,12 @@ class Healing:
         return (self.dropped - self.healed) / cost if cost > 0 else math.nan
 
 
-def divided(texts: Sequence[TokenizedText], budget: int) -> HealingTexts:
+def divided(texts: Sequence[TokenizedText], settings: VectorConfig) -> HealingTexts:
     """Hold out every fifth text.
+
+    Args:
+        texts: as tokens.
+        settings: how texts become vectors, and what a batch holds.
 
     Raises:
         InputError: there are too few texts for that.
@@ -95,7 +102,9 @@ def divided(texts: Sequence[TokenizedText], budget: int) -> HealingTexts:
     return HealingTexts(
         tuple(text for place, text in enumerate(texts) if (place + 1) % every),
         tuple(text for place, text in enumerate(texts) if not (place + 1) % every),
-        budget,
+        settings.batch_tokens,
+        TokenPolicy.of_config(settings),
+        settings.pools,
     )
 
 
@@ -169,12 +178,13 @@ def heal(
 class Judge:
     """How far a model is from the full one on held-out texts; less is better.
 
-    By perplexity where the model predicts the next token, otherwise by 1 - cosine of the mean output of
-    each text with the full model's; on the first 4,096 tokens or so.
+    By perplexity where the model predicts the next token, otherwise by 1 - cosine of each text's
+    vector with the full model's; on the first 4,096 tokens or so.
     """
 
     def __init__(self, backbone: Backbone, texts: HealingTexts) -> None:
         self.backbone, self.budget = backbone, texts.budget
+        self.policy, self.pooling = texts.policy, texts.pooling
         self.texts = _first(texts.held_out, _JUDGED)
         self.by: Judged = "perplexity" if writes_text(backbone) else "distance of vectors"
         self.expected = None if self.by == "perplexity" else self._vectors(backbone)
@@ -193,10 +203,14 @@ class Judge:
 
     def _vectors(self, model: Backbone) -> Tensor:
         texts, site = self.texts, output_site(model)
-        counted = [_counted(text) for text in texts]
+        counted = [self.policy.counted(text) for text in texts]
+
+        def pooled(tokens: TokenStates) -> Tensor:
+            return pool(tokens, self.pooling).double().cpu()
+
         found: dict[int, Tensor] = {}
         planned = batches(model, texts, counted, self.budget)
-        for result in extract(model, planned, (site,), _means):
+        for result in extract(model, planned, (site,), pooled):
             found |= dict(zip(result.items, result.by_site[site], strict=True))
         return torch.stack([found[place] for place in range(len(texts))])
 
@@ -206,13 +220,3 @@ def _first(texts: Sequence[TokenizedText], tokens: int) -> tuple[TokenizedText, 
     lengths = accumulate(len(text.ids) for text in texts)
     return tuple(text for text, end in zip(texts, lengths, strict=True)
                  if end - len(text.ids) < tokens)  # fmt: skip
-
-
-def _counted(text: TokenizedText) -> list[bool]:
-    marks = text.counted(special_tokens=False, first_token=True)
-    return marks if any(marks) else [True] * len(text.ids)
-
-
-def _means(tokens: TokenStates) -> Tensor:
-    hidden = tokens.states.masked_fill(~tokens.counted[..., None], 0).double()
-    return (hidden.sum(dim=1) / tokens.counted.sum(dim=1, keepdim=True)).cpu()

@@ -10,11 +10,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from layerscope.config import Pooling
 from layerscope.data.tokens import TokenBatch, TokenizedText
 from layerscope.export.trial import without
 from layerscope.metrics.healing import LinearMap, Moments, best_fit, token_weights
 from layerscope.models.backbone import Backbone, non_finite_states
 from layerscope.models.residual import Writer, fold_weights, folded
+from layerscope.states.encode import TokenPolicy
 from layerscope.states.extract import Site, TokenStates, batches, extract
 from layerscope.states.written import Form, Tap, Written
 
@@ -64,13 +66,15 @@ class HealingTexts:
         fit: to fit on.
         held_out: to choose ridge and form by, and to judge by.
         budget: padded tokens in one forward pass.
-        special_tokens: whether tokens that the tokenizer adds count in a text's vector.
+        policy: which tokens count in a text's vector.
+        pooling: token states -> a text's vector.
     """
 
     fit: tuple[TokenizedText, ...]
     held_out: tuple[TokenizedText, ...]
     budget: int
-    special_tokens: bool = False
+    policy: TokenPolicy
+    pooling: Pooling
 
 
 def runs_of(removed: Iterable[int]) -> tuple[tuple[int, ...], ...]:

@@ -334,7 +334,7 @@ def _healed(
     for outcome in outcomes:
         try:
             tokens = _tokens(backbone, asked, [text for text in texts.texts if text not in tested])
-            used = divided(tokens, asked.settings.batch_tokens)
+            used = divided(tokens, asked.settings)
             healing = heal(backbone, outcome.removed, used, progress, always=asked.heal == "on")
         except InputError as error:
             if asked.heal == "on":

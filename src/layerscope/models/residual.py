@@ -90,12 +90,27 @@ def writer_of(backbone: Backbone, number: int) -> Writer:
     if not finite:
         raise non_finite_states(backbone, f" in block {number}")
     if found is not None:
+        _refuse_shared(backbone, number, found)
         return found
     raise InputError(
         f"block {number} of {backbone.info.name}, a {type(block).__name__}, has no one linear map that "
         "writes to the residual stream last (experts share that), so no map can be folded into it; pass "
         "--heal off, or choose other blocks."
     )
+
+
+def _refuse_shared(backbone: Backbone, number: int, writer: Writer) -> None:
+    """Raise an InputError if a map folded into a block would change others too."""
+    block = backbone.blocks[number - 1]
+    paths = [path for path in (writer.linear, writer.norm) if path]
+    own = {id(weight) for path in paths for weight in block.get_submodule(path).parameters()}
+    inside = {id(module) for module in block.modules()}
+    for other in backbone.whole.modules():
+        if id(other) not in inside and own & {id(w) for w in other.parameters(recurse=False)}:
+            raise InputError(
+                f"block {number} of {backbone.info.name} shares the weights that a map would be folded "
+                "into with other blocks; pass --heal off, or choose other blocks."
+            )
 
 
 def _found(block: nn.Module, inputs: Inputs, calls: Sequence[_Call], left: Tensor) -> Writer | None:
