@@ -31,7 +31,8 @@ from layerscope.models import loading, modes
 from layerscope.models.backbone import Backbone, backbone_of, probe
 from layerscope.models.residual import fold_weights, folded, writer_of
 from layerscope.settings import EvaluateConfig
-from layerscope.states.extract import silent
+from layerscope.states.extract import Site, batches, extract, silent
+from layerscope.states.written import Tap
 from tiny import CONFIGS, save_tiny, texts, tiny_model, tiny_tokenizer, unusual_model
 
 
@@ -325,6 +326,39 @@ def test_behind_a_norm_the_form_is_chosen_on_held_out_texts(name, monkeypatch):
     assert found.patches[0].form == ("full", "diagonal")[tried.index(min(tried))]
 
 
+def test_before_a_norm_a_map_and_its_offset_are_found_again():
+    """What stands behind a norm is made by a map before it, which the fit must find."""
+    model = copy.deepcopy(tiny_model("bert"))
+    with torch.no_grad():  # an MLP that adds much
+        model.encoder.layer[1].intermediate.dense.weight.mul_(20)
+        model.encoder.layer[1].output.dense.weight.mul_(20)
+    backbone = backbone_of(model, tiny_tokenizer())
+    block, writer = backbone.blocks[1], writer_of(backbone, 2)
+    generator = torch.Generator().manual_seed(2)
+    matrix = torch.eye(32) + 0.02 * torch.randn(32, 32, generator=generator)
+    offset = 0.1 * torch.randn(32, generator=generator)
+    tokens = tokenize(backbone.tokenizer, heal_texts(400), 64)
+    weights = fold_weights(block, writer, matrix, offset, linear=True)
+    sums, site = Moments(32, offset=True), Site(2)
+    for text in tokens:
+        marks = [[True] * len(text.ids)]
+        with folded(block, weights):
+            [came] = extract(backbone, batches(backbone, [text], marks, 64), (site,), states_of)
+        goal = came.by_site[site]
+        with Tap(block, writer) as tap:
+            [came] = extract(backbone, batches(backbone, [text], marks, 64), (site,), tap.read)
+        written = came.by_site[site]
+        wanted = goal - written.left
+        sums.add(*written.regression(writer, "full", wanted, token_weights(goal)))
+    found = fit(sums, 1e-6)
+    assert sums.left(found) < 0.02
+    assert sums.left(fit(sums, 1e-6, diagonal=True)) > 0.2
+
+
+def states_of(tokens):
+    return tokens.states[tokens.real].clone()
+
+
 def test_maps_never_see_the_texts_of_the_perplexity(writer, monkeypatch):
     data, held_out = heal_texts(), heal_texts()[:7]
     seen = []
@@ -447,7 +481,8 @@ def test_errors_of_runs_are_those_of_a_fit_for_each():
         before, after = torch.cat(states[first - 1]), torch.cat(states[first + length - 1])
         sums = Moments(backbone.info.dim, offset=True)
         sums.add(torch.cat(written[first - 1]), after - before, token_weights(before))
-        assert error == pytest.approx(float(sums.errors(fit(sums, 0.03)).sum()), rel=1e-4)
+        expected = sums.errors(fit(sums, 0.03)).sum() * sums.weight / sums.tokens
+        assert error == pytest.approx(float(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["llama", "bert", "gemma3"])

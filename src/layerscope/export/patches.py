@@ -127,9 +127,9 @@ def fitted_patches(
     ]
     for part, sums in zip((texts.fit, texts.held_out), moments, strict=True):
         for written, goal in _passed(backbone, step, removed, writer, patches, part, texts.budget):
-            wanted = (goal - written.left) / writer.scale
+            wanted, weights = goal - written.left, token_weights(goal)
             for form in forms:
-                sums[form].add(written.behind(writer, form), wanted, token_weights(goal))
+                sums[form].add(*written.regression(writer, form, wanted, weights))
         if not all(each.finite for each in sums.values()):
             raise non_finite_states(backbone, f" behind block {step.block}")
     block = backbone.blocks[step.block - 1]
@@ -140,11 +140,11 @@ def fitted_patches(
         if len(forms) == 1:
             choices.append(best_fit(fitted, held_out, diagonal=True))
         best = min(choices, key=held_out.left)
-        weights = _weights(block, writer, best, form)
+        changed = _weights(block, writer, best, form)
         module = writer.linear if form == "full" else writer.norm
         found.append(
             Patch(step.block, step.goal, module, "diagonal" if best.diagonal else "full", best.ridge,
-                  held_out.left(best), weights)
+                  held_out.left(best), changed)
         )  # fmt: skip
     return found
 

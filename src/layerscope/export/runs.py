@@ -17,7 +17,7 @@ from layerscope.metrics.healing import Moments, fit, refuse_few_tokens, token_we
 from layerscope.models.backbone import Backbone, non_finite_states
 from layerscope.models.residual import Writer, writer_of
 from layerscope.states.extract import Progress, Site, TokenStates, batches, extract
-from layerscope.states.written import Form, Tap
+from layerscope.states.written import Form, Tap, Written
 
 _GOALS: Final = 64  # random directions in which a run's error is estimated
 _RIDGE: Final = 0.03
@@ -98,7 +98,7 @@ class _Sums:
         self.taps = {
             block: Tap(backbone.blocks[block - 1], each) for block, each in writers.items()
         }
-        self.written: dict[int, tuple[Tensor, Tensor]] = {}
+        self.written: dict[int, tuple[Written, Tensor]] = {}
         self.seen: dict[int, Tensor] = {}
         self.stack = ExitStack()
 
@@ -119,15 +119,14 @@ class _Sums:
         states = tokens.states[tokens.real]
         self.seen[layer] = states.to(self.directions.device).double() @ self.directions
         if layer in self.writers:
-            writer = self.writers[layer]
-            form: Form = "full" if writer.linear else "diagonal"
-            written = self.taps[layer].read(tokens).behind(writer, form) * writer.scale
-            self.written[layer] = written, token_weights(states)
+            self.written[layer] = self.taps[layer].read(tokens), token_weights(states)
         for block in [each for each in self.written if each + self._runs(each) == layer]:
             written, weights = self.written.pop(block)
             after = range(block + 1, layer + 1)
             wanted = torch.cat([self.seen[each] - self.seen[block] for each in after], dim=1)
-            self.moments[block].add(written, wanted, weights)
+            writer = self.writers[block]
+            form: Form = "full" if writer.linear else "diagonal"
+            self.moments[block].add(*written.regression(writer, form, wanted, weights))
         for old in [each for each in self.seen if each <= layer - self.longest]:
             del self.seen[old]
 
@@ -138,6 +137,7 @@ class _Sums:
             if not sums.finite:
                 raise non_finite_states(self.backbone, f" behind block {block}")
             errors: Any = sums.errors(fit(sums, _RIDGE)).reshape(-1, self.goals).sum(dim=1)
+            errors = errors * sums.weight / sums.tokens
             for length, error in enumerate(errors.tolist(), start=1):
                 if set(range(block + 1, block + length + 1)) <= set(eligible):
                     found[block + 1, length] = error

@@ -31,22 +31,28 @@ class Written:
     normed: Tensor | None
     sizes: Tensor | None
 
-    def behind(self, writer: Writer, form: Form) -> Tensor:
-        """Return the states that a map of this form acts on, as they stand in the block's output.
+    def regression(
+        self, writer: Writer, form: Form, wanted: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the states that a map acts on, the changes wanted of them, and the tokens' weights.
 
-        A full map before a norm acts, by its first order, on the linear map's output over the norm's
-        divisor: what it adds there is multiplied by the norm's weights.
+        A full map before a norm acts on the linear map's output, whose change the norm divides: so what
+        is wanted behind the norm is multiplied by its divisor, and the weights are divided by its square.
+
+        Args:
+            writer: of the block.
+            form: of the map.
+            wanted: (token, ...) changes of the block's output.
+            weights: (token,) of the squared errors of those.
         """
-        if writer.kind == "plain" or form == "full":
-            states, sizes = self.linear, self.sizes
-            found = states if states is None or sizes is None else states / sizes[:, None]
-        else:
-            found = self.normed
-        if found is None:
+        inside = writer.kind == "plain" or form == "full"
+        states = self.linear if inside else self.normed
+        if states is None:
             raise RunError(
                 f"the pass never computed {writer.module}, which was found in the block."
             )
-        return found
+        sizes = self.sizes if inside and self.sizes is not None else torch.ones_like(weights)
+        return states, wanted * sizes[:, None] / writer.scale, weights * (writer.scale / sizes) ** 2
 
 
 class Tap:
