@@ -45,13 +45,20 @@ BUDGETS = (0.10, 0.20, 0.05, 0.15, 0.25)  # the ones that are asked about first
 RULES = ("angular-contiguous", "healing", "angular", "gfmi-gain", "nrs", "frenet")
 RANDOM = "random"
 FITTED = 300  # paragraphs of WikiText-2's training part
+SINGLE = 120  # of them are fitted on one by one
 _BATCH = 4096
 
 
 def texts() -> list[str]:
-    """The paragraphs that blocks are chosen on and maps are fitted on."""
+    """The paragraphs that blocks are chosen on."""
     found = pd.read_parquet(DATA / "WikiText-2" / "train_5k.parquet")["text"].tolist()
     return [text for text in found if len(text.split()) >= 20][:FITTED]
+
+
+def mixed() -> list[str]:
+    """What maps are fitted on: the same paragraphs, of which the later ones are joined by fours."""
+    single, joined = texts()[:SINGLE], texts()[SINGLE:]
+    return single + ["\n\n".join(joined[start : start + 4]) for start in range(0, len(joined), 4)]
 
 
 # --- filling the files -------------------------------------------------------------------------
@@ -134,7 +141,7 @@ def fill(name: str, rules: Sequence[str], counts: Sequence[int]) -> None:
 def _try(name: str, backbone: Backbone, removed: tuple[int, ...], tests: TrialPlan) -> None:
     if file_of(name, removed).exists():
         return
-    used = divided(tokenize(backbone.tokenizer, texts(), 512), EvaluateConfig(batch_tokens=_BATCH))
+    used = divided(tokenize(backbone.tokenizer, mixed(), 512), EvaluateConfig(batch_tokens=_BATCH))
     started = time.perf_counter()
     healing = heal(backbone, removed, used, silent)
     seconds = time.perf_counter() - started
