@@ -177,11 +177,9 @@ def model_table(name: str) -> str:
     full = read(name, ())
     eligible, rows = eligible_blocks(BLOCKS[name]), []
     for count in sorted(counts_of(name)):
-        random = [
-            found
-            for removed in random_subsets(eligible, count).subsets
-            if (found := read(name, removed))
-        ]
+        draws = random_subsets(eligible, count).subsets
+        random = [found for removed in draws if (found := read(name, removed))]
+        random = random if len(random) == len(draws) else []  # a part of them is no baseline
         for each in RULES:
             removed = known.get(each, {}).get(str(count))
             if full is not None and removed and (found := read(name, removed)) is not None:
