@@ -33,13 +33,12 @@ from layerscope.decisions.prune import (
     RULES,
     Budget,
     Rule,
-    Subsets,
     budgets,
     eligible_blocks,
     measured_by,
-    random_subsets,
     rule,
 )
+from layerscope.decisions.subsets import Subsets, random_subsets
 from layerscope.evaluation.run import quiet
 from layerscope.evaluation.tasks import resolve
 from layerscope.export.trial import PERPLEXITY, Trial, TrialPlan, tried, without
@@ -56,9 +55,15 @@ DATA = SHARED / "data"
 RUNS = Path(os.environ.get("LAYERSCOPE_RUNS", "runs"))
 SCANS, TRIALS = RUNS / "rules", RUNS / "prune"
 BUDGETS = (0.15, 0.20, 0.10, 0.05)  # the ones that are asked about first
-BLOCKS = {"MiniLM": 6, "Gemma 3 270M": 18, "SmolLM2 135M": 30}
+BLOCKS = {"MiniLM": 6, "MPNet base": 12, "Gemma 3 270M": 18, "SmolLM2 135M": 30}
+ENCODERS = ("MiniLM", "MPNet base")
 # bfloat16 doubles the speed of the decoders here; their weights are 4-bit numbers anyway.
-DTYPES = {"MiniLM": "float32", "Gemma 3 270M": "bfloat16", "SmolLM2 135M": "bfloat16"}
+DTYPES = {
+    "MiniLM": "float32",
+    "MPNet base": "float32",
+    "Gemma 3 270M": "bfloat16",
+    "SmolLM2 135M": "bfloat16",
+}
 # Rows of each task, drawn with seed 0; for classification, of each class of train and test.
 PARTS = {
     "STS17": ("STS17-en-en", 150),
@@ -115,7 +120,7 @@ def tests_for(name: str, backbone: Backbone) -> TrialPlan:
         plans += resolve(parts, task_data=TRIALS / "data")
     first = decided(EvaluateConfig().first_token, sample_ratio(backbone, 512))
     texts: Sequence[str] = ()
-    if name != "MiniLM":  # an encoder predicts no next token
+    if name not in ENCODERS:  # an encoder predicts no next token
         paragraphs = pd.read_parquet(DATA / "WikiText-2" / "valid.parquet")["text"]
         texts = ["\n\n".join(paragraphs[start : start + 9]) for start in PERPLEXITY_STARTS]
     settings = EvaluateConfig(first_token=first)

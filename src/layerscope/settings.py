@@ -48,6 +48,7 @@ PROBES: Final[tuple[Probe, ...]] = get_args(Probe)
 Format = Literal["sentence-transformers", "transformers", "onnx"]
 FinalNorm = Literal["auto", "keep", "drop"]
 Scheme = Literal["one-shot", "greedy"]
+Heal = Literal["auto", "on", "off"]
 PrunedFormat = Literal["auto", "transformers", "sentence-transformers"]
 
 
@@ -396,6 +397,9 @@ class PruneConfig(VectorConfig):
     """one-shot, or greedy: measure again after each block."""
     protect: Protected = (1, 1)
     """Blocks that stay at the start and at the end."""
+    heal: Heal = "auto"
+    """Put a linear map in place of dropped blocks, folded into the block before them: auto (where
+    held-out texts say that it helps), on or off."""
     format: PrunedFormat = "auto"
     """Format of the saved folder: auto (the source's), transformers or sentence-transformers."""
     head: Flag = True

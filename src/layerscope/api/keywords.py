@@ -103,6 +103,7 @@ class PruneConfigKeywords(VectorConfigKeywords, total=False):
     draws: int
     scheme: Literal["one-shot", "greedy"]
     protect: str | tuple[int, int]
+    heal: Literal["auto", "on", "off"]
     format: Literal["auto", "transformers", "sentence-transformers"]
     head: bool
     seed: int

@@ -168,7 +168,8 @@ def prune(
     held_out = None if perplexity is None else texts_of(perplexity).texts
     asked = PruneRequest(
         rule=named_rule(rule), budgets=listed_budgets(budget), protect=chosen.protect,
-        scheme=chosen.scheme, draws=chosen.draws, plans=tasks_of(evaluate, task_data, tables),
+        scheme=chosen.scheme, heal=chosen.heal, draws=chosen.draws,
+        plans=tasks_of(evaluate, task_data, tables),
         held_out=None if held_out is None else tuple(held_out),
         settings=EvaluateConfig(
             **{name: getattr(chosen, name) for name in (*VectorConfig.model_fields, "seed")}

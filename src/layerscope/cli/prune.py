@@ -34,8 +34,8 @@ _EXAMPLE = """
 Drop the blocks that a measured rule finds redundant, beside as many dropped at random.
 
 Rules: frenet, nrs, gfmi (gfmi-gain), gfmi-signed-gain, gfmi-level-low, gfmi-level-high,
-block-influence, angular-contiguous, angular, cka, deepest-first, random, or any measure of single
-layers (see layerscope metrics), whose change across a block then counts.
+block-influence, angular-contiguous, angular, cka, healing, deepest-first, random, or any measure of
+single layers (see layerscope metrics), whose change across a block then counts.
 
 Example:
 

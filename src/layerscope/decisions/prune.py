@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from itertools import combinations
 from typing import Final
 
 import numpy as np
 
 from layerscope.decisions import evidence
+from layerscope.decisions.subsets import least_error
 from layerscope.errors import InputError, unknown_name
 from layerscope.metrics import catalogue
 from layerscope.metrics.measure import Measure
 from layerscope.results.table import TASK, Run
-from layerscope.settings import DRAWS
 
 _LRD: Final = "measure named in Jiang, Yang, Tam 2026; the rule is ours"
 Scores = Mapping[int, float]
@@ -43,10 +42,13 @@ class Measured:
     Attributes:
         run: a scan of the model.
         blocks: L.
+        left: (first block, blocks) of a run of blocks -> the squared error that a map in their place
+            leaves, as a share of the states' own length; of runs that a map can stand in for.
     """
 
     run: Run
     blocks: int
+    left: Mapping[tuple[int, int], float] = field(default_factory=dict)
 
     def layers(self, metric: str, convention: str = "") -> Scores:
         """Return layer -> value of a measure of single layers."""
@@ -97,6 +99,8 @@ class Rule:
         convention: of the measures, "" where they have none.
         own_reading: whether the rule is our interpretation, as the source could not be read.
         at_once: whether all blocks are chosen together, so that they cannot be removed one by one.
+        spans: whether its scores are those of spans of as many blocks, by their first.
+        heals: whether it reads what maps in place of blocks leave, see `Measured.left`.
     """
 
     name: str
@@ -108,6 +112,8 @@ class Rule:
     convention: str = ""
     own_reading: bool = False
     at_once: bool = False
+    spans: bool = False
+    heals: bool = False
 
 
 def _no_score(name: str, lacking: Sequence[int], measured: Measured, metric: str) -> InputError:
@@ -203,6 +209,11 @@ def _contiguous(measured: Measured, eligible: Sequence[int], count: int, _seed: 
     return Removal(tuple(range(first, first + count)), spans)
 
 
+def _least_left(measured: Measured, eligible: Sequence[int], count: int, _seed: int) -> Removal:
+    scores = {first: error for (first, length), error in measured.left.items() if length == 1}
+    return Removal(least_error(measured.left, measured.blocks, eligible, count), scores)
+
+
 def _deepest(_measured: Measured, eligible: Sequence[int], count: int, _seed: int) -> Removal:
     return Removal(tuple(sorted(eligible, reverse=True)[:count]), {})
 
@@ -229,13 +240,17 @@ RULES: Final[tuple[Rule, ...]] = (
              source="Men et al. 2024, ShortGPT"),
     Rule(name="angular-contiguous", title="the span of n blocks that turns vectors least",
          formula="mean angle of a text's vector before and after the span",
-         reads=("angular_matrix",), choose=_contiguous, at_once=True,
+         reads=("angular_matrix",), choose=_contiguous, at_once=True, spans=True,
          source="Gromov et al. 2024, on pooled vectors rather than the last token"),
     _by_step("angular", "least turn of each text's vector",
              "mean angle of a text's vector before and after block b", "angular_distance",
              source="Gromov et al. 2024 for one block, on pooled vectors"),
     _by_step("cka", "most similar by CKA", "-unbiased CKA(b - 1, b)", "cka_unbiased",
              lambda v: -v, "Kornblith et al. 2019"),
+    Rule(name="healing", title="what maps in their place leave least of",
+         formula="squared error that a map in place of a run of blocks leaves, summed over runs",
+         reads=(), choose=_least_left, at_once=True, heals=True,
+         source="ours; the map in place of blocks is ReplaceMe's (arXiv 2505.02819)"),
     Rule(name="deepest-first", title="the deepest before the protected ones", formula="-b",
          reads=(), choose=_deepest, source="Gromov et al. 2024, their simple rule"),
     Rule(name="random", title="drawn by the seed", formula="none", reads=(), choose=_random,
@@ -408,40 +423,3 @@ def one_by_one(
         removed[kept[place - 1]] = choice.scores.get(place, math.nan)
     scores = {block: score for block, score in removed.items() if not math.isnan(score)}
     return Removal(tuple(removed), scores)
-
-
-@dataclass(frozen=True)
-class Subsets:
-    """Subsets of the eligible blocks, all of one size.
-
-    Attributes:
-        subsets: each in ascending order.
-        total: number of all subsets of this size.
-    """
-
-    subsets: tuple[tuple[int, ...], ...]
-    total: int
-
-    @property
-    def exhaustive(self) -> bool:
-        """Whether these are all."""
-        return len(self.subsets) == self.total
-
-
-def random_subsets(
-    eligible: Sequence[int], count: int, draws: int = DRAWS, seed: int = 0
-) -> Subsets:
-    """Return `draws` different subsets, uniformly, or all of them where there are no more.
-
-    >>> random_subsets([2, 3, 4], 2).subsets
-    ((2, 3), (2, 4), (3, 4))
-    """
-    ordered = sorted(eligible)
-    if (total := math.comb(len(ordered), count)) <= draws:
-        return Subsets(tuple(combinations(ordered, count)), total)
-    generator = np.random.default_rng(seed)
-    found: dict[tuple[int, ...], None] = {}
-    while len(found) < draws:
-        picks = generator.choice(ordered, size=count, replace=False)
-        found[tuple(sorted(int(pick) for pick in picks))] = None
-    return Subsets(tuple(found), total)

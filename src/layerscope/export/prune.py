@@ -15,13 +15,15 @@ from layerscope.data.tokens import TokenizedText
 from layerscope.decisions.prune import Budget, Removal
 from layerscope.errors import InputError
 from layerscope.export import sentence, ship, shorten, verify
+from layerscope.export.heal import Healing
+from layerscope.export.patches import Patch, patched
 from layerscope.export.request import PruneRequest
 from layerscope.export.sentence import PoolingMask
 from layerscope.export.ship import Compared, Plan, Shipped, Story
 from layerscope.export.trial import Comparison, Cost, Trial, output_site, without
 from layerscope.export.verify import NEW_TOKENS, Verification
 from layerscope.models import blocks, configs
-from layerscope.models.backbone import Backbone, probe, writes_text
+from layerscope.models.backbone import Backbone, non_finite_states, probe, writes_text
 from layerscope.models.modes import evaluating
 from layerscope.results.folder import versions
 from layerscope.results.table import Run
@@ -41,6 +43,8 @@ class Outcome:
         comparisons: test by test.
         subsets: the trials of the random subsets.
         total: the number of all subsets of this size.
+        healing: what healing came to, None where it was not tried.
+        dropped: where healing was kept, the trial of the model without it.
     """
 
     budget: Budget
@@ -50,6 +54,13 @@ class Outcome:
     comparisons: tuple[Comparison, ...] = ()
     subsets: tuple[Trial, ...] = field(default=(), repr=False)
     total: int = 0
+    healing: Healing | None = None
+    dropped: Trial | None = None
+
+    @property
+    def patches(self) -> tuple[Patch, ...]:
+        """The weights that healing changes in the model that is tried and saved."""
+        return self.healing.patches if self.healing is not None and self.healing.kept else ()
 
     @property
     def removed(self) -> tuple[int, ...]:
@@ -91,13 +102,15 @@ def save_pruned(
     out: Path,
     how: Saving,
     *,
+    patches: Sequence[Patch] = (),
     texts: Sequence[str],
     record: dict[str, Any],
     evidence: Sequence[str],
 ) -> Shipped:
     """Save the model without some blocks; a new process must read the same states from it.
 
-    A model that predicts the next token must also go on from a text alike with and without its cache.
+    Patches heal it. A model that predicts the next token must also go on from a text alike with and
+    without its cache.
 
     Raises:
         InputError: it cannot be saved so; nothing was written.
@@ -107,7 +120,7 @@ def save_pruned(
     kept = blocks.kept_blocks(backbone, removed)
     head = has_head(backbone, how)
     compared = texts_to_compare(backbone, how, texts)
-    with blocks.skipping(backbone, removed) as shorter:
+    with patched(backbone, patches), blocks.skipping(backbone, removed) as shorter:
         tokens = [tokens for _, tokens in compared.texts]
         expected = verify.token_states(shorter, tokens, output_site(shorter))
     plan = Plan(
@@ -126,10 +139,11 @@ def save_pruned(
 
     def card(verification: Verification) -> str:
         return ship.model_card(
-            backbone, _story(backbone, removed, how, out, evidence, verification)
+            backbone, _story(backbone, removed, how, out, evidence, verification, patches)
         )
 
-    return ship.ship(backbone, plan, out, overwrite=how.overwrite, record=record, card=card)
+    with patched(backbone, patches):
+        return ship.ship(backbone, plan, out, overwrite=how.overwrite, record=record, card=card)
 
 
 def refuse_unsavable(backbone: Backbone, how: Saving, eligible: Sequence[int]) -> None:
@@ -207,6 +221,8 @@ def output_of(backbone: Backbone, removed: Sequence[int], how: Saving) -> shorte
     text = TokenizedText(ids, (False,) * len(ids), truncated=False)
     with without(backbone, removed) as shorter:
         wanted = verify.token_states(shorter, [text], output_site(shorter))[0]
+    if not bool(wanted.isfinite().all()):
+        raise non_finite_states(backbone, " on a short input")
     output = shorten.find_output(backbone, small, wanted)
     if output != shorten.LAST:
         gone = f" without block {', '.join(map(str, sorted(removed)))}" if removed else ""
@@ -284,16 +300,21 @@ def _story(
     out: Path,
     evidence: Sequence[str],
     verification: Verification,
+    patches: Sequence[Patch],
 ) -> Story:
     name, gone = backbone.info.name, ", ".join(map(str, sorted(removed)))
     generated = (
         " Text is generated alike with and without the cache." if verification.generated else ""
     )
+    healed = ""
+    if patches:
+        into = ", ".join(str(patch.block) for patch in patches)
+        healed = f" A linear map in place of the removed blocks is folded into block {into}."
     return Story(
         title=f"{name} without {len(removed)} of its {backbone.depth} blocks",
         what=[
             f"{name} without block{'s' if len(removed) > 1 else ''} {gone} of {backbone.depth}; what "
-            f"enters a removed block goes on to the next. Not trained since. Made by "
+            f"enters a removed block goes on to the next.{healed} Not trained since. Made by "
             "layerscope prune."
         ],
         evidence=evidence,
@@ -353,8 +374,33 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "trial": None if outcome.trial is None else asdict(outcome.trial),
         "comparisons": [asdict(found) for found in outcome.comparisons],
         "subsets": [asdict(trial) for trial in outcome.subsets],
+        "healing": None if outcome.healing is None else outcome.healing.as_dict(),
+        "dropped": None if outcome.dropped is None else asdict(outcome.dropped),
         "total_subsets": outcome.total,
     }
+
+
+def failures_of(full: Trial, outcomes: Sequence[Outcome]) -> list[str]:
+    """Return what there is to know of tests without a value."""
+    said = [f"{task} was not compared: {why}" for task, why in full.failed.items()]
+    said += [
+        f"{task} has no change in percent, as the full model scores {score:.4g}."
+        for task, score in full.scores.items()
+        if score <= 0
+    ]
+    for outcome in outcomes:
+        if outcome.trial is not None:
+            failed = {k: v for k, v in outcome.trial.failed.items() if k not in full.failed}
+            said += [
+                f"without {outcome.removed}, {task} fails: {why}" for task, why in failed.items()
+            ]
+        said += [
+            f"{found.lacking} random subsets of {outcome.budget} blocks have no {found.name}, and are "
+            "left out."
+            for found in outcome.comparisons
+            if found.lacking
+        ]
+    return said
 
 
 def evidence_of(asked: PruneRequest, outcome: Outcome, record: dict[str, Any]) -> list[str]:
@@ -362,11 +408,16 @@ def evidence_of(asked: PruneRequest, outcome: Outcome, record: dict[str, Any]) -
     rule, data = asked.rule, record["data"]
     on = f", measured on {data.get('texts')} texts of {data.get('name')}" if data else ""
     said = [f"Chosen by the rule {rule.name} ({rule.formula}, lowest first; {asked.scheme}){on}."]
+    if outcome.healing is not None:
+        said.append(outcome.healing.sentence())
     for found in outcome.comparisons:
         line = f"{found.name}: {found.change:+.1f} % against the full model"
         if found.random:
+            healed = (
+                "" if found.dropped is None else f"; without healing {found.random.value:+.1f} %"
+            )
             line += (
-                f"; {found.random.subsets} random subsets of as many blocks: median "
+                f"{healed}; {found.random.subsets} random subsets of as many blocks: median "
                 f"{found.random.median:+.1f} %, p = {found.random.p:.2f}"
             )
         said.append(f"{line}.")

@@ -16,12 +16,16 @@ from layerscope.data.texts import SAMPLE, Texts, read_texts
 from layerscope.data.tokens import TokenizedText, length_limit, tokenize
 from layerscope.decisions import prune as prune_module
 from layerscope.decisions.prune import Budget, Measured, Removal, Rule
+from layerscope.decisions.subsets import random_subsets
 from layerscope.errors import InputError
 from layerscope.export import formats
 from layerscope.export import prune as export_prune
 from layerscope.export import trial as trial_module
-from layerscope.export.prune import Outcome, Saving, evidence_of, record_of
+from layerscope.export.heal import divided, heal
+from layerscope.export.patches import patched
+from layerscope.export.prune import Outcome, Saving, evidence_of, failures_of, record_of
 from layerscope.export.request import PruneRequest, fitting, notes_of
+from layerscope.export.runs import left_by_runs
 from layerscope.export.ship import Shipped
 from layerscope.export.trial import Cost, Trial, TrialPlan, attempt, costs
 from layerscope.models.backbone import Backbone, writes_text
@@ -179,7 +183,7 @@ class ReadyPruning:
         if not asked.plans and not held_out:
             return 0
         drawn = [
-            prune_module.random_subsets(self.eligible, each.count, asked.draws, asked.seed).subsets
+            random_subsets(self.eligible, each.count, asked.draws, asked.seed).subsets
             for each in self.budgets
         ]
         return 1 + len(self.budgets) + len({subset for subsets in drawn for subset in subsets})
@@ -195,6 +199,7 @@ class ReadyPruning:
             Outcome(each, removal, tuple(kinds[b - 1] for b in sorted(removal.blocks)))
             for each, removal in zip(budgets, self.removals or (), strict=True)
         ]
+        outcomes, healing_notes = _healed(backbone, asked, outcomes, texts, place, progress)
         full, outcomes, notes = _tried(backbone, asked, self.eligible, outcomes, texts, progress)
         spent = None
         if len(outcomes) == 1 and (place is not None or full is not None):
@@ -202,7 +207,7 @@ class ReadyPruning:
             spent = costs(backbone, outcomes[0].removed, _tokens(backbone, asked, texts.texts),
                           asked.settings.batch_tokens)  # fmt: skip
             progress("measuring speed", 1, 1)
-        notes = (*self.said, *notes_of(asked, budgets, self.run), *notes)
+        notes = (*self.said, *notes_of(asked, budgets, self.run), *healing_notes, *notes)
         record = record_of(
             backbone, asked, self.eligible, outcomes, full, spent, texts, self.run, notes
         )
@@ -210,7 +215,7 @@ class ReadyPruning:
         if place is not None and how is not None:
             progress("saving and checking", 0, 1)
             shipped = export_prune.save_pruned(
-                backbone, outcomes[0].removed, place, how,
+                backbone, outcomes[0].removed, place, how, patches=outcomes[0].patches,
                 texts=texts.texts, record=record, evidence=evidence_of(asked, outcomes[0], record),
             )  # fmt: skip
             usage = export_prune.usage_of(backbone, how, place)
@@ -261,7 +266,8 @@ def ready_pruning(
         how, more = export_prune.with_writing(backbone, how, texts.texts)
         notes += tuple(more)
     ready = ReadyPruning(backbone, asked, eligible, budgets, texts, run, place, how, None, notes)
-    known = asked.scheme != "greedy" and (run is not None or not asked.rule.reads)
+    measured = asked.rule.heals or (asked.rule.reads and run is None)
+    known = asked.scheme != "greedy" and not measured
     return ready.with_removals(progress) if known else ready
 
 
@@ -281,7 +287,13 @@ def _removals(
         if not asked.rule.reads:
             nothing = pd.DataFrame({"metric": [], "value": []})
             empty = Run(conform(nothing), no_contributions(), {})
-            return Measured(empty, backbone.depth - len(removed))
+            left = {}
+            if asked.rule.heals:
+                most = max(each.count for each in budgets)
+                tokens = _tokens(backbone, asked, texts.texts)
+                batch = asked.settings.batch_tokens
+                left = left_by_runs(backbone, eligible, most, tokens, batch, progress)
+            return Measured(empty, backbone.depth - len(removed), left)
         if not removed and run is not None:
             return prune_module.measured_by(run, backbone.depth)
         with trial_module.without(backbone, removed) as shorter:
@@ -299,6 +311,40 @@ def _removals(
 def _first(removal: Removal, count: int) -> Removal:
     blocks = removal.blocks[:count]
     return Removal(blocks, {b: v for b, v in removal.scores.items() if b in blocks})
+
+
+# --- maps in their place ---------------------------------------------------------------------------
+
+
+def _healed(
+    backbone: Backbone,
+    asked: PruneRequest,
+    outcomes: Sequence[Outcome],
+    texts: Texts,
+    place: Path | None,
+    progress: Progress,
+) -> tuple[list[Outcome], list[str]]:
+    """Heal every removal, where a model is tried or saved or it was asked for."""
+    held_out, _ = _held_out(backbone, asked, texts)
+    idle = place is None and not asked.plans and not held_out
+    if asked.heal == "off" or (idle and asked.heal == "auto"):
+        return list(outcomes), []
+    tested = set(held_out)
+    found, notes = [], []
+    for outcome in outcomes:
+        try:
+            tokens = _tokens(backbone, asked, [text for text in texts.texts if text not in tested])
+            used = divided(tokens, asked.settings)
+            healing = heal(backbone, outcome.removed, used, progress, always=asked.heal == "on")
+        except InputError as error:
+            if asked.heal == "on":
+                raise
+            notes.append(f"not healed: {error}")
+            found.append(outcome)
+        else:
+            notes.append(healing.sentence())
+            found.append(replace(outcome, healing=healing))
+    return found, notes
 
 
 # --- what that changes -----------------------------------------------------------------------------
@@ -332,8 +378,7 @@ def _tried(
     if not plan.plans and not plan.held_out:
         return None, list(outcomes), notes
     drawn = [
-        prune_module.random_subsets(eligible, each.budget.count, asked.draws, asked.seed)
-        for each in outcomes
+        random_subsets(eligible, each.budget.count, asked.draws, asked.seed) for each in outcomes
     ]
     wanted: dict[tuple[int, ...], None] = {(): None}
     for outcome, subsets in zip(outcomes, drawn, strict=True):
@@ -347,14 +392,20 @@ def _tried(
     found = []
     for outcome, subsets in zip(outcomes, drawn, strict=True):
         others = tuple(trials[each] for each in subsets.subsets)
-        pruned = trials[outcome.removed]
-        compared = trial_module.comparisons(full, pruned, others, exhaustive=subsets.exhaustive)
+        pruned = dropped = trials[outcome.removed]
+        compared = trial_module.comparisons(full, dropped, others, exhaustive=subsets.exhaustive)
+        if outcome.patches:
+            with patched(backbone, outcome.patches):
+                pruned = attempt(backbone, outcome.removed, plan)
+            own = trial_module.comparisons(full, pruned, (), exhaustive=False)
+            compared = trial_module.healed_comparisons(own, compared)
         found.append(
             replace(
-                outcome, trial=pruned, comparisons=compared, subsets=others, total=subsets.total
+                outcome, trial=pruned, comparisons=compared, subsets=others, total=subsets.total,
+                dropped=dropped if outcome.patches else None,
             )
-        )
-    return full, found, (*notes, *_failures(full, found))
+        )  # fmt: skip
+    return full, found, (*notes, *failures_of(full, found))
 
 
 def _held_out(
@@ -378,25 +429,3 @@ def _held_out(
     if len(unseen) >= HELD_OUT:
         return unseen[-HELD_OUT:], (f"{note}, none of which the blocks were chosen by.",)
     return sample[-HELD_OUT:], (f"{note}, which the blocks were chosen by as well.",)
-
-
-def _failures(full: Trial, outcomes: Sequence[Outcome]) -> list[str]:
-    said = [f"{task} was not compared: {why}" for task, why in full.failed.items()]
-    said += [
-        f"{task} has no change in percent, as the full model scores {score:.4g}."
-        for task, score in full.scores.items()
-        if score <= 0
-    ]
-    for outcome in outcomes:
-        if outcome.trial is not None:
-            failed = {k: v for k, v in outcome.trial.failed.items() if k not in full.failed}
-            said += [
-                f"without {outcome.removed}, {task} fails: {why}" for task, why in failed.items()
-            ]
-        said += [
-            f"{found.lacking} random subsets of {outcome.budget} blocks have no {found.name}, and are "
-            "left out."
-            for found in outcome.comparisons
-            if found.lacking
-        ]
-    return said

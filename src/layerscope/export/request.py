@@ -28,7 +28,7 @@ from layerscope.metrics import catalogue
 from layerscope.models import blocks
 from layerscope.models.backbone import Backbone
 from layerscope.results.table import Run
-from layerscope.settings import EvaluateConfig, Protected, ScanConfig
+from layerscope.settings import EvaluateConfig, Heal, Protected, ScanConfig
 
 _BUDGET: Final = "a part of the blocks (0.1 or '10%') or their number"
 
@@ -54,6 +54,8 @@ class PruneRequest(Config):
     """Blocks at the start and at the end that stay."""
     scheme: Literal["one-shot", "greedy"]
     """Whether all blocks are scored at once, or anew after each one that goes."""
+    heal: Heal
+    """Whether a map takes the place of the blocks that go."""
     draws: Count
     """Random subsets to try."""
     plans: Listed[Annotated[TaskPlan, Kind("a task")]]

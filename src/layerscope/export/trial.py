@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Final
@@ -145,8 +145,10 @@ class Comparison:
         full: in the full model; None for the mean of the tasks, as their scores are unlike.
         pruned: without the blocks, likewise.
         change: in percent of the full model's value.
-        random: that change compared with random subsets; None where none were tried.
+        random: that change compared with random subsets; None where none were tried. Of a healed
+            model it is the change without healing that is compared, as they are not healed either.
         lacking: random subsets without a value, which are left out.
+        dropped: its value without the blocks and without healing; None where that is `pruned`.
     """
 
     name: str
@@ -155,6 +157,7 @@ class Comparison:
     change: float
     random: Against | None = None
     lacking: int = 0
+    dropped: float | None = None
 
 
 def comparisons(
@@ -191,6 +194,26 @@ def comparisons(
             )
         )  # fmt: skip
     return tuple(found)
+
+
+def healed_comparisons(
+    healed: Sequence[Comparison], dropped: Sequence[Comparison]
+) -> tuple[Comparison, ...]:
+    """Return the comparisons of a healed model, each beside the same model without healing.
+
+    What only one of the two has a value of is left out.
+    """
+    beside = {found.name: found for found in dropped}
+    return tuple(
+        replace(
+            found,
+            random=beside[found.name].random,
+            lacking=beside[found.name].lacking,
+            dropped=beside[found.name].pruned,
+        )
+        for found in healed
+        if found.name in beside
+    )
 
 
 def _of_task(full: Trial, task: str) -> Change:

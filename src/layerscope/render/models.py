@@ -144,13 +144,13 @@ def _block_scores(
     ranked = sorted(scores, key=lambda block: (scores[block], -block))
     digits = words.decimals(scores.values())
     varied = ("type",) if len(set(kinds)) > 1 else ()
-    shown = ranked[: (1 if rule.at_once else len(order)) + _MORE]
+    shown = ranked[: (1 if rule.spans else len(order)) + _MORE]
     lines = []
     for block in shown:
-        last = block + outcome.budget.count - 1 if rule.at_once else block
+        last = block + outcome.budget.count - 1 if rule.spans else block
         goes = "" if block not in order else str(order.index(block) + 1)
         if rule.at_once:
-            goes = "together" if block == order[0] else ""
+            goes = "together" if block in (order[:1] if rule.spans else order) else ""
         lines.append(
             (
                 Cell(str(block) if last == block else f"{block}-{last}"),
@@ -161,17 +161,19 @@ def _block_scores(
         )
     left = f", {len(ranked) - len(shown)} more in --json" if len(ranked) > len(shown) else ""
     note = f"lowest score first{left}; {len(eligible)} of {len(kinds)} blocks may go"
-    named = heads("blocks" if rule.at_once else "block", *varied, "score", "goes",
+    named = heads("blocks" if rule.spans else "block", *varied, "score", "goes",
                   left=(1, 3) if varied else (2,))  # fmt: skip
     return Table(named, tuple(lines), notes=(note,))
 
 
 def _comparisons(outcome: Outcome) -> Table:
     """Return a row a test: full, pruned, change; and the change that random subsets make."""
+    healed = bool(outcome.patches)
     lines = tuple(
         (
             Cell(_shortened(found.name)),
             Cell(_quality(found.full, found.name)),
+            *((Cell(_quality(found.dropped, found.name)),) if healed else ()),
             Cell(_quality(found.pruned, found.name)),
             Cell(words.percent(found.change), _judged(found)),
             *_random(found),
@@ -188,8 +190,10 @@ def _comparisons(outcome: Outcome) -> Table:
         notes.append(
             f"random: median of {drawn} {compared.subsets} subsets{of} of as many blocks; "
             f"p: share {share} at least as good"
+            f"{' as dropped, since they are not healed either' if healed else ''}"
         )
-    named = heads("", "full", "pruned", "change", "random", "10..90 %", "p")
+    pruned = ("dropped", "healed") if healed else ("pruned",)
+    named = heads("", "full", *pruned, "change", "random", "10..90 %", "p")
     return Table(named, lines, notes=tuple(notes))
 
 

@@ -1,0 +1,222 @@
+"""Heal a model without some of its blocks: maps in their place, folded into the blocks before them.
+
+Each run of removed blocks is healed in the block before it, from the first run to the last: the states
+that a map is fitted on are those of the model as it is by then; what they should become is what the full
+model has behind the run. No weight is added. See `metrics.healing` for the fit, `models.residual` for
+where a map can be folded into, and arXiv 2505.02819 (ReplaceMe) for the idea.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Final, Literal
+
+import torch
+from torch import Tensor
+
+from layerscope.data.tokens import TokenizedText
+from layerscope.errors import InputError
+from layerscope.export.patches import HealingTexts, Patch, Step, fitted_patches, healed, runs_of
+from layerscope.export.shorten import refuse_quantized
+from layerscope.export.trial import output_site, perplexity
+from layerscope.metrics.healing import refuse_few_tokens
+from layerscope.models.backbone import Backbone, non_finite_states, writes_text
+from layerscope.models.residual import Writer, writer_of
+from layerscope.settings import VectorConfig
+from layerscope.states.encode import TokenPolicy
+from layerscope.states.extract import Progress, TokenStates, batches, extract
+from layerscope.states.pooling import pool
+
+Judged = Literal["perplexity", "distance of vectors"]
+_EVERY: Final = 5  # one text of so many is held out, to choose by
+_JUDGED: Final = 4096  # tokens that models are judged on
+
+
+@dataclass(frozen=True)
+class Healing:
+    """What healing came to, on texts that no map was fitted on.
+
+    Attributes:
+        patches: run by run; none where nothing helped.
+        kept: whether they are in the model that is tried and saved.
+        judged: by what, less is better.
+        full: that of the full model.
+        dropped: that of the model without the blocks, as it is.
+        healed: that of the healed one.
+        tokens: that maps were fitted on.
+        held_out: tokens that they are judged on.
+        seconds: all in all.
+    """
+
+    patches: tuple[Patch, ...]
+    kept: bool
+    judged: Judged
+    full: float
+    dropped: float
+    healed: float
+    tokens: int
+    held_out: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for a record."""
+        return vars(self) | {"patches": [patch.as_dict() for patch in self.patches]}
+
+    def sentence(self) -> str:
+        """Return what came of it, for people."""
+        into = ", ".join(f"{patch.block} ({patch.form})" for patch in self.patches)
+        kept = "kept" if self.kept else "not kept"
+        return (
+            f"Healed by linear maps folded into block {into}, fitted on {self.tokens:,} tokens: on "
+            f"{self.held_out:,} held-out tokens the {self.judged} is {self.full:.4g} of the full model, "
+            f"{self.dropped:.4g} without the blocks, {self.healed:.4g} healed; {kept}."
+        )
+
+    @property
+    def recovered(self) -> float:
+        """The share of what dropping the blocks cost that healing gives back; NaN if it cost nothing."""
+        cost = self.dropped - self.full
+        return (self.dropped - self.healed) / cost if cost > 0 else math.nan
+
+
+def divided(texts: Sequence[TokenizedText], settings: VectorConfig) -> HealingTexts:
+    """Hold out every fifth text.
+
+    Args:
+        texts: as tokens.
+        settings: how texts become vectors, and what a batch holds.
+
+    Raises:
+        InputError: there are too few texts for that.
+    """
+    if len(texts) < 2:
+        raise InputError(
+            "expected at least 2 texts to heal by, one to fit on and one to choose by, got "
+            f"{len(texts)}; give more texts, or pass --heal off."
+        )
+    every = min(_EVERY, len(texts))
+    return HealingTexts(
+        tuple(text for place, text in enumerate(texts) if (place + 1) % every),
+        tuple(text for place, text in enumerate(texts) if not (place + 1) % every),
+        settings.batch_tokens,
+        TokenPolicy.of_config(settings),
+        settings.pools,
+    )
+
+
+def refuse_unhealable(
+    backbone: Backbone, removed: Iterable[int], texts: HealingTexts
+) -> tuple[Writer, ...]:
+    """Return where each run of removed blocks is healed.
+
+    Raises:
+        InputError: a run has no block before it or none that takes a map, weights are packed, or texts
+            are too few.
+    """
+    refuse_quantized(backbone)
+    runs = runs_of(removed)
+    if runs[0][0] == 1:
+        raise InputError(
+            f"block {', '.join(map(str, runs[0]))} has no block before it to be healed in; protect the "
+            "first block (--protect 1,1), or pass --heal off."
+        )
+    writers = tuple(writer_of(backbone, run[0] - 1) for run in runs)
+    rows = backbone.info.dim + max(writer.offset for writer in writers)
+    refuse_few_tokens(sum(len(text.ids) for text in texts.fit), rows)
+    return writers
+
+
+def heal(
+    backbone: Backbone,
+    removed: Sequence[int],
+    texts: HealingTexts,
+    progress: Progress,
+    *,
+    always: bool = False,
+) -> Healing:
+    """Fit a map for each run of removed blocks, and judge them all on held-out texts.
+
+    Args:
+        backbone: the full model.
+        removed: blocks, from 1.
+        texts: to fit on and to choose by.
+        progress: called with stage, done and total.
+        always: whether the maps are kept even where the model is no better for them.
+
+    Raises:
+        InputError: it cannot be healed, see `refuse_unhealable`.
+        NonFiniteError: states of the full model are NaN or infinite.
+    """
+    started = time.perf_counter()
+    writers = refuse_unhealable(backbone, removed, texts)
+    runs = runs_of(removed)
+    judge = Judge(backbone, texts)
+    patches: list[Patch] = []
+    for number, (run, writer) in enumerate(zip(runs, writers, strict=True)):
+        progress("healing", number, len(runs))
+        step = Step(run[0] - 1, run[-1])
+        candidates = fitted_patches(backbone, step, removed, writer, patches, texts)
+        gone = [block for block in removed if block <= step.goal]
+        if len(candidates) > 1:  # behind a norm the errors of two forms cannot be compared
+            scores = [judge(gone, (*patches, each)) for each in candidates]
+            candidates = [candidates[scores.index(min(scores))]]
+        patches += candidates
+    progress("healing", len(runs), len(runs))
+    dropped, found = judge(removed), judge(removed, patches)
+    return Healing(
+        tuple(patches), always or found < dropped, judge.by, judge.full, dropped, found,
+        tokens=sum(len(text.ids) for text in texts.fit),
+        held_out=sum(len(text.ids) for text in judge.texts),
+        seconds=round(time.perf_counter() - started, 1),
+    )  # fmt: skip
+
+
+class Judge:
+    """How far a model is from the full one on held-out texts; less is better.
+
+    By perplexity where the model predicts the next token, otherwise by 1 - cosine of each text's
+    vector with the full model's; on the first 4,096 tokens or so.
+    """
+
+    def __init__(self, backbone: Backbone, texts: HealingTexts) -> None:
+        self.backbone, self.budget = backbone, texts.budget
+        self.policy, self.pooling = texts.policy, texts.pooling
+        self.texts = _first(texts.held_out, _JUDGED)
+        self.by: Judged = "perplexity" if writes_text(backbone) else "distance of vectors"
+        self.expected = None if self.by == "perplexity" else self._vectors(backbone)
+        self.full = self(())
+        if not math.isfinite(self.full):
+            raise non_finite_states(backbone, " on held-out texts")
+
+    def __call__(self, removed: Iterable[int], patches: Iterable[Patch] = ()) -> float:
+        """Judge the model without some blocks and with patches; infinite if a state is not finite."""
+        with healed(self.backbone, removed, patches) as model:
+            if self.expected is None:
+                return perplexity(model, self.texts) or math.inf
+            cosines = torch.cosine_similarity(self._vectors(model), self.expected, dim=1)
+        found = 1 - float(cosines.mean())
+        return found if math.isfinite(found) else math.inf
+
+    def _vectors(self, model: Backbone) -> Tensor:
+        texts, site = self.texts, output_site(model)
+        counted = [self.policy.counted(text) for text in texts]
+
+        def pooled(tokens: TokenStates) -> Tensor:
+            return pool(tokens, self.pooling).double().cpu()
+
+        found: dict[int, Tensor] = {}
+        planned = batches(model, texts, counted, self.budget)
+        for result in extract(model, planned, (site,), pooled):
+            found |= dict(zip(result.items, result.by_site[site], strict=True))
+        return torch.stack([found[place] for place in range(len(texts))])
+
+
+def _first(texts: Sequence[TokenizedText], tokens: int) -> tuple[TokenizedText, ...]:
+    """Return the first texts that have so many tokens together, at least one."""
+    lengths = accumulate(len(text.ids) for text in texts)
+    return tuple(text for text, end in zip(texts, lengths, strict=True)
+                 if end - len(text.ids) < tokens)  # fmt: skip
