@@ -68,7 +68,7 @@ OWN: Final[dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]] = {
     "extreme-prompts": _real("SmolLM2 135M"),
     "bimodality": _real("SmolLM2 135M"),
     "entropy-and-accuracy": _real("SmolLM2 135M"),
-    "metrics-and-tasks": _real("MiniLM", "MPNet base", "SmolLM2 135M"),
+    "metrics-and-tasks": _real(*ALL),
     "model-selection": _real(*ALL),
     "pruning": _pruned,
     "entropy-orders": dict,

@@ -57,7 +57,8 @@ REPORTS: Final = {
         ("metric", "convention", "layer", "sets", "spearman", "low", "high", "p_holm"),
     ),
     "correlations": Report(
-        lambda runs: runs.correlations().table(), ("measure", "units", "dcor", "spearman", "p_holm")
+        lambda runs: runs.correlations().table(),
+        ("metric", "convention", "perturbation", "dcor", "spearman", "p_holm"),
     ),
     "selection": Report(lambda runs: runs.selection(), _RULED),
     "ranking": Report(lambda runs: runs.ranking().table(), ("predictor", "rank", "model", "value")),
