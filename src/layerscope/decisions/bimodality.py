@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from layerscope.decisions.dependence import benjamini_hochberg
+from layerscope.decisions.dependence import holm
 from layerscope.errors import UndefinedError, unknown_name
 from layerscope.results.resampling import p_value
 from layerscope.results.table import BLOCK
@@ -112,7 +112,7 @@ def bimodality(contributions: pd.DataFrame, metric: str = "prompt_entropy") -> p
 
     Returns:
         For each layer and convention (`COLUMNS`) the number of texts, the dip, its p by simulation, and
-        p corrected over the layers (Benjamini-Hochberg). Layers with fewer than 20 texts are left out.
+        p corrected over the layers (Holm). Layers with fewer than 20 texts are left out.
 
     Raises:
         InputError: the scan has no per-text numbers of that measure.
@@ -126,7 +126,7 @@ def bimodality(contributions: pd.DataFrame, metric: str = "prompt_entropy") -> p
         same = own[own["convention"].astype("string").fillna("") == convention]
         values = {layer: group["value"].to_numpy() for layer, group in same.groupby("layer")}
         tested = {layer: dip_test(each) for layer, each in values.items() if len(each) >= FEWEST}
-        corrected = benjamini_hochberg([each.p for each in tested.values()])
+        corrected = holm([each.p for each in tested.values()])
         for (layer, each), p in zip(tested.items(), corrected, strict=True):
             rows.append((layer, convention, each.n, each.statistic, each.p, p))
     return pd.DataFrame(rows, columns=list(COLUMNS))

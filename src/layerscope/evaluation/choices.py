@@ -24,12 +24,14 @@ from layerscope.models.inputs import inputs_of
 from layerscope.models.modes import evaluating
 from layerscope.results.folder import versions
 from layerscope.results.resampling import bootstrap_limits
+from layerscope.results.runs import Made, Needs
 from layerscope.results.table import COLUMNS, CONTRIBUTION_COLUMNS, TASK, Run, conform
 from layerscope.settings import ChoicesConfig, ModelOptions
 from layerscope.states.extract import sites_of
 
 METRIC: Final = "accuracy"
 LETTERS: Final = "ABCDEFGHIJ"
+_TIMED: Final = 8  # questions behind an estimate
 _NEEDED: Final = ("question", "choices", "answer")
 
 
@@ -103,44 +105,25 @@ class ChoicesPlan:
     settings: ChoicesConfig
     options: ModelOptions | None = None
 
-    def estimate(self) -> ChoicesEstimates:
+    def estimate(self) -> Needs:
         """Return what it takes, from the first questions."""
         few = self.questions[: self.settings.shots + _TIMED]
         backbone, started = self._loaded(), time.perf_counter()
         _scored(backbone, few, self.settings)
         each = (time.perf_counter() - started) / max(1, len(few) - self.settings.shots)
         weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
-        return ChoicesEstimates(each * len(self.questions), 2 * weights, 0)
+        return Needs(each * len(self.questions), 2 * weights, 0)
 
-    def run(self) -> ChoicesResult:
+    def run(self) -> Made:
         """Ask all questions."""
         backbone, started = self._loaded(), time.perf_counter()
         right = _scored(backbone, self.questions, self.settings)
-        return ChoicesResult(_run(backbone, self, right, time.perf_counter() - started))
+        return Made(_run(backbone, self, right, time.perf_counter() - started))
 
     def _loaded(self) -> Backbone:
         if isinstance(self.model, Backbone):
             return self.model
         return loading.load(self.model, self.options, head=True)
-
-
-_TIMED: Final = 8
-
-
-@dataclass(frozen=True)
-class ChoicesEstimates:
-    """What the questions would take."""
-
-    pass_seconds: float
-    memory_bytes: int
-    disk_bytes: int
-
-
-@dataclass(frozen=True)
-class ChoicesResult:
-    """What came of the questions, as a run."""
-
-    run: Run
 
 
 def plan_choices(

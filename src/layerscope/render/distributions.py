@@ -20,7 +20,7 @@ from layerscope.settings import PlotConfig
 
 _POINTS: Final = 160  # of a density
 _MOST_LAYERS: Final = 6
-_COLUMNS: Final = ("model", "revision", "data", "seed")
+_FACETS: Final = ("model", "revision", "data")
 
 
 def distributions(table: pd.DataFrame, contributions: pd.DataFrame, config: PlotConfig) -> Figure:
@@ -43,12 +43,12 @@ def distributions(table: pd.DataFrame, contributions: pd.DataFrame, config: Plot
     rows = of_texts(table, contributions, metric, config)
     layers = sorted(rows["layer"].unique())
     shown = config.layers or _some(layers)
-    dips = _dips(rows, by)
+    others = [name for name in _FACETS if name not in by and rows[name].nunique() > 1]
+    dips = _dips(rows, by, others)
     looks = looks_of(rows, by)
     panels = []
     for layer in shown:
         part = rows[rows["layer"] == layer]
-        others = [name for name in _COLUMNS[:3] if name not in by and rows[name].nunique() > 1]
         for key, own in grouped(part, others) if others else [((), part)]:
             lines, said = [], []
             for name, values in grouped(own, by):
@@ -81,7 +81,7 @@ def of_texts(
     Raises:
         InputError: the runs hold none of that measure.
     """
-    own = table.drop_duplicates(RUN).set_index(RUN)[list(_COLUMNS)].astype(object).fillna("")
+    own = table.drop_duplicates(RUN).set_index(RUN)[list(_FACETS)].astype(object).fillna("")
     names = ["stage", "metric", "convention", "perturbation"]
     rows = contributions.astype(dict.fromkeys(names, str)).join(own, on=RUN)
     rows = rows[(rows["stage"] == BLOCK) & (rows["text"] >= 0)]
@@ -95,9 +95,10 @@ def of_texts(
     return rows.assign(model=short_names(rows["model"]))
 
 
-def _dips(rows: pd.DataFrame, by: Sequence[str]) -> dict[tuple[Key, Key, int], float]:
+def _dips(
+    rows: pd.DataFrame, by: Sequence[str], others: Sequence[str]
+) -> dict[tuple[Key, Key, int], float]:
     """Return p of the dip of each panel's lines at each layer, corrected over all of them."""
-    others = [name for name in _COLUMNS[:3] if name not in by and rows[name].nunique() > 1]
     found: dict[tuple[Key, Key, int], float] = {}
     for key, part in grouped(rows, others) if others else [((), rows)]:
         for name, own in grouped(part, by):

@@ -59,6 +59,22 @@ class NamedRun:
         return cls(name, run.table, lambda: run)
 
 
+@dataclass(frozen=True)
+class Made:
+    """A run that was made without a result of its own around it."""
+
+    run: Run
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What making a run would take: seconds, and bytes while it is made."""
+
+    pass_seconds: float
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+
+
 def is_study(folder: Path) -> bool:
     """Whether a folder is that of a study."""
     return (folder / STUDY_FILE).is_file()

@@ -13,6 +13,7 @@ from layerscope import api
 from layerscope.api.plans import Plan
 from layerscope.export.pruning import Pruning
 from layerscope.results.folder import versions
+from layerscope.results.runs import Made, Needs
 from layerscope.results.table import BLOCK, COLUMNS, Run, conform, no_contributions
 
 
@@ -28,32 +29,16 @@ class PruningCell:
     plan: Plan[Any, Any]
     data: str
 
-    def estimate(self) -> CellEstimates:
+    def estimate(self) -> Needs:
         """Return what the scan that chooses the blocks takes, once for each model that is tried."""
         found = self.plan.estimate()
         scan = found.scan
         seconds = 0.0 if scan is None else scan.pass_seconds * (found.scans + found.tried)
-        return CellEstimates(seconds, 0 if scan is None else scan.memory_bytes, 0)
+        return Needs(seconds, 0 if scan is None else scan.memory_bytes, 0)
 
-    def run(self) -> CellResult:
+    def run(self) -> Made:
         """Choose blocks, try the smaller models and random ones."""
-        return CellResult(as_run(self.plan.run(), self.data))
-
-
-@dataclass(frozen=True)
-class CellEstimates:
-    """What a pruning takes."""
-
-    pass_seconds: float
-    memory_bytes: int
-    disk_bytes: int
-
-
-@dataclass(frozen=True)
-class CellResult:
-    """What came of a pruning, as a run."""
-
-    run: Run
+        return Made(as_run(self.plan.run(), self.data))
 
 
 def plan_pruning(model: str, data: str, settings: Mapping[str, Any]) -> PruningCell:

@@ -18,6 +18,7 @@ from layerscope.metrics.inputs import ViewInputs
 from layerscope.metrics.spectrum import effective_rank, eigenvalues, renyi_entropy
 from layerscope.metrics.views import infonce_mi_bound
 from layerscope.results.folder import versions
+from layerscope.results.runs import Made, Needs
 from layerscope.results.table import BLOCK, COLUMNS, Run, conform, no_contributions
 from layerscope.settings import Convention
 
@@ -194,11 +195,11 @@ class Computed:
 
     rows: Callable[[], list[tuple[str, str, float]]]
 
-    def estimate(self) -> ComputedEstimates:
+    def estimate(self) -> Needs:
         """Return that it takes seconds and next to no memory."""
-        return ComputedEstimates()
+        return Needs(10.0)
 
-    def run(self) -> ComputedResult:
+    def run(self) -> Made:
         """Compute it."""
         site = {
             "model": "",
@@ -214,23 +215,7 @@ class Computed:
         ]
         record = {"model": {"name": ""}, "data": {"name": ""}, "versions": versions()}
         table = conform(pd.DataFrame(found, columns=list(COLUMNS)))
-        return ComputedResult(Run(table, no_contributions(), record))
-
-
-@dataclass(frozen=True)
-class ComputedEstimates:
-    """What such a cell takes."""
-
-    pass_seconds: float = 10.0
-    memory_bytes: int = 0
-    disk_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class ComputedResult:
-    """What came of it, as a run."""
-
-    run: Run
+        return Made(Run(table, no_contributions(), record))
 
 
 def power_law_rows() -> list[tuple[str, str, float]]:
