@@ -59,7 +59,7 @@ def angles(rows: np.ndarray) -> np.ndarray:
 # --- names ----------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(0, 40), min_size=1, max_size=8, unique=True),
     st.sampled_from([*MAPS, "whitening-0.25", "abtt-12"]),
@@ -221,7 +221,7 @@ def test_unit_weights_make_the_scale_of_a_layer_irrelevant():
     assert not np.allclose(fit(equal, vectors).apply(vectors), fit(equal, scaled).apply(scaled))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.sampled_from(MAPS), st.sampled_from(["equal", "unit"]))
 def test_a_readout_is_affine(seed, name, weighting):
     """The readout of a mean of texts is the mean of their readouts: pooling may come after it."""

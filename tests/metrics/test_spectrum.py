@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from layerscope.errors import InputError, UndefinedError
@@ -65,7 +65,6 @@ def test_a_zero_spectrum_has_no_entropy(alpha):
     assert math.isnan(float(spectrum_module.renyi_entropy(spectrum_of(0, 0), alpha)))
 
 
-@settings(deadline=None)  # the first call of anything in torch is slow
 @given(spectra)
 def test_entropy_falls_with_its_order_and_stays_in_range(values):
     found = [float(spectrum_module.renyi_entropy(values, alpha)) for alpha in ORDERS]
@@ -74,7 +73,6 @@ def test_entropy_falls_with_its_order_and_stays_in_range(values):
     assert found[-1] >= -1e-9
 
 
-@settings(deadline=None)  # the first call of anything in torch is slow
 @given(spectra, st.floats(0, 1), st.sampled_from(ORDERS))
 def test_entropy_is_schur_concave(values, mix, alpha):
     """Averaging a spectrum with its own reversal makes it more even, so entropy cannot fall."""
@@ -86,7 +84,6 @@ def test_entropy_is_schur_concave(values, mix, alpha):
     assert float(after) >= float(before) - 1e-9
 
 
-@settings(deadline=None)  # the first call of anything in torch is slow
 @given(spectra)
 def test_the_hill_family_is_one_spectrum_under_many_names(values):
     infinite = spectrum_module.renyi_entropy(values, math.inf).exp()
@@ -141,7 +138,6 @@ def both_ranks(rows):
     return float(entropy.exp()), float(spectrum_module.effective_rank(values))
 
 
-@settings(deadline=None)  # the first call of anything in torch is slow
 @given(st.integers(0, 10_000), st.integers(1, 8), st.integers(1, 8))
 def test_the_corrected_bound_holds(seed, n, d):
     entropy, rank = both_ranks(random_rows(n, d, seed=seed))
