@@ -138,7 +138,7 @@ GRID = "models: [one]\ndata: [sample]\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("modles: [one]\n", "s.yaml, line 1: unknown key 'modles'; did you mean 'models'?"),
+        ("modles: [one]\n", "s.yaml, line 1: unknown key 'modles'; did you mean 'models' or"),
         (GRID + "settings:\n  veiws: 0\n", "s.yaml, line 4: unknown key 'veiws'; did you mean 'views'"),
         (GRID + "settings:\n  views: -1\n", "s.yaml, line 4: expected views of at least 0, got -1."),
         (GRID + "settings:\n  views: 1\n", "s.yaml, line 4: expected 0 views, or at least 2"),

@@ -213,11 +213,7 @@ class Figure:
         if not self.over_layers:
             values = _round_values(self._values, self._logarithmic)
             places = [self._scaled(value) for value in values]
-            apart = _apart(places)
-            labels = [
-                f"{value:,.6g}" if free else "" for value, free in zip(values, apart, strict=True)
-            ]
-            return places, labels
+            return places, _readable(places, [f"{value:,.6g}" for value in values])
         stride = max(1, -(-self.blocks // 7))
         layers = list(range(0, self.blocks + 1, stride))
         if layers[-1] != self.blocks:
@@ -230,12 +226,14 @@ class Figure:
         return [float(layer) for layer in layers], labels
 
 
-def _apart(places: Sequence[float]) -> list[bool]:
-    """Return which places have room for a label: the last, and those far enough before the next one."""
-    least, found, right = 0.08 * (places[-1] - places[0]), [True], places[-1]
-    for place in reversed(places[:-1]):
-        found.append(right - place >= least)
-        right = place if found[-1] else right
+def _readable(places: Sequence[float], labels: Sequence[str]) -> list[str]:
+    """Return labels without those that would touch the next one: a panel holds about 60 characters."""
+    whole, found = places[-1] - places[0], [labels[-1]]
+    right, beside = places[-1], labels[-1]
+    for place, label in zip(reversed(places[:-1]), reversed(labels[:-1]), strict=True):
+        free = right - place >= whole * (0.02 + (len(label) + len(beside)) / 2 / 60)
+        found.append(label if free else "")
+        right, beside = (place, label) if free else (right, beside)
     return found[::-1]
 
 
