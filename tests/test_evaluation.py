@@ -20,6 +20,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from filelock import FileLock
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from commands import run
 from layerscope import api
@@ -221,6 +223,28 @@ def test_all_kinds_equal_mteb_at_the_last_and_a_middle_layer(tiny_folder, tables
         assert scores.loc[(blocks, "block")].to_dict() == pytest.approx(plain, abs=1e-6)
     # Layers that were mixed up, or one score kept for all, would show here.
     assert all(scores[task].nunique() >= 4 for task in ("topics", "pairs", "likeness", "search"))
+
+
+def test_the_classifiers_of_mteb_have_one_thread(tables, tmp_path, monkeypatch):
+    """Two threads on a few hundred rows take ten times the CPU of one."""
+    found = []
+
+    def fit(self, *given, fitted=LogisticRegression.fit, **named):
+        blas = (each for each in threadpool_info() if each["user_api"] == "blas")
+        found.append(max(each["num_threads"] for each in blas))
+        return fitted(self, *given, **named)
+
+    monkeypatch.setattr(LogisticRegression, "fit", fit)
+    with threadpool_limits(limits=2, user_api="blas"):
+        api.evaluate(
+            tiny_model("llama"),
+            tables[0],
+            tokenizer=tiny_tokenizer(),
+            layers=[0],
+            show_progress=False,
+        )
+    assert found
+    assert set(found) == {1}
 
 
 def test_after_the_final_norm_equals_mteb(tiny_folder, tables, search, tmp_path):
