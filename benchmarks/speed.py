@@ -1,6 +1,6 @@
 """What a user's commands cost beside the bare forward pass, each figure with its limit.
 
-`python -m benchmarks speed` (about 40 minutes of two quiet cores; `make bench`), or some rows of it:
+`python -m benchmarks speed` (about 20 minutes of two quiet cores; `make bench`), or some rows of it:
 `python -m benchmarks.speed scan startup`. Work is compared in CPU seconds of one thread, in one process
 and in turn, because the cores are shared; the rows of threads in wall seconds, quiet and beside a busy
 loop on every core. Each scan is the whole command but for loading the model: its probe of the first
