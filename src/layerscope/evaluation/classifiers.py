@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from layerscope.analysis.threads import one_thread_each
+
 Floats = NDArray[np.float32]
 Codes = NDArray[np.int64]
 
@@ -41,7 +43,7 @@ def linear_predictions(train: Floats, labels: Codes, test: Floats) -> Codes:
     from sklearn.preprocessing import StandardScaler
 
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    with warnings.catch_warnings():
+    with one_thread_each(), warnings.catch_warnings():
         # Past a thousand steps what still moves is the length of the weights, not the answers.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(train.astype(np.float64), labels)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from layerscope.analysis.threads import one_thread_each
 from layerscope.data.files import write_json
 from layerscope.errors import LayerscopeError, UndefinedError
 from layerscope.evaluation.experiments import Experiments, layer_meta
@@ -256,8 +256,7 @@ def _score(
     except Exception as error:  # whatever the hub or a file raises
         raise _TaskError(_reason(error)) from error
     try:
-        # Logistic regression of a few hundred rows takes ten times as long on two threads as on one.
-        with threadpool_limits(limits=1, user_api="blas"):
+        with one_thread_each():
             found = task.evaluate(
                 encoder,
                 plan.split,
