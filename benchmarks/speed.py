@@ -29,6 +29,7 @@ import torch
 import layerscope
 from benchmarks import dynamics, evaluation, overhead
 from benchmarks.materials import MODELS, banking77, wikitext
+from benchmarks.memory import in_own_process, peak_bytes
 from benchmarks.tables import markdown
 from layerscope.analysis.plan import prepare
 from layerscope.data.texts import as_texts
@@ -191,9 +192,7 @@ def family() -> Iterator[Row]:
 def memory() -> Iterator[Row]:
     """Peak memory of a whole scan without views, in a process of its own."""
     for count in (1000, 8000):
-        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.speed", "--memory", str(count)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found = json.loads(done.stdout.splitlines()[-1])
+        found = in_own_process("benchmarks.speed", "--memory", count)
         yield row(
             f"scan MiniLM, {count:,} Banking77 --views 0, peak", f"{found['peak'] / 1e9:.2f} GB",
             "1.4 GB" if count == 8000 else "", f"before {found['before'] / 1e9:.2f} GB",
@@ -207,21 +206,13 @@ def peak(count: int) -> None:
     layerscope.scan(
         path, texts_of("WikiText", 40), views=0, show_progress=False
     )  # loads what is lazy
-    before = _peak()
+    before = peak_bytes()
     with tempfile.TemporaryDirectory() as folder:
         layerscope.scan(
             path, texts_of("Banking77", count), limit=None, views=0, show_progress=False,
             out=Path(folder) / "run",
         )  # fmt: skip
-    print(json.dumps({"before": before, "peak": _peak()}))
-
-
-def _peak() -> int:
-    """Return the most bytes that this process had; getrusage would count its parent's too."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(
-        next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]
-    )
+    print(json.dumps({"before": before, "peak": peak_bytes()}))
 
 
 # --- commands --------------------------------------------------------------------------------------

