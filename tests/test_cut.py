@@ -361,7 +361,7 @@ def test_a_rule_that_names_no_layer_or_the_embeddings_cannot_be_cut_by(tmp_path)
 @pytest.mark.parametrize("name", [name for name in CUTTABLE if WORKS[name].cut == "one more"])
 def test_the_last_layer_that_is_only_given_normed_is_refused(name, tmp_path):
     with pytest.raises(
-        InputError, match="gives out layer 4 behind its final norm only; pass --final"
+        InputError, match="returns layer 4 behind its final norm only; pass --final"
     ):
         cut(name, tmp_path / "out", 4)
 

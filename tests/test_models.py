@@ -663,7 +663,7 @@ def test_blocks_that_hand_on_several_states_for_each_token_are_refused():
 
 
 def test_a_model_whose_output_joins_several_streams_is_refused():
-    said = "ReformerModel gives out states of 64 dimensions where its blocks hand on 32"
+    said = "ReformerModel returns states of 64 dimensions where its blocks pass on 32"
     with pytest.raises(InputError, match=said):
         backbone_of(random_model("reformer"), None)
 

@@ -560,7 +560,7 @@ def test_another_text_with_the_cache_than_without_it_is_told(writer, tmp_path, m
     monkeypatch.setattr("layerscope.export.shorten.find_output", lambda *_: None)
     with pytest.raises(
         InputError,
-        match="LlamaModel in transformers does not give out the states that were measured",
+        match="LlamaModel in transformers does not return the states that were measured",
     ):
         prune(out=tmp_path / "other")
 

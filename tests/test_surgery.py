@@ -327,7 +327,7 @@ def test_a_config_that_cannot_be_read_again_is_refused(monkeypatch):
 def test_a_model_that_gives_out_a_tuple_is_not_saved():
     model = random_model("dpr")
     assert type(model).__name__ == "DPRQuestionEncoder"
-    with pytest.raises(InputError, match="DPREncoder in transformers gives out a tuple without"):
+    with pytest.raises(InputError, match="DPREncoder in transformers returns a tuple without"):
         smaller(backbone_of(model, tiny_tokenizer()), [0, 1])
 
 

@@ -307,7 +307,7 @@ def _too_little(name: str, values: Floats, means: Floats) -> str:
 
 
 def top_weights(values: Floats, k: int) -> Floats:
-    """Return with what probability each is among the k greatest, ties broken by lot.
+    """Return with what probability each is among the k greatest, ties broken at random.
 
     >>> top_weights(np.array([3.0, 1.0, 1.0, 0.0]), 2).tolist()
     [1.0, 0.5, 0.5, 0.0]
@@ -319,12 +319,12 @@ def top_weights(values: Floats, k: int) -> Floats:
 
 
 def top_regret(values: Floats, scores: Floats) -> float:
-    """Return the best score less that of the model of the greatest value, ties by lot: expected."""
+    """Return the best score less that of the model of the greatest value, ties at random: expected."""
     return float(scores.max() - top_weights(values, 1) @ scores)
 
 
 def top_recall(values: Floats, scores: Floats, k: int = TOP) -> float | None:
-    """Return the share of the k best models that are among the k of greatest value, ties by lot.
+    """Return the share of the k best models that are among the k of greatest value, ties at random.
 
     None with k models or fewer, which are all found by any order.
     """

@@ -192,11 +192,11 @@ def _hidden(backbone: Backbone, site: Site) -> str:
     kind, layer = backbone.info.model_class, site.layer
     if backbone.final_norm is not None and site.stage == "block":
         return (
-            f"{kind} in transformers gives out layer {layer} behind its final norm "
+            f"{kind} in transformers returns layer {layer} behind its final norm "
             "only; pass --final-norm keep, or choose an earlier layer."
         )
     return (
-        f"{kind} of {layer} of its {backbone.depth} blocks in transformers gives out another state than "
+        f"{kind} of {layer} of its {backbone.depth} blocks in transformers returns another state than "
         f"the source has at layer {layer}, so it cannot be cut there; choose another layer or read it "
         "from the whole model."
     )

@@ -20,10 +20,17 @@ from torch import Tensor
 
 from layerscope.data.tokens import TokenizedText
 from layerscope.errors import InputError
-from layerscope.export.patches import HealingTexts, Patch, Step, fitted_patches, healed, runs_of
+from layerscope.export.patches import (
+    HealingTexts,
+    Patch,
+    Step,
+    fitted_patches,
+    healed,
+    refuse_few,
+    runs_of,
+)
 from layerscope.export.shorten import refuse_quantized
 from layerscope.export.trial import output_site, perplexity
-from layerscope.metrics.healing import refuse_few_tokens
 from layerscope.models.backbone import Backbone, non_finite_states, writes_text
 from layerscope.models.residual import Writer, writer_of
 from layerscope.settings import VectorConfig
@@ -125,8 +132,7 @@ def refuse_unhealable(
             "first block (--protect 1,1), or pass --heal off."
         )
     writers = tuple(writer_of(backbone, run[0] - 1) for run in runs)
-    rows = backbone.info.dim + max(writer.offset for writer in writers)
-    refuse_few_tokens(sum(len(text.ids) for text in texts.fit), rows)
+    refuse_few(backbone, writers, texts.fit)
     return writers
 
 

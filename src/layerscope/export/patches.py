@@ -13,7 +13,13 @@ from torch import Tensor
 from layerscope.config import Pooling
 from layerscope.data.tokens import TokenBatch, TokenizedText
 from layerscope.export.trial import without
-from layerscope.metrics.healing import LinearMap, Moments, best_fit, token_weights
+from layerscope.metrics.healing import (
+    LinearMap,
+    Moments,
+    best_fit,
+    refuse_few_tokens,
+    token_weights,
+)
 from layerscope.models.backbone import Backbone, non_finite_states
 from layerscope.models.residual import Writer, fold_weights, folded
 from layerscope.states.encode import TokenPolicy
@@ -75,6 +81,14 @@ class HealingTexts:
     budget: int
     policy: TokenPolicy
     pooling: Pooling
+
+
+def refuse_few(
+    backbone: Backbone, writers: Iterable[Writer], texts: Iterable[TokenizedText]
+) -> None:
+    """Raise an InputError if texts have fewer tokens than a map of one of the blocks has rows."""
+    rows = backbone.info.dim + max(writer.offset for writer in writers)
+    refuse_few_tokens(sum(len(text.ids) for text in texts), rows)
 
 
 def runs_of(removed: Iterable[int]) -> tuple[tuple[int, ...], ...]:

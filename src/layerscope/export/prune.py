@@ -227,7 +227,7 @@ def output_of(backbone: Backbone, removed: Sequence[int], how: Saving) -> shorte
     if output != shorten.LAST:
         gone = f" without block {', '.join(map(str, sorted(removed)))}" if removed else ""
         raise InputError(
-            f"{backbone.info.model_class}{gone} in transformers does not give out the states that were "
+            f"{backbone.info.model_class}{gone} in transformers does not return the states that were "
             "measured, so it cannot be saved; leave --out out to see what dropping blocks changes."
         )
     return shorten.LAST

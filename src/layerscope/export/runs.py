@@ -11,9 +11,9 @@ from torch import Tensor
 
 from layerscope.data.tokens import TokenizedText
 from layerscope.errors import InputError
-from layerscope.export.patches import device_of
+from layerscope.export.patches import device_of, refuse_few
 from layerscope.export.shorten import refuse_quantized
-from layerscope.metrics.healing import Moments, fit, refuse_few_tokens, token_weights
+from layerscope.metrics.healing import Moments, fit, token_weights
 from layerscope.models.backbone import Backbone, non_finite_states
 from layerscope.models.residual import Writer, writer_of
 from layerscope.states.extract import Progress, Site, TokenStates, batches, extract
@@ -51,8 +51,7 @@ def left_by_runs(
     """
     refuse_quantized(backbone)
     writers = _writers(backbone, eligible)
-    rows = backbone.info.dim + max(each.offset for each in writers.values())
-    refuse_few_tokens(sum(len(text.ids) for text in texts), rows)
+    refuse_few(backbone, writers.values(), texts)
     sums = _Sums(backbone, writers, longest)
     marks = [[True] * len(text.ids) for text in texts]
     sites = [Site(layer) for layer in range(min(writers), backbone.depth + 1)]

@@ -152,7 +152,7 @@ def stock_output(model: Any, inputs: dict[str, Tensor]) -> Any:
         output = core(**inputs, output_hidden_states=True)
     if not hasattr(output, "last_hidden_state"):
         raise InputError(
-            f"{type(core).__name__} in transformers gives out a {type(output).__name__} without a "
+            f"{type(core).__name__} in transformers returns a {type(output).__name__} without a "
             "last_hidden_state, in which no layer could be found again; it cannot be saved."
         )
     return output

@@ -52,7 +52,7 @@ def infer_architecture(core: nn.Module) -> Architecture:
         raise refusal
     if last.shape[-1] != hooked[-1].shape[-1]:  # Reformer has two streams
         raise InputError(
-            f"{trial.name} gives out states of {last.shape[-1]} dimensions where its blocks hand on "
+            f"{trial.name} returns states of {last.shape[-1]} dimensions where its blocks pass on "
             f"{hooked[-1].shape[-1]}, so that its output is no layer's state; its layers cannot be read."
         )
     raw = _equal(reported[-1], hooked[-1])
