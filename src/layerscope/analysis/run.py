@@ -31,7 +31,7 @@ from layerscope.data.images import Images
 from layerscope.data.texts import Texts
 from layerscope.data.tokens import TokenBatch
 from layerscope.errors import NonFiniteError, RunError
-from layerscope.models.backbone import Backbone, non_finite_states
+from layerscope.models.backbone import Backbone, non_finite_states, weight_bytes
 from layerscope.results.display import in_words_of
 from layerscope.results.folder import versions
 from layerscope.results.table import Run
@@ -337,7 +337,7 @@ def estimate(backbone: Backbone, prepared: Prepared) -> Estimates:
         store.close()
     kinds = 2 if prepared.reference else 1
     vectors = len(read) * len(prepared.sites) * backbone.info.dim * 4 * kinds
-    weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
+    weights = weight_bytes(backbone.model)
     states = max(budget, int(lengths.max())) * backbone.info.dim * 8 * 6
     return Estimates(
         texts=prepared.plain,

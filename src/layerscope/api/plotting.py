@@ -31,6 +31,7 @@ from layerscope.results.runs import (
     finished_cells,
     is_study,
     joined,
+    labels_of,
     layer_scores,
     named_apart,
     one_table,
@@ -105,7 +106,7 @@ class Runs(Displayed):
         Raises:
             InputError: the runs have no per-text numbers of that measure.
         """
-        own = self.table().drop_duplicates(RUN).set_index(RUN)[["model", "data"]]
+        own = labels_of(self.table(), ("model", "data"))
         found = [
             bimodality(numbers, metric).assign(model=own["model"][run], data=own["data"][run])
             for run, numbers in self.contributions().groupby(RUN, sort=False)

@@ -14,7 +14,7 @@ from layerscope.decisions.agreement import permutation_p
 from layerscope.decisions.dependence import holm, spearman, spearman_limits
 from layerscope.errors import InputError, unknown_name
 from layerscope.results.resampling import bootstrap_limits
-from layerscope.results.runs import RUN, numbered
+from layerscope.results.runs import RUN, blanked, labels_of, numbered
 from layerscope.results.table import BLOCK, COLUMNS, FINAL_NORM, TASK
 
 FEWEST_SETS: Final = 5  # data sets that a correlation is worth taking over
@@ -44,7 +44,7 @@ def differences(table: pd.DataFrame, contributions: pd.DataFrame, base: str) -> 
         raise unknown_name("model of these runs", base, models)
     if len(models) < 2:
         raise InputError(f"expected another model to compare {base!r} with, got it alone.")
-    own = table.drop_duplicates(RUN).set_index(RUN)[["model", "data", "seed"]]
+    own = labels_of(table, ("model", "data", "seed"))
     numbers = contributions.astype(dict.fromkeys(("stage", "metric", "convention"), str))
     numbers = numbers.assign(perturbation=numbers["perturbation"].astype(str)).join(own, on=RUN)
     keys = ["data", "perturbation", "seed", *_SITE, "text"]
@@ -88,8 +88,7 @@ def with_spread(table: pd.DataFrame, contributions: pd.DataFrame) -> pd.DataFram
     named = {name: str for name in keys if name != "layer"}
     numbers = contributions.astype(named).groupby(keys)["value"]
     spread = pd.DataFrame({"low": numbers.quantile(0.1), "high": numbers.quantile(0.9)})
-    blank = {name: table[name].astype(object).fillna("") for name in named}
-    places = pd.MultiIndex.from_frame(table.assign(**blank)[keys])
+    places = pd.MultiIndex.from_frame(blanked(table, named)[keys])
     found = spread.reindex(places).set_axis(table.index)
     return table.assign(low=found["low"].astype("Float64"), high=found["high"].astype("Float64"))
 
@@ -112,9 +111,7 @@ def settling(table: pd.DataFrame) -> pd.DataFrame:
     single = table["other_layer"].isna() & table["value"].notna() & table["layer"].notna()
     rows = numbered(table[single & table["stage"].isin([BLOCK, FINAL_NORM])], "step")
     keys = ["model", "data", "metric", "convention", "perturbation", "layer", "stage"]
-    rows = rows.assign(
-        **{name: rows[name].astype(object).fillna("") for name in keys if name != "layer"}
-    )
+    rows = blanked(rows, [name for name in keys if name != "layer"])
     found = []
     for key, part in rows.sort_values("at").groupby(keys, sort=False):
         values, end = part["value"].to_numpy(float), part.iloc[-1]
@@ -183,8 +180,7 @@ def paired_over_data(table: pd.DataFrame, row: pd.Series[Any]) -> pd.DataFrame:
 
 def _halves(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the scores of the models' own outputs, and the measures of single layers."""
-    blank = {name: table[name].astype(object).fillna("") for name in ("convention", "perturbation")}
-    known = table.assign(**blank)[table["value"].notna()]
+    known = blanked(table, ("convention", "perturbation"))[table["value"].notna()]
     scores = known[known["level"] == TASK]
     top = scores.groupby("model")["layer"].transform("max")
     single = known["other_layer"].isna() & (known["stage"] == BLOCK)

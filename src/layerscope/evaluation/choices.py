@@ -19,7 +19,7 @@ from torch import Tensor
 from layerscope.data.hub import frame_of
 from layerscope.errors import InputError
 from layerscope.models import loading
-from layerscope.models.backbone import Backbone, writes_text
+from layerscope.models.backbone import Backbone, weight_bytes, writes_text
 from layerscope.models.inputs import inputs_of
 from layerscope.models.modes import evaluating
 from layerscope.results.folder import versions
@@ -111,7 +111,7 @@ class ChoicesPlan:
         backbone, started = self._loaded(), time.perf_counter()
         _scored(backbone, few, self.settings)
         each = (time.perf_counter() - started) / max(1, len(few) - self.settings.shots)
-        weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
+        weights = weight_bytes(backbone.model)
         return Needs(each * len(self.questions), 2 * weights, 0)
 
     def run(self) -> Made:

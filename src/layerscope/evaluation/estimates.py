@@ -13,7 +13,7 @@ from layerscope.config import Pooling
 from layerscope.data.images import Picture
 from layerscope.evaluation.run import score_tasks
 from layerscope.evaluation.tasks import TaskPlan
-from layerscope.models.backbone import Backbone
+from layerscope.models.backbone import Backbone, weight_bytes
 from layerscope.models.processing import read
 from layerscope.settings import EvaluateConfig
 from layerscope.states.bank import description, hash_of
@@ -91,7 +91,7 @@ def estimate_tasks(
     seconds, tokens = _timed(backbone, missing, settings, pictures)
     poolings = len(Pooling) if settings.bank_poolings is None else len(settings.bank_poolings)
     dim, everywhere = backbone.info.dim, len(sites_of(backbone))
-    weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
+    weights = weight_bytes(backbone.model)
     return EvaluationEstimates(
         tasks=len(plans),
         failing=outcome.failed,

@@ -100,6 +100,11 @@ class Backbone:
         return next(self.model.parameters()).device
 
 
+def weight_bytes(model: nn.Module) -> int:
+    """Return how many bytes the weights of a model take, shared ones once."""
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
+
+
 def backbone_of(
     model: nn.Module, tokenizer: Any, *, name: str = "", revision: str = "", images: bool = False
 ) -> Backbone:

@@ -14,7 +14,7 @@ from layerscope.decisions.predictors import PREDICTORS, RANDOM, TRIVIAL, Predict
 from layerscope.decisions.rank import Ranking
 from layerscope.metrics.catalogue import CATALOGUE
 from layerscope.render import words
-from layerscope.render.drawing import Cloud, Clouds, Dot, Heatmap, Series
+from layerscope.render.drawing import Cloud, Clouds, Dot, Heatmap, Series, symbol
 from layerscope.render.view import (
     LEAST,
     MOST,
@@ -41,8 +41,7 @@ _TITLES: Final = {
     "kendall": "Kendall's tau-b",
     "partial": "Spearman correlation given depth and its square",
 }
-_UNITS: Final = {measure.name: measure.unit for measure in CATALOGUE}
-_SYMBOLS: Final = ("circle", "square", "diamond", "cross", "triangle-up", "x")
+UNITS: Final = {measure.name: measure.unit for measure in CATALOGUE}
 _SHOWN: Final = ("dcor", "spearman", "partial")  # a heatmap each
 MOST_ROWS: Final = 40
 _READING: Final = (
@@ -217,13 +216,13 @@ def _cloud(name: str, summary: Summary, group: Sequence[Association]) -> Cloud:
     series = []
     for index, model in enumerate(models):
         own = [each for each in group if each.score.cluster == model]
-        series.append(Series(model, _SYMBOLS[index % len(_SYMBOLS)], _dots(own)))
+        series.append(Series(model, symbol(index), _dots(own)))
     tasks = sorted({each.score.name for each in group})
     return Cloud(
         title=name,
         below=f"median dCor {summary.dcor:.2f}, Spearman {summary.spearman:z.2f}",
-        x_title=_UNITS.get(summary.measure.metric, summary.measure.metric),
-        y_title=tasks[0] if len(tasks) == 1 else f"mean score of {len(tasks)} tasks",
+        x_title=UNITS.get(summary.measure.metric, summary.measure.metric),
+        y_title=words.score_over(tasks),
         series=tuple(series),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -13,8 +13,16 @@ from layerscope.decisions.bimodality import FEWEST, bimodality
 from layerscope.decisions.dependence import holm
 from layerscope.errors import InputError, unknown_name
 from layerscope.render.drawing import Figure, Line, Panel, Point
-from layerscope.render.overlay import Key, grouped, in_convention, looks_of, short_names, words_of
-from layerscope.results.runs import RUN
+from layerscope.render.overlay import (
+    Key,
+    grouped,
+    in_convention,
+    looks_of,
+    short_names,
+    spread_layers,
+    words_of,
+)
+from layerscope.results.runs import RUN, blanked, labels_of
 from layerscope.results.table import BLOCK
 from layerscope.settings import PlotConfig
 
@@ -42,14 +50,14 @@ def distributions(table: pd.DataFrame, contributions: pd.DataFrame, config: Plot
     metric = (config.metric or ("prompt_entropy",))[0]
     rows = of_texts(table, contributions, metric, config)
     layers = sorted(rows["layer"].unique())
-    shown = config.layers or _some(layers)
+    shown = config.layers or spread_layers(layers, _MOST_LAYERS)
     others = [name for name in _FACETS if name not in by and rows[name].nunique() > 1]
     dips = _dips(rows, by, others)
     looks = looks_of(rows, by)
     panels = []
     for layer in shown:
         part = rows[rows["layer"] == layer]
-        for key, own in grouped(part, others) if others else [((), part)]:
+        for key, own in grouped(part, others):
             lines, said = [], []
             for name, values in grouped(own, by):
                 look = looks[name]
@@ -68,11 +76,6 @@ def distributions(table: pd.DataFrame, contributions: pd.DataFrame, config: Plot
     return Figure(title, tuple(panels), int(max(layers)), "value")
 
 
-def _some(layers: Sequence[Any]) -> list[Any]:
-    places = np.linspace(0, len(layers) - 1, min(len(layers), _MOST_LAYERS)).round().astype(int)
-    return [layers[place] for place in dict.fromkeys(places.tolist())]
-
-
 def of_texts(
     table: pd.DataFrame, contributions: pd.DataFrame, metric: str, config: PlotConfig
 ) -> pd.DataFrame:
@@ -81,7 +84,7 @@ def of_texts(
     Raises:
         InputError: the runs hold none of that measure.
     """
-    own = table.drop_duplicates(RUN).set_index(RUN)[list(_FACETS)].astype(object).fillna("")
+    own = blanked(labels_of(table, _FACETS), _FACETS)
     names = ["stage", "metric", "convention", "perturbation"]
     rows = contributions.astype(dict.fromkeys(names, str)).join(own, on=RUN)
     rows = rows[(rows["stage"] == BLOCK) & (rows["text"] >= 0)]
@@ -100,7 +103,7 @@ def _dips(
 ) -> dict[tuple[Key, Key, int], float]:
     """Return p of the dip of each panel's lines at each layer, corrected over all of them."""
     found: dict[tuple[Key, Key, int], float] = {}
-    for key, part in grouped(rows, others) if others else [((), rows)]:
+    for key, part in grouped(rows, others):
         for name, own in grouped(part, by):
             if own["text"].nunique() < FEWEST:
                 continue

@@ -299,6 +299,14 @@ class Dot:
         return f"{self.name or f'layer {self.layer}'}: {self.x:.4g}, score {self.y:.4g}"
 
 
+_SYMBOLS: Final = ("circle", "square", "diamond", "cross", "triangle-up", "x")
+
+
+def symbol(number: int) -> str:
+    """Return the symbol of the dots of a model, by its number."""
+    return _SYMBOLS[number % len(_SYMBOLS)]
+
+
 @dataclass(frozen=True)
 class Series:
     """The dots of one model."""

@@ -12,7 +12,7 @@ from layerscope.errors import InputError, unknown_name
 from layerscope.metrics.catalogue import CATALOGUE
 from layerscope.render.charts import CURVES
 from layerscope.render.drawing import Figure, Line, Panel, Point
-from layerscope.results.runs import RUN, in_order, named_apart, numbered
+from layerscope.results.runs import RUN, blanked, in_order, named_apart, numbered
 from layerscope.results.table import BLOCK, FINAL_NORM
 from layerscope.settings import PlotConfig
 
@@ -99,7 +99,7 @@ def _chosen(table: pd.DataFrame, config: PlotConfig, by: Sequence[str]) -> pd.Da
     single = table["other_layer"].isna() | table["metric"].isin(curves)
     rows = table[single & table["value"].notna() & table["layer"].notna()]
     blank = ("convention", "revision", "perturbation", "data", "model")
-    rows = rows.assign(**{name: rows[name].fillna("") for name in blank})
+    rows = blanked(rows, blank)
     if "stage" in by or config.x not in ("layer", "depth"):
         rows = rows[rows["stage"] != FINAL_NORM]
     if "stage" not in by:
@@ -149,9 +149,15 @@ def _placed(rows: pd.DataFrame, config: PlotConfig) -> pd.DataFrame:
     """
     layers = sorted(rows["layer"].unique())
     if config.layers is None and len(layers) > _MOST_LAYERS:
-        chosen = {layers[round((len(layers) - 1) * place / 4)] for place in range(5)}
-        rows = rows[rows["layer"].isin(chosen)]
+        rows = rows[rows["layer"].isin(spread_layers(layers, _MOST_LAYERS - 1))]
     return numbered(rows, config.x)
+
+
+def spread_layers(layers: Sequence[int], most: int) -> list[int]:
+    """Return at most so many layers, evenly from the first to the last."""
+    if len(layers) <= most:
+        return list(layers)
+    return [layers[round((len(layers) - 1) * place / (most - 1))] for place in range(most)]
 
 
 def short_names(models: pd.Series[str]) -> pd.Series[str]:
@@ -200,6 +206,8 @@ def _values(rows: pd.DataFrame, column: str) -> list[str]:
 
 def grouped(rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[Key, pd.DataFrame]]:
     """Return the rows by the values of some columns, in the order in which they are drawn."""
+    if not columns:
+        return [((), rows)]
     orders = {column: _values(rows, column) for column in columns}
     found = [
         (tuple(map(str, key)), part)

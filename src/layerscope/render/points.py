@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import pandas as pd
@@ -10,13 +9,12 @@ import pandas as pd
 from layerscope.decisions.comparisons import across_data, paired_over_data
 from layerscope.decisions.rank import Ranking
 from layerscope.errors import InputError
-from layerscope.metrics.catalogue import CATALOGUE
-from layerscope.render.drawing import Cloud, Clouds, Dot, Series
+from layerscope.render import words
+from layerscope.render.correlations import UNITS
+from layerscope.render.drawing import Cloud, Clouds, Dot, Series, symbol
 from layerscope.render.overlay import in_convention
 from layerscope.settings import PlotConfig
 
-_SYMBOLS: Final = ("circle", "square", "diamond", "cross", "triangle-up", "x")
-_UNITS: Final = {measure.name: measure.unit for measure in CATALOGUE}
 _MOST_LAYERS: Final = 3
 
 
@@ -43,12 +41,12 @@ def of_data(table: pd.DataFrame, config: PlotConfig) -> Clouds:
                     Dot(float(x), float(y), int(row["layer"]), depth, str(name))
                     for name, x, y in pairs.itertuples()
                 )
-                series.append(Series(str(model), _SYMBOLS[place % len(_SYMBOLS)], dots))
+                series.append(Series(str(model), symbol(place), dots))
                 said.append(f"{row['spearman']:z.2f} (p {row['p']:.2g})")
             at = ", ".join(f"{layer}" for layer in dict.fromkeys(layers.values()))
             below = f"layer {at}; Spearman {', '.join(said)}"
             unit = (
-                f"{_UNITS.get(str(metric), str(metric))}{f' ({convention})' if convention else ''}"
+                f"{UNITS.get(str(metric), str(metric))}{f' ({convention})' if convention else ''}"
             )
             panels.append(Cloud(str(metric), below, unit, str(row["score"]), tuple(series)))
     return Clouds("Scores of data sets against their measures", tuple(panels), layers=False)
@@ -73,6 +71,7 @@ def of_models(ranking: Ranking, config: PlotConfig) -> Clouds:
         raise InputError(
             "expected models with task scores to draw against, found none in these runs."
         )
+    scored = words.score_over(ranking.scores.tasks)
     scores = dict(zip(ranking.scores.models, ranking.scores.means.tolist(), strict=True))
     panels = []
     for name, places in ranking.orders.items():
@@ -81,14 +80,14 @@ def of_models(ranking: Ranking, config: PlotConfig) -> Clouds:
         dots = [
             Series(
                 each.model,
-                _SYMBOLS[number % len(_SYMBOLS)],
+                symbol(number),
                 (_dot(each.model, each.value, scores),),
             )
             for number, each in enumerate(sorted(places, key=lambda place: place.model))
             if each.value is not None and each.model in scores
         ]
         if dots:
-            panels.append(Cloud(name, _agreed(ranking, name), name, _scored(ranking), tuple(dots)))
+            panels.append(Cloud(name, _agreed(ranking, name), name, scored, tuple(dots)))
     if not panels:
         raise InputError("the runs hold none of these predictors of a model's score.")
     return Clouds(
@@ -98,11 +97,6 @@ def of_models(ranking: Ranking, config: PlotConfig) -> Clouds:
 
 def _dot(model: str, value: float, scores: dict[str, float]) -> Dot:
     return Dot(float(value), scores[model], 0, 1.0, model)
-
-
-def _scored(ranking: Ranking) -> str:
-    tasks: Sequence[str] = ranking.scores.tasks if ranking.scores else ()
-    return tasks[0] if len(tasks) == 1 else f"mean score of {len(tasks)} tasks"
 
 
 def _agreed(ranking: Ranking, name: str) -> str:

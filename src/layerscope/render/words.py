@@ -144,6 +144,15 @@ def size(number: int) -> str:
     return f"{amount:,.1f} GB"
 
 
+def score_over(tasks: Sequence[str]) -> str:
+    """Return whose score a number is: a task's, or the mean over several.
+
+    >>> score_over(["STS17"]), score_over(["STS17", "STS12"])
+    ('STS17', 'mean score of 2 tasks')
+    """
+    return tasks[0] if len(tasks) == 1 else f"mean score of {len(tasks)} tasks"
+
+
 def counted(names: Iterable[str], kind: str) -> str:
     """Return the only name, or how many there are.
 

@@ -201,6 +201,16 @@ def layer_scores(run: Run) -> pd.DataFrame:
     return conform(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
+def labels_of(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return some columns of the first row of each run, which say what it is of, by run."""
+    return table.drop_duplicates(RUN).set_index(RUN)[list(columns)]
+
+
+def blanked(rows: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """Return rows with an empty text where these columns hold nothing, so that they can be keys."""
+    return rows.assign(**{name: rows[name].astype(object).fillna("") for name in columns})
+
+
 def numbered(rows: pd.DataFrame, along: str) -> pd.DataFrame:
     """Return rows with the column `at`: their training step, token position, budget or decay.
 

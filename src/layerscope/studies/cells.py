@@ -139,7 +139,7 @@ class Worker:
         facts: dict[str, Any] = {"process": os.getpid(), "loaded": False}
         try:
             plan = cell.plan(self._root)
-            if cell.kind.reads_model and not cell.kind.loads:
+            if cell.kind.takes_model:
                 backbone, facts["loaded"] = self.backbone(cell)
                 plan = replace(plan, model=backbone)  # type: ignore[type-var]
             files = _files_of(plan.run())

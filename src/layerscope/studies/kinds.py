@@ -61,6 +61,11 @@ class Kind:
     loads: bool = False
 
     @property
+    def takes_model(self) -> bool:
+        """Whether the worker loads the model and puts it into the plan."""
+        return self.reads_model and not self.loads
+
+    @property
     def settings(self) -> tuple[str, ...]:
         """The names of the settings and other arguments."""
         names = [name for config in self.configs for name in config.model_fields]

@@ -195,7 +195,7 @@ def _estimated(model: str, cells: Sequence[Cell], root: Path) -> ModelEstimate:
     cell, loads = cells[0], len({each.loads for each in cells})
     try:
         plan, load = cell.plan(root), 0.0
-        if cell.kind.reads_model and not cell.kind.loads:
+        if cell.kind.takes_model:
             started = time.perf_counter()
             plan = replace(plan, model=Worker(str(root)).backbone(cell)[0])  # type: ignore[type-var]
             load = time.perf_counter() - started
