@@ -12,10 +12,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import typer
 
 from commands import run
 from layerscope import api, cli
 from layerscope.cli.app import app
+from layerscope.cli.help import FIRST, GROUPS, MANY, group_of
 from layerscope.data.misspellings import AugmentationConfig
 from layerscope.decisions import choose, evidence
 from layerscope.metrics.catalogue import CATALOGUE
@@ -60,6 +62,28 @@ def test_every_command_helps_with_an_example(command, name):
     assert finished.code == 0
     assert f"layerscope {name} " in finished.out
     assert "Example" in finished.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_first_help_fits_on_a_screen_and_the_whole_one_has_every_option(
+    command, monkeypatch, name
+):
+    monkeypatch.setenv("COLUMNS", "100")
+    first, whole = command(name, "--help").out, command(name, "--help-all").out
+    params = typer.main.get_command(app).commands[name].params
+    options = [each for each in params if each.param_type_name == "option"]
+    assert len(first.splitlines()) <= 60
+    assert all(f"{each.opts[0]} " in whole for each in options)
+    if len(options) > MANY:
+        assert f"All {len(options)} options, in groups: layerscope {name} --help-all" in first
+        assert all(f" {group} " in whole for group in {group_of(o.name) for o in options} - {None})
+        assert first.count("│ --") < len(options) / 1.5
+
+
+def test_a_group_names_options_that_there_are():
+    commands = typer.main.get_command(app).commands.values()
+    known = {each.name for command in commands for each in command.params}
+    assert {*FIRST, *frozenset().union(*GROUPS.values())} - {"help"} <= known
 
 
 def test_help_of_the_whole_names_the_commands(command):
@@ -184,7 +208,7 @@ SAME_NUMBERS = {
 }  # fmt: skip
 TESTED_ELSEWHERE = {
     "--data", "--images", "--out", "--column", "--split", "--dry-run", "--json", "--quiet", "--debug",
-    "--trust-remote-code",
+    "--trust-remote-code", "--verbose",
 }  # fmt: skip
 
 
@@ -212,8 +236,6 @@ def test_every_option_changes_something(command, tiny_folder, text_file, plain, 
 
 
 def test_no_option_is_forgotten():
-    import typer
-
     scan = typer.main.get_command(app).commands["scan"]
     names = {next(o for o in each.opts if o.startswith("--")) for each in scan.params
              if any(o.startswith("--") for o in each.opts)}  # fmt: skip
@@ -228,8 +250,10 @@ def test_a_table_in_80_columns_and_where_the_page_is(command, tiny_folder, text_
     finished = command("scan", tiny_folder("bert"), "--data", text_file, "--out", "out")
     assert finished.code == 0
     assert finished.err == "", "progress is for terminals"
-    table, _, page = finished.out.partition("\nPage: ")
-    assert max(map(len, table.splitlines())) <= 80
+    printed, _, page = finished.out.partition("\nPage: ")
+    lines = printed.splitlines()
+    assert max(len(line) for line in lines if not line.startswith(" layerscope ")) <= 80
+    assert lines[0].startswith((" Keep the model's own output", " Read layer"))
     assert page.strip() == (Path.cwd() / "out" / "page.html").as_uri()
     assert sorted(path.name for path in Path("out").iterdir()) == [
         "page.html", "prompts.parquet", "readouts.parquet", "results.parquet", "run.json",

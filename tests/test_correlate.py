@@ -71,7 +71,7 @@ def shown(findings, encoding="utf-8", width=80):
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding, newline="\n")
     console = Console(file=stream, width=width, color_system=None, legacy_windows=False)
-    console.print(terminal.drawn(correlations.correlation_view(findings)))
+    console.print(terminal.drawn(correlations.correlation_view(findings), verbose=True))
     stream.flush()
     return raw.getvalue().decode(encoding)
 
@@ -98,7 +98,9 @@ def test_the_table_says_what_the_summary_says(one):
         summary.kendall, summary.partial, summary.p_shift, summary.p_walk, summary.p_holm,
     ]  # fmt: skip
     assert [float(cell) for cell in cells] == pytest.approx(numbers, abs=0.0051)
-    assert text.startswith(" example/one @ main on 3 tasks, over 10 layers ")
+    answer, title = text.split("\n\n")[0], " example/one @ main on 3 tasks, over 10 layers "
+    assert title not in answer
+    assert title in text
     assert text.index("(normalized)") < text.index("(paper)")
     for note in one.notes:
         assert note.split()[0] in text
@@ -303,7 +305,7 @@ def command(monkeypatch, capsys, tmp_path):
 
 
 def test_the_command_prints_the_table(command, folders, one):
-    finished = command("correlate", *folders, "--resamples", 500)
+    finished = command("correlate", *folders, "--resamples", 500, "--verbose")
     assert finished.code == 0
     assert finished.out.strip().splitlines() == shown(one).strip().splitlines()
 

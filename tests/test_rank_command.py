@@ -195,7 +195,7 @@ def test_known_scores_stand_beside(command):
     ]
     pd.DataFrame(rows).to_csv("scores.csv", index=False)
     scans = [f"done/{name}" for name in MODELS]
-    finished = command(*scans, "--scores", "scores.csv", "--by", "width")
+    finished = command(*scans, "--scores", "scores.csv", "--by", "width", "--verbose")
     words = " ".join(finished.out.split())
     assert "wide comes first of 3 by width" in words
     assert "no correlation with scores: 3 scored models, at least 5 are needed" in words

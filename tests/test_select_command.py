@@ -55,7 +55,7 @@ def facts(command, *options):
 
 
 @pytest.mark.parametrize("folder", ["scored", "plain"])
-@pytest.mark.parametrize("options", [(), ("--all",)])
+@pytest.mark.parametrize("options", [(), ("--verbose",)])
 def test_it_fits_80_columns(command, monkeypatch, folder, options):
     monkeypatch.setenv("COLUMNS", "80")
     finished = command(folder, *options)
@@ -83,8 +83,8 @@ def test_scores_and_gains_stand_below(command):
 
 def test_what_is_missing_is_counted_and_named_on_request(command):
     short = " ".join(command("plain").out.split())
-    assert "rules need measures that this run lacks; --all names them" in short
-    everything = " ".join(command("plain", "--all").out.split())
+    assert "rules need measures that this run lacks; --verbose names them" in short
+    everything = " ".join(command("plain", "--verbose").out.split())
     assert "most retrieval needs retrieval on crops" in everything
     assert "most alpha_req needs alpha_req" in everything
 

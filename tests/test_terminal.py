@@ -15,12 +15,12 @@ from layerscope.render.view import Section, View
 from layerscope.results.table import Run
 
 
-def shown(view, encoding="utf-8", width=80):
+def shown(view, encoding="utf-8", width=80, *, verbose=True):
     """What a terminal of that width prints, without color."""
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding, newline="\n")
     console = Console(file=stream, width=width, color_system=None, legacy_windows=False)
-    console.print(terminal.drawn(view))
+    console.print(terminal.drawn(view, verbose=verbose))
     stream.flush()
     return raw.getvalue().decode(encoding)
 

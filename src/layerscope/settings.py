@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args
 
 from annotated_types import Ge
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, model_validator
+from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from layerscope.config import (
     Accepts,
@@ -138,8 +138,6 @@ Limit = Annotated[Count | None, BeforeValidator(_none_for_all), Option(zero_is_a
 class ReadingConfig(Config):
     """Which texts are read."""
 
-    model_config = ConfigDict(title="Texts")
-
     column: Text | None = None
     """Column that holds the texts."""
     split: Text | None = None
@@ -150,8 +148,6 @@ class ReadingConfig(Config):
 
 class ModelOptions(Config):
     """How a model is loaded."""
-
-    model_config = ConfigDict(title="Model")
 
     revision: Text | None = None
     """Branch, tag or commit on the hub."""
@@ -445,8 +441,6 @@ By = Literal["model", "revision", "data", "perturbation", "stage", "seed", "laye
 class PlotConfig(Config):
     """How several runs are drawn in one figure."""
 
-    model_config = ConfigDict(title="Figure")
-
     metric: Several[Text] | None = None
     """Measures, or tasks whose scores to draw; by default the seven of the paper that the runs hold."""
     draw: Literal["lines", "distribution", "matrix", "scatter", "data", "models", "none"] = "lines"
@@ -470,8 +464,6 @@ class PlotConfig(Config):
 
 class EngineConfig(Config):
     """Where the cells of a study run."""
-
-    model_config = ConfigDict(title="Engine")
 
     engine: Literal["local", "ray"] = "local"
     """local (processes on this machine) or ray (a cluster, or this machine)."""

@@ -106,7 +106,7 @@ class Scan(Result):
 
     @checked
     def plot(self, *metrics: Text) -> Any:
-        """Return an interactive plotly figure of some measures, by default all."""
+        """Return an interactive plotly figure of some measures, by default the four main ones."""
         return plotly.to_plotly(self._figure(metrics))
 
     @checked
@@ -115,7 +115,7 @@ class Scan(Result):
         matplotlib.save(self._figure(metrics), path)
 
     def _figure(self, metrics: tuple[str, ...]) -> Figure:
-        chosen = catalogue.select(metrics) if metrics else catalogue.CATALOGUE
+        chosen = catalogue.select(metrics) if metrics else charts.main_measures(self.run.table)
         dim = self.record.get("model", {}).get("dim")
         return charts.describe(self.run.table, self.preferred(), dim=dim, measures=chosen)
 

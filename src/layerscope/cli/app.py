@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import traceback
 from logging import ERROR, getLogger
@@ -20,6 +21,8 @@ from layerscope.errors import InputError, LayerscopeError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from layerscope.render.view import Step, View
 
 app = typer.Typer(
     name="layerscope",
@@ -197,6 +200,20 @@ def print_json(value: Any) -> None:
 def print_page(path: Path) -> None:
     """Print where a page lies, as a link."""
     open_console().print(f"\nPage: {path.resolve().as_uri()}", soft_wrap=True)
+
+
+def step(what: str, *words: str) -> Step:
+    """Return a command of ours to paste, and what it gives."""
+    from layerscope.render.view import Step
+
+    return Step(shlex.join(("layerscope", *words)), what)
+
+
+def print_view(view: View, *, verbose: bool = False) -> None:
+    """Print a result for people."""
+    from layerscope.render import terminal
+
+    open_console().print(terminal.drawn(view, verbose=verbose), crop=False)
 
 
 def open_console() -> Any:

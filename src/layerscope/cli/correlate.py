@@ -13,13 +13,14 @@ from layerscope.cli.app import (
     app,
     check_choice,
     listed,
-    open_console,
     plots_asked,
     print_json,
     print_page,
+    print_view,
     records,
 )
-from layerscope.cli.options import Debug, Json, Png, Svg
+from layerscope.cli.help import Command
+from layerscope.cli.options import Debug, Json, Png, Svg, Verbose
 
 if TYPE_CHECKING:
     from layerscope.api.correlating import Correlations
@@ -35,7 +36,7 @@ Example:
 """
 
 
-@app.command(help=_EXAMPLE)
+@app.command(help=_EXAMPLE, cls=Command)
 def correlate(
     runs: Annotated[
         list[str],
@@ -75,6 +76,7 @@ def correlate(
     resamples: Annotated[int, typer.Option(help="Draws behind limits and p values.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     as_json: Json = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Say which measures go with task scores over the layers."""
@@ -96,7 +98,7 @@ def correlate(
         resamples=resamples,
         seed=seed,
     )
-    _print(found, as_json)
+    _print(found, as_json=as_json, verbose=verbose)
     for path in pictures:
         found.save_plot(path, plot, statistic)  # type: ignore[arg-type]
     if out is not None:
@@ -129,11 +131,11 @@ def _write(found: Correlations, path: Path, *, said: bool) -> None:
         print_page(path)
 
 
-def _print(found: Correlations, as_json: bool) -> None:
-    from layerscope.render import correlations, terminal
+def _print(found: Correlations, *, as_json: bool, verbose: bool) -> None:
+    from layerscope.render import correlations
 
     if not as_json:
-        open_console().print(terminal.drawn(correlations.correlation_view(found.findings)))
+        print_view(correlations.correlation_view(found.findings), verbose=verbose)
         return
     whole: dict[str, Any] = {
         "measures": records(found.table()),

@@ -12,9 +12,10 @@ from layerscope.cli.app import (
     Failures,
     app,
     calm_libraries,
-    open_console,
     print_json,
+    print_view,
 )
+from layerscope.cli.help import Command
 from layerscope.cli.options import (
     Debug,
     DryRun,
@@ -43,7 +44,7 @@ Example:
 """
 
 
-@app.command(help=_EXAMPLE)
+@app.command(help=_EXAMPLE, cls=Command)
 @with_settings(CutConfig, ReadingConfig, ModelOptions)
 def cut(
     model: Model,
@@ -100,18 +101,18 @@ def cut(
     if as_json:
         print_json(_facts(found))
     elif not quiet:
-        from layerscope.render import models, terminal
+        from layerscope.render import models
 
-        open_console().print(terminal.drawn(models.cut_view(found)))
+        print_view(models.cut_view(found))
 
 
 def _print_estimate(found: CutEstimates, as_json: bool) -> None:
     if as_json:
         print_json(asdict(found))
         return
-    from layerscope.render import estimates, terminal
+    from layerscope.render import estimates
 
-    open_console().print(terminal.drawn(estimates.cut_view(found)))
+    print_view(estimates.cut_view(found))
 
 
 def _layer(text: str) -> Any:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from layerscope.cli.app import Failures, app, calm_libraries, listed, open_console, print_json
+from layerscope.cli.app import Failures, app, calm_libraries, listed, print_json, print_view
+from layerscope.cli.help import Command
 from layerscope.cli.options import (
     Debug,
     Given,
@@ -31,7 +32,7 @@ Example:
 """
 
 
-@app.command(help=_EXAMPLE)
+@app.command(help=_EXAMPLE, cls=Command)
 @with_settings(FewTextsConfig, ModelOptions)
 def doctor(
     model: Model,
@@ -56,7 +57,7 @@ def doctor(
     Failures.debug = debug
     calm_libraries(threads)
     from layerscope import api
-    from layerscope.render import models, terminal
+    from layerscope.render import models
 
     found = api.doctor(
         model,
@@ -69,6 +70,6 @@ def doctor(
     if as_json:
         print_json(found.as_dict())
     elif not quiet:
-        open_console().print(terminal.drawn(models.diagnosis_view(found)))
+        print_view(models.diagnosis_view(found))
     if not found.healthy:
         raise SystemExit(1)

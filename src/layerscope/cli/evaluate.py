@@ -12,11 +12,12 @@ from layerscope.cli.app import (
     Failures,
     app,
     calm_libraries,
-    open_console,
     print_json,
     print_page,
+    print_view,
     records,
 )
+from layerscope.cli.help import Command
 from layerscope.cli.options import (
     Debug,
     DryRun,
@@ -26,6 +27,7 @@ from layerscope.cli.options import (
     Model,
     Quiet,
     Threads,
+    Verbose,
     with_settings,
 )
 from layerscope.settings import EvaluateConfig, ModelOptions
@@ -46,7 +48,7 @@ Example:
 """
 
 
-@app.command(help=_EXAMPLE)
+@app.command(help=_EXAMPLE, cls=Command)
 @with_settings(EvaluateConfig, ModelOptions)
 def evaluate(
     model: Model,
@@ -87,6 +89,7 @@ def evaluate(
     threads: Threads = None,
     dry_run: DryRun = False,
     as_json: Json = False,
+    verbose: Verbose = False,
     quiet: Quiet = False,
     debug: Debug = False,
     *,
@@ -112,18 +115,17 @@ def evaluate(
             print_json(asdict(estimates))
         else:
             from layerscope.render import estimates as estimates_module
-            from layerscope.render import terminal
 
-            open_console().print(terminal.drawn(estimates_module.evaluation_view(estimates)))
+            print_view(estimates_module.evaluation_view(estimates))
         return
     folder = out or api.default_folder(model, images or "tasks")
     Failures.folder = folder
     found = api.evaluate(model, tasks, out=folder, overwrite=overwrite, **arguments)
     if not quiet:
-        _print_evaluation(found, as_json)
+        _print_evaluation(found, as_json=as_json, verbose=verbose)
 
 
-def _print_evaluation(found: Evaluation, as_json: bool) -> None:
+def _print_evaluation(found: Evaluation, *, as_json: bool, verbose: bool) -> None:
     if as_json:
         print_json(
             {
@@ -133,7 +135,6 @@ def _print_evaluation(found: Evaluation, as_json: bool) -> None:
             }
         )
         return
-    from layerscope.render import terminal
 
-    open_console().print(terminal.drawn(found.view()))
+    print_view(found.view(), verbose=verbose)
     print_page(Path(str(found.folder)) / "page.html")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from layerscope.cli.app import Failures, app
+from layerscope.cli.help import Command
 from layerscope.cli.options import Debug, Json
 from layerscope.cli.study import print_study
 
@@ -20,7 +21,7 @@ Example:
 """
 
 
-@app.command(help=_EXAMPLE)
+@app.command(help=_EXAMPLE, cls=Command)
 def merge(
     folders: Annotated[
         list[Path], typer.Argument(metavar="FOLDER", help="What layerscope study --shard wrote.")

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from layerscope.cli.app import Failures, app, open_console, print_json
+from layerscope.cli.app import Failures, app, print_json, print_view
+from layerscope.cli.help import Command
 from layerscope.cli.options import Debug, Json
 
 
-@app.command()
+@app.command(cls=Command)
 def metrics(
     name: Annotated[str | None, typer.Argument(help="One measure; all if left out.")] = None,
     as_json: Json = False,
@@ -25,15 +26,15 @@ def metrics(
     """
     Failures.debug = debug
     from layerscope import api
-    from layerscope.render import catalogue, terminal
+    from layerscope.render import catalogue
 
     chosen = api.list_metrics() if name is None else (api.get_metric(name),)
     if as_json:
         print_json([_measure_facts(measure) for measure in chosen])
     elif name is None:
-        open_console().print(terminal.drawn(catalogue.catalogue_view(chosen)))
+        print_view(catalogue.catalogue_view(chosen))
     else:
-        open_console().print(terminal.drawn(catalogue.measure_view(chosen[0])))
+        print_view(catalogue.measure_view(chosen[0]))
 
 
 def _measure_facts(measure: Any) -> dict[str, Any]:

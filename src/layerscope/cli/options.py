@@ -19,6 +19,9 @@ from layerscope.config import Config, Option, To
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print every table and note, not only the answer.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")]
 Model = Annotated[
     str, typer.Argument(help="Hub id, local folder, GGUF file or sentence-transformers folder.")
@@ -40,13 +43,9 @@ Given = dict[str, Any]
 def with_settings(*configs: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for every setting of some configs; its parameter `settings` gets them.
 
-    Options of a config stand together in the help, under the config's title.
+    `cli.help` puts them into groups.
     """
-    fields = {
-        name: (field, config.model_config.get("title") or "Settings")
-        for config in configs
-        for name, field in config.model_fields.items()
-    }
+    fields = {name: field for config in configs for name, field in config.model_fields.items()}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(command, include_extras=True)
@@ -55,12 +54,12 @@ def with_settings(*configs: type[Config]) -> Callable[[Callable[..., None]], Cal
             for parameter in inspect.signature(command).parameters.values()
             if parameter.name != "settings"
         ]
-        parameters += [_parameter(name, *field) for name, field in fields.items()]
+        parameters += [_parameter(name, field) for name, field in fields.items()]
 
         @wraps(command)
         def call(**given: Any) -> None:
             settings = {
-                name: _value(name, field, given.pop(name)) for name, (field, _) in fields.items()
+                name: _value(name, field, given.pop(name)) for name, field in fields.items()
             }
             command(**given, settings=settings)
 
@@ -71,7 +70,7 @@ def with_settings(*configs: type[Config]) -> Callable[[Callable[..., None]], Cal
     return decorate
 
 
-def _parameter(name: str, field: FieldInfo, group: str) -> inspect.Parameter:
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     annotation = field.rebuild_annotation()
     option, kind = _option(annotation), _kind(annotation)
     flag = option.name or f"--{name.replace('_', '-')}"
@@ -94,7 +93,6 @@ def _parameter(name: str, field: FieldInfo, group: str) -> inspect.Parameter:
             typer.Option(
                 flag,
                 help=" ".join((field.description or "").split()),
-                rich_help_panel=group,
                 **asked,
             ),
         ],

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from layerscope.cli.app import Failures, app, check_plot, open_console, print_json, records
+from layerscope.cli.help import Command
 from layerscope.cli.options import Debug, Given, Json, with_settings
 from layerscope.settings import PlotConfig
 
@@ -22,7 +23,7 @@ Example:
 """
 
 
-@app.command(help=_EXAMPLE)
+@app.command(help=_EXAMPLE, cls=Command)
 @with_settings(PlotConfig)
 def plot(
     runs: Annotated[

@@ -12,9 +12,10 @@ from layerscope.cli.app import (
     Failures,
     app,
     calm_libraries,
-    open_console,
     print_json,
+    print_view,
 )
+from layerscope.cli.help import Command
 from layerscope.cli.options import (
     Debug,
     DryRun,
@@ -47,7 +48,7 @@ Example:
 """
 
 
-@app.command(help=_EXAMPLE)
+@app.command(help=_EXAMPLE, cls=Command)
 @with_settings(PruneConfig, ReadingConfig, ModelOptions)
 def prune(
     model: Model,
@@ -123,43 +124,39 @@ def _print_estimate(found: PruningEstimates, as_json: bool) -> None:
     if as_json:
         print_json(asdict(found))
         return
-    from layerscope.render import estimates, terminal
+    from layerscope.render import estimates
 
-    open_console().print(
-        terminal.drawn(
-            estimates.pruning_view(
-                [
-                    ("blocks", f"{found.of}, of which {len(found.eligible)} may go"),
-                    ("to drop", ", ".join(map(str, found.budgets))),
-                    *(("which", ", ".join(map(str, blocks))) for blocks in found.removed),
-                    *([("models to try", f"{found.tried:,}")] if found.tried else []),
-                    *([("scans", f"{found.scans:,}")] if found.scan else []),
-                ],
-                found.weight_bytes,
-                found.free_bytes,
-                found.scan,
-            )
+    print_view(
+        estimates.pruning_view(
+            [
+                ("blocks", f"{found.of}, of which {len(found.eligible)} may go"),
+                ("to drop", ", ".join(map(str, found.budgets))),
+                *(("which", ", ".join(map(str, blocks))) for blocks in found.removed),
+                *([("models to try", f"{found.tried:,}")] if found.tried else []),
+                *([("scans", f"{found.scans:,}")] if found.scan else []),
+            ],
+            found.weight_bytes,
+            found.free_bytes,
+            found.scan,
         )
     )
 
 
 def _print(found: Pruning) -> None:
-    from layerscope.render import models, terminal
+    from layerscope.render import models
 
-    open_console().print(
-        terminal.drawn(
-            models.pruning_view(
-                found.rule,
-                found.outcomes,
-                model=f"{found.model['name']}, {found.model['blocks']} blocks",
-                scheme=found.scheme,
-                kinds=found.kinds,
-                eligible=found.eligible,
-                costs=found.costs,
-                shipped=found.shipped,
-                usage=found.usage,
-                notes=found.notes,
-            )
+    print_view(
+        models.pruning_view(
+            found.rule,
+            found.outcomes,
+            model=f"{found.model['name']}, {found.model['blocks']} blocks",
+            scheme=found.scheme,
+            kinds=found.kinds,
+            eligible=found.eligible,
+            costs=found.costs,
+            shipped=found.shipped,
+            usage=found.usage,
+            notes=found.notes,
         )
     )
 

@@ -13,9 +13,10 @@ from layerscope.cli.app import (
     Failures,
     app,
     calm_libraries,
-    open_console,
     print_json,
+    print_view,
 )
+from layerscope.cli.help import Command
 from layerscope.cli.options import (
     Debug,
     DryRun,
@@ -23,6 +24,7 @@ from layerscope.cli.options import (
     Json,
     Quiet,
     Threads,
+    Verbose,
     with_settings,
 )
 from layerscope.errors import few_models
@@ -43,7 +45,7 @@ Example:
 """
 
 
-@app.command(help=_EXAMPLE)
+@app.command(help=_EXAMPLE, cls=Command)
 @with_settings(RankConfig, ReadingConfig, ModelOptions)
 def rank(
     models: Annotated[
@@ -86,6 +88,7 @@ def rank(
     threads: Threads = None,
     dry_run: DryRun = False,
     as_json: Json = False,
+    verbose: Verbose = False,
     quiet: Quiet = False,
     debug: Debug = False,
     *,
@@ -102,19 +105,19 @@ def rank(
         "overwrite": overwrite,
     }
     found = _found(models, data, out, threads, arguments, plain=quiet or as_json, dry_run=dry_run)
-    from layerscope.render import correlations, terminal
+    from layerscope.render import correlations
     from layerscope.render import estimates as estimates_module
 
     if isinstance(found, tuple):
         if as_json:
             print_json({model: each and asdict(each) for model, each in found})
         else:
-            open_console().print(terminal.drawn(estimates_module.ranking_view(found)))
+            print_view(estimates_module.ranking_view(found))
     elif as_json:
         folder = None if Failures.folder is None else str(Failures.folder)
         print_json({"folder": folder} | found.as_dict())
     elif not quiet:
-        open_console().print(terminal.drawn(correlations.ranking_view(found)))
+        print_view(correlations.ranking_view(found), verbose=verbose)
 
 
 def _found(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,12 +12,14 @@ from layerscope.cli.app import (
     Failures,
     app,
     calm_libraries,
-    open_console,
     plots_asked,
     print_json,
     print_page,
+    print_view,
     records,
+    step,
 )
+from layerscope.cli.help import Command
 from layerscope.cli.options import (
     Debug,
     DryRun,
@@ -29,6 +31,7 @@ from layerscope.cli.options import (
     Quiet,
     Svg,
     Threads,
+    Verbose,
     with_settings,
 )
 from layerscope.settings import ModelOptions, ReadingConfig, ScanConfig
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from layerscope.analysis.run import Estimates
     from layerscope.api.scanning import Scan
     from layerscope.decisions.select import Selection
+    from layerscope.render.view import Step
 
 _SCAN_EXAMPLE = """
 Measure every layer of a model on texts or images, in one pass.
@@ -51,7 +55,7 @@ Example:
 """
 
 
-@app.command(help=_SCAN_EXAMPLE)
+@app.command(help=_SCAN_EXAMPLE, cls=Command)
 @with_settings(ScanConfig, ReadingConfig, ModelOptions)
 def scan(
     model: Model,
@@ -72,6 +76,7 @@ def scan(
     svg: Svg = None,
     dry_run: DryRun = False,
     as_json: Json = False,
+    verbose: Verbose = False,
     quiet: Quiet = False,
     debug: Debug = False,
     *,
@@ -97,8 +102,13 @@ def scan(
     found = api.scan(model, data, out=folder, overwrite=overwrite, **arguments)
     for path in pictures:
         found.save_plot(path)
-    if not quiet:
-        _print_scan(found, as_json)
+    if as_json:
+        _print_facts(found)
+    elif not quiet:
+        chosen = found.advice()
+        steps = next_steps(chosen, model, folder, images)
+        print_view(replace(found.view(), steps=steps), verbose=verbose)
+        print_page(folder / "page.html")
 
 
 def _recommendation(chosen: Selection) -> dict[str, Any]:
@@ -111,23 +121,30 @@ def _recommendation(chosen: Selection) -> dict[str, Any]:
     }
 
 
-def _print_scan(found: Scan, as_json: bool) -> None:
-    from layerscope.render import terminal
+def _print_facts(found: Scan) -> None:
+    chosen = found.select()
+    print_json(
+        {
+            "folder": str(found.folder),
+            "recommendation": _recommendation(chosen),
+            "choices": [asdict(choice) for choice in chosen.choices],
+            "record": found.record,
+            "table": records(found.table()),
+        }
+    )
 
-    if as_json:
-        chosen = found.select()
-        print_json(
-            {
-                "folder": str(found.folder),
-                "recommendation": _recommendation(chosen),
-                "choices": [asdict(choice) for choice in chosen.choices],
-                "record": found.record,
-                "table": records(found.table()),
-            }
-        )
-        return
-    open_console().print(terminal.drawn(found.view()))
-    print_page(Path(str(found.folder)) / "page.html")
+
+def next_steps(chosen: Selection, model: str, folder: Path, images: str | None) -> tuple[Step, ...]:
+    """Return what to do after a scan: take the readout where it is another than the model's own."""
+    run = str(folder)
+    looked = step("the readouts that were compared", "select", run)
+    if images is not None:
+        return (looked,)
+    if chosen.readout is not None and not chosen.readout.keeps_own:
+        cut = ("cut", model, "--run", run, "--out", "out/")
+        return (step("the model with this readout, saved", *cut), looked)
+    scored = ("evaluate", model, "--tasks", "STS17", "--out", run)
+    return (looked, step("every layer on a task with labels", *scored))
 
 
 def _print_estimate(estimates: Estimates, as_json: bool) -> None:
@@ -135,6 +152,5 @@ def _print_estimate(estimates: Estimates, as_json: bool) -> None:
         print_json(asdict(estimates))
         return
     from layerscope.render import estimates as estimates_module
-    from layerscope.render import terminal
 
-    open_console().print(terminal.drawn(estimates_module.scan_view(estimates)))
+    print_view(estimates_module.scan_view(estimates))

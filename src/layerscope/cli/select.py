@@ -12,11 +12,12 @@ from layerscope.cli.app import (
     app,
     calm_libraries,
     listed,
-    open_console,
     plots_asked,
     print_json,
+    print_view,
 )
-from layerscope.cli.options import Debug, Given, Json, Png, Svg, Threads, with_settings
+from layerscope.cli.help import Command
+from layerscope.cli.options import Debug, Given, Json, Png, Svg, Threads, Verbose, with_settings
 from layerscope.settings import ModelOptions
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ Example:
 """
 
 
-@app.command(help=_EXAMPLE)
+@app.command(help=_EXAMPLE, cls=Command)
 @with_settings(ModelOptions)
 def select(
     run: Annotated[
@@ -43,7 +44,7 @@ def select(
     ],
     rule: Annotated[
         str | None,
-        typer.Option(help="Rule to follow; --all lists them."),
+        typer.Option(help="Rule to follow; --verbose lists them."),
     ] = None,
     prefer: Annotated[
         str, typer.Option(help="quality, or cheap: the lowest layer within noise of the best.")
@@ -66,9 +67,7 @@ def select(
     data: Annotated[
         str, typer.Option(help="Texts that maps are fitted on for --table: those of the scan.")
     ] = "sample",
-    every: Annotated[
-        bool, typer.Option("--all", help="Show every rule, and every task of the chosen one.")
-    ] = False,
+    verbose: Verbose = False,
     png: Png = None,
     svg: Svg = None,
     resamples: Annotated[int, typer.Option(help="Resamples of texts and of tasks.")] = 1000,
@@ -84,7 +83,7 @@ def select(
     if table is not None:
         calm_libraries(threads)
     from layerscope import api
-    from layerscope.render import charts, matplotlib, terminal
+    from layerscope.render import charts, matplotlib
     from layerscope.render import tasks as task_views
 
     pictures = plots_asked(png, svg)
@@ -109,9 +108,7 @@ def select(
     if as_json:
         print_json(_facts(found))
         return
-    open_console().print(
-        terminal.drawn(task_views.selection_view(found, given.record, every=every))
-    )
+    print_view(task_views.selection_view(found, given.record, every=verbose), verbose=verbose)
 
 
 def _facts(found: Selection) -> dict[str, Any]:

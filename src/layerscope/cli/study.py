@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerscope.cli.app import Failures, app, calm_libraries, open_console, print_json
+from layerscope.cli.app import Failures, app, calm_libraries, print_json, print_view
+from layerscope.cli.help import Command
 from layerscope.cli.options import Debug, DryRun, Given, Json, Quiet, with_settings
 from layerscope.settings import EngineConfig
 
@@ -29,7 +30,7 @@ Example:
 """
 
 
-@app.command(help=_EXAMPLE)
+@app.command(help=_EXAMPLE, cls=Command)
 @with_settings(EngineConfig)
 def study(
     file: Annotated[Path, typer.Argument(metavar="STUDY", help="The study: a YAML file.")],
@@ -73,7 +74,7 @@ def _print_estimate(found: StudyEstimates, as_json: bool) -> None:
     if as_json:
         print_json(asdict(found) | {"seconds": found.seconds})
         return
-    from layerscope.render import estimates, terminal
+    from layerscope.render import estimates
 
     models = [
         (each.model, each.cells, each.seconds, each.memory_bytes, each.reason)
@@ -81,12 +82,12 @@ def _print_estimate(found: StudyEstimates, as_json: bool) -> None:
     ]
     whole = (found.seconds, found.memory_bytes, found.disk_bytes)
     cells = (found.cells, found.finished)
-    open_console().print(terminal.drawn(estimates.study_view(cells, models, whole, found.workers)))
+    print_view(estimates.study_view(cells, models, whole, found.workers))
 
 
 def print_study(found: Study, as_json: bool, *, quiet: bool = False) -> None:
     """Print what came of a study; exit with 1 where a cell failed."""
-    from layerscope.render import studies, terminal
+    from layerscope.render import studies
     from layerscope.studies.reports import REPORTS
 
     failures = [(each.cell, each.reason) for each in found.failures]
@@ -101,7 +102,7 @@ def print_study(found: Study, as_json: bool, *, quiet: bool = False) -> None:
             for name, frame in found.tables.items()
         }
         view = studies.study_view(*_answer(found), failures, found.note, tables)
-        open_console().print(terminal.drawn(view))
+        print_view(view)
     if failures:
         raise SystemExit(1)
 

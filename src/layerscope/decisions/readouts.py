@@ -67,7 +67,7 @@ class ReadoutChoice:
         rows: All candidates, the best score first.
         chosen: The row of the readout.
         own: The row of the model's own output.
-        sentence: What to do and why, in one or two lines.
+        sentence: What to do and why, a line each; a third says what could change it.
         table: What it was chosen from.
     """
 
@@ -139,7 +139,7 @@ def choose_readout(
         chosen=choice,
         own=rows[table.own],
         sentence=_sentence(
-            choice, rows[table.own], rows[view.best], len(view.choosable), _texts(table)
+            choice, rows[table.own], rows[view.best], len(view.choosable) - 1, _texts(table)
         )
         + apart,
         table=table,
@@ -173,9 +173,9 @@ def _apart(halves: Sequence[str], chosen: str) -> str:
     if not others:
         return ""
     if len(others) == 1:
-        return f" One half of the texts alone would choose {others[0]}."
+        return f"\nOne half of the texts alone would choose {others[0]}."
     both = " and ".join(dict.fromkeys(others))
-    return f" Halves of the texts would choose {both}."
+    return f"\nHalves of the texts would choose {both}."
 
 
 def _as_dict(row: ReadoutRow, costs: Costs | None) -> dict[str, Any]:
@@ -311,28 +311,28 @@ def _texts(table: ReadoutTable) -> str:
     texts = sum(table.galleries)
     if "built-in" in table.crops:
         return f"{texts:,} paragraphs of the built-in sample (your texts are too short for crops)"
-    return f"{texts:,} of these texts"
+    return f"{texts:,} texts"
 
 
-def _sentence(chosen: ReadoutRow, own: ReadoutRow, best: ReadoutRow, count: int, texts: str) -> str:
-    """Return what to do, then on what evidence, a line each."""
-    task, score = "a text by its other crop", own.candidate.score
+def _sentence(
+    chosen: ReadoutRow, own: ReadoutRow, best: ReadoutRow, others: int, texts: str
+) -> str:
+    """Return what to do, then on what evidence, a line each that a terminal holds."""
+    score = own.candidate.score
     if chosen is own:
         start = f"Keep the model's own output (layer {own.candidate.name})."
         if best is own:
-            return (
-                f"{start}\nOn {texts}, none of {count} readouts finds {task} better ({score:.3f})."
-            )
+            return f"{start}\nOn {texts} none of {others} others finds crops better ({score:.3f})."
         return (
-            f"{start}\nOn {texts}, no other of {count} readouts clearly finds {task} better than its "
-            f"{score:.3f}; the best, '{best.candidate.name}', has {best.candidate.score:.3f}."
+            f"{start}\nOn {texts} none of {others} others clearly finds crops better: {score:.3f}, "
+            f"best {best.candidate.score:.3f}."
         )
     readout = chosen.candidate.readout
     layers = "" if readout is None else _in_words(readout)
-    scores = f"{chosen.candidate.score:.3f} against {score:.3f} of the model's own output"
-    why = f"On {texts} it cannot be told from the best: it finds {task} with {scores}."
+    scores = f"{chosen.candidate.score:.3f} against {score:.3f}"
+    why = f"On {texts} none is clearly better at finding crops: {scores} of its own output."
     if chosen.beats_own:
-        why = f"On {texts} it finds {task} better: {scores}, a gain of at least {chosen.gain_low:.3f}."
+        why = f"On {texts} it finds crops better: {scores}, at least {chosen.gain_low:.3f} more."
     count = chosen.candidate.highest
     run = "no block must run" if not count else f"{count} block{'s' if count > 1 else ''} must run"
     return f"Read {layers}: {run}.\n{why}"

@@ -30,6 +30,11 @@ STYLES: Final = {
 }
 # Two curves share an axis while neither is squeezed into less than 1 / 2.5 of it.
 MOST_SQUEEZED: Final = 2.5
+# What a figure shows where nothing is asked for, in this order.
+MAIN: Final = (
+    "retrieval", "prompt_entropy", "dataset_entropy", "curvature", "infonce", "lidar", "effective_rank",
+)  # fmt: skip
+FEW: Final = 4
 # The places of measures of several layers that have one value a layer.
 CURVES: Final = ("step", "layer", "final")
 
@@ -78,6 +83,14 @@ def has_curves(table: pd.DataFrame, measures: Sequence[Measure] = CATALOGUE) -> 
         measure.place in CURVES and not evidence.of_path(table, measure.name).empty
         for measure in measures
     )
+
+
+def main_measures(table: pd.DataFrame) -> tuple[Measure, ...]:
+    """Return the measures that a figure shows by default: four of the main ones, or what there is."""
+    present = set(table.loc[table["value"].notna(), "metric"])
+    known = {measure.name: measure for measure in CATALOGUE}
+    found = [known[name] for name in MAIN if name in present][:FEW]
+    return tuple(found or CATALOGUE)
 
 
 def _kinds(table: pd.DataFrame, measure: Measure) -> dict[str, list[str]]:

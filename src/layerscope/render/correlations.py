@@ -74,7 +74,7 @@ def correlation_view(findings: Findings) -> View:
             section("Measures and tasks", _heatmaps(heat), page=True),
             section("Score against measure", _clouds(clouds(findings)), page=True),
             section("Pairs and mean curves", _more(findings), page=True, folded=True),
-            section("Notes", Notes(notes)),
+            section("Notes", Notes(notes), more=True),
         ),
         version=versions()["layerscope"],
     )
@@ -263,7 +263,7 @@ def ranking_view(found: Ranking) -> View:
             section("Order", _order(found)),
             section("Other predictors", _others(found)),
             section("Agreement with scores", _agreements(found)),
-            section("Notes", Notes(tuple(f"- {note}" for note in found.notes))),
+            section("Notes", Notes(tuple(f"- {note}" for note in found.notes)), more=True),
         ),
     )
 

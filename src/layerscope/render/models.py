@@ -262,7 +262,7 @@ def diagnosis_view(found: Diagnosis) -> View:
     )
     return View(
         str(found.model.get("name", "")),
-        lines=(*words.settings_lines(record), equal),
+        lines=(*words.settings_lines(record), *words.detail_lines(record), equal),
         answers=(
             Answer(f"{lead}: {counted} in {words.duration(found.seconds)}", "", found.healthy),
         ),

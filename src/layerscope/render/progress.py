@@ -4,21 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
 
 if TYPE_CHECKING:  # a bar is shown before anything heavy is imported
     from layerscope.states.extract import Progress as Callback
+
+
+class _TimeLeft(ProgressColumn):
+    """The time left: rich's estimate from the last steps, or before it has one, from all so far."""
+
+    def render(self, task: Task) -> Text:
+        """Return it in words; nothing before the first step and after the last."""
+        left = task.time_remaining
+        if left is None and task.completed and task.total and task.elapsed is not None:
+            left = task.elapsed * (task.total - task.completed) / task.completed
+        if task.finished or left is None:
+            return Text("")
+        return Text(f"{timedelta(seconds=round(left))} left", "progress.remaining")
 
 
 @contextmanager
@@ -32,8 +48,7 @@ def bars() -> Iterator[Callback]:
         BarColumn(bar_width=24),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        _TimeLeft(),
     )
     console = Console(stderr=True)
     seen = console.is_terminal or console.is_jupyter

@@ -76,6 +76,7 @@ def run_view(
         detail=str(model.get("revision") or ""),
         subject=figure.title,
         lines=words.settings_lines(run.record, None if texts.empty else int(texts.max())),
+        details=words.detail_lines(run.record),
         answers=tuple(answer for answer in answers if answer is not None),
         sections=_sections(run, preferred, figure, measures, advice),
         version=str(run.record.get("versions", {}).get("layerscope", "")),
@@ -94,18 +95,24 @@ def _sections(
     main = main_columns(table, measures)
     panels = [(f"panel-{place}", panel) for place, panel in enumerate(figure.panels)]
     return sections(
+        section("", *_failures(run.record)),
         _readouts(advice),
         section("Values by layer", values(table, main, preferred)),
         section("Scores of tasks", tasks.layers(table)),
         section("Best layers", tasks.best(table)),
         *_groups(figure, [(name, panel) for name, panel in panels if not panel.between]),
-        section("Which layer each measure prefers", *preferred_tables(preferred, table, measures)),
+        section(
+            "Which layer each measure prefers",
+            *preferred_tables(preferred, table, measures),
+            more=True,
+        ),
         section(
             "Dynamics: what each block does",
             *_dynamics(table, measures),
             _charts(figure, [(name, panel) for name, panel in panels if panel.between]),
             _heatmaps(table, measures),
             id="dynamics",
+            more=True,
             lead=_DYNAMICS,
         ),
         section(
@@ -115,17 +122,16 @@ def _sections(
             page=True,
             folded=True,
         ),
-        section("Notes", *_notes(run.record, main)),
+        section("Notes", _notes(run.record, main), more=True),
         section("How it was made", *_facts(run.record), page=True),
     )
 
 
 def _readouts(advice: Selection | None) -> Section | None:
-    return (
-        None
-        if advice is None or advice.readout is None
-        else readouts.readout_section(advice.readout)
-    )
+    if advice is None or advice.readout is None:
+        return None
+    found = readouts.readout_section(advice.readout)
+    return None if found is None else replace(found, more=True)
 
 
 # --- charts -----------------------------------------------------------------------------------------
@@ -285,7 +291,7 @@ def _heatmaps(table: pd.DataFrame, measures: Sequence[Measure]) -> Charts:
 # --- notes and the record ---------------------------------------------------------------------------
 
 
-def _notes(record: Mapping[str, Any], columns: Sequence[Column]) -> list[Notes]:
+def _notes(record: Mapping[str, Any], columns: Sequence[Column]) -> Notes:
     """Return what is undefined in the tables shown and why, then what the run says of itself."""
     shown = {item.measure.name: item.perturbation for item in columns}
     names = {item.key for item in columns}
@@ -302,9 +308,12 @@ def _notes(record: Mapping[str, Any], columns: Sequence[Column]) -> list[Notes]:
         lines.append(f"{NONE} {metric} at {where}: {reason}")
     lines += [f"! {note}" for note in record.get("notes", ())]
     lines += tasks.notes(record)
-    failed = [f"! {each['task']} failed: {each['reason']}"
-              for each in record.get("failed_tasks", ())]  # fmt: skip
-    return [Notes(tuple(failed), "bad"), Notes(tuple(lines))]
+    return Notes(tuple(lines))
+
+
+def _failures(record: Mapping[str, Any]) -> list[Notes]:
+    failed = record.get("failed_tasks", ())
+    return [Notes(tuple(f"! {each['task']} failed: {each['reason']}" for each in failed), "bad")]
 
 
 def _facts(record: Mapping[str, Any]) -> list[Facts]:

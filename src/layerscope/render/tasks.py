@@ -211,10 +211,10 @@ _MOST_TASKS: Final = 12
 def advice_of(found: Selection) -> Answer:
     """Return what to do, on what evidence: by labels or scores where there are some, else without."""
     if found.labels or found.scored or found.readout:
-        lead, _, by = found.answer.partition("\n")
-        return Answer(lead, by)
-    lead, by, rest = found.sentence.partition(" by the rule")
-    return Answer(lead, f"{by}{rest}".strip(), good=found.layer is not None)
+        lead, *rest = found.answer.split("\n")
+        return Answer(lead, rest[0] if rest else "", warnings=tuple(rest[1:]))
+    lead, by, why = found.sentence.partition(" by the rule")
+    return Answer(lead, f"{by}{why}".strip(), good=found.layer is not None)
 
 
 def selection_view(found: Selection, record: Mapping[str, Any], *, every: bool = False) -> View:
@@ -231,6 +231,7 @@ def selection_view(found: Selection, record: Mapping[str, Any], *, every: bool =
         title=str(model.get("name", "")),
         detail=str(model.get("revision") or ""),
         lines=words.settings_lines(record),
+        details=words.detail_lines(record),
         answers=(advice_of(found),),
         sections=sections(
             None if found.labels is None else readouts.label_section(found.labels),
@@ -372,4 +373,4 @@ def _footnotes(found: Selection, every: bool) -> Iterable[str]:
     if every:
         yield from (f"{rule} needs {what}" for rule, what in found.lacking.items())
     elif found.lacking:
-        yield f"{len(found.lacking)} rules need measures that this run lacks; --all names them"
+        yield f"{len(found.lacking)} rules need measures that this run lacks; --verbose names them"

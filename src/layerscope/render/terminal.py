@@ -23,6 +23,7 @@ from layerscope.render.view import (
     Notes,
     Part,
     Section,
+    Step,
     Style,
     Table,
     View,
@@ -47,38 +48,82 @@ class Drawn:
     """A view, drawn once the terminal's encoding is known."""
 
     view: View
+    verbose: bool
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the drawing in signs that this terminal can show."""
-        yield _view(self.view, _ascii if options.ascii_only else str)
+        yield from _view(self.view, self.verbose, _ascii if options.ascii_only else str)
 
 
-def drawn(view: View) -> Drawn:
-    """Return a view as a rich console prints it, in 80 columns or more."""
-    return Drawn(view)
+def drawn(view: View, *, verbose: bool = False) -> Drawn:
+    """Return a view as a rich console prints it, in 80 columns or more.
+
+    Commands to paste are not broken into lines, so a console must not crop what it prints.
+
+    Args:
+        view: what to draw.
+        verbose: whether to draw the sections that are shown on demand.
+    """
+    return Drawn(view, verbose)
 
 
 def _ascii(words: str) -> str:
     return words.translate(ASCII).encode("ascii", "replace").decode()
 
 
-def _view(view: View, write: Write) -> RenderableType:
-    parts: list[RenderableType] = []
-    if view.title or view.lines:
+def _view(view: View, verbose: bool, write: Write) -> list[RenderableType]:
+    blocks: list[list[RenderableType]] = [
+        [_indented(_answer(answer, write))] for answer in view.answers
+    ]
+    blocks.append([*(_step(step, write) for step in view.steps)])
+    lines = (*view.lines, *(view.details if verbose else ()))
+    if view.title or lines:
         title = Text(write(view.title), "bold")
         title.append(write(f" @ {view.detail}") if view.detail else "", "not bold dim")
-        parts.append(Group(title, *(Text(write(line)) for line in view.lines)))
-    parts += [_answer(answer, write) for answer in view.answers]
+        blocks.append([_indented(Group(title, *(Text(write(line)) for line in lines)))])
     for section in view.sections:
-        if not section.page and (drawing := _section(section, write)) is not None:
-            parts.append(drawing)
-    spaced = [Padding(part, (0, 0, 1, 1)) for part in parts[:-1]]
-    return Group(*spaced, *(Padding(part, (0, 0, 0, 1)) for part in parts[-1:]))
+        if section.page or (section.more and not verbose):
+            continue
+        if (drawing := _section(section, write)) is not None:
+            blocks.append([_indented(drawing)])
+    if not verbose and (folded := _folded(view)):
+        blocks.append([_indented(Text(write(folded), "dim"))])
+    filled = [block for block in blocks if block]
+    spaced: list[RenderableType] = []
+    for place, block in enumerate(filled):
+        spaced += [Text(""), *block] if place else block
+    return spaced
+
+
+def _indented(part: RenderableType) -> Padding:
+    return Padding(part, (0, 0, 0, 1))
 
 
 def _answer(answer: Answer, write: Write) -> RenderableType:
     lead = Text(write(answer.lead), "bold green" if answer.good else "bold red")
-    return Group(lead, Text(write(answer.evidence))) if answer.evidence else lead
+    lines = [answer.evidence] if answer.evidence else []
+    return Group(lead, *(Text(write(line)) for line in lines),
+                 *(Text(write(f"! {line}"), "yellow") for line in answer.warnings))  # fmt: skip
+
+
+def _step(step: Step, write: Write) -> Text:
+    """Return a command on one line, however long it is, so that it can be pasted."""
+    command = Text(write(f" {step.command}"), "cyan", no_wrap=True, overflow="ignore")
+    return command.append(write(f"  # {step.what}"), "dim")
+
+
+def _folded(view: View) -> str:
+    """Return a line on what is shown on demand."""
+    titles = []
+    for section in view.sections:
+        if section.more:
+            notes = sum(len(part.lines) for part in section.parts if isinstance(part, Notes))
+            titles.append(
+                f"{notes} note{'s' if notes > 1 else ''}"
+                if notes
+                else section.title[:1].lower() + section.title[1:]
+            )
+    return f"--verbose also shows: {'; '.join(titles)}" if titles else ""
 
 
 def _section(section: Section, write: Write) -> RenderableType | None:

@@ -154,6 +154,7 @@ class Section:
         id: of the element on a page.
         page: whether only a page shows it.
         folded: whether a page shows it on demand.
+        more: whether a terminal shows it on demand (`--verbose`).
         lead: a sentence on what it shows, on a page.
     """
 
@@ -162,6 +163,7 @@ class Section:
     id: str = ""
     page: bool = False
     folded: bool = False
+    more: bool = False
     lead: str = ""
 
 
@@ -173,11 +175,21 @@ class Answer:
         lead: the answer in a few words.
         evidence: the sentence that says how sure it is.
         good: whether it is one to follow.
+        warnings: sentences on what could change it.
     """
 
     lead: str
     evidence: str = ""
     good: bool = True
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do next: a command to paste, and what it does in a few words."""
+
+    command: str
+    what: str
 
 
 @dataclass(frozen=True)
@@ -189,7 +201,9 @@ class View:
         detail: of the title, such as the revision.
         subject: what a page's heading names: the model and the texts.
         lines: how it was made.
-        answers: what to do; the first thing after the heading.
+        details: more on how it was made, which a terminal shows on demand.
+        answers: what to do; the first thing that is shown.
+        steps: what to do next.
         sections: the rest, in order.
         version: of layerscope, that made the numbers.
     """
@@ -197,7 +211,9 @@ class View:
     title: str
     sections: tuple[Section, ...] = ()
     answers: tuple[Answer, ...] = ()
+    steps: tuple[Step, ...] = ()
     lines: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
     detail: str = ""
     subject: str = ""
     version: str = ""

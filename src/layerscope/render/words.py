@@ -248,22 +248,32 @@ def undefined_reasons(record: Mapping[str, Any]) -> tuple[tuple[str, str, str, s
 
 
 def settings_lines(record: Mapping[str, Any], texts: int | None = None) -> tuple[str, ...]:
-    """Return the run in a few lines: model, texts, tokens that count, time, as far as known."""
-    evaluation = record.get("evaluation", {})
-    scored = dict(evaluation.get("settings", {}))
-    scored["first_token_ratio"] = evaluation.get("first_token_ratio")
-    settings = record.get("settings", scored)
+    """Return the run in a few lines: model, texts and tokens that count, as far as known."""
     lines = (
         _model_line(record.get("model", {})),
         _data_line(record.get("data", {}), texts),
+        _tokens_line(record.get("settings", _scored(record))),
+    )
+    return tuple(filter(None, lines))
+
+
+def detail_lines(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return more on the run: what was left out, views, time and vectors, as far as known."""
+    evaluation = record.get("evaluation", {})
+    lines = (
         _dropped_line(record.get("data", {})),
-        _tokens_line(settings),
         _views_line(record.get("augmentation", {})),
         _time_line(record.get("times", evaluation.get("times", {}))),
-        _vectors_line(scored),
+        _vectors_line(_scored(record)),
         _bank_line(evaluation),
     )
     return tuple(filter(None, lines))
+
+
+def _scored(record: Mapping[str, Any]) -> dict[str, Any]:
+    evaluation = record.get("evaluation", {})
+    first = {"first_token_ratio": evaluation.get("first_token_ratio")}
+    return dict(evaluation.get("settings", {})) | first
 
 
 def _joined(*parts: str | None) -> str:
