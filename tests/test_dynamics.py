@@ -289,7 +289,7 @@ def test_selection_and_summary_take_no_part_of_them(bert_run):
 
 def printed(run: Run, width: int = 80) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(terminal.drawn(run_view(run)))
+    console.print(terminal.drawn(run_view(run), verbose=True))
     return console.export_text()
 
 

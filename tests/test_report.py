@@ -2,12 +2,14 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from fake_runs import fake_run
 from layerscope.render import page as page_module
+from layerscope.render.glossary import TERMS
 from layerscope.render.scans import run_view
 from layerscope.render.words import plain
 from layerscope.results.table import Run
@@ -41,7 +43,8 @@ def drawings(text):
 def test_the_page_forbids_every_request_and_refers_to_nothing(html):
     assert "default-src 'none'" in html
     own = without_library(html)
-    assert not re.search(r"(src|href)=", own)
+    assert not re.search(r"src=", own)
+    assert all(link.startswith("#") for link in re.findall(r'href="([^"]*)"', own))
     assert "http" not in own.replace('http-equiv="Content', "")
     assert "url(" not in own
 
@@ -95,7 +98,7 @@ def test_foreign_words_are_escaped_everywhere():
     for text in (drawn(run), drawn((table.assign(model=HOSTILE), contributions, {}))):
         assert HOSTILE not in text
         assert "<img" not in without_library(text)
-        assert text.count("</script>") == 3
+        assert text.count("</script>") == 4
         assert all("<" not in trace["name"] for panel in drawings(text) for trace in panel["data"])
 
 
@@ -143,6 +146,51 @@ def test_a_browser_draws_every_panel_without_errors(html, tmp_path):
     assert "Content Security Policy" not in shown.stderr
 
 
+def test_contents_lead_to_every_section(html):
+    links = re.findall(r'<a href="#([^"]+)">([^<]+)</a>', html)
+    assert len(links) >= 7
+    for name, title in links:
+        assert html.count(f'<section id="{name}">') == 1
+        assert title in html[html.index(f'<section id="{name}">') :]
+    folded = re.findall(r"<details><summary>([^<]+)<", html)
+    assert {"Which layer each measure prefers", "How it was made"} <= set(folded)
+
+
+def test_a_measure_has_one_chart_and_the_legend_switches_conventions(html):
+    panels = drawings(html)
+    named = [(panel["id"], trace["legendgroup"]) for panel in panels for trace in panel["data"]
+             if "legendgroup" in trace]  # fmt: skip
+    both = {place for place, name in named if name == "paper"} & {
+        place for place, name in named if name == "normalized"
+    }
+    assert len(both) >= 4, "conventions share a chart"
+    assert json.loads(re.search(r'<script id="hidden".*?>(.*?)<', html).group(1)) == [
+        "paper",
+        "reference",
+    ]
+    assert 'data-line="normalized"' in html
+    assert 'data-line="paper"' in html
+
+
+def test_levels_stand_above_a_chart_and_cover_no_curve(html):
+    panels = drawings(html)
+    assert not any(panel["layout"].get("annotations") for panel in panels)
+    assert "independent tokens" in html
+    assert all(panel["layout"]["margin"]["t"] >= 28 for panel in panels), "room for the toolbar"
+
+
+def test_words_are_explained_where_they_stand(html):
+    meaning = TERMS["convention"].replace("'", "&#39;")
+    assert f'<dfn title="{meaning}">convention</dfn>' in html
+
+
+def test_the_docs_explain_the_same_words():
+    text = " ".join(Path("docs/glossary.md").read_text().split())
+    for term, meaning in TERMS.items():
+        assert f"**{term}**" in text, term
+        assert meaning in text, term
+
+
 def test_measures_on_parts_of_texts_have_a_section_of_their_own(run, html):
     table, contributions, record = run
     crops = "crops of 20 words"
@@ -154,7 +202,7 @@ def test_measures_on_parts_of_texts_have_a_section_of_their_own(run, html):
     heading = "On parts of texts: same topic, other words"
     assert heading in both
     assert heading not in html
-    section = both[both.index(heading) :]
+    section = both[both.index(f"<summary>{heading}") :]
     panel = section.index("LiDAR on crops of 20 words")
     assert panel < section.index("Which layer each measure prefers")
     assert len(drawings(both)) > len(drawings(html))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -267,3 +268,56 @@ def test_the_command_draws_and_says_where(folders, monkeypatch, capsys, tmp_path
     wrong = command("plot", *folders, "--out", "f.gif")
     assert (wrong.code, "expected a file ending in .svg or .png or .pdf" in wrong.err) == (2, True)
     assert command("plot", *folders, "--x", "steps").code == 2
+
+
+# --- a page of several runs -----------------------------------------------------------------------
+
+
+def test_a_page_has_a_row_a_run_and_a_line_a_run_in_each_chart():
+    view = layerscope.concat(THREE).view()
+    runs, measures = view.sections
+    assert [row[0].text for row in runs.parts[0].rows] == ["org/one", "org/two", "x/two"]
+    (charts,) = measures.parts
+    assert [name for name, *_ in charts.legend] == ["org/one", "org/two", "x/two"]
+    assert {"Prompt entropy", "DiME"} <= {each.title.partition(" (")[0] for each in charts.charts}
+    own = THREE[1].table
+    rows = own[(own["metric"] == "prompt_entropy") & (own["convention"] == "normalized")]
+    last = rows[rows["stage"] == "final_norm"]["value"].item()
+    place = [head.text for head in runs.parts[0].heads].index("Prompt entropy")
+    assert float(runs.parts[0].rows[1][place].text) == pytest.approx(last, abs=5e-4)
+
+
+def test_runs_of_one_model_are_told_apart_by_what_differs():
+    steps = [made("org/one", seed=n, revision=f"step{n}") for n in (1, 10, 2)]
+    runs, measures = layerscope.concat(steps).view().sections
+    assert "revision" in [head.text for head in runs.parts[0].heads]
+    assert "model" not in [head.text for head in runs.parts[0].heads]
+    assert [name for name, *_ in measures.parts[0].legend] == ["step1", "step2", "step10"]
+    same = layerscope.concat([made(), made()]).view().sections[1]
+    assert len(same.parts[0].legend) == 2
+
+
+def test_scores_of_runs_are_in_a_chart_and_a_column_times_100():
+    scored = []
+    for number, each in enumerate(THREE[:2]):
+        rows = each.table[each.table["metric"] == "rankme"].assign(
+            metric="mteb/STS17/cosine", level="task", value=0.5 + number / 10
+        )
+        scored.append(replace(each, table=pd.concat([each.table, rows], ignore_index=True)))
+    runs, _, scores = layerscope.concat(scored).view().sections
+    place = [head.text for head in runs.parts[0].heads].index("score")
+    assert [row[place].text for row in runs.parts[0].rows] == ["50.00", "60.00"]
+    assert [chart.title for chart in scores.parts[0].charts] == ["STS17/cosine"]
+
+
+def test_the_command_writes_a_page(folders, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    command = partial(run, monkeypatch, capsys)
+    finished = command("report", *folders, "--out", "page.html")
+    assert finished.code == 0, finished.err
+    assert finished.out.rstrip().endswith((Path.cwd() / "page.html").as_uri())
+    assert "runs side by side" in Path("page.html").read_text()
+    again = command("report", *folders, "--out", "page.html")
+    assert again.code == 2
+    assert "exists; give --overwrite" in again.err
+    assert command("report", *folders, "--out", "page.html", "--overwrite", "--json").code == 0

@@ -114,6 +114,10 @@ class Result(Displayed):
         """Return the run as one self-contained HTML page."""
         return page_module.page(self.view())
 
+    def _repr_html_(self) -> str:
+        """Return the answer and the first table for a notebook."""
+        return page_module.card(self.view())
+
     def view(self) -> View:
         """Return what the terminal and the page show."""
         return run_view(self.run)

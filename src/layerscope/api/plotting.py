@@ -21,10 +21,14 @@ from layerscope.decisions.rank import Ranking, rank_runs
 from layerscope.decisions.select import decide
 from layerscope.errors import InputError
 from layerscope.render import matplotlib, plotly, points
+from layerscope.render import page as page_module
+from layerscope.render.comparisons import differing, runs_view
 from layerscope.render.distributions import distributions
 from layerscope.render.drawing import Clouds, Figure, Heatmap
-from layerscope.render.overlay import overlay
+from layerscope.render.overlay import overlay, shown_together
+from layerscope.render.view import View
 from layerscope.results.display import Displayed
+from layerscope.results.folder import versions
 from layerscope.results.runs import (
     RUN,
     NamedRun,
@@ -156,6 +160,37 @@ class Runs(Displayed):
     def save_plot(self, path: AnyPath, **settings: Unpack[PlotSettings]) -> None:
         """Write the figure to a .png, .svg or .pdf file (needs the extra `plots`)."""
         matplotlib.save(self._figure(settings), path)
+
+    @with_settings(PlotConfig)
+    def view(self, **settings: Unpack[PlotSettings]) -> View:
+        """Return what a page shows: a row a run, and a chart a measure with a line a run.
+
+        By default a line is what differs between the runs: model, revision, data, perturbation.
+        """
+        table = self.table()
+        config = part(PlotConfig, settings, self.config.changed(draw="lines"))
+        config = config.changed(
+            by=config.by or differing(table) or (RUN,),
+            metric=config.metric or shown_together(table),
+        )
+        return runs_view(
+            table, overlay(self._lines(config), config), self._answers(),
+            f"{len(self.runs)} runs side by side",
+            versions()["layerscope"],
+        )  # fmt: skip
+
+    def page(self, **settings: Unpack[PlotSettings]) -> str:
+        """Return a self-contained interactive page of all runs; settings as of `view`."""
+        return page_module.page(self.view(**settings))
+
+    def _answers(self) -> dict[str, str]:
+        """Return the readout that each scan chooses without labels; nothing for other runs."""
+        chosen = {each.name: decide(each.read(), rules=()).readout for each in self.runs}
+        return {
+            name: "own output" if found.keeps_own else str(found.readout)
+            for name, found in chosen.items()
+            if found is not None
+        }
 
     def _figure(self, settings: Any) -> Figure | Heatmap | Clouds:
         config = part(PlotConfig, settings, self.config)

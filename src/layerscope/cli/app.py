@@ -216,6 +216,32 @@ def print_view(view: View, *, verbose: bool = False) -> None:
     open_console().print(terminal.drawn(view, verbose=verbose), crop=False)
 
 
+def check_page(path: Path | None, overwrite: bool) -> None:
+    """Refuse, before any work, a page that could not be written after it."""
+    from layerscope.data.files import refuse_unwritable
+
+    if path is None:
+        return
+    if path.suffix.lower() != ".html":
+        raise InputError(f"expected a page ending in .html, got {str(path)!r}.")
+    if path.exists() and not overwrite:
+        raise InputError(f"expected a new page, {str(path)!r} exists; give --overwrite.")
+    if not path.parent.is_dir():
+        raise InputError(
+            f"expected a folder for the page {str(path)!r}, {str(path.parent)!r} is none."
+        )
+    refuse_unwritable(path)
+
+
+def write_page(path: Path, html: str, *, said: bool) -> None:
+    """Write a page, and say where it lies."""
+    from layerscope.data.files import write_atomically
+
+    write_atomically(path, html.encode())
+    if said:
+        print_page(path)
+
+
 def open_console() -> Any:
     """Return where people read."""
     from rich.console import Console

@@ -12,12 +12,13 @@ from layerscope.cli.app import (
     Failures,
     app,
     check_choice,
+    check_page,
     listed,
     plots_asked,
     print_json,
-    print_page,
     print_view,
     records,
+    write_page,
 )
 from layerscope.cli.help import Command
 from layerscope.cli.options import Debug, Json, Png, Svg, Verbose
@@ -83,7 +84,7 @@ def correlate(
     Failures.debug = debug
     check_choice("plot", plot, ("matrix", "scatter"))
     pictures = plots_asked(png, svg)
-    _check_page(out, overwrite)
+    check_page(out, overwrite)
     from layerscope import api
     from layerscope.decisions.curves import refuse_statistic
 
@@ -102,33 +103,7 @@ def correlate(
     for path in pictures:
         found.save_plot(path, plot, statistic)  # type: ignore[arg-type]
     if out is not None:
-        _write(found, out, said=not as_json)
-
-
-def _check_page(path: Path | None, overwrite: bool) -> None:
-    """Refuse, before any work, a page that could not be written after it."""
-    from layerscope.data.files import refuse_unwritable
-    from layerscope.errors import InputError
-
-    if path is None:
-        return
-    if path.suffix.lower() != ".html":
-        raise InputError(f"expected a page ending in .html, got {str(path)!r}.")
-    if path.exists() and not overwrite:
-        raise InputError(f"expected a new page, {str(path)!r} exists; give --overwrite.")
-    if not path.parent.is_dir():
-        raise InputError(
-            f"expected a folder for the page {str(path)!r}, {str(path.parent)!r} is none."
-        )
-    refuse_unwritable(path)
-
-
-def _write(found: Correlations, path: Path, *, said: bool) -> None:
-    from layerscope.data.files import write_atomically
-
-    write_atomically(path, found.page().encode())
-    if said:
-        print_page(path)
+        write_page(out, found.page(), said=not as_json)
 
 
 def _print(found: Correlations, *, as_json: bool, verbose: bool) -> None:

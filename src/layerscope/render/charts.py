@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -45,6 +46,7 @@ def describe(
     *,
     dim: int | None = None,
     measures: Sequence[Measure] = CATALOGUE,
+    together: bool = False,
 ) -> Figure:
     """Return the curves of one run: a panel a measure, its conventions as lines.
 
@@ -56,6 +58,7 @@ def describe(
         choices: the layer that each measure prefers (`choose.preferred`), which is marked.
         dim: width of the hidden states; without it the levels that depend on it are left out.
         measures: the catalogue, or those of its measures that are wanted.
+        together: whether all conventions share a panel, because only one of them is shown at a time.
 
     Raises:
         InputError: the table holds no measure of the catalogue and no score.
@@ -67,7 +70,8 @@ def describe(
             continue
         for views, conventions in _kinds(table, measure).items():
             lines = [_line(table, (measure.name, each, views), choices) for each in conventions]
-            groups = _shared_axes([line for line in lines if line is not None])
+            known = [line for line in lines if line is not None]
+            groups = ([known] if known else []) if together else _shared_axes(known)
             panels += [
                 _panel(measure, group, dim, views, split=len(groups) > 1) for group in groups
             ]
@@ -218,16 +222,22 @@ def _task_panels(table: pd.DataFrame) -> list[Panel]:
     panels = []
     for metric in dict.fromkeys(str(metric) for metric in scored["metric"]):
         points, final = (
-            _points(evidence.of_measure(scored, metric, "", stage), stage)
+            tuple(map(_times_100, _points(evidence.of_measure(scored, metric, "", stage), stage)))
             for stage in (BLOCK, FINAL_NORM)
         )
         if points or final:
             best = max(points, key=lambda point: point.value).layer if points else None
             line = Line("score", "", points, final[0] if final else None, best, (), *STYLES[""])
             name, _, score = metric.partition("/")[2].rpartition("/")
-            unit = f"{score}, most is preferred"
+            unit = f"{score} x 100, most is preferred"
             panels.append(Panel(metric, name, unit, (line,), (), main=False, scored=True))
     return panels
+
+
+def _times_100(point: Point) -> Point:
+    """Return a score as it is shown everywhere: times 100."""
+    scaled = [None if each is None else 100 * each for each in (point.low, point.high)]
+    return replace(point, value=100 * point.value, low=scaled[0], high=scaled[1])
 
 
 def chosen_scores(found: Sequence[Selection]) -> Figure:
@@ -241,12 +251,7 @@ def chosen_scores(found: Sequence[Selection]) -> Figure:
     Raises:
         InputError: no run has scores of all layers.
     """
-    panels = [
-        panel
-        for each in found
-        for scores in each.scores
-        if (panel := _score_panel(each, scores, len(found) > 1)) is not None
-    ]
+    panels = score_panels(found)
     if not panels:
         raise InputError(
             "expected task scores at every layer to draw, found none; run layerscope evaluate first."
@@ -255,6 +260,14 @@ def chosen_scores(found: Sequence[Selection]) -> Figure:
     return Figure(
         f"Task scores over depth, with the layer chosen by {rules}", tuple(panels), 0, "depth"
     )
+
+
+def score_panels(found: Sequence[Selection]) -> list[Panel]:
+    """Return the panels of `chosen_scores`; none where no run has scores of all layers."""
+    panels = (
+        _score_panel(each, scores, len(found) > 1) for each in found for scores in each.scores
+    )
+    return [panel for panel in panels if panel is not None]
 
 
 def _score_panel(found: Selection, scores: Scores, named: bool) -> Panel | None:

@@ -132,6 +132,7 @@ def values(
             _wanted(item.measure) or " ",
             width=words.SHAPE_WIDTH,
             foot=words.sparkline(list(item.values.values())),
+            title=f"{item.measure.title}: {item.measure.formula}",
         )
         for item in columns
     ]
@@ -219,7 +220,7 @@ def all_values(
         for measure, convention in evidence.measured(table, measures)
         for views in evidence.perturbations(table, measure.name, convention)
     ]
-    made = [Head(item.measure.title, _below(item)) for item in columns]
+    made = [Head(item.measure.title, _below(item), title=item.measure.formula) for item in columns]
     layers = sorted({layer for item in columns for layer in item.values})
     named = (Head("layer", left=True), Head("depth"), *made)
     return Table(named, _layer_rows(table, columns, layers, choices)) if columns else None

@@ -129,6 +129,15 @@ def _metrics(rows: pd.DataFrame, asked: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def shown_together(table: pd.DataFrame) -> tuple[str, ...] | None:
+    """Return the measures of a page of several runs: the main ones, and scores while they are few."""
+    there = set(table.loc[table["layer"].notna(), "metric"].astype(str))
+    main = [each.name for each in CATALOGUE if each.paper_seven and each.name in there]
+    scores = sorted(name for name in there if name.startswith(("mteb/", "probe/")))
+    few = scores if len(main) + len(scores) <= MOST_PANELS // 2 else []
+    return (*main, *few) or None
+
+
 def in_convention(rows: pd.DataFrame, asked: str | None) -> pd.DataFrame:
     """Return the rows in a convention; by default in that of each measure to decide by."""
     if asked == "all":

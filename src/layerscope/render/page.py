@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, Final
@@ -11,13 +12,30 @@ import jinja2
 from markupsafe import Markup, escape
 
 from layerscope.render import plotly
-from layerscope.render.view import Chart, View
+from layerscope.render.glossary import explained
+from layerscope.render.view import Chart, Table, View
 
 LIBRARY: Final = "plotly-cartesian.min.js"
 
 
 def page(view: View) -> str:
     """Return the whole page as HTML."""
+    return _template("page.html.j2").render(
+        view=view,
+        library=Markup(library()),  # noqa: S704 - our own file, not the user's words
+        drawings=_embedded([_drawing(chart) for chart in view.charts]),
+        hidden=_embedded(view.hidden),
+    )
+
+
+def card(view: View) -> str:
+    """Return the answer and the first tables as HTML, for a cell of a notebook."""
+    shown = (each for each in view.sections if not (each.page or each.more))
+    tables = [part for each in shown for part in each.parts if isinstance(part, Table)]
+    return _template("card.html.j2").render(view=view, tables=tables)
+
+
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("layerscope.render"),
         autoescape=True,
@@ -25,12 +43,19 @@ def page(view: View) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["explained"] = explained
+    environment.filters["slug"] = slug
     environment.tests["part"] = lambda part, name: type(part).__name__ == name
-    return environment.get_template("page.html.j2").render(
-        view=view,
-        library=Markup(library()),  # noqa: S704 - our own file, not the user's words
-        drawings=_embedded([_drawing(chart) for chart in view.charts]),
-    )
+    return environment.get_template(name)
+
+
+def slug(title: str) -> str:
+    """Return the id of a section by its title.
+
+    >>> slug("Dynamics: what each block does")
+    'dynamics-what-each-block-does'
+    """
+    return "-".join(re.findall(r"\w+", title.lower()))
 
 
 def library() -> str:

@@ -26,7 +26,7 @@ _PLAIN: Final = {
     "showlegend": False,
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
-    "font": {"size": 11},
+    "font": {"size": 12},
     "modebar": {"bgcolor": "rgba(0,0,0,0)"},
 }
 # Named scales of plotly.js and plotly.py run in opposite directions.
@@ -38,12 +38,15 @@ _SIGNED: Final = [
 def parts(drawing: Drawing) -> Parts:
     """Return one drawing as traces and layout in plain dicts; text has the page's colors.
 
+    Levels have no labels: a page names them above the drawing, where they cover no curve.
+
     Args:
         drawing: a figure of one panel, a heatmap or a cloud.
     """
     match drawing:
         case Figure():
-            return _panel(drawing, drawing.panels[0])
+            traces, layout = _panel(drawing, drawing.panels[0])
+            return traces, layout | {"annotations": []}
         case Heatmap():
             return _heatmap(drawing)
         case Cloud():
@@ -107,7 +110,7 @@ def _grid(cells: Sequence[tuple[str, str, Parts]], rows: int, columns: int) -> P
         layout[f"yaxis{end}"] = axes["yaxis"] | {
             "domain": [max(0.0, top - height), top],
             "anchor": f"x{end}",
-            "title": {"text": unit, "font": {"size": 11}},
+            "title": {"text": unit, "font": {"size": 12}},
         }
         head = {"x": 0, "xref": "x domain", "y": 1, "yref": "y domain", "yanchor": "bottom",
                 "text": f"<b>{title}</b>", "showarrow": False}  # fmt: skip
@@ -134,17 +137,18 @@ def _panel(figure: Figure, panel: Panel) -> Parts:
     curves = [trace for line in panel.lines for trace in _curve(figure, line)]
     levels = [level for level in panel.levels if panel.is_near(level)]
     marks = [] if figure.middle is None else [_vertical(figure.middle, _GRAY, "dot")]
-    if panel.preferred is not None and figure.along == "layer":
+    one = len({line.convention for line in panel.lines}) == 1
+    if panel.preferred is not None and figure.along == "layer" and one:
         marks.append(_vertical(panel.preferred, panel.lines[0].color, "dash"))
     flat = {"type": "line", "xref": "x domain", "x0": 0, "x1": 1, "yref": "y", "layer": "below",
             "line": {"color": _GRAY, "width": 1, "dash": "longdash"}}  # fmt: skip
     note = {"xref": "x domain", "x": 1, "yref": "y", "showarrow": False, "xanchor": "right",
-            "yanchor": "bottom", "font": {"size": 10}}  # fmt: skip
+            "yanchor": "bottom", "font": {"size": 12}}  # fmt: skip
     values, labels = figure.ticks
     layout = _PLAIN | {
-        "margin": {"l": 46, "r": 12, "t": 8, "b": 34},
+        "margin": {"l": 52, "r": 12, "t": 28, "b": 38},
         "hovermode": "x unified",
-        "hoverlabel": {"font": {"size": 11}},
+        "hoverlabel": {"font": {"size": 12}},
         "xaxis": {
             "range": list(figure.x_range),
             "tickvals": values,
@@ -154,7 +158,7 @@ def _panel(figure: Figure, panel: Panel) -> Parts:
             "spikecolor": _GRAY,
             "spikedash": "solid",
             "spikethickness": -1,
-            "title": {"text": figure.x_title, "font": {"size": 11}},
+            "title": {"text": figure.x_title, "font": {"size": 12}},
             "unifiedhovertitle": {"text": _HOVERED.get(figure.along, figure.x_title)},
         },
         "yaxis": {"zeroline": False, "nticks": 6},
@@ -254,17 +258,17 @@ def _heatmap(heat: Heatmap) -> Parts:
     if heat.low is None:  # layers by layers
         ticks = {"tickmode": "auto", "nticks": 8, "zeroline": False, "showgrid": False}
         trace |= {
-            "colorbar": {"thickness": 10, "len": 1, "outlinewidth": 0, "tickfont": {"size": 10}},
+            "colorbar": {"thickness": 10, "len": 1, "outlinewidth": 0, "tickfont": {"size": 12}},
             "hovertemplate": "layers %{x} and %{y}: %{z:.3f}<extra></extra>",
         }
-        margin = {"l": 34, "r": 8, "t": 8, "b": 30}
+        margin = {"l": 34, "r": 8, "t": 28, "b": 30}
         return [trace], _PLAIN | {"margin": margin, "xaxis": ticks, "yaxis": ticks}
     trace |= {
         "zmin": heat.low,
         "zmax": 1,
         "text": [["" if v is None else f"{v:z.2f}" for v in row] for row in heat.values],
         "texttemplate": "%{text}",
-        "textfont": {"size": 11},
+        "textfont": {"size": 12},
         "hovertemplate": "%{y}<br>%{x}: %{z:.3f}<extra></extra>",
         "showscale": False,  # the numbers stand in the cells
     }
@@ -279,7 +283,7 @@ def _heatmap(heat: Heatmap) -> Parts:
 def _cloud(cloud: Cloud) -> Parts:
     """Return the dots of each model, joined in the order of the layers."""
     return [_series(series) for series in cloud.series], _PLAIN | {
-        "margin": {"l": 46, "r": 12, "t": 8, "b": 34},
+        "margin": {"l": 52, "r": 12, "t": 28, "b": 38},
         "hovermode": "closest",
         "xaxis": {"zeroline": False, "nticks": 6, "title": {"text": cloud.x_title}},
         "yaxis": {"zeroline": False, "nticks": 6},

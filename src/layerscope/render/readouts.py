@@ -8,8 +8,12 @@ from typing import Final
 from layerscope.decisions.labels import LabelChoice
 from layerscope.decisions.readouts import ReadoutChoice, ReadoutRow
 from layerscope.render import words
-from layerscope.render.view import NONE, Cell, Section, Style, Table, heads, section
+from layerscope.render.drawing import Figure, Line, Panel, Point
+from layerscope.render.view import NONE, Cell, Chart, Section, Style, Table, heads, section
+from layerscope.results.readouts import Candidate
 
+_LAYERS: Final = ("#2a7ab9", "solid")
+_CHOSEN: Final = ("#d55e00", "solid")
 _BEST: Final = 5  # of the best candidates are shown besides the chosen one and the baselines
 
 
@@ -50,6 +54,39 @@ def readout_section(found: ReadoutChoice) -> Section | None:
         ),
         id="readouts",
     )
+
+
+def deciding_chart(found: ReadoutChoice) -> Chart:
+    """Return the score of each layer as it is, with the chosen readout and the model's own output."""
+    table, chosen = found.table, found.chosen.candidate
+    own = table.candidates[table.own]
+    raw = [
+        each
+        for each in table.candidates
+        if each.readout is not None and each.name.isdigit() and each is not own
+    ]
+    points = tuple(_point(each, table.blocks) for each in sorted(raw, key=lambda c: c.highest))
+    best = max(points, key=lambda point: point.value).layer if points else None
+    lines = [Line("layers as they are", "", points, _point(own, table.blocks), best, (), *_LAYERS)]
+    if chosen is not own and chosen not in raw:
+        place = _point(chosen, table.blocks)
+        lines.append(Line("chosen", "", (place,), None, place.layer, (), *_CHOSEN))
+    panel = Panel("retrieval", "What it was decided by", "", tuple(lines), (), main=True)
+    middle = found.table.baselines.get("middle")
+    named = [
+        ("chosen", chosen),
+        *([("own output (diamond)", own)] if chosen is not own else []),
+        *([("middle (dotted)", table.candidates[middle])] if middle is not None else []),
+    ]
+    said = ", ".join(f"{word} '{each.name}' {each.score:.3f}" for word, each in named)
+    figure = Figure(panel.title, (panel,), table.blocks)
+    caption = f"Mean reciprocal rank of a text's other crop, by layer: {said}"
+    return Chart("deciding", figure, panel.title, caption)
+
+
+def _point(each: Candidate, blocks: int) -> Point:
+    depth = each.highest / max(1, blocks)
+    return Point(each.highest, depth, each.score, each.low, each.high, None)
 
 
 def _row(row: ReadoutRow, found: ReadoutChoice, named: Mapping[str, str]) -> tuple[Cell, ...]:

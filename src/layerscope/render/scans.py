@@ -26,6 +26,7 @@ from layerscope.render.measures import (
 )
 from layerscope.render.view import (
     NONE,
+    Answer,
     Cell,
     Chart,
     Charts,
@@ -41,7 +42,7 @@ from layerscope.render.view import (
 from layerscope.results.display import in_words_of
 from layerscope.results.table import TASK, Run
 
-_DASHES: Final = {"solid": "none", "dash": "7 4", "dot": "2 4"}
+DASHES: Final = {"solid": "none", "dash": "7 4", "dot": "2 4"}
 
 
 def run_view(
@@ -70,7 +71,9 @@ def run_view(
     model = run.record.get("model", {})
     texts = run.table[run.table["level"] != TASK]["n"].dropna()
     figure = _figure(run, preferred, measures)
-    answers = (tasks.answer(run) if advice is None else tasks.advice_of(advice),)
+    answers = (
+        tasks.answer(run) if advice is None else _with_charts(tasks.advice_of(advice), advice),
+    )
     view = View(
         title=str(model.get("name") or run.table["model"].iloc[0]),
         detail=str(model.get("revision") or ""),
@@ -105,6 +108,7 @@ def _sections(
             "Which layer each measure prefers",
             *preferred_tables(preferred, table, measures),
             more=True,
+            folded=True,
         ),
         section(
             "Dynamics: what each block does",
@@ -113,6 +117,7 @@ def _sections(
             _heatmaps(table, measures),
             id="dynamics",
             more=True,
+            folded=True,
             lead=_DYNAMICS,
         ),
         section(
@@ -123,7 +128,7 @@ def _sections(
             folded=True,
         ),
         section("Notes", _notes(run.record, main), more=True),
-        section("How it was made", *_facts(run.record), page=True),
+        section("How it was made", *_facts(run.record), page=True, folded=True),
     )
 
 
@@ -132,6 +137,20 @@ def _readouts(advice: Selection | None) -> Section | None:
         return None
     found = readouts.readout_section(advice.readout)
     return None if found is None else replace(found, more=True)
+
+
+def _with_charts(answer: Answer, advice: Selection) -> Answer:
+    """Return an answer with the curve that decided it, and the mean score where there are scores."""
+    found = []
+    if advice.readout is not None:
+        found.append(readouts.deciding_chart(advice.readout))
+    for place, panel in enumerate(charts.score_panels([advice])):
+        figure = Figure(panel.title, (panel,), 0, "depth")
+        caption = (
+            f"{panel.unit}; dot: the layer that the rule takes, diamond: the model's own output"
+        )
+        found.append(Chart(f"scores-{place}", figure, "Scores of tasks", caption))
+    return replace(answer, charts=tuple(found))
 
 
 # --- charts -----------------------------------------------------------------------------------------
@@ -143,7 +162,7 @@ def _figure(run: Run, preferred: Mapping[Key, Choice], measures: Sequence[Measur
     if set(table["level"].dropna()) == {"pair"} and not charts.has_curves(table, measures):
         return Figure(str(table["model"].iloc[0]), (), evidence.number_of_blocks(table))
     dim = run.record.get("model", {}).get("dim")
-    return charts.describe(table, preferred, dim=dim, measures=measures)
+    return charts.describe(table, preferred, dim=dim, measures=measures, together=True)
 
 
 def _groups(figure: Figure, found: Sequence[tuple[str, Panel]]) -> list[Section | None]:
@@ -159,7 +178,12 @@ def _groups(figure: Figure, found: Sequence[tuple[str, Panel]]) -> list[Section 
     return [
         section("Charts of tasks", _charts(figure, scored), page=True),
         section("Charts of measures", _charts(figure, main), page=True),
-        section("On parts of texts: same topic, other words", _charts(figure, spans), page=True),
+        section(
+            "On parts of texts: same topic, other words",
+            _charts(figure, spans),
+            page=True,
+            folded=True,
+        ),
         section("More measures and conventions", _charts(figure, rest), page=True, folded=True),
     ]
 
@@ -169,6 +193,7 @@ def _charts(figure: Figure, panels: Sequence[tuple[str, Panel]]) -> Charts:
     lines = {line.name: line for _, panel in panels for line in panel.lines}
     if len(lines) > 1:
         lines.pop("value", None)  # the measures without conventions explain themselves
+    named = [name for name in lines if name in charts.STYLES]
     signs = [("middle", "middle layer")]
     if not between:
         signs = [("dot", "preferred layer"), ("ring", "within noise of it"),
@@ -178,17 +203,19 @@ def _charts(figure: Figure, panels: Sequence[tuple[str, Panel]]) -> Charts:
             Chart(name, replace(figure, panels=(panel,)), panel.title, _caption(panel))
             for name, panel in panels
         ),
-        tuple((name, line.color, _DASHES[line.dash]) for name, line in lines.items()),
+        tuple((name, line.color, DASHES[line.dash]) for name, line in lines.items()),
+        tuple(sorted(named, key=list(charts.STYLES).index)[1:]),
         (*signs, ("", "bands: 95 % limits over texts")),
     )
 
 
 def _caption(panel: Panel) -> str:
-    far = [
-        f"{level.label}: {level.value:.3g}" for level in panel.levels if not panel.is_near(level)
+    levels = [
+        f"{level.label}{' (dashed)' if panel.is_near(level) else ''}: {level.value:.3g}"
+        for level in panel.levels
     ]
     views = [panel.views] if panel.views and not panel.on_spans else []
-    return "; ".join([panel.unit, *views, *far])
+    return "; ".join([panel.unit, *views, *levels])
 
 
 # --- dynamics ---------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ class Head:
         width: characters in a terminal; None for what the cells take.
         fills: whether the column takes the room that a terminal has left.
         foot: what stands under the column in a terminal, such as the shape of its curve.
+        title: shown under the pointer on a page.
     """
 
     text: str = ""
@@ -60,6 +61,7 @@ class Head:
     width: int | None = None
     fills: bool = False
     foot: str = ""
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,13 +132,16 @@ class Charts:
 
     Attributes:
         charts: the drawings.
-        legend: name, color and dashes of each kind of line; a color alone is a dot.
+        legend: name, color and dashes of each kind of line; a color alone is a dot. A page switches
+            lines by it.
+        hidden: names of the lines that a page does not show at first.
         signs: what other signs in the drawings mean, by name of the sign.
         title: what they are of.
     """
 
     charts: tuple[Chart, ...]
     legend: tuple[tuple[str, str, str], ...] = ()
+    hidden: tuple[str, ...] = ()
     signs: tuple[tuple[str, str], ...] = ()
     title: str = ""
 
@@ -176,12 +181,14 @@ class Answer:
         evidence: the sentence that says how sure it is.
         good: whether it is one to follow.
         warnings: sentences on what could change it.
+        charts: what it was decided by, and where there are scores, these; on a page.
     """
 
     lead: str
     evidence: str = ""
     good: bool = True
     warnings: tuple[str, ...] = ()
+    charts: tuple[Chart, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -221,8 +228,16 @@ class View:
     @property
     def charts(self) -> tuple[Chart, ...]:
         """All drawings in their order."""
+        decided = [chart for answer in self.answers for chart in answer.charts]
         parts = [part for section in self.sections for part in section.parts]
-        return tuple(chart for part in parts if isinstance(part, Charts) for chart in part.charts)
+        return (*decided, *(c for part in parts if isinstance(part, Charts) for c in part.charts))
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Names of the lines that a page does not show at first."""
+        parts = [part for section in self.sections for part in section.parts]
+        names = [name for part in parts if isinstance(part, Charts) for name in part.hidden]
+        return tuple(dict.fromkeys(names))
 
 
 def section(title: str, *parts: Part | None, **options: bool | str) -> Section | None:

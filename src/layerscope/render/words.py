@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
@@ -380,11 +381,16 @@ def _spoken(key: str) -> str:
     return key.replace("_", " ")
 
 
+_ABSOLUTE: Final = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:\\|/)(?:[^\s'\",;\\/]+[\\/])+[^\s'\",;]+")
+
+
 def plain(value: object) -> str:
     """Return a value of a record as words.
 
-    >>> plain(None), plain([1, True]), plain({"first_token": "kept"})
-    ('not set', '1, yes', 'first token kept')
+    Of an absolute path only the name is left: a page is given to others.
+
+    >>> plain(None), plain([1, True]), plain({"first_token": "kept"}), plain("/home/me/a.csv")
+    ('not set', '1, yes', 'first token kept', 'a.csv')
     """
     match value:
         case None:
@@ -399,4 +405,4 @@ def plain(value: object) -> str:
             return "; ".join(f"{_spoken(str(key))} {plain(part)}" for key, part in value.items())
         case list() | tuple():
             return ", ".join(plain(part) for part in value) or "none"
-    return str(value)
+    return _ABSOLUTE.sub(lambda found: found[0].replace("\\", "/").rpartition("/")[2], str(value))
