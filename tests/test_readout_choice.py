@@ -280,7 +280,7 @@ def test_the_choice_says_what_it_saw():
             "against 0.400, at least 0.1",
         ),
         ({"12": 0.4, "3+5": 0.6}, "Read layers 3 and 5, averaged: 5 blocks must run.", "0.600"),
-        ({"12": 0.4, "0, z-score": 0.6}, "Read layer 0, with each dimension", "0.600"),
+        ({"12": 0.4, "0, z-score": 0.6}, "Read layer 0, dimensions scaled alike", "0.600"),
         ({"12": 0.4, "1": 0.6}, "Read layer 1, as it is: 1 block must run.", "0.600"),
         ({"12": 0.4, "0": 0.6}, "Read layer 0, as it is: no block must run.", "0.600"),
         ({"12": 0.4, "3, abtt-2": 0.6}, "Read layer 3, without the top 2 components: 3", "0.600"),

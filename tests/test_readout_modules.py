@@ -189,7 +189,7 @@ def test_what_is_saved_is_the_readout_that_select_names(tmp_path):
     table = table_of({"4": 0.3, "2, z-score": 0.6, "1": 0.29})
     run = replace(run, readouts=replace(table, blocks=4))
     chosen = layerscope.select(run)
-    assert chosen.answer.startswith("Read layer 2, with each dimension scaled to unit variance")
+    assert chosen.answer.startswith("Read layer 2, dimensions scaled alike (z-score)")
     assert layerscope.select(run, rule="middle").readout is None
     given = {"data": TEXTS, "tokenizer": tokenizer, "run": run}
     found = layerscope.cut(model, out=tmp_path / "out", **given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,7 +35,7 @@ from layerscope.cli.options import (
     Verbose,
     with_settings,
 )
-from layerscope.settings import ModelOptions, ReadingConfig, ScanConfig
+from layerscope.settings import DEFAULT_LIMIT, ModelOptions, ReadingConfig, ScanConfig
 
 if TYPE_CHECKING:
     from layerscope.analysis.run import Estimates
@@ -106,7 +107,7 @@ def scan(
         _print_facts(found)
     elif not quiet:
         chosen = found.advice()
-        steps = next_steps(chosen, model, folder, images)
+        steps = next_steps(chosen, model, folder, images, _read_as(data, settings))
         print_view(replace(found.view(), steps=steps), verbose=verbose)
         print_page(folder / "page.html")
 
@@ -134,17 +135,31 @@ def _print_facts(found: Scan) -> None:
     )
 
 
-def next_steps(chosen: Selection, model: str, folder: Path, images: str | None) -> tuple[Step, ...]:
+def _read_as(data: str | None, settings: Given) -> list[str]:
+    """Return the options that read the same texts again."""
+    given = {"data": data} | {name: settings[name] for name in ("column", "split", "limit")}
+    defaults = {"data": "sample", "limit": DEFAULT_LIMIT}
+    named = {name: value for name, value in given.items() if value != defaults.get(name)}
+    return [
+        word
+        for name, value in named.items()
+        for word in (f"--{name}", "all" if value is None else str(value))
+    ]
+
+
+def next_steps(
+    chosen: Selection, model: str, folder: Path, images: str | None, read_as: Sequence[str]
+) -> tuple[Step, ...]:
     """Return what to do after a scan: take the readout where it is another than the model's own."""
     run = str(folder)
-    looked = step("the readouts that were compared", "select", run)
+    looked = step("what was compared", "select", run)
     if images is not None:
         return (looked,)
     if chosen.readout is not None and not chosen.readout.keeps_own:
-        cut = ("cut", model, "--run", run, "--out", "out/")
-        return (step("the model with this readout, saved", *cut), looked)
+        cut = ("cut", model, "--run", run, *read_as, "--out", "out/")
+        return (step("saves it", *cut), looked)
     scored = ("evaluate", model, "--tasks", "STS17", "--out", run)
-    return (looked, step("every layer on a task with labels", *scored))
+    return (looked, step("scores every layer", *scored))
 
 
 def _print_estimate(estimates: Estimates, as_json: bool) -> None:

@@ -345,7 +345,7 @@ def _in_words(readout: Readout) -> str:
     words = {
         "none": "as it is" if not before else "averaged",
         "center": "less the mean",
-        "z-score": "with each dimension scaled to unit variance (z-score)",
+        "z-score": "dimensions scaled alike (z-score)",
         "abtt": f"without the top {number:.0f} components",
         "whitening": f"whitened by the power {number:g}",
     }
