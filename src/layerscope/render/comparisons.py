@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -11,6 +11,7 @@ import pandas as pd
 from layerscope.render import words
 from layerscope.render.drawing import Figure, Panel
 from layerscope.render.measures import Column, main_columns
+from layerscope.render.overlay import short_names
 from layerscope.render.scans import DASHES
 from layerscope.render.tasks import mean_curve, task_curves
 from layerscope.render.view import NONE, Cell, Chart, Charts, Head, Table, View, section, sections
@@ -32,13 +33,11 @@ def runs_view(
         title: of the page.
         version: of layerscope.
     """
-    names = list(dict.fromkeys(map(str, table[RUN])))
     return View(
         title,
         subject=title,
-        lines=(", ".join(names),),
         sections=sections(
-            section("Runs", _runs(table, names, answers), page=True),
+            section("Runs", _runs(table, answers), page=True),
             section("Measures over the layers", _charts(figure, scored=False), page=True),
             section("Scores over the layers", _charts(figure, scored=True), page=True),
         ),
@@ -67,10 +66,15 @@ def _of_task(panel: Panel) -> bool:
     return panel.metric.partition("/")[0] in ("mteb", "probe")
 
 
-def _runs(table: pd.DataFrame, names: Sequence[str], answers: Mapping[str, str]) -> Table:
+def _runs(table: pd.DataFrame, answers: Mapping[str, str]) -> Table:
     """Return a row a run: what it is of, what to do with it, and its numbers at the model's output."""
-    told = differing(table)
+    names = list(dict.fromkeys(map(str, table[RUN])))
     frames = [table[table[RUN] == name] for name in names]
+    told = {each: [_only(frame, each) for frame in frames] for each in differing(table)}
+    if "model" in told:
+        told["model"] = short_names(pd.Series(told["model"])).tolist()
+    if len(set(zip(*told.values(), strict=True))) < len(names):  # they do not tell the runs apart
+        told = {RUN: names} | told
     means = [_mean_score(frame) for frame in frames]
     scored = any(mean is not None for mean in means)
     found = [{each.measure.name: each for each in main_columns(frame)} for frame in frames]
@@ -78,20 +82,18 @@ def _runs(table: pd.DataFrame, names: Sequence[str], answers: Mapping[str, str])
     made = [[_output(columns.get(name)) for columns in found] for name in measures]
     digits = [words.decimals(column) for column in made]
     rows = []
-    for place, (name, frame, mean) in enumerate(zip(names, frames, means, strict=True)):
-        values = [words.number(each[place], digs) for each, digs in zip(made, digits, strict=True)]
+    for place, (name, mean) in enumerate(zip(names, means, strict=True)):
+        numbers = [words.number(each[place], digs) for each, digs in zip(made, digits, strict=True)]
         rows.append(
             (
-                Cell(name, "strong"),
-                *(Cell(_only(frame, column)) for column in told),
+                *(Cell(values[place]) for values in told.values()),
                 Cell(answers.get(name, NONE)),
                 *([Cell(words.score(mean))] if scored else []),
-                *(Cell(value) for value in values),
+                *(Cell(number) for number in numbers),
             )
         )
     return Table(
         (
-            Head("run", left=True),
             *(Head(column, left=True) for column in told),
             Head("readout", "without labels", left=True),
             *([Head("score", "own output")] if scored else []),
