@@ -13,6 +13,7 @@ from layerscope.decisions.rules import Curves, Floats, Rule, least, most
 from layerscope.errors import InputError
 from layerscope.metrics.catalogue import CATALOGUE
 from layerscope.metrics.measure import Measure
+from layerscope.results.display import in_percent
 from layerscope.results.table import BLOCK, FINAL_NORM, Run
 
 _MOST_LISTED: Final = 4
@@ -248,7 +249,7 @@ def _sureness(choice: Choice, texts: str) -> str:
         return "; without numbers for each text nobody knows how sure that is"
     others = [layer for layer in choice.within_noise if layer != choice.layer]
     verb = "cannot tell it" if others else "tell it"
-    wins = f"it wins in {100 * choice.won:.0f} % of resamples"
+    wins = f"it wins in {in_percent(choice.won)} of resamples"
     return f": {wins}, and {texts} {verb} from {_listed(others)}"
 
 

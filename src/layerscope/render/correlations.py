@@ -32,6 +32,7 @@ from layerscope.render.view import (
     section,
     sections,
 )
+from layerscope.results.display import in_percent
 from layerscope.results.folder import versions
 
 _TITLES: Final = {
@@ -129,7 +130,7 @@ def _more(findings: Findings) -> Table:
             Cell(named[each.measure]),
             Cell(str(each.units)),
             Cell(words.coefficient(each.dcor_of_means)),
-            Cell(NONE if each.positive is None else f"{100 * each.positive:.0f} %"),
+            Cell(NONE if each.positive is None else in_percent(each.positive)),
         )
         for each in findings.summaries
     )

@@ -28,6 +28,7 @@ from layerscope.render.view import (
     section,
     sections,
 )
+from layerscope.results.display import in_percent
 from layerscope.results.table import BLOCK, FINAL_NORM, TASK, Run
 
 _TASKS_SHOWN: Final = 6  # columns of scores that fit next to layer, depth and mean
@@ -271,7 +272,7 @@ def _choices(found: Selection, every: bool) -> Table:
 
 
 def _sureness(choice: Choice) -> tuple[Cell, Cell, Cell]:
-    won = "" if choice.won is None else f"{100 * choice.won:.0f} %"
+    won = "" if choice.won is None else in_percent(choice.won)
     near = "" if choice.fixed else words.layer_ranges(choice.within_noise)
     return Cell(near), Cell(won), Cell(_others(choice), "bad" if choice.agrees is False else "")
 
@@ -327,7 +328,7 @@ def _label(gain: Gain, found: Selection, most: int) -> Cell:
         known = words.span(unit.layer for unit in gain.units if unit.layer is not None)
         below.append(f"labels: layer {known}")
     if len(gain.tasks) < most:
-        below.append(f"{len(gain.tasks)} tasks")
+        below.append(words.several(len(gain.tasks), "task"))
     return Cell(gain.rule, "good" if gain.rule == found.rule else "", below=", ".join(below))
 
 
@@ -335,7 +336,7 @@ def _interval(interval: Interval | None, *, share: bool = False) -> Cell:
     """Return a gain, or a share, with its limits below; nothing for a comparison with itself."""
     if interval is None or interval == Interval(0.0, 0.0, 0.0):
         return Cell()
-    text = f"{100 * interval.value:.0f} %" if share else words.score(interval.value, signed=True)
+    text = in_percent(interval.value) if share else words.score(interval.value, signed=True)
     low, high = interval.low, interval.high
     if low is None or high is None or low >= high:
         return Cell(text)
@@ -369,8 +370,9 @@ def _by_task(found: Selection, every: bool) -> Table | None:
 def _footnotes(found: Selection, every: bool) -> Iterable[str]:
     if found.gains:
         tasks = max((gain.tasks for gain in found.gains), key=len)
-        yield f"{len(tasks)} tasks: {', '.join(sorted(tasks))}"
+        yield f"{words.several(len(tasks), 'task')}: {', '.join(sorted(tasks))}"
     if every:
         yield from (f"{rule} needs {what}" for rule, what in found.lacking.items())
     elif found.lacking:
-        yield f"{len(found.lacking)} rules need measures that this run lacks; --verbose names them"
+        lacking = words.several(len(found.lacking), "rule")
+        yield f"measures that this run lacks are needed by {lacking}; --verbose names them"

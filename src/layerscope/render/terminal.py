@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
+from layerscope.render import words
 from layerscope.render.view import (
     NONE,
     Answer,
@@ -118,11 +119,8 @@ def _folded(view: View) -> str:
     for section in view.sections:
         if section.more:
             notes = sum(len(part.lines) for part in section.parts if isinstance(part, Notes))
-            titles.append(
-                f"{notes} note{'s' if notes > 1 else ''}"
-                if notes
-                else section.title[:1].lower() + section.title[1:]
-            )
+            title = section.title[:1].lower() + section.title[1:]
+            titles.append(words.several(notes, "note") if notes else title)
     return f"--verbose also shows: {'; '.join(titles)}" if titles else ""
 
 

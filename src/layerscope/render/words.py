@@ -154,6 +154,15 @@ def score_over(tasks: Sequence[str]) -> str:
     return tasks[0] if len(tasks) == 1 else f"mean score of {len(tasks)} tasks"
 
 
+def several(number: int, noun: str) -> str:
+    """Return a number of things.
+
+    >>> several(1, "task"), several(2, "task")
+    ('1 task', '2 tasks')
+    """
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"
+
+
 def counted(names: Iterable[str], kind: str) -> str:
     """Return the only name, or how many there are.
 

@@ -51,6 +51,17 @@ def _image(word: re.Match[str]) -> str:
     return f"{article}n {noun}" if article else noun
 
 
+def in_percent(share: float) -> str:
+    """Return a share in whole percent; only nothing is 0 %, and only everything 100 %.
+
+    >>> in_percent(0.5), in_percent(0.999), in_percent(1.0), in_percent(0.001)
+    ('50 %', '> 99 %', '100 %', '< 1 %')
+    """
+    if 0 < share < 0.005:
+        return "< 1 %"
+    return "> 99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"
+
+
 class Displayed(ABC):
     """A result with a short `repr`, and with a table where a notebook shows it."""
 
