@@ -66,7 +66,8 @@ def deciding_chart(found: ReadoutChoice) -> Chart:
         if each.readout is not None and each.name.isdigit() and each is not own
     ]
     points = tuple(_point(each, table.blocks) for each in sorted(raw, key=lambda c: c.highest))
-    best = max(points, key=lambda point: point.value).layer if points else None
+    top = max(raw, key=lambda each: each.score, default=None)
+    best = None if top is None else top.highest
     lines = [Line("layers as they are", "", points, _point(own, table.blocks), best, (), *_LAYERS)]
     if chosen is not own and chosen not in raw:
         place = _point(chosen, table.blocks)
@@ -76,6 +77,7 @@ def deciding_chart(found: ReadoutChoice) -> Chart:
     named = [
         ("chosen", chosen),
         *([("own output (diamond)", own)] if chosen is not own else []),
+        *([("best layer as it is (dashed)", top)] if top is not None and top is not chosen else []),
         *([("middle (dotted)", table.candidates[middle])] if middle is not None else []),
     ]
     said = ", ".join(f"{word} '{each.name}' {each.score:.3f}" for word, each in named)
