@@ -199,6 +199,12 @@ def print_page(path: Path) -> None:
     open_console().print(f"\nPage: {path.resolve().as_uri()}", soft_wrap=True)
 
 
+def print_pushed(address: str) -> None:
+    """Print where a model was uploaded to, if it was."""
+    if address:
+        open_console().print(f"\nUploaded: {address}", soft_wrap=True)
+
+
 def open_console() -> Any:
     """Return where people read."""
     from rich.console import Console

@@ -14,6 +14,7 @@ from layerscope.cli.app import (
     calm_libraries,
     open_console,
     print_json,
+    print_pushed,
 )
 from layerscope.cli.options import (
     Debug,
@@ -25,7 +26,7 @@ from layerscope.cli.options import (
     Threads,
     with_settings,
 )
-from layerscope.settings import CutConfig, ModelOptions, ReadingConfig
+from layerscope.settings import CutConfig, HubConfig, ModelOptions, ReadingConfig
 
 if TYPE_CHECKING:
     from layerscope.export.cut import Cut, CutEstimates
@@ -44,7 +45,7 @@ Example:
 
 
 @app.command(help=_EXAMPLE)
-@with_settings(CutConfig, ReadingConfig, ModelOptions)
+@with_settings(CutConfig, ReadingConfig, ModelOptions, HubConfig)
 def cut(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
@@ -103,6 +104,7 @@ def cut(
         from layerscope.render import models, terminal
 
         open_console().print(terminal.drawn(models.cut_view(found)))
+        print_pushed(found.pushed)
 
 
 def _print_estimate(found: CutEstimates, as_json: bool) -> None:
@@ -126,6 +128,7 @@ def _facts(found: Cut) -> dict[str, Any]:
     shipped = found.shipped
     return {
         "folder": str(found.folder),
+        "pushed": found.pushed or None,
         "layer": found.layer,
         "of": found.of,
         "blocks": found.blocks,

@@ -14,6 +14,7 @@ from layerscope.cli.app import (
     calm_libraries,
     open_console,
     print_json,
+    print_pushed,
 )
 from layerscope.cli.options import (
     Debug,
@@ -25,7 +26,7 @@ from layerscope.cli.options import (
     Threads,
     with_settings,
 )
-from layerscope.settings import ModelOptions, PruneConfig, ReadingConfig
+from layerscope.settings import HubConfig, ModelOptions, PruneConfig, ReadingConfig
 
 if TYPE_CHECKING:
     from layerscope.export.pruning import Pruning, PruningEstimates
@@ -48,7 +49,7 @@ Example:
 
 
 @app.command(help=_EXAMPLE)
-@with_settings(PruneConfig, ReadingConfig, ModelOptions)
+@with_settings(PruneConfig, ReadingConfig, ModelOptions, HubConfig)
 def prune(
     model: Model,
     rule: Annotated[str, typer.Option(help="What says which blocks go.")] = "angular",
@@ -117,6 +118,7 @@ def prune(
         print_json(_facts(found))
     elif not quiet:
         _print(found)
+        print_pushed(found.pushed)
 
 
 def _print_estimate(found: PruningEstimates, as_json: bool) -> None:
@@ -167,4 +169,5 @@ def _print(found: Pruning) -> None:
 def _facts(found: Pruning) -> dict[str, Any]:
     shipped = found.shipped
     saved = None if shipped is None else asdict(shipped) | {"folder": str(shipped.folder)}
-    return found.record | {"removed": list(found.removed), "saved": saved}
+    facts = {"removed": list(found.removed), "saved": saved, "pushed": found.pushed or None}
+    return found.record | facts
