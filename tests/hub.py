@@ -46,6 +46,7 @@ class Hub:
         user: whose token it is.
         organizations: of the user.
         role: of the token: read, write or fineGrained.
+        large: endings of files that go to the store of objects.
         refused: a part of a path -> the status that it is answered with.
         calls: method and path of every request to the hub itself.
         tokens: that came with them.
@@ -55,6 +56,7 @@ class Hub:
     user: str = "me"
     organizations: tuple[str, ...] = ("org",)
     role: str = "write"
+    large: tuple[str, ...] = (".safetensors", ".onnx")
     refused: dict[str, int] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     tokens: set[str | None] = field(default_factory=set)
@@ -133,9 +135,7 @@ class Hub:
         files = [
             {
                 "path": file["path"],
-                "uploadMode": "lfs"
-                if file["path"].endswith((".safetensors", ".onnx"))
-                else "regular",
+                "uploadMode": "lfs" if file["path"].endswith(self.large) else "regular",
                 "shouldIgnore": False,
             }
             for file in json.loads(body)["files"]

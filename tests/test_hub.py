@@ -325,6 +325,30 @@ def test_what_fails_after_the_work_leaves_the_model(hub, tmp_path):
     assert hub.repositories == {}
 
 
+def test_an_upload_that_breaks_off_says_how_to_go_on(hub, tmp_path):
+    found = cut(tmp_path / "out")
+    hub.refused["/commit/"] = 500
+    said = f"the hub refused the upload .*500.* by: hf upload {NAME} {found.folder} --private$"
+    with pytest.raises(RunError, match=said):
+        found.push_to_hub(NAME)
+    assert 'SentenceTransformer("out")' in (found.folder / "README.md").read_text()
+    hub.refused.clear()
+    found.push_to_hub(NAME)
+    assert hub.repositories[NAME].private
+
+
+def test_the_client_uploads_in_its_own_way_too(hub, tmp_path, monkeypatch):
+    """By the pipeline that it takes where xet is installed; the stand-in has no xet storage."""
+    pytest.importorskip("hf_xet", reason="needs hf-xet")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    hub.large = ()
+    found = cut(tmp_path / "out", push=NAME)
+    assert files_of(found.folder) == set(hub.repositories[NAME].files) - {".gitattributes"}
+    hub.repositories[NAME].files["left.txt"] = b"old"
+    found.push_to_hub(NAME, overwrite=True)
+    assert files_of(found.folder) == set(hub.repositories[NAME].files) - {".gitattributes"}
+
+
 # --- the command -----------------------------------------------------------------------------------
 
 

@@ -67,7 +67,7 @@ class Upload:
         _refuse_unverified(folder)
         self.check()  # the repository may have changed since
         api = HfApi()
-        with _explained(self.name, folder), _card_for(folder, self.name):
+        with _explained(self.name, self._by_hand(folder)), _card_for(folder, self.name):
             address = api.create_repo(self.name, private=self.private, exist_ok=True)
             api.upload_folder(
                 repo_id=self.name,
@@ -76,6 +76,14 @@ class Upload:
                 delete_patterns="*" if self.overwrite else None,
             )
         return str(address)
+
+    def _by_hand(self, folder: Path) -> str:
+        """Return what to say where the work is done and the upload failed."""
+        option = " --private" if self.private else ""
+        return (
+            f" The model is complete in {str(folder)!r}; upload it later by: hf upload {self.name} "
+            f"{folder}{option}"
+        )
 
     def _refuse_token(self, user: dict[str, Any]) -> None:
         owner, own = self.name.split("/")[0], str(user.get("name"))
@@ -201,20 +209,15 @@ def loading_from_hub(card: str, folder: str, name: str) -> str:
 
 
 @contextmanager
-def _explained(name: str, folder: Path | None = None) -> Iterator[None]:
-    """Turn whatever huggingface_hub raises into one sentence; `folder` is what was to be uploaded."""
+def _explained(name: str, what_next: str = "") -> Iterator[None]:
+    """Turn whatever huggingface_hub raises into an error of one sentence, and what to do next."""
     try:
         yield
     except LayerscopeError:
         raise
     except Exception as error:
         found = _explanation(error, name)
-        if folder is not None:
-            found = type(found)(
-                f"{found} The model is complete in {str(folder)!r}; upload it later by: hf upload {name} "
-                f"{folder}"
-            )
-        raise found from error
+        raise type(found)(f"{found}{what_next}") from error
 
 
 def _explanation(error: Exception, name: str) -> LayerscopeError:
