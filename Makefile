@@ -9,13 +9,14 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench benchmark-models docs clean
+.PHONY: help demo test lint notebooks bench benchmark-models docs clean
 unexport PYTHONPATH PYTHONHOME
 
 help:
 	@echo "make demo   scan SmolLM2 135M on the built-in sample: the answer and a table here, and a page"
 	@echo "make test   lint, types, import directions, then all tests and documentation examples"
 	@echo "make lint   only the first three"
+	@echo "make notebooks  run examples/*.ipynb again and keep their outputs"
 	@echo "make bench  what a scan costs beside the bare forward pass"
 	@echo "make benchmark-models  download the real models of the benchmarks (0.8 GB; Gemma: its own terms)"
 	@echo "make docs   the documentation as pages in site/"
@@ -35,6 +36,9 @@ lint: $(BIN)/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+notebooks: $(BIN)/installed-dev
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/test_examples.py
 
 bench: $(BIN)/installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks speed

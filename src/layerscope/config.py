@@ -145,7 +145,7 @@ class Option:
     """How a setting appears on the command line.
 
     Attributes:
-        name: of the option, if it differs from the setting's name.
+        name: of the option, if it differs from the setting's name; of a flag, also --yes/--no.
         words: the option's values for False and for True.
         whole: whether the setting itself parses the whole text, commas included.
         separator: between several values in one text.

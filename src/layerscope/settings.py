@@ -428,6 +428,30 @@ class RankConfig(VectorConfig):
     """Seed of the choice of texts and of resampling."""
 
 
+def _repository_name(name: str) -> str:
+    """Refuse what no hub takes as the name of a repository."""
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    validate_repo_id(name)
+    if "/" not in name:
+        raise ValueError(name)
+    return name
+
+
+RepositoryName = Annotated[
+    Text, AfterValidator(_repository_name), Words("a repository of the hub like org/name")
+]
+
+
+class HubConfig(Config):
+    """Where a saved model is uploaded to."""
+
+    push: RepositoryName | None = None
+    """Upload the verified folder to this repository of the hub, like org/name."""
+    private: Annotated[Flag, Option("--private/--public")] = True
+    """Whether the repository is private."""
+
+
 class FewTextsConfig(ReadingConfig):
     """Which texts a diagnosis reads."""
 

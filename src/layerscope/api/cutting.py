@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Unpack
 
 from torch import nn
 
@@ -22,23 +22,22 @@ from layerscope.api.common import (
 from layerscope.api.deciding import RunLike, run_of, select
 from layerscope.api.keywords import CutSettings
 from layerscope.api.plans import ShowProgress, command, part, shown_progress
-from layerscope.config import AnyPath, Exactly, Flag, Text, To, Whole, Words
+from layerscope.config import AnyPath, Exactly, FirstToken, Flag, Pooling, Text, To, Whole, Words
 from layerscope.data.texts import Texts
 from layerscope.decisions.readouts import Preference
 from layerscope.decisions.rules import DEFAULT_RULE, find
 from layerscope.errors import InputError
 from layerscope.export import formats, sentence
+from layerscope.export.card import results_in
 from layerscope.export.cut import (
     Cut,
     CutEstimates,
     CutPlan,
     cut_model,
     plan_cut,
-    possible_layer,
-    refuse_layer,
-    refuse_model,
-    refuse_no_layer,
 )
+from layerscope.export.hub import Upload, upload_of
+from layerscope.export.locate import possible_layer, refuse_layer, refuse_model, refuse_no_layer
 from layerscope.export.readout import plan_readout
 from layerscope.metrics.readouts import Readout
 from layerscope.models.backbone import Backbone
@@ -47,11 +46,15 @@ from layerscope.results.table import Run
 from layerscope.settings import (
     POOLING_SETTINGS,
     CutConfig,
+    HubConfig,
     ModelOptions,
     ReadingConfig,
     ScanConfig,
 )
 from layerscope.states.extract import Progress, layer_number
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 # What the default rule reads; any other rule gets a whole scan.
 _ENOUGH: Final[dict[str, Any]] = {"metrics": ("retrieval",), "augmentation": ("crops",)}
@@ -78,6 +81,7 @@ class CuttingPlan:
         readout: what to save in place of a layer; None for a choice, or for the layer.
         prefer: which readout a choice takes, see `select`.
         overwrite: whether a model that layerscope saved there may be replaced.
+        upload: to the hub, or None.
         tokenizer: of a loaded model.
         options: how to load the model.
         show_progress: whether, or the function that shows it.
@@ -93,6 +97,7 @@ class CuttingPlan:
     readout: Readout | None = None
     prefer: Preference = "quality"
     overwrite: bool = False
+    upload: Upload | None = None
     tokenizer: Any = None
     options: ModelOptions | None = None
     show_progress: bool | Progress = True
@@ -124,8 +129,15 @@ class CuttingPlan:
                 found = scan_backbone(asked.backbone, self.texts, settings, progress=progress)
                 planned, evidence = self._chosen(asked, found)
             progress("saving and checking", 0, 1)
-            made = cut_model(planned, self.place, evidence=evidence, overwrite=self.overwrite)
+            made = cut_model(
+                planned, self.place,
+                evidence=evidence, results=self._results(asked, planned), overwrite=self.overwrite,
+            )  # fmt: skip
             progress("saving and checking", 1, 1)
+            if self.upload is not None:
+                progress("uploading", 0, 1)
+                made = replace(made, pushed=self.upload.send(made.folder))
+                progress("uploading", 1, 1)
         return made
 
     def _asked(self, progress: Progress) -> _Asked:
@@ -189,6 +201,27 @@ class CuttingPlan:
         pooled = {name: getattr(how, name) for name in POOLING_SETTINGS}
         return settings.changed(**pooled, normalize=settings.normalize or serving.normalize)
 
+    def _results(self, asked: _Asked, planned: CutPlan) -> tuple[EvalResult, ...]:
+        """Return the run's scores of the layer, if they are of the vectors that the saved model gives."""
+        if (
+            self.scanned is None
+            or planned.readout
+            or asked.settings.format != "sentence-transformers"
+        ):
+            return ()
+        settings, serving = self._as_served(asked), asked.backbone.serving
+        made = self.scanned.record.get("evaluation", {}).get("settings", {})
+        gives = {
+            "pooling": (settings.pooling or Pooling.MEAN).value,
+            "special_tokens": bool(settings.special_tokens),
+            "normalize": settings.normalize,
+        }
+        first = settings.first_token in (None, FirstToken.AUTO, made.get("first_token"))
+        prompt = made.get("prompt") or ""
+        own = prompt in ("", serving.default_prompt if serving else "")
+        alike = first and own and all(made.get(name) == value for name, value in gives.items())
+        return results_in(self.scanned, planned.place.site) if alike else ()
+
     def _chosen(self, asked: _Asked, run: Run) -> tuple[CutPlan, tuple[str, ...]]:
         """Return the cut at the layer that a rule names in a run, and the sentence that says why."""
         found = select(run, rule=self.rule, prefer=self.prefer)
@@ -226,7 +259,7 @@ class _Asked:
     evidence: tuple[str, ...] = ()
 
 
-@command(CutConfig, ReadingConfig, ModelOptions)
+@command(CutConfig, ReadingConfig, ModelOptions, HubConfig)
 def cut(
     model: Model,
     layer: LayerOrAuto = "auto",
@@ -260,16 +293,17 @@ def cut(
         tokenizer: of a loaded model, which needs it; a model given by name has its own.
         overwrite: whether a model that layerscope saved in `out` may be replaced.
         show_progress: as of `scan`.
-        settings: any field of `CutConfig`, `ReadingConfig` (which texts) and `ModelOptions`
-            (how the model is loaded).
+        settings: any field of `CutConfig`, `ReadingConfig` (which texts), `ModelOptions` (how the
+            model is loaded) and `HubConfig` (where it is uploaded to).
 
     Raises:
         InputError: it cannot be done; nothing was written.
         MismatchError: the saved model gives something else; it is kept as `OUT.unverified`.
-        RunError: the disk is full, or the scan failed.
+        RunError: the disk is full, the scan failed, or the hub does not answer.
     """
     chosen = part(CutConfig, settings, config)
     which, options = part(ReadingConfig, settings), part(ModelOptions, settings)
+    hub = part(HubConfig, settings)
     refuse_tokenizer(model, tokenizer)
     place = Path(out)
     _refuse_place(place, chosen, (model, run), overwrite=overwrite)
@@ -279,9 +313,10 @@ def cut(
     named = None if readout is None else Readout.parse(readout)
     if named is not None and (layer != "auto" or rule is not None):
         raise InputError("expected a layer, a rule or a readout, got more than one of them.")
+    upload = upload_of(hub, overwrite=overwrite)
     return CuttingPlan(
-        model, layer, chosen, place, texts, given, rule, named, prefer, overwrite, tokenizer, options,
-        show_progress,
+        model, layer, chosen, place, texts, given, rule, named, prefer, overwrite, upload, tokenizer,
+        options, show_progress,
     )  # fmt: skip
 
 

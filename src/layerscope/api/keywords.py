@@ -99,6 +99,11 @@ class CutConfigKeywords(LengthConfigKeywords, total=False):
     normalize: bool
 
 
+class HubConfigKeywords(TypedDict, total=False):
+    push: str | None
+    private: bool
+
+
 class PruneConfigKeywords(VectorConfigKeywords, total=False):
     draws: int
     scheme: Literal["one-shot", "greedy"]
@@ -158,11 +163,15 @@ class EvaluateSettings(EvaluateConfigKeywords, ModelOptionsKeywords, total=False
     pass
 
 
-class CutSettings(CutConfigKeywords, ReadingConfigKeywords, ModelOptionsKeywords, total=False):
+class CutSettings(
+    CutConfigKeywords, ReadingConfigKeywords, ModelOptionsKeywords, HubConfigKeywords, total=False
+):
     pass
 
 
-class PruneSettings(PruneConfigKeywords, ReadingConfigKeywords, ModelOptionsKeywords, total=False):
+class PruneSettings(
+    PruneConfigKeywords, ReadingConfigKeywords, ModelOptionsKeywords, HubConfigKeywords, total=False
+):
     pass
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Unpack
 
@@ -28,7 +28,9 @@ from layerscope.config import AnyPath, Exactly, Flag, Kind
 from layerscope.data.texts import Texts
 from layerscope.decisions import prune as prune_module
 from layerscope.decisions.prune import Rule
+from layerscope.errors import InputError
 from layerscope.export import formats, sentence
+from layerscope.export.hub import Upload, upload_of
 from layerscope.export.prune import Saving
 from layerscope.export.pruning import Pruning, PruningEstimates, ReadyPruning, ready_pruning
 from layerscope.export.request import Budgets, PruneRequest, listed_budgets, named_rule, tasks_of
@@ -39,6 +41,7 @@ from layerscope.results.table import Run
 from layerscope.settings import (
     EvaluateConfig,
     Format,
+    HubConfig,
     ModelOptions,
     PruneConfig,
     ReadingConfig,
@@ -64,6 +67,7 @@ class PruningPlan:
         tokenizer: of a loaded model.
         options: how to load the model.
         show_progress: whether, or the function that shows it.
+        upload: of the saved model to the hub, or None.
     """
 
     model: str | Path | nn.Module
@@ -76,6 +80,7 @@ class PruningPlan:
     tokenizer: Any = None
     options: ModelOptions | None = None
     show_progress: bool | Progress = True
+    upload: Upload | None = None
 
     def estimate(self) -> PruningEstimates:
         """Return what the pruning would take; nothing is tried or written.
@@ -90,7 +95,13 @@ class PruningPlan:
         """Measure, drop blocks, try the smaller model, and save it if it has a place."""
         alone = nullcontext() if self.place is None else formats.claimed(self.place)
         with alone, shown_progress(self.show_progress) as progress:
-            return self._ready(progress).carry_out(progress)
+            found = self._ready(progress).carry_out(progress)
+            if self.upload is None or found.shipped is None:
+                return found
+            progress("uploading", 0, 1)
+            address = self.upload.send(found.shipped.folder)
+            progress("uploading", 1, 1)
+            return replace(found, pushed=address)
 
     def _ready(self, progress: Progress) -> ReadyPruning:
         backbone, said = _loaded(
@@ -110,7 +121,7 @@ class PruningPlan:
         )  # fmt: skip
 
 
-@command(PruneConfig, ReadingConfig, ModelOptions)
+@command(PruneConfig, ReadingConfig, ModelOptions, HubConfig)
 def prune(
     model: Model,
     rule: AnyRule = "angular",
@@ -152,16 +163,17 @@ def prune(
             built-in sample that were not measured.
         tokenizer: of a loaded model, which needs it; a model given by name has its own.
         show_progress: as of `scan`.
-        settings: any field of `PruneConfig`, `ReadingConfig` (which texts) and `ModelOptions`
-            (how the model is loaded).
+        settings: any field of `PruneConfig`, `ReadingConfig` (which texts), `ModelOptions` (how the
+            model is loaded) and `HubConfig` (where it is uploaded to).
 
     Raises:
         InputError: it cannot be done; nothing was written.
         MismatchError: the saved model gives something else; it is kept as `OUT.unverified`.
-        RunError: the model or the disk failed.
+        RunError: the model or the disk failed, or the hub does not answer.
     """
     chosen = part(PruneConfig, settings, config)
     which, options = part(ReadingConfig, settings), part(ModelOptions, settings)
+    hub = part(HubConfig, settings)
     refuse_tokenizer(model, tokenizer)
     place = None if out is None else Path(out)
     _check_saving(place, chosen.format, (model, run), overwrite=overwrite)
@@ -182,9 +194,12 @@ def prune(
         prune_module.refuse_lacking(asked.rule, given)
     elif asked.rule.reads:
         refuse_impossible(asked.scan, texts)
+    if hub.push is not None and place is None:
+        raise InputError("expected a folder for the model that is to be uploaded; give --out.")
     return PruningPlan(
-        model, asked, chosen, texts, given, place, overwrite, tokenizer, options, show_progress
-    )
+        model, asked, chosen, texts, given, place, overwrite, tokenizer, options, show_progress,
+        upload_of(hub, overwrite=overwrite),
+    )  # fmt: skip
 
 
 def _check_saving(

@@ -242,6 +242,12 @@ def write_page(path: Path, html: str, *, said: bool) -> None:
         print_page(path)
 
 
+def print_pushed(address: str) -> None:
+    """Print where a model was uploaded to, if it was."""
+    if address:
+        open_console().print(f"\nUploaded: {address}", soft_wrap=True)
+
+
 def open_console() -> Any:
     """Return where people read."""
     from rich.console import Console

@@ -13,6 +13,7 @@ from layerscope.cli.app import (
     app,
     calm_libraries,
     print_json,
+    print_pushed,
     print_view,
 )
 from layerscope.cli.help import Command
@@ -26,7 +27,7 @@ from layerscope.cli.options import (
     Threads,
     with_settings,
 )
-from layerscope.settings import CutConfig, ModelOptions, ReadingConfig
+from layerscope.settings import CutConfig, HubConfig, ModelOptions, ReadingConfig
 
 if TYPE_CHECKING:
     from layerscope.export.cut import Cut, CutEstimates
@@ -45,7 +46,7 @@ Example:
 
 
 @app.command(help=_EXAMPLE, cls=Command)
-@with_settings(CutConfig, ReadingConfig, ModelOptions)
+@with_settings(CutConfig, ReadingConfig, ModelOptions, HubConfig)
 def cut(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
@@ -104,6 +105,7 @@ def cut(
         from layerscope.render import models
 
         print_view(models.cut_view(found))
+        print_pushed(found.pushed)
 
 
 def _print_estimate(found: CutEstimates, as_json: bool) -> None:
@@ -127,6 +129,7 @@ def _facts(found: Cut) -> dict[str, Any]:
     shipped = found.shipped
     return {
         "folder": str(found.folder),
+        "pushed": found.pushed or None,
         "layer": found.layer,
         "of": found.of,
         "blocks": found.blocks,

@@ -26,7 +26,8 @@ GROUPS: Final = {
         "seed"
     ),
     "Output": _names(
-        "out overwrite format bank bank_poolings mteb_results png svg as_json verbose quiet debug"
+        "out overwrite format push private bank bank_poolings mteb_results png svg as_json verbose "
+        "quiet debug"
     ),
     "Machine": _names(
         "revision dtype device device_map trust_remote_code threads batch_tokens dry_run"
@@ -36,7 +37,7 @@ GROUPS: Final = {
 
 FIRST: Final = _names(
     "data images out column limit metrics layers tasks table by scores layer run rule budget evaluate "
-    "heal prefer readout help dry_run verbose"
+    "heal prefer readout push help dry_run verbose"
 )
 """The options that people need first."""
 

@@ -76,7 +76,8 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     flag = option.name or f"--{name.replace('_', '-')}"
     typed: Any
     if kind is bool and not option.words:
-        flag += f"/--no-{flag.removeprefix('--')}" if field.default else ""
+        both = field.default and "/" not in flag
+        flag += f"/--no-{flag.removeprefix('--')}" if both else ""
         typed, default = bool, field.default
     else:
         typed = kind if kind in (int, float) else str

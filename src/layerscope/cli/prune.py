@@ -13,6 +13,7 @@ from layerscope.cli.app import (
     app,
     calm_libraries,
     print_json,
+    print_pushed,
     print_view,
 )
 from layerscope.cli.help import Command
@@ -26,7 +27,7 @@ from layerscope.cli.options import (
     Threads,
     with_settings,
 )
-from layerscope.settings import ModelOptions, PruneConfig, ReadingConfig
+from layerscope.settings import HubConfig, ModelOptions, PruneConfig, ReadingConfig
 
 if TYPE_CHECKING:
     from layerscope.export.pruning import Pruning, PruningEstimates
@@ -49,7 +50,7 @@ Example:
 
 
 @app.command(help=_EXAMPLE, cls=Command)
-@with_settings(PruneConfig, ReadingConfig, ModelOptions)
+@with_settings(PruneConfig, ReadingConfig, ModelOptions, HubConfig)
 def prune(
     model: Model,
     rule: Annotated[str, typer.Option(help="What says which blocks go.")] = "angular",
@@ -118,6 +119,7 @@ def prune(
         print_json(_facts(found))
     elif not quiet:
         _print(found)
+        print_pushed(found.pushed)
 
 
 def _print_estimate(found: PruningEstimates, as_json: bool) -> None:
@@ -164,4 +166,5 @@ def _print(found: Pruning) -> None:
 def _facts(found: Pruning) -> dict[str, Any]:
     shipped = found.shipped
     saved = None if shipped is None else asdict(shipped) | {"folder": str(shipped.folder)}
-    return found.record | {"removed": list(found.removed), "saved": saved}
+    facts = {"removed": list(found.removed), "saved": saved, "pushed": found.pushed or None}
+    return found.record | facts

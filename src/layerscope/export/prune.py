@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -14,12 +14,13 @@ from layerscope.data.texts import Texts
 from layerscope.data.tokens import TokenizedText
 from layerscope.decisions.prune import Budget, Removal
 from layerscope.errors import InputError
-from layerscope.export import sentence, ship, shorten, verify
+from layerscope.export import card, sentence, ship, shorten, verify
+from layerscope.export.card import Story, model_card, result
 from layerscope.export.heal import Healing
 from layerscope.export.patches import Patch, patched
 from layerscope.export.request import PruneRequest
 from layerscope.export.sentence import PoolingMask
-from layerscope.export.ship import Compared, Plan, Shipped, Story
+from layerscope.export.ship import Compared, Plan, Shipped
 from layerscope.export.trial import Comparison, Cost, Trial, output_site, without
 from layerscope.export.verify import NEW_TOKENS, Verification
 from layerscope.models import blocks, configs
@@ -28,6 +29,9 @@ from layerscope.models.modes import evaluating
 from layerscope.results.folder import versions
 from layerscope.results.table import Run
 from layerscope.settings import Format
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 
 @dataclass(frozen=True)
@@ -137,13 +141,12 @@ def save_pruned(
         generate=_prompts(texts) if head and how.writes and writes_text(backbone) else (),
     )
 
-    def card(verification: Verification) -> str:
-        return ship.model_card(
-            backbone, _story(backbone, removed, how, out, evidence, verification, patches)
-        )
+    def written(verification: Verification) -> str:
+        story = _story(backbone, removed, how, out, evidence, verification, patches)
+        return model_card(backbone, replace(story, results=_results(backbone, how, record)))
 
     with patched(backbone, patches):
-        return ship.ship(backbone, plan, out, overwrite=how.overwrite, record=record, card=card)
+        return ship.ship(backbone, plan, out, overwrite=how.overwrite, record=record, card=written)
 
 
 def refuse_unsavable(backbone: Backbone, how: Saving, eligible: Sequence[int]) -> None:
@@ -284,7 +287,7 @@ def kinds_of(backbone: Backbone) -> tuple[str, ...]:
 def usage_of(backbone: Backbone, how: Saving, out: Path) -> str:
     """Return a few lines of Python that load the saved folder."""
     if how.format == "sentence-transformers":
-        return ship.usage_of(out, how.format, shorten.LAST, "", pictures=False)
+        return card.usage_of(out, how.format, shorten.LAST, "", pictures=False)
     kind = "AutoModelForCausalLM" if writes_text(backbone) else "AutoModel"
     return (
         f"from transformers import {kind}, AutoTokenizer\n\n"
@@ -320,7 +323,25 @@ def _story(
         evidence=evidence,
         usage=usage_of(backbone, how, Path(out.name)),
         library=how.format,
+        head=has_head(backbone, how),
         verified=verification.sentence("the source without these blocks") + generated,
+    )
+
+
+def _results(backbone: Backbone, how: Saving, record: dict[str, Any]) -> tuple[EvalResult, ...]:
+    """Return the scores of the trial, where they are of what the saved model gives."""
+    trial, serving = record["outcomes"][0]["trial"], backbone.serving
+    if trial is None:
+        return ()
+    if has_head(backbone, how):
+        facts = {"type": "text-generation", "metric": "perplexity"}
+        found = trial["perplexity"]
+        return () if found is None else (result("held-out texts", facts, found),)
+    as_served = serving is None or (serving.pooling == how.pooling and how.special_tokens)
+    if how.format != "sentence-transformers" or not as_served:
+        return ()
+    return tuple(
+        result(name, record["tasks"][name], value) for name, value in trial["scores"].items()
     )
 
 
@@ -353,8 +374,8 @@ def record_of(
         "full": None if full is None else asdict(full),
         "costs": None if spent is None else [asdict(cost) for cost in spent],
         "tasks": {
-            plan.name: {"metric": plan.metric, "split": plan.split, "subset": plan.subset,
-                        "revision": plan.revision}
+            plan.name: {"type": plan.kind, "metric": plan.metric, "split": plan.split,
+                        "subset": plan.subset, "revision": plan.revision, "source": plan.source}
             for plan in asked.plans
         },
         "versions": versions(),

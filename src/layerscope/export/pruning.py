@@ -22,6 +22,7 @@ from layerscope.export import formats
 from layerscope.export import prune as export_prune
 from layerscope.export import trial as trial_module
 from layerscope.export.heal import divided, heal
+from layerscope.export.hub import Uploadable
 from layerscope.export.patches import patched
 from layerscope.export.prune import Outcome, Saving, evidence_of, failures_of, record_of
 from layerscope.export.request import PruneRequest, fitting, notes_of
@@ -38,7 +39,7 @@ HELD_OUT: Final = 16  # texts of the perplexity, unless the caller gives them
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Pruning(Displayed):
+class Pruning(Displayed, Uploadable):
     """What came of a pruning.
 
     Attributes:
@@ -54,6 +55,7 @@ class Pruning(Displayed):
         usage: Python that loads it, "" without `out`.
         notes: what there is to know.
         record: how it was made, as it is kept in the saved folder.
+        pushed: the address of the repository that it was uploaded to; "" where it was not.
     """
 
     rule: Rule
@@ -68,6 +70,7 @@ class Pruning(Displayed):
     usage: str
     notes: tuple[str, ...]
     record: dict[str, Any]
+    pushed: str = ""
 
     @property
     def removed(self) -> tuple[int, ...]:

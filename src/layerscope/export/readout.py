@@ -13,8 +13,9 @@ from layerscope.analysis.readouts import own_sites, texts_to_fit_on
 from layerscope.config import Pooling
 from layerscope.data.tokens import TokenizedText, tokenize
 from layerscope.errors import InputError, RunError
-from layerscope.export.cut import CutPlan, Place, pooled_tokens
+from layerscope.export.cut import CutPlan, pooled_tokens
 from layerscope.export.formats import bytes_of
+from layerscope.export.locate import Place
 from layerscope.export.modules import as_modules
 from layerscope.export.sentence import PoolingMask
 from layerscope.export.ship import Plan, texts_to_compare

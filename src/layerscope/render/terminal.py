@@ -12,7 +12,6 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
-from layerscope.render import words
 from layerscope.render.view import (
     NONE,
     Answer,
@@ -120,7 +119,7 @@ def _folded(view: View) -> str:
         if section.more:
             notes = sum(len(part.lines) for part in section.parts if isinstance(part, Notes))
             title = section.title[:1].lower() + section.title[1:]
-            titles.append(words.several(notes, "note") if notes else title)
+            titles.append(f"{notes} note{'s' * (notes > 1)}" if notes else title)
     return f"--verbose also shows: {'; '.join(titles)}" if titles else ""
 
 
