@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
+import layerscope
 from browser import NARROW, WIDE, looked_at, opened_browser
 from fake_runs import fake_run
 from layerscope.render import page as page_module
 from layerscope.render.scans import run_view
+from layerscope.render.view import NONE
 from layerscope.results.table import Run
 
 SIZES = pytest.mark.parametrize("size", [WIDE, NARROW], ids=["1280 px", "390 px"])
@@ -122,4 +125,84 @@ def test_links_within_the_page_lead_somewhere(browser, path):
 @SIZES
 def test_no_text_is_too_small_to_read(browser, path, size):
     with looked_at(browser, path, size) as look:
-        assert look.smallest_text() >= 9
+        assert look.smallest_text() >= 12
+
+
+def test_the_contents_stay_in_view_and_open_what_they_lead_to(browser, path):
+    with looked_at(browser, path) as look:
+        link = look.page.locator("nav a[href='#how-it-was-made']")
+        place = look.follow(link)
+        assert -2 <= place <= WIDE[1]
+        assert look.page.locator("#how-it-was-made > details").get_attribute("open") is not None
+        assert 0 <= look.page.locator("nav").bounding_box()["y"] < WIDE[1] / 2
+
+
+def test_the_contents_are_folded_on_a_phone(browser, path):
+    with looked_at(browser, path, NARROW) as look:
+        assert look.page.locator("nav a").first.is_hidden()
+
+
+def test_one_switch_shows_a_convention_in_all_charts(browser, path):
+    shown = """() => [...document.querySelectorAll('.js-plotly-plot')].map((plot) =>
+        plot.data.filter((trace) => trace.visible !== false).map((trace) => trace.legendgroup))"""
+    with looked_at(browser, path) as look:
+        assert not any("paper" in names for names in look.page.evaluate(shown))
+        button = look.page.locator("button[data-line='paper']").first
+        assert button.get_attribute("aria-pressed") == "false"
+        button.click()
+        assert button.get_attribute("aria-pressed") == "true"
+        assert sum("paper" in names for names in look.page.evaluate(shown)) >= 3
+        look.page.locator("button[data-line='normalized']").first.click()
+        assert not any("normalized" in names for names in look.page.evaluate(shown))
+        look.unfold()  # what is drawn later is switched too
+        assert not any("normalized" in names for names in look.page.evaluate(shown))
+
+
+def test_a_click_on_a_heading_sorts_numbers_as_numbers(browser, path):
+    with looked_at(browser, path) as look:
+        table = look.page.locator("#values-by-layer table")
+        head = table.locator("th").nth(2)
+        found = []
+        for order in ("descending", "ascending"):
+            head.click()
+            assert head.get_attribute("aria-sort") == order
+            texts = [
+                each.split("\n")[0].strip(" ▲▼")
+                for each in table.locator("tbody tr td:nth-child(3)").all_inner_texts()
+            ]
+            numbers = [float(each) for each in texts if each not in ("", NONE)]
+            found.append(numbers)
+            assert len(numbers) >= 8
+        assert found[0] == sorted(found[0], reverse=True)
+        assert found[1] == sorted(found[1])
+
+
+def test_a_table_is_downloaded_as_csv(browser, path, tmp_path):
+    with looked_at(browser, path) as look:
+        button = look.page.locator("#values-by-layer .tools button")
+        table = pd.read_csv(look.download(button, tmp_path))
+        assert len(table) == look.page.locator("#values-by-layer tbody tr").count()
+        assert str(table.columns[0]).startswith("layer")
+        assert look.complaints == []
+
+
+def test_a_word_explains_itself_under_the_pointer(browser, path):
+    with looked_at(browser, path) as look:
+        word = look.page.locator("dfn").first
+        assert len(word.get_attribute("title")) > 20
+
+
+def test_several_runs_are_switched_by_their_names(browser, tmp_path):
+    runs = [Run(*fake_run(model=name, seed=n)) for n, name in enumerate(("org/one", "org/two"))]
+    page = tmp_path / "runs.html"
+    page.write_text(layerscope.concat(runs).page(), encoding="utf-8")
+    with looked_at(browser, page) as look:
+        assert look.page.locator("#runs tbody tr").count() == 2
+        count = look.charts().count()
+        assert count >= 4
+        look.page.locator("button[data-line='two'], button[data-line='org/two']").first.click()
+        hidden = look.page.evaluate("""() => [...document.querySelectorAll('.js-plotly-plot')].filter(
+            (plot) => plot.data.some((trace) => trace.visible === false)).length""")
+        assert hidden == count
+        assert look.too_wide() == []
+        assert look.complaints == []
