@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +33,7 @@ from layerscope.models.loading import load
 from layerscope.models.modes import evaluating
 from layerscope.models.processing import read, special_tokens
 from layerscope.states.extract import Site, batches, extract, sites_of
+from layerscope.studies.store import StudyFolder
 from tiny import (
     UNKNOWN_VISION,
     UNUSUAL,
@@ -617,6 +621,15 @@ def test_the_vectors_that_are_scored_are_those_of_a_plain_call(tmp_path):
     assert rows["value"].tolist() == [pytest.approx(float((predicted == expected).mean()))]
 
 
+def test_a_table_of_images_gives_its_name_to_the_task(tmp_path):
+    folder = labelled(tmp_path / "animals")
+    rows = {"image": [str(path) for path in sorted(folder.rglob("*.png"))]}
+    rows["label"] = [Path(path).parent.name for path in rows["image"]]
+    table = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    table.to_parquet(tmp_path / "many.animals.parquet")
+    assert plan_of_images(tmp_path / "many.animals.parquet").name == "many.animals"
+
+
 def test_folders_named_train_and_test_are_kept_apart(tmp_path):
     labelled(tmp_path / "set" / "train", 12)
     labelled(tmp_path / "set" / "Val", 3)
@@ -656,12 +669,49 @@ def test_the_command_scores_a_folder_beside_its_scan(command, tmp_path):
     vision_model("vit").save_pretrained("small-vit")
     image_processor().save_pretrained("small-vit")
     given = ("small-vit", "--images", folder, "--out", "run")
-    assert command("scan", *given, "--metrics", "retrieval,prompt_entropy").code == 0
-    finished = command("evaluate", *given, "--probe", "knn")
-    assert finished.code == 0, finished.err
-    assert "animals" in finished.out
-    chosen = command("select", "run")
-    assert chosen.code == 0, chosen.err
+    measured = ("--metrics", "retrieval,prompt_entropy")
+    said = [command("scan", *given, *measured, "--dry-run"), command("scan", *given, *measured)]
+    said += [
+        command("evaluate", *given, "--dry-run"),
+        command("evaluate", *given, "--probe", "knn"),
+    ]
+    said += [command("select", "run"), command("evaluate", *given[:3], "--out", "alone")]
+    for each in said:
+        assert each.code == 0, each.err
+        assert "images" in each.out
+        assert " text" not in each.out
+    assert "animals" in said[3].out
+
+
+def test_a_study_scans_and_scores_images(tmp_path):
+    folder = labelled(tmp_path / "animals")
+    vision_model("vit").save_pretrained(tmp_path / "small-vit")
+    image_processor().save_pretrained(tmp_path / "small-vit")
+    images = [{"images": "animals", "label": "Animals"}]
+    given = {
+        "models": ["small-vit"],
+        "parts": [
+            {"data": images, "settings": {"views": 0, "metrics": "prompt_entropy"}},
+            {"data": images, "command": "evaluate", "settings": {"probes": "knn"}},
+        ],
+        "plot": {"metric": ["prompt_entropy", "animals"]},
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(given))  # JSON is YAML
+    assert layerscope.study.plan(path, out=tmp_path / "out", workers=0).estimate().cells == 2
+    found = layerscope.study(path, out=tmp_path / "out", workers=0, show_progress=False)
+    assert not found.failures
+    table = found.table()
+    assert set(table["data"]) == {"Animals"}
+    assert set(table["metric"]) == {
+        "prompt_entropy", "mteb/animals/accuracy", "probe/animals/knn_accuracy",
+    }  # fmt: skip
+    place = StudyFolder(tmp_path / "out")
+    cell = place.cells()[0]
+    assert place.is_finished(cell, tmp_path)
+    later = time.time() + 5
+    os.utime(folder / "cat" / "1.png", (later, later))
+    assert not place.is_finished(cell, tmp_path)
 
 
 def test_a_masked_autoencoder_is_not_cut(tmp_path):

@@ -50,6 +50,7 @@ from layerscope.evaluation.run import (
 from layerscope.evaluation.tasks import TaskPlan, resolve
 from layerscope.models.backbone import Backbone
 from layerscope.models.serving import as_served
+from layerscope.results.display import IMAGES
 from layerscope.results.folder import RunFolder
 from layerscope.results.table import RECORD_FILE, TASK, Run, load_run
 from layerscope.settings import EvaluateConfig, ModelOptions
@@ -252,13 +253,14 @@ def _evaluated(
     if base is not None and place is not None and not place.overwrite:
         refuse_other_run(base, backbone.info, decided.deciding(), str(place.path))
         known = known_scores(base, plans)
+    pictures = {key: each for plan in plans for key, each in plan.pictures.items()}
     source = BankEncoder(
         backbone,
         opened,
         decided.pools,
         poolings=decided.bank_poolings,
         batch_tokens=decided.batch_tokens,
-        pictures={key: each for plan in plans for key, each in plan.pictures.items()},
+        pictures=pictures,
         progress=progress,
     )
     sites = sites_of(backbone, decided.layers)
@@ -274,7 +276,7 @@ def _evaluated(
         backbone, scorable, sites, decided, opened.policy, parts=parts, progress=progress
     )
     seconds = time.perf_counter() - started
-    evaluation = {
+    evaluation: dict[str, Any] = {
         "settings": decided.deciding(),
         "first_token_ratio": opened.first_token_ratio,
         "encoded": source.encoded.as_dict(),
@@ -289,6 +291,8 @@ def _evaluated(
         },
         "notes": [*notes, *source.notes],
     }
+    if pictures:
+        evaluation["kind"] = IMAGES
     return merged(base, plans, outcome, backbone.info.as_dict(), evaluation, probes)
 
 

@@ -33,10 +33,15 @@ def plan_of_images(source: Any, seed: int = 0) -> TaskPlan:
     frames = {split: _frame(part) for split, part in parts.items()}
     first = next(iter(parts.values()))
     whole = isinstance(source, str | os.PathLike) and Path(source).is_dir()
-    name = Path(source).resolve().name if whole else first.name
+    name = Path(source).resolve().name if whole else _short(first.name)
     given = frames if len(frames) > 1 else frames[""]
     table = read_table(given, kind="Classification", seed=seed, name=name)
     return plan_images(table, str(source) if whole else first.source, pictures)
+
+
+def _short(name: str) -> str:
+    """Return the name of a file or a datasets id without its folder, owner, part and suffix."""
+    return name.rpartition("/")[2].partition(":")[0].removesuffix(".parquet")
 
 
 def _read(given: Any) -> Images:
