@@ -105,6 +105,7 @@ PARAMETERS = {
     },
     "rank": {
         "models": "models", "data": "texts or none", "by": "one of", "scores": "tables", **SAVING,
+        "images": "images",
         "show_progress": "progress",
     },
     "correlate": {

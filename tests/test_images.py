@@ -714,6 +714,35 @@ def test_a_study_scans_and_scores_images(tmp_path):
     assert not place.is_finished(cell, tmp_path)
 
 
+def saved(name: str) -> str:
+    """A model with its image processor in a folder of the same name here."""
+    vision_model(name).save_pretrained(name)
+    image_processor().save_pretrained(name)
+    return name
+
+
+def test_models_are_ranked_on_images(command, folder):
+    folder = labelled(folder.parent / "many")
+    given = ("rank", saved("vit"), saved("dinov2"), "--images", folder)
+    asked = command(*given, "--dry-run")
+    ordered = command(*given, "--out", "ranking")
+    for each in (asked, ordered):
+        assert each.code == 0, each.err
+        assert "images" in each.out
+        assert " texts" not in each.out.replace(str(folder), "")
+    again = command("rank", "ranking/vit", "dinov2", "--images", folder, "--out", "again")
+    assert again.code == 0, again.err
+    other = command("rank", "ranking/vit", "dinov2", "--images", labelled(Path("other"), 6))
+    assert other.code == 2
+    assert "was scanned on other images" in other.err
+    kept = command("rank", *given[1:4], Path("other"), "--out", "ranking", "--overwrite")
+    assert kept.code == 0, kept.err
+    refused = command("rank", "vit", "dinov2", "--images", folder, "--data", "sample")
+    assert "expected texts or images, got both" in refused.err
+    texts_given = command("rank", "vit", "dinov2", "--data", "sample")
+    assert "the model reads images and has no tokenizer" in texts_given.err
+
+
 def test_a_masked_autoencoder_is_not_cut(tmp_path):
     vision_model("vit_mae").save_pretrained(tmp_path / "mae")
     with pytest.raises(

@@ -170,7 +170,7 @@ GRID = "models: [one]\ndata: [sample]\n"
         ("models: [{model: one, dtpye: auto}]\ndata: a\n", "s.yaml, line 1: unknown key 'dtpye'"),
         ("models: [one]\ndata: [{images: 5}]\n", "line 2: expected a name, or a mapping with data or"),
         ("models: [one]\ndata: [{images: a, data: b}]\n", "line 2: expected a name, or a mapping with"),
-        ("models: [one]\ndata: [{images: a}]\ncommand: choices\n", "expected a name, or a mapping with data"),
+        ("models: [one]\ndata: [{images: a}]\ncommand: choices\n", "expected a name, or a mapping"),
         (GRID + "settings: {images: a}\n", "s.yaml, line 3: unknown key 'images'"),
         (GRID + "command: scna\n", "s.yaml, line 3: unknown command 'scna'; did you mean 'scan'?"),
         (GRID + "command: evaluate\nperturbations: [none]\n", "line 4: evaluate has no perturb"),

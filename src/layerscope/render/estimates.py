@@ -112,7 +112,9 @@ def ranking_view(found: Sequence[tuple[str, Estimates | None]]) -> View:
     total = sum(each.pass_seconds for _, each in found if each is not None)
     named = heads("model", "texts", "tokens", "pass, about", "memory", "disk")
     note = f"All passes: about {duration(total)}."
-    return View("", sections(section("", Table(named, lines, notes=(note,)))))
+    view = View("", sections(section("", Table(named, lines, notes=(note,)))))
+    first = next((each for _, each in found if each is not None), None)
+    return view if first is None else _worded(first, view)
 
 
 def study_view(
