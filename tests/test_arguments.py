@@ -117,6 +117,7 @@ PARAMETERS = {
         "run": "run", "rule": "one of or none", "rules": "rules", "tasks": "names or none",
         "convention": "one of or none", "seed": "natural", "resamples": "count",
         "prefer": "one of", "table": "table or none", "model": "model or none", "data": "data",
+        "images": "images",
         **LOADING,
     },
     "study": {"study": "study", **SAVING, "show_progress": "progress"},

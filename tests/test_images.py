@@ -21,6 +21,8 @@ from torch import nn
 
 import layerscope
 from commands import run
+from layerscope.analysis.labels import row_vectors
+from layerscope.api.deciding import labelled_images
 from layerscope.data import images as images_module
 from layerscope.data.image_views import ImageViewConfig
 from layerscope.data.images import Images, Picture, read_images, rgb
@@ -741,6 +743,30 @@ def test_models_are_ranked_on_images(command, folder):
     assert "expected texts or images, got both" in refused.err
     texts_given = command("rank", "vit", "dinov2", "--data", "sample")
     assert "the model reads images and has no tokenizer" in texts_given.err
+
+
+def test_labelled_images_are_weighed_against_the_choice_without_labels(command):
+    folder = labelled(Path("animals"), 60)
+    given = ("scan", saved("vit"), "--images", folder, "--out", "run")
+    assert command(*given, "--metrics", "retrieval", "--layers", "0-4").code == 0
+    chosen = command("select", "run", "--images", folder, "--model", "vit")
+    assert chosen.code == 0, chosen.err
+    assert "labelled rows of 'animals'" in chosen.out
+    assert " text" not in chosen.out
+    refused = command("select", "run", "--images", folder, "--table", "none.csv", "--model", "vit")
+    assert "expected a table or images, got both; leave table or images out" in refused.err
+    few = command("select", "run", "--images", labelled(Path("few"), 9), "--model", "vit")
+    assert "expected at least 50 labelled rows, got 9 in 'few'" in few.err
+    rows = labelled_images(folder)
+    settings = layerscope.load("run").record["settings"]
+    backbone = load("vit", images=True)
+    vectors = row_vectors(backbone, settings, rows, list(rows.pictures.values()))
+    images = [rows.pictures[key].load() for key in rows.texts]
+    with torch.no_grad():
+        pixels = image_processor()(images=images, return_tensors="pt")["pixel_values"]
+        states = backbone.model(pixels).last_hidden_state[:, 1:].mean(1).numpy()
+    assert np.allclose(vectors.first[4], states, atol=1e-5)
+    assert len(vectors.fitted_on[4]) == 120
 
 
 def test_a_masked_autoencoder_is_not_cut(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,22 @@ import pandas as pd
 
 from layerscope.data.images import Images, Picture, read_images, refuse_one_class
 from layerscope.errors import InputError
-from layerscope.evaluation.tables import SPLITS, read_table
-from layerscope.evaluation.tasks import TaskPlan, plan_images
+from layerscope.evaluation.tables import SPLITS, Table, read_table
+from layerscope.evaluation.tasks import TaskPlan, plan_table
 
 
-def plan_of_images(source: Any, seed: int = 0) -> TaskPlan:
+def plan_of_images(source: Any) -> TaskPlan:
     """Return the classification that labelled images are.
+
+    Args:
+        source: as of `table_of_images`.
+    """
+    table, pictures = table_of_images(source)
+    return replace(plan_table(table), pictures=pictures)
+
+
+def table_of_images(source: Any, seed: int = 0) -> tuple[Table, dict[str, Picture]]:
+    """Return labelled images as a table of keys, and the images by key.
 
     Args:
         source: as of `read_images`, with labels; a folder with subfolders train and test, each with a
@@ -36,7 +47,7 @@ def plan_of_images(source: Any, seed: int = 0) -> TaskPlan:
     name = Path(source).resolve().name if whole else _short(first.name)
     given = frames if len(frames) > 1 else frames[""]
     table = read_table(given, kind="Classification", seed=seed, name=name)
-    return plan_images(table, str(source) if whole else first.source, pictures)
+    return replace(table, source=str(source) if whole else first.source), pictures
 
 
 def _short(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -337,14 +337,3 @@ def plan_table(table: Table) -> TaskPlan:
         build=Builder(partial(loaded_table, table)),
         notes=table.notes,
     )
-
-
-def plan_images(table: Table, source: str, pictures: Mapping[str, Picture]) -> TaskPlan:
-    """Return how labelled images will be scored.
-
-    Args:
-        table: of the images' keys and their classes.
-        source: where they come from.
-        pictures: key -> image.
-    """
-    return replace(plan_table(replace(table, source=source)), pictures=pictures)
