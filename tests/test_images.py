@@ -769,6 +769,59 @@ def test_labelled_images_are_weighed_against_the_choice_without_labels(command):
     assert len(vectors.fitted_on[4]) == 120
 
 
+def of_the_hub(root: Path, monkeypatch) -> None:
+    """Let mteb's CIFAR10 load images of three classes that lie here."""
+    from mteb.tasks.classification.eng.cifar import CIFAR10Classification
+
+    def split(part: str) -> datasets.Dataset:
+        paths = sorted(labelled(root / part, 60 if part == "train" else 24).rglob("*.png"))
+        names = sorted({path.parent.name for path in paths})
+        rows = {
+            "img": [str(path) for path in paths],
+            "label": [names.index(path.parent.name) for path in paths],
+        }
+        return datasets.Dataset.from_dict(rows).cast_column("img", datasets.Image())
+
+    def load_data(self, **_):
+        self.dataset = datasets.DatasetDict({part: split(part) for part in ("train", "test")})
+        self.data_loaded = True
+
+    monkeypatch.setattr(CIFAR10Classification, "load_data", load_data)
+
+
+def test_tasks_of_images_are_scored_by_mteb_without_torchvision(tmp_path, monkeypatch):
+    of_the_hub(tmp_path, monkeypatch)
+    given = {"tokenizer": image_processor(), "show_progress": False, "layers": "3,4"}
+    asked = layerscope.evaluate.plan(vision_model("vit"), "CIFAR10", **given).estimate()
+    assert (asked.forward_passes, asked.kind) == (60, "images")  # those to test on are among them
+    found = layerscope.evaluate(vision_model("vit"), "CIFAR10", probes="knn", **given)
+    assert set(found.scores().columns) == {"CIFAR10", "probe/CIFAR10/knn_accuracy"}
+    assert found.record["evaluation"]["encoded"]["texts"] == 60
+    assert found.record["evaluation"]["kind"] == "images"
+    # The same images as a folder, which mteb splits and samples alike.
+    folder = layerscope.evaluate(vision_model("vit"), images=tmp_path, probes="knn", **given)
+    probed = [each.scores().iloc[:, 1].tolist() for each in (found, folder)]
+    assert probed[0] == probed[1]
+
+
+def test_tasks_of_images_and_of_texts_do_not_go_together(tmp_path, monkeypatch):
+    of_the_hub(tmp_path, monkeypatch)
+    given = {"tokenizer": image_processor(), "show_progress": False}
+    with pytest.raises(
+        InputError, match="CIFAR10 are of images, STS17 are of texts; score them in"
+    ):
+        layerscope.evaluate(vision_model("vit"), "CIFAR10,STS17", **given)
+    (tmp_path / "CIFAR10").mkdir()
+    with pytest.raises(
+        InputError, match="CIFAR10 is a task of images; give local ones by --images"
+    ):
+        layerscope.evaluate(vision_model("vit"), "CIFAR10", task_data=tmp_path, **given)
+    with pytest.raises(
+        InputError, match="what can be scored are texts, of type .*, and images, of"
+    ):
+        layerscope.evaluate(vision_model("vit"), "CIFAR10ZeroShot", **given)
+
+
 def test_a_masked_autoencoder_is_not_cut(tmp_path):
     vision_model("vit_mae").save_pretrained(tmp_path / "mae")
     with pytest.raises(

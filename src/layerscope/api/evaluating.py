@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import ChainMap
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ class EvaluationPlan:
         return self.bank or (self.place.path / BANK if self.place else None)
 
     def _loaded(self, progress: Progress) -> Backbone:
-        images = any(plan.pictures for plan in self.tasks)
+        images = any(plan.sees for plan in self.tasks)
         return loaded(self.model, self.tokenizer, self.options, progress, images=images)
 
     def estimate(self) -> EvaluationEstimates:
@@ -201,6 +202,7 @@ def evaluate(
         else:
             _refuse_of_texts(chosen, bool(_names(tasks) or tables))
             plans = (plan_of_images(images),)
+    _refuse_both(plans)
     refuse_nothing_to_probe(plans, chosen)
     place = RunFolder(Path(out), overwrite) if out is not None else None
     if place:
@@ -231,6 +233,19 @@ def _refuse_of_texts(settings: EvaluateConfig, tasks: bool) -> None:
         raise InputError(f"{' and '.join(wrong)} are of texts; leave them out, or the images.")
 
 
+def _refuse_both(plans: Sequence[TaskPlan]) -> None:
+    """Refuse tasks of images beside tasks of texts, which no one model reads.
+
+    Raises:
+        InputError: there are both.
+    """
+    names = {sees: ", ".join(p.name for p in plans if p.sees == sees) for sees in (True, False)}
+    if all(names.values()):
+        raise InputError(
+            f"{names[True]} are of images, {names[False]} are of texts; score them in two runs."
+        )
+
+
 def _evaluated(
     backbone: Backbone,
     plans: Sequence[TaskPlan],
@@ -253,7 +268,8 @@ def _evaluated(
     if base is not None and place is not None and not place.overwrite:
         refuse_other_run(base, backbone.info, decided.deciding(), str(place.path))
         known = known_scores(base, plans)
-    pictures = {key: each for plan in plans for key, each in plan.pictures.items()}
+    # Those of a task of mteb are known once it is built, so they are looked up in the plans.
+    pictures = ChainMap(*[plan.pictures for plan in plans])
     source = BankEncoder(
         backbone,
         opened,
@@ -291,7 +307,7 @@ def _evaluated(
         },
         "notes": [*notes, *source.notes],
     }
-    if pictures:
+    if any(plan.sees for plan in plans):
         evaluation["kind"] = IMAGES
     return merged(base, plans, outcome, backbone.info.as_dict(), evaluation, probes)
 

@@ -23,7 +23,7 @@ def plan_of_images(source: Any) -> TaskPlan:
         source: as of `table_of_images`.
     """
     table, pictures = table_of_images(source)
-    return replace(plan_table(table), pictures=pictures)
+    return replace(plan_table(table), sees=True, pictures=pictures)
 
 
 def table_of_images(source: Any, seed: int = 0) -> tuple[Table, dict[str, Picture]]:
