@@ -100,7 +100,7 @@ PARAMETERS = {
     },
     "prune": {
         "model": "model", "rule": "one of", "budget": "budget", "data": "data", "run": "run or none",
-        "evaluate": "names", "task_data": "path or none",
+        "evaluate": "names", "task_data": "path or none", "images": "images",
         "tables": "tables", "perplexity": "texts or none", **SAVING, **LOADING,
     },
     "rank": {

@@ -769,6 +769,39 @@ def test_labelled_images_are_weighed_against_the_choice_without_labels(command):
     assert len(vectors.fitted_on[4]) == 120
 
 
+def test_a_model_of_images_is_pruned(command):
+    folder = labelled(Path("animals"), 24)
+    given = ("prune", saved("vit"), "--images", folder, "--budget", "1")
+    asked = command(*given, "--dry-run", "--table", folder, "--out", "smaller")
+    tried = ("--table", folder, "--draws", "2", "--heal", "on")
+    pruned = command(*given, *tried, "--out", "smaller")
+    for each in (asked, pruned):
+        assert each.code == 0, each.err
+        assert " text" not in each.out
+    assert "animals" in pruned.out
+    assert "Healed by linear maps" in pruned.out
+    small = hf.AutoModel.from_pretrained("smaller").eval()
+    assert small.config.num_hidden_layers == 3
+    record = json.loads(Path("smaller/layerscope.json").read_text())
+    assert record["data"]["kind"] == "images"
+    again = command("scan", "smaller", "--images", folder, "--metrics", "prompt_entropy")
+    assert again.code == 0, again.err
+
+
+def test_prunings_of_images_and_of_texts_do_not_go_together(tmp_path):
+    folder = labelled(tmp_path / "animals", 24)
+    given = {"tokenizer": image_processor(), "show_progress": False}
+    model = vision_model("vit")
+    with pytest.raises(InputError, match="STS17 is a task of texts; name tasks of images, or give"):
+        layerscope.prune(model, images=folder, evaluate="STS17", **given)
+    with pytest.raises(InputError, match="ViTModel reads images; measure it on images"):
+        layerscope.prune(model, data=texts(4), **given)
+    with pytest.raises(InputError, match="reads texts, images came"):
+        layerscope.prune(
+            tiny_model("bert"), images=folder, tokenizer=tiny_tokenizer(), show_progress=False
+        )
+
+
 def of_the_hub(root: Path, monkeypatch) -> None:
     """Let mteb's CIFAR10 load images of three classes that lie here."""
     from mteb.tasks.classification.eng.cifar import CIFAR10Classification

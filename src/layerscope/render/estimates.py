@@ -91,7 +91,8 @@ def pruning_view(
     saved = [("weights to write", f"at most {size(weights)}"), ("free there", size(free or 0))]
     whole = Facts((*facts, *(saved if free is not None else ())))
     chosen = None if scan is None else _facts(scan)
-    return View("", sections(section("", whole), section("A scan that chooses them:", chosen)))
+    view = View("", sections(section("", whole), section("A scan that chooses them:", chosen)))
+    return view if scan is None else _worded(scan, view)
 
 
 def ranking_view(found: Sequence[tuple[str, Estimates | None]]) -> View:
