@@ -1,7 +1,7 @@
 """The studies of `studies/small` on real models, as docs/studies.md shows them.
 
-`python -m benchmarks studies [NAME...]`. Each is the same file with other models; trainings, sizes and
-tuned twins stay those of the miniature suite, because no real ones can be had offline. Figures go to
+`python -m benchmarks studies [NAME...]`. Each is the same file with other models; trainings, sizes, tuned
+twins and models of images stay those of the miniature suite, because no real ones can be had offline. Figures go to
 docs/images, tables stay with the run.
 """
 
@@ -73,6 +73,7 @@ OWN: Final[dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]] = {
     "pruning": _pruned,
     "entropy-orders": dict,
     "theory": dict,
+    "vision": dict,
 }
 
 
