@@ -1,8 +1,8 @@
 """The studies of `studies/small` on real models, as docs/studies.md shows them.
 
 `python -m benchmarks studies [NAME...]`. Each is the same file with other models; trainings, sizes, tuned
-twins and models of images stay those of the miniature suite, because no real ones can be had offline. Figures go to
-docs/images, tables stay with the run.
+twins and models of images stay those of the miniature suite, because no real ones can be had offline.
+Figures go to docs/images, tables stay with the run.
 """
 
 from __future__ import annotations
