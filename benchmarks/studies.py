@@ -1,8 +1,8 @@
 """The studies of `studies/small` on real models, as docs/studies.md shows them.
 
-`python -m benchmarks studies [NAME...]`. Each is the same file with other models; trainings, sizes and
-tuned twins stay those of the miniature suite, because no real ones can be had offline. Figures go to
-docs/images, tables stay with the run.
+`python -m benchmarks studies`, or `main((NAME, ...))` for some. Each is the same file with other models;
+trainings, sizes and tuned twins stay those of the miniature suite, as no real ones can be had offline.
+Figures go to docs/images, tables stay with the run.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import yaml
 
 import layerscope
 from benchmarks.materials import READOUT_MODELS as MODELS
+from benchmarks.pictures import dinov2
 from benchmarks.tables import markdown
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -57,6 +58,17 @@ def _pruned(given: Mapping[str, Any]) -> dict[str, Any]:
     return found | {"models": models, "settings": settings | {"protect": [1, 1]}}
 
 
+def _with_dinov2(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the file with DINOv2-small beside its models, on fewer images, if packages gave it."""
+    found = dict(given)
+    if (folder := dinov2()) is not None:
+        models = [{"model": str(folder), "label": "DINOv2-small"}]
+        parts = [part | {"models": models} for part in given["parts"]]
+        parts[0] = parts[0] | {"settings": parts[0]["settings"] | {"limit": 100}}
+        found["parts"] = [*given["parts"], *parts]
+    return found
+
+
 ALL: Final = ("MiniLM", "MPNet base", "SmolLM2 135M", "Gemma 3 270M")
 OWN: Final[dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]] = {
     "architectures": _real(*ALL),
@@ -73,6 +85,7 @@ OWN: Final[dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]] = {
     "pruning": _pruned,
     "entropy-orders": dict,
     "theory": dict,
+    "vision": _with_dinov2,
 }
 
 

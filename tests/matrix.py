@@ -28,8 +28,8 @@ class Works:
     Attributes:
         cut: "yes", "one more" (transformers hands out the raw layer only before another block), "no".
         sentences: whether it is cut for sentence-transformers.
-        prune: "yes", "not 1" (the first block holds what the others need), "in memory" (blocks can be
-            skipped, but the command measures texts only), "no".
+        prune: "yes", "not 1" (the first block holds what the others need), "images" (yes, and the
+            command measures images), "no".
         cache: whether it writes the same text with and without its cache when blocks are skipped; None
             for encoders.
         doctor: whether all checks pass.
@@ -38,7 +38,7 @@ class Works:
 
     cut: Literal["yes", "one more", "no"] = "yes"
     sentences: bool = True
-    prune: Literal["yes", "not 1", "in memory", "no"] = "yes"
+    prune: Literal["yes", "not 1", "images", "no"] = "yes"
     cache: bool | None = None
     doctor: bool = True
     why: str = ""
@@ -73,8 +73,8 @@ WORKS: dict[str, Works] = {
     "bart": Works(sentences=False, why="it is saved with its decoder"),
     "mamba": Works(cache=True),
     "mamba2": Works(cache=True),
-    "dinov2": Works(sentences=False, prune="in memory", why="it reads images"),
-    "vit": Works(sentences=False, prune="in memory", why="it reads images"),
+    "dinov2": Works(sentences=False, prune="images", why="it reads images"),
+    "vit": Works(sentences=False, prune="images", why="it reads images"),
 }
 
 
@@ -112,8 +112,8 @@ def table() -> str:
         cells += [_word(row[each]) for each in COLUMNS]
         lines.append("| " + " | ".join([*cells, _why(row)]) + " |")
     for name, works in WORKS.items():
-        if works.prune == "in memory":
-            words = ("table", "yes, images", "yes", works.cut, "no", "in memory only", works.why)
+        if works.prune == "images":
+            words = ("table", "yes, images", "yes", works.cut, "no", "yes", works.why)
             lines.append("| " + " | ".join((f"`{name}`", *words)) + " |")
     return "\n".join(lines) + "\n"
 

@@ -101,11 +101,12 @@ PARAMETERS = {
     },
     "prune": {
         "model": "model", "rule": "one of", "budget": "budget", "data": "data", "run": "run or none",
-        "evaluate": "names", "task_data": "path or none",
+        "evaluate": "names", "task_data": "path or none", "images": "images",
         "tables": "tables", "perplexity": "texts or none", **SAVING, **LOADING,
     },
     "rank": {
         "models": "models", "data": "texts or none", "by": "one of", "scores": "tables", **SAVING,
+        "images": "images",
         "show_progress": "progress",
     },
     "correlate": {
@@ -117,6 +118,7 @@ PARAMETERS = {
         "run": "run", "rule": "one of or none", "rules": "rules", "tasks": "names or none",
         "convention": "one of or none", "seed": "natural", "resamples": "count",
         "prefer": "one of", "table": "table or none", "model": "model or none", "data": "data",
+        "images": "images",
         **LOADING,
     },
     "study": {"study": "study", **SAVING, "show_progress": "progress"},

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +21,8 @@ from torch import nn
 
 import layerscope
 from commands import run
+from layerscope.analysis.labels import row_vectors
+from layerscope.api.deciding import labelled_images
 from layerscope.data import images as images_module
 from layerscope.data.image_views import ImageViewConfig
 from layerscope.data.images import Images, Picture, read_images, rgb
@@ -30,6 +35,7 @@ from layerscope.models.loading import load
 from layerscope.models.modes import evaluating
 from layerscope.models.processing import read, special_tokens
 from layerscope.states.extract import Site, batches, extract, sites_of
+from layerscope.studies.store import StudyFolder
 from tiny import (
     UNKNOWN_VISION,
     UNUSUAL,
@@ -617,6 +623,15 @@ def test_the_vectors_that_are_scored_are_those_of_a_plain_call(tmp_path):
     assert rows["value"].tolist() == [pytest.approx(float((predicted == expected).mean()))]
 
 
+def test_a_table_of_images_gives_its_name_to_the_task(tmp_path):
+    folder = labelled(tmp_path / "animals")
+    rows = {"image": [str(path) for path in sorted(folder.rglob("*.png"))]}
+    rows["label"] = [Path(path).parent.name for path in rows["image"]]
+    table = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    table.to_parquet(tmp_path / "many.animals.parquet")
+    assert plan_of_images(tmp_path / "many.animals.parquet").name == "many.animals"
+
+
 def test_folders_named_train_and_test_are_kept_apart(tmp_path):
     labelled(tmp_path / "set" / "train", 12)
     labelled(tmp_path / "set" / "Val", 3)
@@ -656,12 +671,188 @@ def test_the_command_scores_a_folder_beside_its_scan(command, tmp_path):
     vision_model("vit").save_pretrained("small-vit")
     image_processor().save_pretrained("small-vit")
     given = ("small-vit", "--images", folder, "--out", "run")
-    assert command("scan", *given, "--metrics", "retrieval,prompt_entropy").code == 0
-    finished = command("evaluate", *given, "--probe", "knn")
-    assert finished.code == 0, finished.err
-    assert "animals" in finished.out
-    chosen = command("select", "run")
+    measured = ("--metrics", "retrieval,prompt_entropy")
+    said = [command("scan", *given, *measured, "--dry-run"), command("scan", *given, *measured)]
+    said += [
+        command("evaluate", *given, "--dry-run"),
+        command("evaluate", *given, "--probe", "knn"),
+    ]
+    said += [command("select", "run"), command("evaluate", *given[:3], "--out", "alone")]
+    for each in said:
+        assert each.code == 0, each.err
+        assert "images" in each.out
+        assert " text" not in each.out
+    assert "animals" in said[3].out
+
+
+def test_a_study_scans_and_scores_images(tmp_path):
+    folder = labelled(tmp_path / "animals")
+    vision_model("vit").save_pretrained(tmp_path / "small-vit")
+    image_processor().save_pretrained(tmp_path / "small-vit")
+    images = [{"images": "animals", "label": "Animals"}]
+    given = {
+        "models": ["small-vit"],
+        "parts": [
+            {"data": images, "settings": {"views": 0, "metrics": "prompt_entropy"}},
+            {"data": images, "command": "evaluate", "settings": {"probes": "knn"}},
+        ],
+        "plot": {"metric": ["prompt_entropy", "animals"]},
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(given))  # JSON is YAML
+    assert layerscope.study.plan(path, out=tmp_path / "out", workers=0).estimate().cells == 2
+    found = layerscope.study(path, out=tmp_path / "out", workers=0, show_progress=False)
+    assert not found.failures
+    table = found.table()
+    assert set(table["data"]) == {"Animals"}
+    assert set(table["metric"]) == {
+        "prompt_entropy", "mteb/animals/accuracy", "probe/animals/knn_accuracy",
+    }  # fmt: skip
+    place = StudyFolder(tmp_path / "out")
+    cell = place.cells()[0]
+    assert place.is_finished(cell, tmp_path)
+    later = time.time() + 5
+    os.utime(folder / "cat" / "1.png", (later, later))
+    assert not place.is_finished(cell, tmp_path)
+
+
+def saved(name: str) -> str:
+    """A model with its image processor in a folder of the same name here."""
+    vision_model(name).save_pretrained(name)
+    image_processor().save_pretrained(name)
+    return name
+
+
+def test_models_are_ranked_on_images(command, folder):
+    folder = labelled(folder.parent / "many")
+    given = ("rank", saved("vit"), saved("dinov2"), "--images", folder)
+    asked = command(*given, "--dry-run")
+    ordered = command(*given, "--out", "ranking")
+    for each in (asked, ordered):
+        assert each.code == 0, each.err
+        assert "images" in each.out
+        assert " texts" not in each.out.replace(str(folder), "")
+    again = command("rank", "ranking/vit", "dinov2", "--images", folder, "--out", "again")
+    assert again.code == 0, again.err
+    other = command("rank", "ranking/vit", "dinov2", "--images", labelled(Path("other"), 6))
+    assert other.code == 2
+    assert "was scanned on other images" in other.err
+    kept = command("rank", *given[1:4], Path("other"), "--out", "ranking", "--overwrite")
+    assert kept.code == 0, kept.err
+    refused = command("rank", "vit", "dinov2", "--images", folder, "--data", "sample")
+    assert "expected texts or images, got both" in refused.err
+    texts_given = command("rank", "vit", "dinov2", "--data", "sample")
+    assert "the model reads images and has no tokenizer" in texts_given.err
+
+
+def test_labelled_images_are_weighed_against_the_choice_without_labels(command):
+    folder = labelled(Path("animals"), 60)
+    given = ("scan", saved("vit"), "--images", folder, "--out", "run")
+    assert command(*given, "--metrics", "retrieval", "--layers", "0-4").code == 0
+    chosen = command("select", "run", "--images", folder, "--model", "vit")
     assert chosen.code == 0, chosen.err
+    assert "labelled rows of 'animals'" in chosen.out
+    assert " text" not in chosen.out
+    refused = command("select", "run", "--images", folder, "--table", "none.csv", "--model", "vit")
+    assert "expected a table or images, got both; leave table or images out" in refused.err
+    few = command("select", "run", "--images", labelled(Path("few"), 9), "--model", "vit")
+    assert "expected at least 50 labelled rows, got 9 in 'few'" in few.err
+    rows = labelled_images(folder)
+    settings = layerscope.load("run").record["settings"]
+    backbone = load("vit", images=True)
+    vectors = row_vectors(backbone, settings, rows, list(rows.pictures.values()))
+    images = [rows.pictures[key].load() for key in rows.texts]
+    with torch.no_grad():
+        pixels = image_processor()(images=images, return_tensors="pt")["pixel_values"]
+        states = backbone.model(pixels).last_hidden_state[:, 1:].mean(1).numpy()
+    assert np.allclose(vectors.first[4], states, atol=1e-5)
+    assert len(vectors.fitted_on[4]) == 120
+
+
+def test_a_model_of_images_is_pruned(command):
+    folder = labelled(Path("animals"), 24)
+    given = ("prune", saved("vit"), "--images", folder, "--budget", "1")
+    asked = command(*given, "--dry-run", "--table", folder, "--out", "smaller")
+    tried = ("--table", folder, "--draws", "2", "--heal", "on")
+    pruned = command(*given, *tried, "--out", "smaller")
+    for each in (asked, pruned):
+        assert each.code == 0, each.err
+        assert " text" not in each.out
+    assert "animals" in pruned.out
+    assert "Healed by linear maps" in pruned.out
+    small = hf.AutoModel.from_pretrained("smaller").eval()
+    assert small.config.num_hidden_layers == 3
+    record = json.loads(Path("smaller/layerscope.json").read_text())
+    assert record["data"]["kind"] == "images"
+    again = command("scan", "smaller", "--images", folder, "--metrics", "prompt_entropy")
+    assert again.code == 0, again.err
+
+
+def test_prunings_of_images_and_of_texts_do_not_go_together(tmp_path):
+    folder = labelled(tmp_path / "animals", 24)
+    given = {"tokenizer": image_processor(), "show_progress": False}
+    model = vision_model("vit")
+    with pytest.raises(InputError, match="STS17 is a task of texts; name tasks of images, or give"):
+        layerscope.prune(model, images=folder, evaluate="STS17", **given)
+    with pytest.raises(InputError, match="ViTModel reads images; measure it on images"):
+        layerscope.prune(model, data=texts(4), **given)
+    with pytest.raises(InputError, match="reads texts, images came"):
+        layerscope.prune(
+            tiny_model("bert"), images=folder, tokenizer=tiny_tokenizer(), show_progress=False
+        )
+
+
+def of_the_hub(root: Path, monkeypatch) -> None:
+    """Let mteb's CIFAR10 load images of three classes that lie here."""
+    from mteb.tasks.classification.eng.cifar import CIFAR10Classification
+
+    def split(part: str) -> datasets.Dataset:
+        paths = sorted(labelled(root / part, 60 if part == "train" else 24).rglob("*.png"))
+        names = sorted({path.parent.name for path in paths})
+        rows = {
+            "img": [str(path) for path in paths],
+            "label": [names.index(path.parent.name) for path in paths],
+        }
+        return datasets.Dataset.from_dict(rows).cast_column("img", datasets.Image())
+
+    def load_data(self, **_):
+        self.dataset = datasets.DatasetDict({part: split(part) for part in ("train", "test")})
+        self.data_loaded = True
+
+    monkeypatch.setattr(CIFAR10Classification, "load_data", load_data)
+
+
+def test_tasks_of_images_are_scored_by_mteb_without_torchvision(tmp_path, monkeypatch):
+    of_the_hub(tmp_path, monkeypatch)
+    given = {"tokenizer": image_processor(), "show_progress": False, "layers": "3,4"}
+    asked = layerscope.evaluate.plan(vision_model("vit"), "CIFAR10", **given).estimate()
+    assert (asked.forward_passes, asked.kind) == (60, "images")  # those to test on are among them
+    found = layerscope.evaluate(vision_model("vit"), "CIFAR10", probes="knn", **given)
+    assert set(found.scores().columns) == {"CIFAR10", "probe/CIFAR10/knn_accuracy"}
+    assert found.record["evaluation"]["encoded"]["texts"] == 60
+    assert found.record["evaluation"]["kind"] == "images"
+    # The same images as a folder, which mteb splits and samples alike.
+    folder = layerscope.evaluate(vision_model("vit"), images=tmp_path, probes="knn", **given)
+    probed = [each.scores().iloc[:, 1].tolist() for each in (found, folder)]
+    assert probed[0] == probed[1]
+
+
+def test_tasks_of_images_and_of_texts_do_not_go_together(tmp_path, monkeypatch):
+    of_the_hub(tmp_path, monkeypatch)
+    given = {"tokenizer": image_processor(), "show_progress": False}
+    with pytest.raises(
+        InputError, match="CIFAR10 are of images, STS17 are of texts; score them in"
+    ):
+        layerscope.evaluate(vision_model("vit"), "CIFAR10,STS17", **given)
+    (tmp_path / "CIFAR10").mkdir()
+    with pytest.raises(
+        InputError, match="CIFAR10 is a task of images; give local ones by --images"
+    ):
+        layerscope.evaluate(vision_model("vit"), "CIFAR10", task_data=tmp_path, **given)
+    with pytest.raises(
+        InputError, match="what can be scored are texts, of type .*, and images, of"
+    ):
+        layerscope.evaluate(vision_model("vit"), "CIFAR10ZeroShot", **given)
 
 
 def test_a_masked_autoencoder_is_not_cut(tmp_path):

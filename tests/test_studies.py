@@ -132,6 +132,20 @@ def test_a_label_changes_no_key_and_a_setting_does():
     assert labelled.labels["model"] == "1"
 
 
+def test_images_are_data_of_a_cell(tmp_path):
+    (tmp_path / "photos").mkdir()
+    text = "models: [one]\ndata: [sample, {images: photos, label: Photos, limit: 3}]\n"
+    words, photos = declared(text, tmp_path).cells
+    assert (words.images, photos.images, photos.data) == ("", "photos", "")
+    assert photos.settings == {"limit": 3, "images": "photos"}
+    assert photos.labels["data"] == "Photos"
+    assert str(photos) == "one, photos"
+    assert words.loads != photos.loads
+    (tmp_path / "photos" / "one.png").write_bytes(b"no image at all")
+    with pytest.raises(InputError, match=r"photos/one.png' is damaged"):  # a path beside the file
+        photos.plan(tmp_path)
+
+
 GRID = "models: [one]\ndata: [sample]\n"
 
 
@@ -154,6 +168,10 @@ GRID = "models: [one]\ndata: [sample]\n"
         ("models: [one]\ndata: []\n", "s.yaml: the grid has no cells; list models and data."),
         ("models: [5]\ndata: [sample]\n", "line 1: expected a name, or a mapping with model and perhaps"),
         ("models: [{model: one, dtpye: auto}]\ndata: a\n", "s.yaml, line 1: unknown key 'dtpye'"),
+        ("models: [one]\ndata: [{images: 5}]\n", "line 2: expected a name, or a mapping with data or"),
+        ("models: [one]\ndata: [{images: a, data: b}]\n", "line 2: expected a name, or a mapping with"),
+        ("models: [one]\ndata: [{images: a}]\ncommand: choices\n", "expected a name, or a mapping"),
+        (GRID + "settings: {images: a}\n", "s.yaml, line 3: unknown key 'images'"),
         (GRID + "command: scna\n", "s.yaml, line 3: unknown command 'scna'; did you mean 'scan'?"),
         (GRID + "command: evaluate\nperturbations: [none]\n", "line 4: evaluate has no perturb"),
         (GRID + "plot: {by: modle}\n", "s.yaml, line 3: unknown by 'modle'; did you mean 'model'"),

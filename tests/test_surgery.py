@@ -139,7 +139,7 @@ def test_blocks_of_two_kinds_keep_theirs():
 
 @pytest.mark.parametrize("name", VISION)
 def test_a_block_of_a_model_of_images_is_skipped(name):
-    assert WORKS[name].prune == "in memory"
+    assert WORKS[name].prune == "images"
     found = backbone_of(vision_model(name), None)
     before = states(found)
     assert_block_2_is_an_identity(found)

@@ -7,14 +7,16 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import transformers as hf
-from studies.testbed import models, text, tokens
+from studies.testbed import models, text, tokens, vision
 from studies.testbed.loop import Schedule, drawn, log_steps, train
 from studies.testbed.train import HERE, SEED, SUITE, Place, start
 
+from layerscope.data.images import read_images
 from layerscope.data.texts import read_texts
 
 PLACE = Place(HERE, all_steps=False)
@@ -72,7 +74,8 @@ def test_the_folder_holds_what_the_script_says_and_no_more():
     found = {
         path.parent.relative_to(HERE / "models") for path in HERE.glob("models/**/*.safetensors")
     }
-    assert found == {Path(name) / f"step{step}" for name, step in CHECKPOINTS}
+    seeing = {Path(name) / f"step{vision.STEPS}" for name in vision.OBJECTIVES}
+    assert found == seeing | {Path(name) / f"step{step}" for name, step in CHECKPOINTS}
     assert sum(p.stat().st_size for p in HERE.rglob("*") if "__pycache__" not in p.parts) <= LIMIT
 
 
@@ -105,8 +108,12 @@ def test_the_twin_continues_its_base_and_answers_questions_better():
 
 def test_the_curves_have_every_model_and_its_steps_in_order():
     table = pd.read_csv(HERE / "loss.csv")
-    assert set(table["model"]) == set(SUITE)
+    assert set(table["model"]) == set(SUITE) | set(vision.OBJECTIVES)
     for name, rows in table.groupby("model"):
+        if name in vision.OBJECTIVES:  # not all losses are in nats
+            assert rows["step"].iloc[-1] == vision.STEPS
+            assert rows["validation_loss"].iloc[-1] < rows["validation_loss"].iloc[0] / 1.5
+            continue
         steps = rows["step"].tolist()
         assert steps == sorted(set(steps))
         assert set(log_steps(LAST[str(name)])) <= set(steps)
@@ -191,7 +198,89 @@ def test_prose_is_paragraphs_without_marks():
     assert text.prose(f"Title\n=====\n\n{paragraph}\n\n{code}\n\n.. note:: {plain}") == [plain]
 
 
+# --- models of images ------------------------------------------------------------------------------
+
+
+def clothes() -> torch.Tensor:
+    given = read_images(vision.DATA, limit=8)
+    return torch.stack([torch.tensor(np.asarray(each.load()))[..., 0] for each in given.samples])
+
+
+@pytest.mark.parametrize("name", vision.OBJECTIVES)
+def test_every_model_of_images_loads_by_itself(name):
+    folder = PLACE.checkpoint(name, vision.STEPS)
+    model, processor = load_image_model(folder)
+    assert model.dtype == torch.float32
+    assert (folder / "model.safetensors").stat().st_size < 2.3 * model.num_parameters()
+    made = processor(
+        images=[each.load() for each in read_images(vision.DATA, limit=8).samples],
+        return_tensors="pt",
+    )["pixel_values"]
+    assert torch.allclose(made, vision.pixels_of(clothes()), atol=1e-6)
+    with torch.no_grad():
+        states = model(made, output_hidden_states=True).hidden_states
+    assert len(states) == vision.LAYERS + 1
+    assert all(state.isfinite().all() for state in states)
+
+
+def load_image_model(folder):
+    processor = hf.ViTImageProcessorPil.from_pretrained(folder)
+    return hf.AutoModel.from_pretrained(folder).eval(), processor
+
+
+@pytest.mark.parametrize("name", vision.OBJECTIVES)
+def test_the_autoregressive_model_alone_is_causal(name):
+    model, _ = load_image_model(PLACE.checkpoint(name, vision.STEPS))
+    pixels = vision.pixels_of(clothes())
+    changed = pixels.clone()
+    changed[:, :, 4:8, 8:12] = 0.3  # patch 10: row 1, column 2
+    with torch.no_grad():
+        both = [model(each, output_hidden_states=True) for each in (pixels, changed)]
+    for layer in range(1, vision.LAYERS + 1):
+        one, other = (each.hidden_states[layer] for each in both)
+        differs = (one != other).any(dim=2).any(dim=0)
+        causal = name == "vit-autoregressive"
+        assert differs[:10].any() == (not causal)  # the class token and the patches before
+        assert differs[10:].all()
+
+
+@pytest.mark.parametrize("name", vision.OBJECTIVES)
+def test_a_training_on_images_is_repeated_to_the_bit(name):
+    images, labels = clothes(), torch.arange(8)
+    ends = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        objective, saved = vision.OBJECTIVES[name](), []
+        order = drawn(torch.arange(8), 4, 4, seed=1)
+        records = train(
+            objective,
+            vision.batches(objective, images, labels, order, SEED),
+            Schedule(4, 1e-2, 1),
+            list(vision.batches(objective, images, labels, [torch.arange(8)], SEED)),
+            saved.append,
+            4,
+        )
+        assert saved == [0, 1, 2, 4]
+        ends.append([(record.train_loss, record.validation_loss) for record in records[1:]])
+    assert ends[0] == ends[1]
+
+
+def test_what_the_objectives_see():
+    pixels = vision.pixels_of(clothes())
+    views = vision.augmented(pixels, torch.Generator().manual_seed(0))
+    assert views.shape == pixels.shape
+    assert (views.amin() >= -1) & (views.amax() <= 1)
+    assert not torch.allclose(views, pixels, atol=0.1)
+    patches = vision.patches_of(pixels)
+    assert patches.shape == (8, 49, 16)
+    assert torch.allclose(patches.mean(-1), torch.zeros(8, 49), atol=1e-5)
+    masked = vision.Masked().batch(clothes(), torch.arange(8), torch.Generator().manual_seed(0))
+    assert (masked["masked"].sum(1) == 29).all()
+
+
 def test_what_is_missing_is_said(tmp_path):
+    with pytest.raises(SystemExit, match="install it with `apt-get install dataset-fashion-mnist`"):
+        vision.read_clothes(tmp_path, "train")
     with pytest.raises(
         SystemExit, match="is missing: install it with `apt-get install jargon-text`"
     ):

@@ -58,7 +58,7 @@ class Model:
 
 
 SUITE = {
-    "gpt-neox-64": Model(lambda: models.gpt_neox(64), (256, STEPS)),
+    "gpt-neox-64": Model(lambda: models.gpt_neox(64), (STEPS,)),
     "gpt-neox-32": Model(lambda: models.gpt_neox(32), (0, 1, 4, 16, 64, 256, 1024, STEPS)),
     "mamba-64": Model(lambda: models.mamba(64), (1024,), stop=1024),
     "modernbert-64": Model(lambda: models.modern_bert(64), (STEPS,), masked=True),
@@ -70,6 +70,14 @@ SUITE = {
     ),
     "gpt-neox-96": Model(lambda: models.gpt_neox(96), (STEPS,)),
 }
+
+
+def write_half(model: Any, folder: Path) -> None:
+    """Write a model: half precision on the disk, float32 when it is loaded."""
+    copy.deepcopy(model).half().save_pretrained(folder)
+    config = folder / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"}
+    config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -84,14 +92,11 @@ class Place:
         return self.folder / "models" / name / f"step{step}"
 
     def save(self, name: str, step: int, model: Any, tokenizer: Tokenizer) -> None:
-        """Write a checkpoint: half precision on the disk, float32 when it is loaded."""
+        """Write a checkpoint with its tokenizer."""
         if not self.all_steps and step not in SUITE[name].kept:
             return
         folder = self.checkpoint(name, step)
-        copy.deepcopy(model).half().save_pretrained(folder)
-        config = folder / "config.json"
-        settings = json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"}
-        config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_half(model, folder)
         tokens.write_tokenizer(tokenizer, folder, SUITE[name].masked)
 
 

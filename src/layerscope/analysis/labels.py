@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from layerscope.analysis.readouts import own_sites, texts_to_fit_on
+from layerscope.analysis.readouts import images_to_fit_on, own_sites, texts_to_fit_on
 from layerscope.config import Pooling
+from layerscope.data.images import Picture
 from layerscope.errors import InputError, UndefinedError
 from layerscope.metrics.labelled import left_out_right, rank_agreement
 from layerscope.metrics.readouts import Floats, Readout, fit
@@ -30,15 +31,17 @@ class LabelledRows:
 
     Attributes:
         name: of the table.
-        texts: of each row; of pairs the first ones.
+        texts: of each row; of pairs the first ones; keys of images.
         second: of pairs the second ones; None for texts with labels.
         values: (row,) codes of labels; of pairs how alike they are.
+        pictures: key -> image; empty for texts.
     """
 
     name: str
     texts: tuple[str, ...]
     values: Floats
     second: tuple[str, ...] | None = None
+    pictures: Mapping[str, Picture] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +76,7 @@ def row_vectors(
     backbone: Backbone,
     settings: Mapping[str, Any],
     rows: LabelledRows,
-    texts: Sequence[str],
+    texts: Sequence[str] = (),
     *,
     seed: int = 0,
     progress: Progress = silent,
@@ -84,7 +87,7 @@ def row_vectors(
         backbone: the model.
         settings: of the scan's record, in which the first token is decided.
         rows: the labels.
-        texts: without labels, on whose crops maps are fitted.
+        texts: without labels, on whose crops maps are fitted; of images it is they themselves.
         seed: of the crops.
         progress: called with the tokens that went through the model.
     """
@@ -92,12 +95,14 @@ def row_vectors(
     policy = TokenPolicy(**{name: settings[name] for name in names})
     pooling, prompt = Pooling(settings["pooling"]), str(settings.get("prompt") or "")
     sites = own_sites(backbone)
-    crops, _ = texts_to_fit_on(texts, seed)
+    cropped = {each.key: each for each in images_to_fit_on(list(rows.pictures.values()), seed)}
+    crops = list(cropped) or texts_to_fit_on(texts, seed)[0]
     with tempfile.TemporaryDirectory(prefix="layerscope-") as room:
         opened = open_bank(Path(room, "bank"), backbone, policy)
         source = BankEncoder(
-            backbone, opened, pooling, poolings=(pooling,), sites=sites, progress=progress
-        )
+            backbone, opened, pooling, poolings=(pooling,), sites=sites,
+            pictures={**rows.pictures, **cropped}, progress=progress,
+        )  # fmt: skip
 
         def read(given: Sequence[str]) -> Vectors:
             prompted = [prompt + text for text in given]

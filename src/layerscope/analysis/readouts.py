@@ -13,9 +13,10 @@ import numpy as np
 from layerscope.analysis.measure import Measurement, ViewSet
 from layerscope.analysis.plan import Prepared
 from layerscope.analysis.reduce import POOLED, key
-from layerscope.analysis.samples import ENOUGH, counted
+from layerscope.analysis.samples import CROPS_OF_IMAGES, ENOUGH, counted
 from layerscope.analysis.threads import one_thread
 from layerscope.config import Pooling
+from layerscope.data.images import Picture
 from layerscope.data.views import SpanConfig, SpanKind, ViewKind, view_kind, views_of
 from layerscope.errors import InputError, UndefinedError
 from layerscope.metrics.crop_retrieval import LEAST_TEXTS, CropRetrieval
@@ -277,6 +278,11 @@ def own_sites(backbone: Backbone) -> tuple[Site, ...]:
     depth = backbone.depth
     last = Site(depth, "final_norm") if backbone.final_norm is not None else Site(depth)
     return (*(Site(layer) for layer in range(depth)), last)
+
+
+def images_to_fit_on(pictures: Sequence[Picture], seed: int = 0) -> list[Picture]:
+    """Return both crops of each image, as a scan takes them."""
+    return views_of(pictures, CROPS_OF_IMAGES, 2, seed, lambda: None).made
 
 
 def texts_to_fit_on(texts: Sequence[str], seed: int = 0) -> tuple[list[str], str]:

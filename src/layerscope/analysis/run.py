@@ -32,7 +32,7 @@ from layerscope.data.texts import Texts
 from layerscope.data.tokens import TokenBatch
 from layerscope.errors import NonFiniteError, RunError
 from layerscope.models.backbone import Backbone, non_finite_states, weight_bytes
-from layerscope.results.display import in_words_of
+from layerscope.results.display import IMAGES, in_words_of
 from layerscope.results.folder import versions
 from layerscope.results.table import Run
 from layerscope.settings import ScanConfig
@@ -308,6 +308,7 @@ class Estimates:
         pass_seconds: time of the one pass, extrapolated from one batch by its tokens.
         memory_bytes: weights, one batch's states at one layer, and vectors waiting for the disk.
         disk_bytes: pooled vectors while the scan runs; the finished run is far smaller.
+        kind: what the texts are, texts or images.
     """
 
     texts: int
@@ -317,6 +318,7 @@ class Estimates:
     pass_seconds: float
     memory_bytes: int
     disk_bytes: int
+    kind: str = "texts"
 
 
 def estimate(backbone: Backbone, prepared: Prepared) -> Estimates:
@@ -347,6 +349,7 @@ def estimate(backbone: Backbone, prepared: Prepared) -> Estimates:
         pass_seconds=seconds * float(lengths[read].sum() / lengths[typical].sum()),
         memory_bytes=weights + states + min(vectors, StateStore.BUDGET),
         disk_bytes=vectors,
+        kind="texts" if prepared.texts[0].picture is None else IMAGES,
     )
 
 

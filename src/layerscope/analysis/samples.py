@@ -67,7 +67,7 @@ class Made:
 
 
 # Crops of an image that keep more of it overlap so far that the embeddings find most of them.
-_CROPS: Final = ImageViewConfig(kind="crops", smallest=0.1, largest=0.4)
+CROPS_OF_IMAGES: Final = ImageViewConfig(kind="crops", smallest=0.1, largest=0.4)
 
 
 def styles(settings: ScanConfig, *, images: bool = False) -> tuple[Style, ...]:
@@ -75,7 +75,7 @@ def styles(settings: ScanConfig, *, images: bool = False) -> tuple[Style, ...]:
     if images:
         kinds = {
             Augmentation.DEFAULT: ImageViewConfig(),
-            Augmentation.CROPS: _CROPS.changed(draws=settings.draws),
+            Augmentation.CROPS: CROPS_OF_IMAGES.changed(draws=settings.draws),
         }
         return tuple(kinds[kind] for kind in settings.augmentation)
     return tuple(_style(kind, settings) for kind in settings.augmentation)

@@ -15,6 +15,7 @@ from layerscope.api.common import (
     Data,
     Labelled,
     Model,
+    Pictures,
     Tokenizer,
     loaded,
     refuse_other_model,
@@ -31,8 +32,10 @@ from layerscope.decisions.readouts import Preference
 from layerscope.decisions.rules import RULES, Rule
 from layerscope.decisions.select import Selection, decide
 from layerscope.errors import InputError
-from layerscope.evaluation.tables import read_table
+from layerscope.evaluation.images import table_of_images
+from layerscope.evaluation.tables import Table, read_table
 from layerscope.models.backbone import Backbone
+from layerscope.results.display import in_words_of
 from layerscope.results.foreign import from_long, read_long
 from layerscope.results.table import Run, load_run
 from layerscope.settings import ModelOptions
@@ -57,6 +60,7 @@ def select(
     resamples: Count = 1000,
     prefer: Preference = "quality",
     table: Labelled | None = None,
+    images: Pictures | None = None,
     model: Model | None = None,
     tokenizer: Tokenizer = None,
     data: Data = "sample",
@@ -81,6 +85,8 @@ def select(
         prefer: "quality", or "cheap" for the readout of the lowest layer within noise of the best.
         table: 50 labelled rows or more: a file, folder or table in Python with texts and labels, or two
             texts and a score or label.
+        images: labelled images in place of a table, as for `evaluate`, of a scan of images. Maps are
+            fitted on crops of the same images, whose labels they do not see.
         model: that was scanned, which reads the table; by default what the run names.
         tokenizer: of a loaded model, which needs it.
         data: texts without labels that maps are fitted on, best those of the scan.
@@ -97,18 +103,21 @@ def select(
         given, rule, rules=rules, tasks=tasks, convention=convention, seed=seed,
         resamples=resamples, prefer=prefer,
     )  # fmt: skip
-    if table is None:
+    if table is None and images is None:
         return found
+    if table is not None and images is not None:
+        raise InputError("expected a table or images, got both; leave table or images out.")
     if given.readouts is None or found.readout is None:
         raise InputError(
             "labels are weighed against readouts, which this run has not compared; scan again with "
             "crops, and leave --rule out."
         )
-    rows = labelled_rows(table)
+    rows = labelled_rows(table) if images is None else labelled_images(images)
     refuse_tokenizer(model, tokenizer)
-    texts = texts_of(data).texts
+    texts = texts_of(data).texts if images is None else ()
     with shown_progress(show_progress) as progress:
-        backbone = _scanned_model(given, model, tokenizer, options, progress)
+        sees = images is not None
+        backbone = _scanned_model(given, model, tokenizer, options, progress, images=sees)
         vectors = row_vectors(
             backbone, given.record["settings"], rows, texts, seed=seed, progress=progress
         )
@@ -117,19 +126,19 @@ def select(
         )
     pairs = rows.second is not None
     labels = choose_with_labels(scored, found.readout, pairs=pairs, seed=seed, resamples=resamples)
-    return replace(found, labels=labels)
+    return replace(found, labels=in_words_of(given.record, labels))
 
 
 def _scanned_model(
-    run: Run, model: Any, tokenizer: Any, options: ModelOptions, progress: Progress
+    run: Run, model: Any, tokenizer: Any, options: ModelOptions, progress: Progress, *, images: bool
 ) -> Backbone:
     """Load the model that was scanned, by the name that the run has for it if none is given."""
     if model is not None:
-        backbone = loaded(model, tokenizer, options, progress)
+        backbone = loaded(model, tokenizer, options, progress, images=images)
     else:
         name = str(run.record["model"]["name"])
         try:
-            backbone = loaded(name, tokenizer, options, progress)
+            backbone = loaded(name, tokenizer, options, progress, images=images)
         except InputError as error:
             raise InputError(
                 f"the model {name!r} that the run names cannot be loaded ({error}) Name it by --model."
@@ -141,13 +150,23 @@ def _scanned_model(
 LEAST_ROWS: Final = 50
 
 
+def labelled_images(given: Any) -> LabelledRows:
+    """Return labelled images as rows, their splits joined.
+
+    Raises:
+        InputError: they cannot be read, have fewer than two classes, or are too few.
+    """
+    table, pictures = table_of_images(given)
+    return replace(labelled_rows(table), pictures=pictures)
+
+
 def labelled_rows(given: Any) -> LabelledRows:
     """Return the rows of a labelled table, its splits joined.
 
     Raises:
         InputError: it cannot be read, is of another kind than labels or pairs, or is too short.
     """
-    table = read_table(given)
+    table = given if isinstance(given, Table) else read_table(given)
     if table.kind not in ("Classification", "PairClassification", "STS"):
         raise InputError(
             f"expected texts with labels, or pairs with a score or label, got a {table.kind} in "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import ChainMap
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ from layerscope.evaluation.run import (
 from layerscope.evaluation.tasks import TaskPlan, resolve
 from layerscope.models.backbone import Backbone
 from layerscope.models.serving import as_served
+from layerscope.results.display import IMAGES
 from layerscope.results.folder import RunFolder
 from layerscope.results.table import RECORD_FILE, TASK, Run, load_run
 from layerscope.settings import EvaluateConfig, ModelOptions
@@ -107,7 +109,7 @@ class EvaluationPlan:
         return self.bank or (self.place.path / BANK if self.place else None)
 
     def _loaded(self, progress: Progress) -> Backbone:
-        images = any(plan.pictures for plan in self.tasks)
+        images = any(plan.sees for plan in self.tasks)
         return loaded(self.model, self.tokenizer, self.options, progress, images=images)
 
     def estimate(self) -> EvaluationEstimates:
@@ -200,6 +202,7 @@ def evaluate(
         else:
             _refuse_of_texts(chosen, bool(_names(tasks) or tables))
             plans = (plan_of_images(images),)
+    _refuse_both(plans)
     refuse_nothing_to_probe(plans, chosen)
     place = RunFolder(Path(out), overwrite) if out is not None else None
     if place:
@@ -230,6 +233,19 @@ def _refuse_of_texts(settings: EvaluateConfig, tasks: bool) -> None:
         raise InputError(f"{' and '.join(wrong)} are of texts; leave them out, or the images.")
 
 
+def _refuse_both(plans: Sequence[TaskPlan]) -> None:
+    """Refuse tasks of images beside tasks of texts, which no one model reads.
+
+    Raises:
+        InputError: there are both.
+    """
+    names = {sees: ", ".join(p.name for p in plans if p.sees == sees) for sees in (True, False)}
+    if all(names.values()):
+        raise InputError(
+            f"{names[True]} are of images, {names[False]} are of texts; score them in two runs."
+        )
+
+
 def _evaluated(
     backbone: Backbone,
     plans: Sequence[TaskPlan],
@@ -252,13 +268,15 @@ def _evaluated(
     if base is not None and place is not None and not place.overwrite:
         refuse_other_run(base, backbone.info, decided.deciding(), str(place.path))
         known = known_scores(base, plans)
+    # Those of a task of mteb are known once it is built, so they are looked up in the plans.
+    pictures = ChainMap(*[plan.pictures for plan in plans])
     source = BankEncoder(
         backbone,
         opened,
         decided.pools,
         poolings=decided.bank_poolings,
         batch_tokens=decided.batch_tokens,
-        pictures={key: each for plan in plans for key, each in plan.pictures.items()},
+        pictures=pictures,
         progress=progress,
     )
     sites = sites_of(backbone, decided.layers)
@@ -274,7 +292,7 @@ def _evaluated(
         backbone, scorable, sites, decided, opened.policy, parts=parts, progress=progress
     )
     seconds = time.perf_counter() - started
-    evaluation = {
+    evaluation: dict[str, Any] = {
         "settings": decided.deciding(),
         "first_token_ratio": opened.first_token_ratio,
         "encoded": source.encoded.as_dict(),
@@ -289,6 +307,8 @@ def _evaluated(
         },
         "notes": [*notes, *source.notes],
     }
+    if any(plan.sees for plan in plans):
+        evaluation["kind"] = IMAGES
     return merged(base, plans, outcome, backbone.info.as_dict(), evaluation, probes)
 
 

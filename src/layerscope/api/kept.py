@@ -63,7 +63,7 @@ def _does_not_fit(folder: Path | None, reason: str) -> InputError:
 def _misfit(run: Run, model: str, texts: Texts, settings: ScanConfig, folder: Path) -> str:
     """Return why a finished scan cannot serve, "" if only its model can tell."""
     if run.record.get("data", {}).get("fingerprint") != texts.fingerprint:
-        return "is of other texts"
+        return f"is of other {texts.noun}"
     # The source may cut texts sooner than the settings: that shows once it is loaded.
     names = [name for name in LEFT_OPEN if name != "max_length"]
     if reason := _other_settings(run, settings, (*names, "non_finite", "seed", "alpha")):

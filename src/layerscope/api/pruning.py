@@ -13,18 +13,21 @@ from layerscope.analysis.plan import refuse_impossible
 from layerscope.api.common import (
     Data,
     Model,
+    Pictures,
     Tables,
     Tasks,
     Tokenizer,
     loaded,
     refuse_other_model,
     refuse_tokenizer,
+    samples_of,
     texts_of,
 )
 from layerscope.api.deciding import RunLike, run_of
 from layerscope.api.keywords import PruneSettings
 from layerscope.api.plans import ShowProgress, command, part, shown_progress
 from layerscope.config import AnyPath, Exactly, Flag, Kind
+from layerscope.data.images import Images
 from layerscope.data.texts import Texts
 from layerscope.decisions import prune as prune_module
 from layerscope.decisions.prune import Rule
@@ -60,7 +63,7 @@ class PruningPlan:
         model: to load, or loaded.
         asked: rule, budgets and how they are tried.
         config: how blocks are chosen and saved.
-        texts: to measure on, and to compare a saved model on.
+        texts: to measure on, and to compare a saved model on; or images.
         scanned: a scan in place of measuring, or None.
         place: folder for the smaller model, or None.
         overwrite: whether a model that layerscope saved there may be replaced.
@@ -104,9 +107,11 @@ class PruningPlan:
             return replace(found, pushed=address)
 
     def _ready(self, progress: Progress) -> ReadyPruning:
+        sees = isinstance(self.texts, Images)
         backbone, said = _loaded(
-            self.model, self.tokenizer, self.options, progress, head=self.config.head
-        )
+            self.model, self.tokenizer, self.options, progress,
+            head=self.config.head and not sees, images=sees,
+        )  # fmt: skip
         if self.scanned is not None:
             refuse_other_model(self.scanned, backbone)
         settings, notes = as_served(self.asked.settings, backbone.serving)
@@ -129,6 +134,7 @@ def prune(
     config: Exactly[PruneConfig] | None = None,
     *,
     data: Data = "sample",
+    images: Pictures | None = None,
     run: RunLike | None = None,
     out: AnyPath | None = None,
     overwrite: Flag = False,
@@ -152,6 +158,8 @@ def prune(
             those that mean the same number are one.
         config: the settings as one object; single settings below change it.
         data: texts to measure the model on; also what a saved model is compared on.
+        images: in place of `data`, for a model of images, as for `scan`; `tables` are then labelled
+            images, as for `evaluate`.
         run: a finished scan of this model in place of measuring it.
         out: folder for the smaller model; None saves none.
         overwrite: whether a model that layerscope saved in `out` may be replaced.
@@ -181,7 +189,7 @@ def prune(
     asked = PruneRequest(
         rule=named_rule(rule), budgets=listed_budgets(budget), protect=chosen.protect,
         scheme=chosen.scheme, heal=chosen.heal, draws=chosen.draws,
-        plans=tasks_of(evaluate, task_data, tables),
+        plans=tasks_of(evaluate, task_data, tables, images=images is not None),
         held_out=None if held_out is None else tuple(held_out),
         settings=EvaluateConfig(
             **{name: getattr(chosen, name) for name in (*VectorConfig.model_fields, "seed")}
@@ -189,7 +197,7 @@ def prune(
         seed=chosen.seed,
     )  # fmt: skip
     given = None if run is None else run_of(run)
-    texts = texts_of(data, which, chosen.seed)
+    texts = samples_of(data if images is None else None, images, which, chosen.seed)
     if given is not None:
         prune_module.refuse_lacking(asked.rule, given)
     elif asked.rule.reads:
@@ -223,10 +231,11 @@ def _loaded(
     progress: Progress,
     *,
     head: bool,
+    images: bool,
 ) -> tuple[Backbone, list[str]]:
     """Load the model with its head if it has one, and return what to say of that."""
     if isinstance(model, nn.Module) or not head:
-        return loaded(model, tokenizer, options, progress), []
+        return loaded(model, tokenizer, options, progress, images=images), []
     progress("loading the model", 0, 1)
     if loading.holds_head(model, options):
         return loaded(model, tokenizer, options, progress, head=True), []

@@ -16,8 +16,10 @@ from layerscope.analysis.plan import refuse_impossible
 from layerscope.analysis.run import Estimates
 from layerscope.api.common import (
     Data,
+    Pictures,
     Result,
     loaded,
+    samples_of,
     texts_of,
 )
 from layerscope.api.kept import kept_scan, still_fits
@@ -33,7 +35,8 @@ from layerscope.data.files import (
     write_atomically,
     write_json,
 )
-from layerscope.data.texts import Texts, TextSource
+from layerscope.data.images import Images
+from layerscope.data.texts import Texts
 from layerscope.decisions.agreement import Scored, of_frame, read_scores
 from layerscope.decisions.predictors import check_comparable, needed, predictor
 from layerscope.decisions.rank import Ranking, rank_runs, refuse_lacking
@@ -94,7 +97,7 @@ class RankingPlan:
 
     Attributes:
         models: what is to be done with each.
-        texts: to scan on; None where every model is scanned.
+        texts: to scan on, or images; None where every model is scanned.
         config: the settings of every scan.
         by: the predictor to order by.
         scores: known scores.
@@ -114,6 +117,10 @@ class RankingPlan:
     options: ModelOptions | None = None
     show_progress: bool | Progress = True
 
+    def _loaded(self, each: Planned, progress: Progress) -> Backbone:
+        images = isinstance(self.texts, Images)
+        return loaded(each.model, None, self.options, progress, images=images)
+
     def estimate(self) -> tuple[tuple[str, Estimates | None], ...]:
         """Return what the scan of each model would take, None for one that is scanned already."""
         with shown_progress(self.show_progress) as progress:
@@ -122,7 +129,7 @@ class RankingPlan:
     def _estimated(self, each: Planned, progress: Progress) -> Estimates | None:
         if each.run or self.texts is None:
             return None
-        backbone = loaded(each.model, None, self.options, progress)
+        backbone = self._loaded(each, progress)
         if self._keeps(each, backbone):
             return None
         return ScanPlan(backbone, self.texts, self.config, show_progress=progress).estimate()
@@ -137,7 +144,8 @@ class RankingPlan:
         """Scan the models that are not scanned yet, put them in order, and save the ranking."""
         seed, resamples = self.config.seed, self.config.resamples
         with shown_progress(self.show_progress) as progress, _claimed(self.place, self.overwrite):
-            _refuse_unloadable(self.models, self.options, progress)
+            sees = isinstance(self.texts, Images)
+            _refuse_unloadable(self.models, self.options, progress, images=sees)
             found = rank_runs(
                 self._runs(progress), self.by,
                 tables=list(self.scores), seed=seed, resamples=resamples,
@@ -162,7 +170,7 @@ class RankingPlan:
         todo = [place for place in range(len(models)) if place not in found]
         for place in sorted(todo, key=lambda place: models[place].kept is None):
             counted = _counted(progress, f"{place + 1}/{len(models)} ")
-            backbone = loaded(models[place].model, None, self.options, counted)
+            backbone = self._loaded(models[place], counted)
             identity = _identity(backbone.info.as_dict())
             if identity in seen:
                 raise InputError(f"expected each model once, got {backbone.info.name!r} twice.")
@@ -185,6 +193,7 @@ def rank(
     data: Data | None = None,
     config: Exactly[RankConfig] | None = None,
     *,
+    images: Pictures | None = None,
     by: Text = DEFAULT_PREDICTOR,
     scores: Annotated[Scores | Sequence[Scores], To(Listed[Scores])] = (),
     out: AnyPath | None = None,
@@ -192,13 +201,14 @@ def rank(
     show_progress: ShowProgress = True,
     **settings: Unpack[RankSettings],
 ) -> RankingPlan:
-    """Return models in order, without labels, by what is measured on the same texts.
+    """Return models in order, without labels, by what is measured on the same texts or images.
 
     Args:
         models: hub ids, local folders, GGUF files, `SentenceTransformer` objects, and scans of the
             same texts (folders, or what `scan` returned), in any mixture.
         data: the texts, as for `scan`; nothing where all models are scanned already.
         config: the settings as one object; single settings below change it.
+        images: in place of `data`, for models of images, as for `scan`.
         by: the predictor to order by (`decisions.predictors.PREDICTORS`, or width, depth, parameters);
             it alone is measured, besides those of the setting `also`.
         scores: known task scores besides those in the scans: tables with the columns model, score and
@@ -227,7 +237,15 @@ def rank(
     tables = tuple(_scored(each) for each in _several(scores))
     place = None if out is None else Path(out)
     _refuse_finished(place, overwrite)
-    texts, planned = _planned(models, data, which, chosen, place, overwrite=overwrite)
+    given = _several(models)
+    _refuse_models(given)
+    finished = [_finished(each) for each in given]
+    runs = [(_word(each), run) for each, run in zip(given, finished, strict=True) if run]
+    check_comparable(runs)
+    texts = None
+    if len(runs) < len(given) or data is not None or images is not None:
+        texts = samples_of(data, images, which, chosen.seed)
+    planned = _planned(given, finished, texts, chosen, place, overwrite=overwrite)
     refuse_lacking([(each.given, each.run) for each in planned if each.run], ordering)
     return RankingPlan(
         tuple(planned), texts, chosen, by, tables, place, overwrite, options, show_progress
@@ -279,23 +297,18 @@ def _refuse_finished(place: Path | None, overwrite: bool) -> None:
 
 
 def _planned(
-    models: Model | Sequence[Model],
-    data: TextSource | None,
-    which: ReadingConfig,
+    given: Sequence[Model],
+    finished: Sequence[Run | None],
+    texts: Texts | None,
     settings: ScanConfig,
     place: Path | None,
     *,
     overwrite: bool,
-) -> tuple[Texts | None, list[Planned]]:
-    """Return the texts, if any model is to be scanned on them, and what is to be done with each."""
-    given = _several(models)
-    _refuse_models(given)
-    finished = [_finished(each) for each in given]
+) -> list[Planned]:
+    """Return what is to be done with each model; without texts all are scanned already."""
     runs = [(_word(each), run) for each, run in zip(given, finished, strict=True) if run]
-    check_comparable(runs)
-    if len(runs) == len(given) and data is None:
-        return None, [Planned(name, run) for name, run in runs]
-    texts = texts_of(data, which, settings.seed)
+    if texts is None:
+        return [Planned(name, run) for name, run in runs]
     check_comparable(runs, texts.fingerprint)
     if len(runs) < len(given):
         refuse_impossible(settings, texts)
@@ -319,7 +332,7 @@ def _planned(
     check_comparable(
         [(each.given, run) for each in planned if (run := each.run or each.kept)], texts.fingerprint
     )
-    return texts, planned
+    return planned
 
 
 def _refuse_models(given: Sequence[Model]) -> None:
@@ -394,7 +407,11 @@ def _folder_names(models: Sequence[Any]) -> dict[str, str]:
 
 
 def _refuse_unloadable(
-    planned: Sequence[Planned], options: ModelOptions | None, progress: Progress
+    planned: Sequence[Planned],
+    options: ModelOptions | None,
+    progress: Progress,
+    *,
+    images: bool,
 ) -> None:
     """Refuse what cannot be loaded before any pass, without reading a weight.
 
@@ -406,7 +423,7 @@ def _refuse_unloadable(
         return
     for number, each in enumerate(wanted):
         progress("checking the models", number, len(wanted))
-        models_module.refuse_unloadable(each.given, options)
+        models_module.refuse_unloadable(each.given, options, images=images)
     progress("checking the models", len(wanted), len(wanted))
 
 

@@ -21,6 +21,7 @@ from layerscope.cli.options import (
     Debug,
     DryRun,
     Given,
+    Images,
     Json,
     Model,
     Quiet,
@@ -46,6 +47,8 @@ Example:
     layerscope prune ./my-model --budget 0.15 --data notes.csv --column text --out out/
 
     layerscope prune ./my-model --rule gfmi --budget 0.1,0.2 --evaluate STSBenchmark
+
+    layerscope prune facebook/dinov2-small --images photos --table labelled-photos
 """
 
 
@@ -61,6 +64,7 @@ def prune(
     data: Annotated[
         str, typer.Option(help="Texts to measure the blocks on, and to compare on.")
     ] = "sample",
+    images: Images = None,
     run: Annotated[
         Path | None, typer.Option(help="A scan of this model to go by  [default: scan --data]")
     ] = None,
@@ -75,7 +79,10 @@ def prune(
     ] = None,
     table: Annotated[
         list[str] | None,
-        typer.Option(help="A labelled table to try it on (FILE or FILE:kind); may be repeated."),
+        typer.Option(
+            help="A labelled table to try it on (FILE or FILE:kind), or labelled images with --images; "
+            "may be repeated."
+        ),
     ] = None,
     perplexity: Annotated[
         str | None,
@@ -102,6 +109,7 @@ def prune(
     arguments: dict[str, Any] = {
         **settings,
         "data": data,
+        "images": images,
         "run": run,
         "out": out,
         "overwrite": overwrite,
@@ -146,21 +154,21 @@ def _print_estimate(found: PruningEstimates, as_json: bool) -> None:
 
 def _print(found: Pruning) -> None:
     from layerscope.render import models
+    from layerscope.results.display import in_words_of
 
-    print_view(
-        models.pruning_view(
-            found.rule,
-            found.outcomes,
-            model=f"{found.model['name']}, {found.model['blocks']} blocks",
-            scheme=found.scheme,
-            kinds=found.kinds,
-            eligible=found.eligible,
-            costs=found.costs,
-            shipped=found.shipped,
-            usage=found.usage,
-            notes=found.notes,
-        )
+    view = models.pruning_view(
+        found.rule,
+        found.outcomes,
+        model=f"{found.model['name']}, {found.model['blocks']} blocks",
+        scheme=found.scheme,
+        kinds=found.kinds,
+        eligible=found.eligible,
+        costs=found.costs,
+        shipped=found.shipped,
+        usage=found.usage,
+        notes=found.notes,
     )
+    print_view(in_words_of(found.record, view))
 
 
 def _facts(found: Pruning) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from layerscope.cli.options import (
     Debug,
     DryRun,
     Given,
+    Images,
     Json,
     Quiet,
     Threads,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from layerscope.decisions.rank import Ranking
 
 _EXAMPLE = """
-Order models without labels, by what is measured on the same texts.
+Order models without labels, by what is measured on the same texts or images.
 
 Example:
 
@@ -61,6 +62,7 @@ def rank(
             help="Texts, as for scan  [default: sample, or what the given scans were made on]"
         ),
     ] = None,
+    images: Images = None,
     by: Annotated[
         str,
         typer.Option(
@@ -94,12 +96,13 @@ def rank(
     *,
     settings: Given,
 ) -> None:
-    """Order models without labels, by what is measured on the same texts."""
+    """Order models without labels, by what is measured on the same texts or images."""
     Failures.debug = debug
     if len(models) < 2:  # before anything heavy is imported
         raise few_models(models)
     arguments: dict[str, Any] = {
         **settings,
+        "images": images,
         "by": by,
         "scores": scores or (),
         "overwrite": overwrite,
@@ -140,8 +143,10 @@ def _found(
         from layerscope import api
 
         only_runs = all(api.is_run(model) for model in models)
-        texts = data if data is not None or only_runs else "sample"
-        folder = out if out is not None or texts is None else api.default_folder("rank", texts)
+        images = arguments["images"]
+        texts = data if data is not None or images is not None or only_runs else "sample"
+        named = texts or images
+        folder = out if out is not None or named is None else api.default_folder("rank", named)
         Failures.folder = folder
         if progress:
             progress("starting", 1, 1)

@@ -60,9 +60,13 @@ def select(
         str | None,
         typer.Option(help="50 labelled rows or more, weighed against the choice without labels."),
     ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(help="Labelled images in place of --table, as for evaluate."),
+    ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="That was scanned, to read --table  [default: as the run names it]"),
+        typer.Option(help="The one that was scanned  [default: as the run names it]"),
     ] = None,
     data: Annotated[
         str, typer.Option(help="Texts that maps are fitted on for --table: those of the scan.")
@@ -80,7 +84,7 @@ def select(
 ) -> None:
     """Say which layer to use, without labels."""
     Failures.debug = debug
-    if table is not None:
+    if table is not None or images is not None:
         calm_libraries(threads)
     from layerscope import api
     from layerscope.render import charts, matplotlib
@@ -98,6 +102,7 @@ def select(
         seed=seed,
         resamples=resamples,
         table=table,
+        images=images,
         model=model,
         data=data,
         show_progress=not as_json,

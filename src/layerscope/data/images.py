@@ -140,13 +140,13 @@ def _found(source: Any, column: str | None, split: str | None) -> tuple[str, Fou
         if path.suffix.lower() in SUFFIXES and path.is_file():
             refuse_options(str(path), column=column, split=split)
             return str(path), iter([(_of_file(path), None)])
-        return str(source), _of_dataset(_table(path, split), column, str(source))
+        return str(source), of_dataset(_table(path, split), column, str(source))
     kind = type(source).__name__
     if hasattr(source, "features") and hasattr(source, "cast_column"):
         refuse_options(kind, split=split)
-        return kind, _of_dataset(source, column, kind)
+        return kind, of_dataset(source, column, kind)
     if isinstance(source, Mapping):  # a `datasets.DatasetDict`
-        return kind, _of_dataset(source[choose_split(split, list(source), kind)], column, kind)
+        return kind, of_dataset(source[choose_split(split, list(source), kind)], column, kind)
     refuse_options(kind, column=column, split=split)
     if isinstance(source, Image.Image | bytes) or not isinstance(source, Iterable):
         raise InputError(
@@ -211,7 +211,12 @@ def _table(path: Path, split: str | None) -> Any:
     return load_hub_dataset(str(path), split)
 
 
-def _of_dataset(data: Any, column: str | None, name: str) -> Found:
+def of_dataset(data: Any, column: str | None, name: str) -> Found:
+    """Yield the images of a column of a `datasets.Dataset` with their labels; its rows stay on disk.
+
+    Raises:
+        InputError: no such column, or a row without an image.
+    """
     import datasets
 
     if not hasattr(data, "__len__"):

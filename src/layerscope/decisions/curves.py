@@ -217,6 +217,9 @@ def labels(measures: Iterable[MeasureKey]) -> dict[MeasureKey, str]:
     >>> keys = [MeasureKey("dime", "", views) for views in ("characters p=0.3", "crops of 20 words")]
     >>> list(labels(keys).values()), list(labels(keys[:1]).values())
     (['dime, characters', 'dime, crops'], ['dime'])
+    >>> keys = [MeasureKey("dime", "", views) for views in ("augmented images", "crops of images")]
+    >>> list(labels(keys).values())
+    ['dime, augmented images', 'dime, crops']
     """
     kept = list(measures)
     words = [measure.words for measure in kept]
@@ -233,7 +236,8 @@ def labels(measures: Iterable[MeasureKey]) -> dict[MeasureKey, str]:
 
 def _word_of(perturbation: str) -> str:
     kind = view_kind(perturbation)
-    return perturbation if kind is ViewKind.OTHER else str(kind)
+    altered = kind is ViewKind.CHARACTERS and not perturbation.startswith(kind)  # images
+    return perturbation if altered or kind is ViewKind.OTHER else str(kind)
 
 
 def _flat(record: Association | Summary) -> dict[str, object]:

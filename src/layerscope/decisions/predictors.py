@@ -13,6 +13,7 @@ import pandas as pd
 
 from layerscope.errors import InputError, unknown_name
 from layerscope.metrics.catalogue import measure
+from layerscope.results.display import in_words_of
 from layerscope.results.table import BLOCK, FINAL_NORM, Run
 from layerscope.settings import DEFAULT_PREDICTOR, Convention
 
@@ -245,19 +246,21 @@ def check_comparable(runs: Sequence[tuple[str, Run]], fingerprint: str | None = 
                 f"expected a scan in {given!r}, found none; make it with layerscope scan."
             )
         if fingerprint is not None and run.record["data"]["fingerprint"] != fingerprint:
-            raise InputError(
-                f"{given!r} was scanned on other texts ({_texts(run)}) than those of --data "
-                f"({fingerprint}); models are compared on the same texts only, so give the same file "
-                "with the same --column, --limit and --seed."
+            said = (
+                f"was scanned on other texts ({_texts(run)}) than those given ({fingerprint}); models "
+                "are compared on the same texts only, so give the same ones with the same --column, "
+                "--limit and --seed."
             )
+            raise InputError(f"{given!r} {in_words_of(run.record, said)}")
     for given, run in runs[1:]:
         first, reference = runs[0]
         if run.record["data"]["fingerprint"] != reference.record["data"]["fingerprint"]:
-            raise InputError(
-                f"{first!r} and {given!r} were scanned on different texts ({_texts(reference)}; "
-                f"{_texts(run)}); models are compared on the same texts only, so scan them again on "
-                "the same file with the same --limit and --seed."
+            said = (
+                f"were scanned on different texts ({_texts(reference)}; {_texts(run)}); models are "
+                "compared on the same texts only, so scan them again on the same ones with the same "
+                "--limit and --seed."
             )
+            raise InputError(f"{first!r} and {given!r} {in_words_of(run.record, said)}")
         _check_settings(first, reference, given, run)
 
 

@@ -29,7 +29,7 @@ from layerscope.decisions.predictors import (
     predictor,
 )
 from layerscope.errors import InputError, few_models
-from layerscope.results.display import Displayed
+from layerscope.results.display import Displayed, in_words_of
 from layerscope.results.table import Run
 from layerscope.settings import DEFAULT_PREDICTOR
 
@@ -40,7 +40,7 @@ class Ranking(Displayed):
 
     Attributes:
         by: the name of the predictor of the ranking.
-        data: name, fingerprint and number of the texts.
+        data: name, fingerprint and number of the texts, and their kind where they are images.
         models: in order of the predictor.
         orders: by the name of each predictor that a run has, the models' places in its order.
         scores: of the models on tasks, if known.
@@ -171,7 +171,11 @@ def rank_runs(
     named = {model.name: model for model in models}
     ordered = tuple(named[place.model] for place in orders[chosen.name])
     agreements = () if scores is None else _agreements(named, scores, seed, draws)
-    data = {name: runs[0][1].record["data"].get(name) for name in ("name", "fingerprint", "texts")}
+    record = runs[0][1].record
+    data = {name: record["data"].get(name) for name in ("name", "fingerprint", "texts")}
+    if "kind" in record["data"]:
+        data["kind"] = record["data"]["kind"]
+    notes = _notes(ordered, orders, chosen, scores, len(agreements) - 1)
     return Ranking(
         by=chosen.name,
         data=data,
@@ -179,8 +183,8 @@ def rank_runs(
         orders=orders,
         scores=scores,
         agreements=agreements,
-        sentence=_sentence(orders[chosen.name], chosen, data),
-        notes=tuple(_notes(ordered, orders, chosen, scores, len(agreements) - 1)),
+        sentence=in_words_of(record, _sentence(orders[chosen.name], chosen, data)),
+        notes=in_words_of(record, tuple(notes)),
     )
 
 

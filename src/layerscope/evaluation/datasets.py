@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from layerscope.data.images import Picture, of_dataset
 from layerscope.errors import InputError, RunError
 from layerscope.evaluation.labels import (
     binary_labels,
@@ -123,8 +124,17 @@ def _make_task(name: str, split: str, subset: str) -> Any:
     return mteb.get_task(name, eval_splits=[split], hf_subsets=[subset])
 
 
-def loaded_from_hub(name: str, split: str, subset: str) -> Any:
+def loaded_from_hub(
+    name: str, split: str, subset: str, pictures: dict[str, Picture] | None = None
+) -> Any:
     """Return a task of mteb with the data that it loads itself, from the hub or its cache.
+
+    Args:
+        name: of the task.
+        split: what is scored.
+        subset: the one subset.
+        pictures: of a task of images: takes them by key, and the task has keys in their place, which
+            mteb hands over as texts. None for a task of texts.
 
     Raises:
         RunError: they cannot be loaded.
@@ -140,7 +150,19 @@ def loaded_from_hub(name: str, split: str, subset: str) -> Any:
             f"the data of {name} could not be loaded ({type(error).__name__}: {reason}); with no "
             "network, point --task-data at a folder that has them."
         ) from error
+    if pictures is not None:
+        task.metadata = task.metadata.model_copy(update={"modalities": ["text"]})
+        task.dataset = _keyed(task.dataset, task.input_column_name, pictures, name)
     return task
+
+
+def _keyed(data: Any, column: str, pictures: dict[str, Picture], name: str) -> Any:
+    """Return the data of a task with keys of images in a column of images."""
+    if isinstance(data, dict):
+        return type(data)({key: _keyed(each, column, pictures, name) for key, each in data.items()})
+    found = [picture for picture, _ in of_dataset(data, column, name)]
+    pictures |= {picture.key: picture for picture in found}
+    return data.remove_columns(column).add_column(column, [picture.key for picture in found])
 
 
 def loaded_locally(

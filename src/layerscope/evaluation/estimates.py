@@ -15,6 +15,7 @@ from layerscope.evaluation.run import score_tasks
 from layerscope.evaluation.tasks import TaskPlan
 from layerscope.models.backbone import Backbone, weight_bytes
 from layerscope.models.processing import read
+from layerscope.results.display import IMAGES
 from layerscope.settings import EvaluateConfig
 from layerscope.states.bank import description, hash_of
 from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
@@ -39,6 +40,7 @@ class EvaluationEstimates:
         score_seconds: time of mteb's scoring, extrapolated from one layer of random vectors.
         memory_bytes: weights, one batch's states at one layer, one layer's vectors of one task.
         disk_bytes: what the bank would grow by.
+        kind: what the texts are, texts or images.
     """
 
     tasks: int
@@ -51,6 +53,7 @@ class EvaluationEstimates:
     score_seconds: float
     memory_bytes: int
     disk_bytes: int
+    kind: str = "texts"
 
 
 class _Collector(BankEncoder):
@@ -103,6 +106,7 @@ def estimate_tasks(
         score_seconds=scoring * len(sites),
         memory_bytes=weights + (settings.batch_tokens * 8 * 6 + collector.most * 2 * _FLOAT) * dim,
         disk_bytes=len(missing) * everywhere * poolings * dim * _FLOAT,
+        kind=IMAGES if pictures else "texts",
     )
 
 

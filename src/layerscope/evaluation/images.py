@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,22 @@ import pandas as pd
 
 from layerscope.data.images import Images, Picture, read_images, refuse_one_class
 from layerscope.errors import InputError
-from layerscope.evaluation.tables import SPLITS, read_table
-from layerscope.evaluation.tasks import TaskPlan, plan_images
+from layerscope.evaluation.tables import SPLITS, Table, read_table
+from layerscope.evaluation.tasks import TaskPlan, plan_table
 
 
-def plan_of_images(source: Any, seed: int = 0) -> TaskPlan:
+def plan_of_images(source: Any) -> TaskPlan:
     """Return the classification that labelled images are.
+
+    Args:
+        source: as of `table_of_images`.
+    """
+    table, pictures = table_of_images(source)
+    return replace(plan_table(table), sees=True, pictures=pictures)
+
+
+def table_of_images(source: Any, seed: int = 0) -> tuple[Table, dict[str, Picture]]:
+    """Return labelled images as a table of keys, and the images by key.
 
     Args:
         source: as of `read_images`, with labels; a folder with subfolders train and test, each with a
@@ -33,10 +44,15 @@ def plan_of_images(source: Any, seed: int = 0) -> TaskPlan:
     frames = {split: _frame(part) for split, part in parts.items()}
     first = next(iter(parts.values()))
     whole = isinstance(source, str | os.PathLike) and Path(source).is_dir()
-    name = Path(source).resolve().name if whole else first.name
+    name = Path(source).resolve().name if whole else _short(first.name)
     given = frames if len(frames) > 1 else frames[""]
     table = read_table(given, kind="Classification", seed=seed, name=name)
-    return plan_images(table, str(source) if whole else first.source, pictures)
+    return replace(table, source=str(source) if whole else first.source), pictures
+
+
+def _short(name: str) -> str:
+    """Return the name of a file or a datasets id without its folder, owner, part and suffix."""
+    return name.rpartition("/")[2].partition(":")[0].removesuffix(".parquet")
 
 
 def _read(given: Any) -> Images:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -66,6 +66,8 @@ PAPER32_TASKS: Final[Mapping[str, str]] = {
     "STS17": "en-en",
     "STSBenchmark": "default",
 }
+# mteb's tasks of images, and the type that each is once keys stand for its images.
+IMAGE_KINDS: Final = {"ImageClassification": "Classification", "ImageClustering": "Clustering"}
 # Among several English subsets of a task, the one that is meant when none is named.
 _PREFERRED_SUBSETS: Final = ("default", "en", "en-en", "eng", "eng-eng")
 
@@ -76,7 +78,7 @@ class TaskPlan:
 
     Attributes:
         name: the mteb task's name, or the table's.
-        kind: mteb's type, one of `tables.KINDS`.
+        kind: mteb's type, one of `tables.KINDS`, of images too.
         metric: the main score, which is kept as the task's.
         split: what is scored.
         subset: the one subset; "default" where a task has no others.
@@ -87,7 +89,8 @@ class TaskPlan:
             numbers. The data are loaded once. Raises `RunError` if they cannot be loaded and
             `InputError` if their columns do not fit.
         notes: what was done to the data, in sentences.
-        pictures: key -> image, where the task's texts are the keys of images.
+        sees: whether the task is of images, whose keys are its texts.
+        pictures: key -> image; those of a task of mteb once it is built.
     """
 
     name: str
@@ -99,7 +102,8 @@ class TaskPlan:
     source: str
     build: Callable[[], Any] = field(repr=False, compare=False)
     notes: tuple[str, ...] = ()
-    pictures: Mapping[str, Picture] = field(default_factory=dict, repr=False, compare=False)
+    sees: bool = False
+    pictures: dict[str, Picture] = field(default_factory=dict, repr=False, compare=False)
 
 
 def resolve(
@@ -269,7 +273,13 @@ def _plan_task(task: str, subset: str, folder: Path | None, name: str = "") -> T
     subset = subset or english_subset(task, metadata)
     split = "test" if "test" in metadata.eval_splits else str(metadata.eval_splits[-1])
     revision, source = str(metadata.dataset["revision"]), f"hub:{metadata.dataset['path']}"
-    load: Callable[[], Any] = partial(loaded_from_hub, task, split, subset)
+    kind = str(metadata.type)
+    sees, pictures = kind in IMAGE_KINDS, dict[str, Picture]()
+    load: Callable[[], Any] = partial(
+        loaded_from_hub, task, split, subset, pictures if sees else None
+    )
+    if sees and folder is not None:
+        raise InputError(f"{task} is a task of images; give local ones by --images.")
     if folder is not None:
         splits = _splits_of(_registry()[task], split)
         if metadata.type == RETRIEVAL:
@@ -281,13 +291,15 @@ def _plan_task(task: str, subset: str, folder: Path | None, name: str = "") -> T
         load = partial(loaded_locally, name or task, task, split, subset, files, revision)
     return TaskPlan(
         name=name or task,
-        kind=str(metadata.type),
+        kind=IMAGE_KINDS.get(kind, kind),
         metric=str(metadata.main_score),
         split=split,
         subset=subset,
         revision=revision,
         source=source,
         build=Builder(load),
+        sees=sees,
+        pictures=pictures,
     )
 
 
@@ -296,11 +308,13 @@ def _refusal(metadata: Any) -> str | None:
     if parts := getattr(metadata, "tasks", None):
         names = ",".join(task.metadata.name for task in parts)
         return f"{metadata.name} is a mean of several tasks; name them: {names}."
-    if metadata.type in KINDS and list(metadata.modalities) == ["text"]:
+    known = {"text": KINDS, "image": IMAGE_KINDS}
+    if metadata.type in known.get(", ".join(metadata.modalities), ()):
         return None
     return (
         f"{metadata.name} is a task of type {metadata.type} on {', '.join(metadata.modalities)}; what "
-        f"can be scored are texts, of type {', '.join(KINDS)}."
+        f"can be scored are texts, of type {', '.join(KINDS)}, and images, of type "
+        f"{' or '.join(IMAGE_KINDS)}."
     )
 
 
@@ -337,14 +351,3 @@ def plan_table(table: Table) -> TaskPlan:
         build=Builder(partial(loaded_table, table)),
         notes=table.notes,
     )
-
-
-def plan_images(table: Table, source: str, pictures: Mapping[str, Picture]) -> TaskPlan:
-    """Return how labelled images will be scored.
-
-    Args:
-        table: of the images' keys and their classes.
-        source: where they come from.
-        pictures: key -> image.
-    """
-    return replace(plan_table(replace(table, source=source)), pictures=pictures)

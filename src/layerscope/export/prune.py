@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from layerscope.config import Pooling
+from layerscope.data.images import Images
 from layerscope.data.texts import Texts
 from layerscope.data.tokens import TokenizedText
 from layerscope.decisions.prune import Budget, Removal
 from layerscope.errors import InputError
 from layerscope.export import card, sentence, ship, shorten, verify
 from layerscope.export.card import Story, model_card, result
+from layerscope.export.cut import with_pictures
 from layerscope.export.heal import Healing
 from layerscope.export.patches import Patch, patched
 from layerscope.export.request import PruneRequest
@@ -24,8 +26,9 @@ from layerscope.export.ship import Compared, Plan, Shipped
 from layerscope.export.trial import Comparison, Cost, Trial, output_site, without
 from layerscope.export.verify import NEW_TOKENS, Verification
 from layerscope.models import blocks, configs
-from layerscope.models.backbone import Backbone, non_finite_states, probe, writes_text
+from layerscope.models.backbone import Backbone, non_finite_states, writes_text
 from layerscope.models.modes import evaluating
+from layerscope.results.display import in_words_of
 from layerscope.results.folder import versions
 from layerscope.results.table import Run
 from layerscope.settings import Format
@@ -123,23 +126,27 @@ def save_pruned(
     """
     kept = blocks.kept_blocks(backbone, removed)
     head = has_head(backbone, how)
-    compared = texts_to_compare(backbone, how, texts)
-    with patched(backbone, patches), blocks.skipping(backbone, removed) as shorter:
-        tokens = [tokens for _, tokens in compared.texts]
-        expected = verify.token_states(shorter, tokens, output_site(shorter))
     plan = Plan(
         kept,
         output_of(backbone, removed, how),
-        expected,
-        compared.texts,
+        (),
+        (),
         format=how.format,
         head=head,
-        counting=compared.counting,
         source=how.source,
-        prompt=compared.prompt,
-        max_length=compared.limit,
         generate=_prompts(texts) if head and how.writes and writes_text(backbone) else (),
     )
+    with patched(backbone, patches), blocks.skipping(backbone, removed) as shorter:
+        site = output_site(shorter)
+        if backbone.reads_images:
+            plan = with_pictures(shorter, plan, site, backbone.processor)
+        else:
+            compared = texts_to_compare(backbone, how, texts)
+            tokens = [tokens for _, tokens in compared.texts]
+            plan = replace(
+                plan, expected=verify.token_states(shorter, tokens, site), texts=compared.texts,
+                counting=compared.counting, prompt=compared.prompt, max_length=compared.limit,
+            )  # fmt: skip
 
     def written(verification: Verification) -> str:
         story = _story(backbone, removed, how, out, evidence, verification, patches)
@@ -220,10 +227,8 @@ def output_of(backbone: Backbone, removed: Sequence[int], how: Saving) -> shorte
         )
     if how.format != "transformers":
         shorten.refuse_padding(backbone, small, how.format)
-    ids = tuple(probe(backbone)["input_ids"][0].tolist())
-    text = TokenizedText(ids, (False,) * len(ids), truncated=False)
     with without(backbone, removed) as shorter:
-        wanted = verify.token_states(shorter, [text], output_site(shorter))[0]
+        wanted = verify.probed_state(shorter, output_site(shorter))
     if not bool(wanted.isfinite().all()):
         raise non_finite_states(backbone, " on a short input")
     output = shorten.find_output(backbone, small, wanted)
@@ -286,8 +291,9 @@ def kinds_of(backbone: Backbone) -> tuple[str, ...]:
 
 def usage_of(backbone: Backbone, how: Saving, out: Path) -> str:
     """Return a few lines of Python that load the saved folder."""
-    if how.format == "sentence-transformers":
-        return card.usage_of(out, how.format, shorten.LAST, "", pictures=False)
+    sees = backbone.reads_images
+    if sees or how.format == "sentence-transformers":
+        return card.usage_of(out, how.format, shorten.LAST, "", pictures=sees)
     kind = "AutoModelForCausalLM" if writes_text(backbone) else "AutoModel"
     return (
         f"from transformers import {kind}, AutoTokenizer\n\n"
@@ -359,6 +365,7 @@ def record_of(
     """Return plain values that say what was asked, what was found and by what."""
     measured = (run.record.get("data", {}) if run is not None else {}) or {
         "name": texts.name, "fingerprint": texts.fingerprint, "texts": len(texts.texts),
+        **({"kind": texts.noun} if isinstance(texts, Images) else {}),
     }  # fmt: skip
     rule = asked.rule
     return {
@@ -442,4 +449,4 @@ def evidence_of(asked: PruneRequest, outcome: Outcome, record: dict[str, Any]) -
                 f"{found.random.median:+.1f} %, p = {found.random.p:.2f}"
             )
         said.append(f"{line}.")
-    return said
+    return list(in_words_of({"data": data}, tuple(said)))

@@ -12,8 +12,9 @@ import pandas as pd
 from layerscope.analysis.plan import prepare
 from layerscope.analysis.run import Estimates, estimate, scan_backbone
 from layerscope.config import FirstToken
+from layerscope.data.images import Images
 from layerscope.data.texts import SAMPLE, Texts, read_texts
-from layerscope.data.tokens import TokenizedText, length_limit, tokenize
+from layerscope.data.tokens import TokenizedText, length_limit
 from layerscope.decisions import prune as prune_module
 from layerscope.decisions.prune import Budget, Measured, Removal, Rule
 from layerscope.decisions.subsets import random_subsets
@@ -30,7 +31,8 @@ from layerscope.export.runs import left_by_runs
 from layerscope.export.ship import Shipped
 from layerscope.export.trial import Cost, Trial, TrialPlan, attempt, costs
 from layerscope.models.backbone import Backbone, writes_text
-from layerscope.results.display import Displayed
+from layerscope.models.processing import read
+from layerscope.results.display import Displayed, in_words_of
 from layerscope.results.table import Run, conform, no_contributions
 from layerscope.states.encode import first_token_for
 from layerscope.states.extract import Progress
@@ -207,7 +209,7 @@ class ReadyPruning:
         spent = None
         if len(outcomes) == 1 and (place is not None or full is not None):
             progress("measuring speed", 0, 1)
-            spent = costs(backbone, outcomes[0].removed, _tokens(backbone, asked, texts.texts),
+            spent = costs(backbone, outcomes[0].removed, _tokens(backbone, asked, texts.samples),
                           asked.settings.batch_tokens)  # fmt: skip
             progress("measuring speed", 1, 1)
         notes = (*self.said, *notes_of(asked, budgets, self.run), *healing_notes, *notes)
@@ -225,7 +227,7 @@ class ReadyPruning:
             progress("saving and checking", 1, 1)
         return Pruning(
             asked.rule, asked.scheme, backbone.info.as_dict(), kinds, self.eligible,
-            tuple(outcomes), full, spent, shipped, usage, tuple(notes), record,
+            tuple(outcomes), full, spent, shipped, usage, in_words_of(record, tuple(notes)), record,
         )  # fmt: skip
 
 
@@ -256,7 +258,8 @@ def ready_pruning(
         InputError: it cannot be done.
         RunError: the disk is too full.
     """
-    eligible, budgets = fitting(backbone, asked, saved=place is not None)
+    sees = isinstance(texts, Images)
+    eligible, budgets = fitting(backbone, asked, saved=place is not None, images=sees)
     _held_out(backbone, asked, texts)
     if place is not None and how is not None:
         export_prune.refuse_unsavable(backbone, how, eligible)
@@ -265,7 +268,8 @@ def ready_pruning(
     notes = tuple(said)
     if how is not None:
         how = replace(how, drop_first=asked.settings.first_token is FirstToken.DROP)
-        export_prune.texts_to_compare(backbone, how, texts.texts)
+        if not sees:
+            export_prune.texts_to_compare(backbone, how, texts.texts)
         how, more = export_prune.with_writing(backbone, how, texts.texts)
         notes += tuple(more)
     ready = ReadyPruning(backbone, asked, eligible, budgets, texts, run, place, how, None, notes)
@@ -293,7 +297,7 @@ def _removals(
             left = {}
             if asked.rule.heals:
                 most = max(each.count for each in budgets)
-                tokens = _tokens(backbone, asked, texts.texts)
+                tokens = _tokens(backbone, asked, texts.samples)
                 batch = asked.settings.batch_tokens
                 left = left_by_runs(backbone, eligible, most, tokens, batch, progress)
             return Measured(empty, backbone.depth - len(removed), left)
@@ -336,7 +340,9 @@ def _healed(
     found, notes = [], []
     for outcome in outcomes:
         try:
-            tokens = _tokens(backbone, asked, [text for text in texts.texts if text not in tested])
+            tokens = _tokens(
+                backbone, asked, [text for text in texts.samples if text not in tested]
+            )
             used = divided(tokens, asked.settings)
             healing = heal(backbone, outcome.removed, used, progress, always=asked.heal == "on")
         except InputError as error:
@@ -362,9 +368,9 @@ def _with_first_token(backbone: Backbone, asked: PruneRequest) -> PruneRequest:
 
 
 def _tokens(
-    backbone: Backbone, asked: PruneRequest, texts: Sequence[str]
+    backbone: Backbone, asked: PruneRequest, samples: Sequence[Any]
 ) -> tuple[TokenizedText, ...]:
-    return tuple(tokenize(backbone.tokenizer, texts, asked.settings.max_length))
+    return tuple(read(backbone, samples, asked.settings.max_length))
 
 
 def _tried(

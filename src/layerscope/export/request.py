@@ -20,6 +20,7 @@ from layerscope.decisions.prune import (
 from layerscope.decisions.prune import rule as rule_of
 from layerscope.errors import InputError
 from layerscope.evaluation.datasets import require_extra
+from layerscope.evaluation.images import plan_of_images
 from layerscope.evaluation.run import quiet
 from layerscope.evaluation.tables import listed_tables
 from layerscope.evaluation.tasks import TaskPlan, resolve
@@ -111,12 +112,16 @@ def listed_budgets(given: float | str | Iterable[float | str]) -> tuple[str, ...
 
 
 def tasks_of(
-    names: Iterable[str], task_data: str | Path | None, tables: Iterable[Any]
+    names: Iterable[str],
+    task_data: str | Path | None,
+    tables: Iterable[Any],
+    *,
+    images: bool = False,
 ) -> tuple[TaskPlan, ...]:
-    """Return the tasks to try models on; none where none are named.
+    """Return the tasks to try models on, which are of texts or, with `images`, of images.
 
     Raises:
-        InputError: nobody knows a name, or mteb is not installed.
+        InputError: nobody knows a name, it is of the other kind, or mteb is not installed.
     """
     wanted = tuple(name.strip() for name in names if name.strip())
     given = listed_tables(tables)
@@ -125,11 +130,20 @@ def tasks_of(
     require_extra()
     folder = None if task_data is None else Path(task_data).expanduser()
     with quiet():
-        return resolve(wanted, task_data=folder, tables=given)
+        if not images:
+            return resolve(wanted, task_data=folder, tables=given)
+        plans = resolve(wanted, task_data=folder) if wanted else ()
+        for each in plans:
+            if not each.sees:
+                raise InputError(
+                    f"{each.name} is a task of texts; name tasks of images, or give labelled images "
+                    "as a table."
+                )
+        return (*plans, *map(plan_of_images, given))
 
 
 def fitting(
-    backbone: Backbone, asked: PruneRequest, *, saved: bool
+    backbone: Backbone, asked: PruneRequest, *, saved: bool, images: bool
 ) -> tuple[tuple[int, ...], tuple[Budget, ...]]:
     """Return the blocks that may go and the budgets in blocks.
 
@@ -138,8 +152,12 @@ def fitting(
             and the budgets mean several.
     """
     blocks.refuse_surgery(backbone)
-    if backbone.tokenizer is None:
-        raise InputError(f"{backbone.info.model_class} reads images; prune measures texts only.")
+    if backbone.reads_images != images:
+        raise InputError(
+            f"{backbone.info.model_class} reads images; measure it on images (--images)."
+            if backbone.reads_images
+            else f"{backbone.info.model_class} reads texts, images came; leave --images out."
+        )
     if saved:
         shorten.refuse_quantized(backbone)
     eligible = eligible_blocks(backbone.depth, asked.protect)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -105,6 +106,7 @@ def _scores(backbone: Backbone, plan: TrialPlan) -> tuple[dict[str, float], dict
             poolings=(settings.pools,),
             sites=(site,),
             batch_tokens=settings.batch_tokens,
+            pictures=ChainMap(*[each.pictures for each in plan.plans]),
         )
         try:
             outcome = score_tasks(source, plan.plans, (site,), settings)

@@ -74,7 +74,9 @@ def label_of(name: str | Path) -> str:
     return _locate(str(name)).label
 
 
-def refuse_unloadable(name: str | Path, options: ModelOptions | None = None) -> None:
+def refuse_unloadable(
+    name: str | Path, options: ModelOptions | None = None, *, images: bool = False
+) -> None:
     """Refuse a model that cannot be loaded, as far as this shows without reading weights.
 
     Raises:
@@ -86,8 +88,9 @@ def refuse_unloadable(name: str | Path, options: ModelOptions | None = None) -> 
     if found is None:
         return
     model, report = found
-    _refuse_fresh_weights(core_of(model), model, report, source)
-    if not reads_images(model):
+    core = core_of(model, images=images)
+    _refuse_fresh_weights(core, model, report, source)
+    if not reads_images(core):
         _load_tokenizer(source, options)
 
 

@@ -63,6 +63,8 @@ def read(backbone: Backbone, samples: Sequence[str | Picture], limit: int) -> li
         InputError: the model reads images and texts came, or the reverse; see `tokenize` as well.
     """
     pictures = [sample for sample in samples if isinstance(sample, Picture)]
+    if not samples:
+        return []
     if not pictures:
         return tokenize(backbone.tokenizer, [str(sample) for sample in samples], limit)
     if not backbone.reads_images:

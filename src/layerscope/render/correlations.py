@@ -32,7 +32,7 @@ from layerscope.render.view import (
     section,
     sections,
 )
-from layerscope.results.display import in_percent
+from layerscope.results.display import in_percent, in_words_of
 from layerscope.results.folder import versions
 
 _TITLES: Final = {
@@ -256,7 +256,7 @@ _NAMES: Final = {"d_0L": "d_0,L", "dataset_entropy": "dataset\nentropy", "rankme
 def ranking_view(found: Ranking) -> View:
     """Return what `rank` found: the order and how sure it is, sizes, and what orders are worth."""
     lead, _, evidence = found.sentence.partition(": ")
-    return View(
+    view = View(
         "",
         lines=(),
         answers=(Answer(lead, evidence, good=found.first is not None),),
@@ -267,6 +267,7 @@ def ranking_view(found: Ranking) -> View:
             section("Notes", Notes(tuple(f"- {note}" for note in found.notes)), more=True),
         ),
     )
+    return in_words_of({"data": found.data}, view)
 
 
 def _order(found: Ranking) -> Table:

@@ -19,6 +19,7 @@ from layerscope.render.view import (
     sections,
 )
 from layerscope.render.words import duration, size
+from layerscope.results.display import in_words_of
 
 
 def _facts(found: Estimates) -> Facts:
@@ -39,7 +40,11 @@ def _facts(found: Estimates) -> Facts:
 
 def scan_view(found: Estimates) -> View:
     """Return what a scan would take."""
-    return View("", sections(section("", _facts(found))))
+    return _worded(found, View("", sections(section("", _facts(found)))))
+
+
+def _worded(found: Estimates | EvaluationEstimates, view: View) -> View:
+    return in_words_of({"data": {"kind": found.kind}}, view)
 
 
 def evaluation_view(found: EvaluationEstimates) -> View:
@@ -56,7 +61,7 @@ def evaluation_view(found: EvaluationEstimates) -> View:
         ("disk, for the bank", size(found.disk_bytes)),
     )
     failing = tuple(f"! {task} would fail: {why}" for task, why in found.failing.items())
-    return View("", sections(section("", Facts(facts), Notes(failing, "bad"))))
+    return _worded(found, View("", sections(section("", Facts(facts), Notes(failing, "bad")))))
 
 
 def cut_view(found: CutEstimates) -> View:
@@ -68,7 +73,8 @@ def cut_view(found: CutEstimates) -> View:
         ("free there", size(found.free_bytes)),
     )
     scan = None if found.scan is None else _facts(found.scan)
-    return View("", sections(section("", Facts(facts)), section("The scan that chooses it:", scan)))
+    view = View("", sections(section("", Facts(facts)), section("The scan that chooses it:", scan)))
+    return view if found.scan is None else _worded(found.scan, view)
 
 
 def pruning_view(
@@ -85,7 +91,8 @@ def pruning_view(
     saved = [("weights to write", f"at most {size(weights)}"), ("free there", size(free or 0))]
     whole = Facts((*facts, *(saved if free is not None else ())))
     chosen = None if scan is None else _facts(scan)
-    return View("", sections(section("", whole), section("A scan that chooses them:", chosen)))
+    view = View("", sections(section("", whole), section("A scan that chooses them:", chosen)))
+    return view if scan is None else _worded(scan, view)
 
 
 def ranking_view(found: Sequence[tuple[str, Estimates | None]]) -> View:
@@ -106,7 +113,9 @@ def ranking_view(found: Sequence[tuple[str, Estimates | None]]) -> View:
     total = sum(each.pass_seconds for _, each in found if each is not None)
     named = heads("model", "texts", "tokens", "pass, about", "memory", "disk")
     note = f"All passes: about {duration(total)}."
-    return View("", sections(section("", Table(named, lines, notes=(note,)))))
+    view = View("", sections(section("", Table(named, lines, notes=(note,)))))
+    first = next((each for _, each in found if each is not None), None)
+    return view if first is None else _worded(first, view)
 
 
 def study_view(

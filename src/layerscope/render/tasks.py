@@ -28,7 +28,7 @@ from layerscope.render.view import (
     section,
     sections,
 )
-from layerscope.results.display import in_percent
+from layerscope.results.display import in_percent, in_words_of
 from layerscope.results.table import BLOCK, FINAL_NORM, TASK, Run
 
 _TASKS_SHOWN: Final = 6  # columns of scores that fit next to layer, depth and mean
@@ -228,7 +228,7 @@ def selection_view(found: Selection, record: Mapping[str, Any], *, every: bool =
     """
     model = record.get("model", {})
     gained = (_gains(found, every), _by_task(found, every)) if found.gains else (None, None)
-    return View(
+    view = View(
         title=str(model.get("name", "")),
         detail=str(model.get("revision") or ""),
         lines=words.settings_lines(record),
@@ -243,6 +243,7 @@ def selection_view(found: Selection, record: Mapping[str, Any], *, every: bool =
             section("Notes", Notes(tuple(_footnotes(found, every)))),
         ),
     )
+    return in_words_of(record, view)
 
 
 def _shown(found: Selection, every: bool) -> list[str]:

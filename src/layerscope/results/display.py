@@ -31,7 +31,8 @@ def in_words_of(record: Mapping[str, Any], found: T) -> T:
         record: of the run.
         found: a string, or a dataclass or tuple that holds strings.
     """
-    return _reworded(found) if record.get("data", {}).get("kind") == IMAGES else found
+    of_images = any(record.get(part, {}).get("kind") == IMAGES for part in ("data", "evaluation"))
+    return _reworded(found) if of_images else found
 
 
 def _reworded(found: Any) -> Any:

@@ -168,7 +168,7 @@ class BankEncoder:
         pictures: Mapping[str, Picture] | None = None,
         progress: Progress = silent,
     ) -> None:
-        self.pictures = pictures or {}
+        self.pictures = {} if pictures is None else pictures
         self.backbone, self.bank, self.policy = backbone, opened.bank, opened.policy
         self.pooling, self.poolings = pooling, poolings
         self.batch_tokens, self.progress = batch_tokens, progress

@@ -25,6 +25,7 @@ from layerscope.studies.kinds import KINDS, Kind
 # A change of what cells compute from the same values must change their keys.
 _VERSION: Final = 1
 _LONGEST: Final = 300  # characters of another library's message
+IMAGES: Final = "images"  # the setting that names them, in place of data
 BY_NAME: Final = {kind.name: kind for kind in KINDS}
 
 
@@ -36,7 +37,7 @@ class Cell:
         command: which command runs.
         model: name or folder, as the study has it; "" where there is none.
         data: name, file or task, as the study has it; "" where there is none.
-        settings: of the command and of loading the model.
+        settings: of the command and of loading the model, and which images are its data.
         labels: what the table's columns model and data say; they decide no number.
     """
 
@@ -59,6 +60,11 @@ class Cell:
         }
 
     @property
+    def images(self) -> str:
+        """The name of the images that are its data; "" where texts or tasks are."""
+        return str(self.settings.get(IMAGES, ""))
+
+    @property
     def key(self) -> str:
         """16 hexadecimal digits of a hash of the values that decide its numbers."""
         values = {name: value for name, value in asdict(self).items() if name != "labels"}
@@ -69,7 +75,7 @@ class Cell:
     def loads(self) -> str:
         """What model it needs, loaded how: cells with the same text share it."""
         options = part(ModelOptions, self.settings).as_dict()
-        return json.dumps([self.model, options, self.kind.head], sort_keys=True)
+        return json.dumps([self.model, options, self.kind.head, bool(self.images)], sort_keys=True)
 
     def __str__(self) -> str:
         """Return what it is of, in words."""
@@ -77,13 +83,14 @@ class Cell:
         more = [
             f"{name} {self.settings[name]}" for name in shown if self.settings.get(name) is not None
         ]
-        return ", ".join(part for part in (self.model, self.data, *more) if part)
+        named = (self.model, self.data, self.images)
+        return ", ".join(part for part in (*named, *more) if part)
 
     def plan(self, root: Path) -> Plan[Any, Any]:
         """Return the plan; names of files and folders are looked up from the study's folder first."""
         paths = {
             name: located(self.settings[name], root)
-            for name in self.kind.paths
+            for name in (*self.kind.paths, IMAGES)
             if name in self.settings
         }
         model, data = located(self.model, root), located(self.data, root)
@@ -160,7 +167,8 @@ class Worker:
             return self._loaded[1], False
         self._loaded = None
         options = part(ModelOptions, cell.settings)
-        backbone = loading.load(located(cell.model, self._root), options, head=cell.kind.head)
+        path, images = located(cell.model, self._root), bool(cell.images)
+        backbone = loading.load(path, options, head=cell.kind.head, images=images)
         self._loaded = (cell.loads, backbone)
         return backbone, True
 

@@ -16,7 +16,7 @@ from layerscope.config import Config, Count, Number, Perturbation, Text, shown
 from layerscope.errors import InputError, unknown_name
 from layerscope.results.runs import in_order
 from layerscope.settings import PlotConfig
-from layerscope.studies.cells import BY_NAME, Cell
+from layerscope.studies.cells import BY_NAME, IMAGES, Cell
 from layerscope.studies.file import Place, Source, read_source
 from layerscope.studies.reports import REPORTS
 
@@ -54,7 +54,7 @@ class GridKeys(Config):
     revisions: Any = None
     """Branches, tags or commits of every model."""
     data: Any = None
-    """Texts as for a scan, or tasks; or mappings with `data`, a label and settings of their own."""
+    """Texts as for a scan, or tasks; or mappings with `data` or `images`, a label and own settings."""
     perturbations: Any = None
     """Changes of the tokens: none, `repeat p=0.5`, or mappings with kind and p or tokens."""
     stages: Any = None
@@ -271,18 +271,23 @@ class _Grid:
         return [replace(entry, name=name, label=label) for name in sorted(found, key=in_order)]
 
     def _entry(self, axis: str, given: Any, place: Place) -> _Entry:
-        word = _ENTRIES[axis]
+        word, sees = _ENTRIES[axis], axis == "data" and BY_NAME[self.keys.command].reads_images
         values = dict(given) if isinstance(given, Mapping) else {word: given}
         name, label = values.pop(word, None), values.pop("label", "")
-        if not isinstance(name, str) or not name or not isinstance(label, str):
+        images = values.pop(IMAGES, None) if sees else None
+        [named, *more] = [each for each in (name, images) if each is not None] or [None]
+        if not isinstance(named, str) or not named or more or not isinstance(label, str):
+            words = f"{word} or {IMAGES}" if sees else word
             said = (
-                f"expected a name, or a mapping with {word} and perhaps label, got {shown(given)}."
+                f"expected a name, or a mapping with {words} and perhaps label, got {shown(given)}."
             )
             raise self.source.mistake(place, said)
         revisions = values.pop("revisions", None) if axis == "models" else None
+        others = (word, "label", *(["revisions"] if axis == "models" else [IMAGES] if sees else []))
+        settings = self._settings(values, place, others) | ({IMAGES: images} if images else {})
         return _Entry(
-            place, name, label, self._axis("revisions", revisions, (*place, "revisions")),
-            self._settings(values, place, (word, "label", *(["revisions"] if axis == "models" else []))),
+            place, name or "", label, self._axis("revisions", revisions, (*place, "revisions")),
+            settings,
         )  # fmt: skip
 
     def _settings(self, given: Any, place: Place, others: Sequence[str] = ()) -> dict[str, Any]:

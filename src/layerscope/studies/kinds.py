@@ -46,6 +46,7 @@ class Kind:
         paths: arguments besides the settings, which are files or folders.
         reads_model: whether a cell needs a model.
         reads_data: whether a cell needs data.
+        reads_images: whether images may be its data.
         head: whether the model is loaded with its head.
         loads: whether the plan loads the model itself.
     """
@@ -57,6 +58,7 @@ class Kind:
     paths: tuple[str, ...] = ()
     reads_model: bool = True
     reads_data: bool = True
+    reads_images: bool = False
     head: bool = False
     loads: bool = False
 
@@ -77,7 +79,7 @@ class Kind:
 
 
 def _scan(model: str, data: str, settings: Settings) -> Plan[Any, Any]:
-    return api.scan.plan(model, data, show_progress=False, **settings)
+    return api.scan.plan(model, data or None, show_progress=False, **settings)
 
 
 def _check_scan(settings: Settings) -> None:
@@ -96,7 +98,7 @@ def _prefixes(model: str, data: str, settings: Settings) -> Plan[Any, Any]:
 
 
 def _evaluate(model: str, data: str, settings: Settings) -> Plan[Any, Any]:
-    return api.evaluate.plan(model, data, show_progress=False, **settings)
+    return api.evaluate.plan(model, data or (), show_progress=False, **settings)
 
 
 def _choices(model: str, data: str, settings: Settings) -> Plan[Any, Any]:
@@ -114,6 +116,7 @@ KINDS: Final = (
         (ScanConfig, *_SCANNED),
         _scan,
         check=_check_scan,
+        reads_images=True,
     ),
     Kind(
         "prefixes",
@@ -122,7 +125,13 @@ KINDS: Final = (
         check=lambda settings: check_prefixes(part(PrefixConfig, settings)),
     ),
     Kind("choices", (ChoicesConfig, ModelOptions), _choices, head=True),
-    Kind("evaluate", (EvaluateConfig, ModelOptions), _evaluate, paths=("task_data",)),
+    Kind(
+        "evaluate",
+        (EvaluateConfig, ModelOptions),
+        _evaluate,
+        paths=("task_data",),
+        reads_images=True,
+    ),
     Kind(
         "prune",
         (PruneCellConfig, PruneConfig, *_SCANNED),

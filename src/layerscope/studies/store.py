@@ -145,7 +145,7 @@ class StudyFolder:
 
 def _changed(cell: Cell, root: Path) -> float:
     """Return when the local files that a cell reads were last changed, 0 where there are none."""
-    paths = (Path(located(name, root)) for name in (cell.model, cell.data) if name)
+    paths = (Path(located(name, root)) for name in (cell.model, cell.data, cell.images) if name)
     return max(map(newest, paths), default=0.0)
 
 
