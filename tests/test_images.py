@@ -412,7 +412,7 @@ def test_a_scan_of_images_makes_every_measure_and_chooses(name):
     assert set(table["perturbation"]) == {"none", "augmented images", "crops of images"}
     assert found.run.readouts is not None
     assert found.run.readouts.crops == "crops of images"
-    assert "of these images" in found.select().answer
+    assert "On 16 images" in found.select().answer
     assert found.record["data"]["texts"] == 16
     assert " text" not in found.summary() + found.select().answer + str(found.record["notes"])
     assert "95 % limits over images" in found.page()
