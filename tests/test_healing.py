@@ -10,6 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import transformers as hf
@@ -22,7 +23,7 @@ from layerscope.errors import InputError, NonFiniteError
 from layerscope.export import heal as heal_module
 from layerscope.export import patches as patches_module
 from layerscope.export import pruning as pruning_module
-from layerscope.export.heal import Judge, divided, heal
+from layerscope.export.heal import Judge, criteria, divided, heal
 from layerscope.export.patches import healed, runs_of
 from layerscope.export.runs import left_by_runs
 from layerscope.export.trial import perplexity
@@ -162,8 +163,10 @@ def test_a_healed_model_is_nearer_saved_without_a_new_weight_and_read_back(write
     layerscope.prune(writer, "deepest-first", 1, data=heal_texts(), out=plain, heal="off")
     healing = found.outcomes[0].healing
     assert healing.kept
-    assert healing.recovered > 0.9
-    assert healing.dropped > 1.1 * healing.full
+    [judged] = healing.judgments
+    assert judged.by == "perplexity"
+    assert judged.recovered > 0.9
+    assert judged.dropped > 1.1 * judged.full
     [patch] = healing.patches
     assert (patch.block, patch.goal, patch.module) == (2, 3, "mlp.down_proj")
     assert found.shipped.verification.generated is True  # alike with and without the cache
@@ -201,7 +204,8 @@ def test_what_does_not_help_is_not_kept_unless_asked_for(writer, tmp_path, monke
     prune = partial(layerscope.prune, writer, "deepest-first", 1, data=heal_texts())
     found = prune(out=tmp_path / "out")
     healing = found.outcomes[0].healing
-    assert healing.healed > healing.dropped
+    [judged] = healing.judgments
+    assert judged.healed > judged.dropped
     assert not healing.kept
     assert any("; not kept" in note for note in found.notes)
     plain = prune(out=tmp_path / "plain", heal="off")
@@ -248,7 +252,8 @@ def test_the_last_block_is_healed_to_what_it_gave():
     found = heal(backbone, (3, 4), used, silent)
     [patch] = found.patches
     assert (patch.block, patch.goal) == (2, 4)
-    assert found.healed < found.dropped
+    [judged] = found.judgments
+    assert judged.healed < judged.dropped
 
 
 def test_scattered_blocks_are_healed_in_order_each_before_it():
@@ -319,10 +324,11 @@ def test_behind_a_norm_the_form_is_chosen_on_held_out_texts(name, monkeypatch):
 
     monkeypatch.setattr(Judge, "__call__", noted)
     found = heal(backbone, (3,), used, silent)
-    tried = [score for count, score in scores if count][:2]
-    assert found.judged == "distance of vectors"
-    assert found.full == pytest.approx(0, abs=1e-9)
-    assert found.healed == pytest.approx(min(tried))
+    tried = [score for count, (score,) in scores if count]
+    [judged] = found.judgments
+    assert len(tried) == 2
+    assert (judged.by, judged.full) == ("distance of vectors", 0)
+    assert judged.healed == pytest.approx(min(tried))
     assert found.patches[0].form == ("full", "diagonal")[tried.index(min(tried))]
 
 
@@ -357,6 +363,54 @@ def test_before_a_norm_a_map_and_its_offset_are_found_again():
 
 def states_of(tokens):
     return tokens.states[tokens.real].clone()
+
+
+def judged_by(found) -> list[str]:
+    return [each.by for each in found.outcomes[0].healing.judgments]
+
+
+def test_a_model_is_judged_by_what_it_is_used_for(writer, tmp_path):
+    """Text that it writes, vectors, or both."""
+    prune = partial(layerscope.prune, writer, "deepest-first", 1, data=heal_texts(), draws=1)
+    sentences = pd.DataFrame({"text": heal_texts(40), "label": ["a", "b"] * 20})
+    assert judged_by(prune(out=tmp_path / "text")) == ["perplexity"]
+    assert judged_by(prune(tables=(sentences,))) == ["perplexity", "distance of vectors"]
+    served = prune(out=tmp_path / "vectors", format="sentence-transformers")
+    assert judged_by(served) == ["distance of vectors"]
+
+
+def test_maps_that_help_one_use_and_harm_another_are_not_kept(monkeypatch):
+    backbone = backbone_of(causal(), tiny_tokenizer())
+    used = divided(tokenize(backbone.tokenizer, heal_texts(), 64), SETTINGS)
+    both = criteria(backbone, vectors=True, text=True)
+    assert both == ("perplexity", "distance of vectors")
+    assert heal(backbone, (3,), used, silent, judge=Judge(backbone, used, both)).kept
+    worse = {"full": 0.0, "healed": 0.3, "dropped": 0.2}
+    monkeypatch.setattr(
+        Judge, "_distance", lambda _, model: worse["dropped" if is_plain(model) else "healed"]
+    )
+    plain = backbone.blocks[1].mlp.down_proj.weight.clone()
+
+    def is_plain(model) -> bool:
+        return torch.equal(model.blocks[1].mlp.down_proj.weight, plain)
+
+    found = heal(backbone, (3,), used, silent, judge=Judge(backbone, used, both))
+    perplexities, distances = found.judgments
+    assert perplexities.healed < perplexities.dropped
+    assert (distances.dropped, distances.healed) == (0.2, 0.3)
+    assert not found.kept
+
+
+def test_the_full_model_is_judged_once_for_all_budgets(writer, monkeypatch):
+    seen = []
+    judged = Judge._perplexity
+    monkeypatch.setattr(
+        Judge, "_perplexity", lambda self, model: seen.append(model.depth) or judged(self, model)
+    )
+    layerscope.prune(
+        writer, "deepest-first", (1, 2), data=heal_texts(), perplexity=heal_texts()[:5], draws=1
+    )
+    assert seen == [4, 3, 3, 2, 2]
 
 
 def test_maps_never_see_the_texts_of_the_perplexity(writer, monkeypatch):

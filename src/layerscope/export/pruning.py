@@ -21,7 +21,7 @@ from layerscope.errors import InputError
 from layerscope.export import formats
 from layerscope.export import prune as export_prune
 from layerscope.export import trial as trial_module
-from layerscope.export.heal import divided, heal
+from layerscope.export.heal import Judge, criteria, divided, heal
 from layerscope.export.patches import patched
 from layerscope.export.prune import Outcome, Saving, evidence_of, failures_of, record_of
 from layerscope.export.request import PruneRequest, fitting, notes_of
@@ -134,6 +134,7 @@ class ReadyPruning:
         run: a scan in place of measuring, or None.
         place: folder for the smaller model, or None.
         how: how it is saved, or None.
+        serves_vectors: whether it is used for its vectors rather than for the text that it writes.
         removals: which blocks go by each budget; None where that has yet to be measured.
         said: what there is to know.
     """
@@ -146,6 +147,7 @@ class ReadyPruning:
     run: Run | None
     place: Path | None
     how: Saving | None
+    serves_vectors: bool
     removals: tuple[Removal, ...] | None
     said: tuple[str, ...]
 
@@ -199,7 +201,9 @@ class ReadyPruning:
             Outcome(each, removal, tuple(kinds[b - 1] for b in sorted(removal.blocks)))
             for each, removal in zip(budgets, self.removals or (), strict=True)
         ]
-        outcomes, healing_notes = _healed(backbone, asked, outcomes, texts, place, progress)
+        outcomes, healing_notes = _healed(
+            backbone, asked, outcomes, texts, place, progress, serves_vectors=self.serves_vectors
+        )
         full, outcomes, notes = _tried(backbone, asked, self.eligible, outcomes, texts, progress)
         spent = None
         if len(outcomes) == 1 and (place is not None or full is not None):
@@ -265,7 +269,12 @@ def ready_pruning(
         export_prune.texts_to_compare(backbone, how, texts.texts)
         how, more = export_prune.with_writing(backbone, how, texts.texts)
         notes += tuple(more)
-    ready = ReadyPruning(backbone, asked, eligible, budgets, texts, run, place, how, None, notes)
+    serves_vectors = backbone.serving is not None or (
+        how is not None and how.format != "transformers"
+    )
+    ready = ReadyPruning(
+        backbone, asked, eligible, budgets, texts, run, place, how, serves_vectors, None, notes
+    )
     measured = asked.rule.heals or (asked.rule.reads and run is None)
     known = asked.scheme != "greedy" and not measured
     return ready.with_removals(progress) if known else ready
@@ -323,6 +332,8 @@ def _healed(
     texts: Texts,
     place: Path | None,
     progress: Progress,
+    *,
+    serves_vectors: bool,
 ) -> tuple[list[Outcome], list[str]]:
     """Heal every removal, where a model is tried or saved or it was asked for."""
     held_out, _ = _held_out(backbone, asked, texts)
@@ -330,14 +341,21 @@ def _healed(
     if asked.heal == "off" or (idle and asked.heal == "auto"):
         return list(outcomes), []
     tested = set(held_out)
-    found, notes = [], []
+    always = asked.heal == "on"
+    by = criteria(
+        backbone,
+        vectors=bool(asked.plans) or serves_vectors,
+        text=not serves_vectors or asked.held_out is not None,
+    )
+    found, notes, judge = [], [], None
     for outcome in outcomes:
         try:
             tokens = _tokens(backbone, asked, [text for text in texts.texts if text not in tested])
             used = divided(tokens, asked.settings)
-            healing = heal(backbone, outcome.removed, used, progress, always=asked.heal == "on")
+            judge = judge or Judge(backbone, used, by)
+            healing = heal(backbone, outcome.removed, used, progress, judge=judge, always=always)
         except InputError as error:
-            if asked.heal == "on":
+            if always:
                 raise
             notes.append(f"not healed: {error}")
             found.append(outcome)
