@@ -10,10 +10,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import transformers as hf
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 import layerscope
 from commands import run
@@ -424,6 +427,54 @@ def test_maps_never_see_the_texts_of_the_perplexity(writer, monkeypatch):
     )
     layerscope.prune(writer, "deepest-first", 1, data=data, perplexity=held_out, draws=1)
     assert len(seen) == len(data) - len(held_out)
+
+
+# --- a readout of the smaller model -----------------------------------------------------------------
+
+
+def test_a_readout_of_the_healed_model_is_one_command(writer, tmp_path):
+    """The same vectors as two commands give, and one folder."""
+    data, out = heal_texts(), tmp_path / "out"
+    prune = partial(layerscope.prune, writer, "deepest-first", 1, data=data)
+    found = prune(out=out, readout=True)
+    assert judged_by(found) == ["distance of vectors"]
+    assert found.outcomes[0].healing.kept
+    prune(out=tmp_path / "pruned", head=False, heal="on")
+    other = layerscope.cut(tmp_path / "pruned", out=tmp_path / "cut", data=data)
+    vectors, others = (
+        SentenceTransformer(str(each)).encode(data[:5]) for each in (out, tmp_path / "cut")
+    )
+    assert np.allclose(vectors, others, atol=1e-5)
+    record = json.loads((out / "layerscope.json").read_text())
+    assert record["command"] == "cut"
+    assert (record["layer"], record["readout"]) == (other.layer, other.readout or None)
+    assert record["made"]["outcomes"][0]["removed"] == [3]
+    said = (out / "README.md").read_text()
+    assert f"without block 3, layer {other.layer} of 3" in said
+    assert "Healed by linear maps folded into block 2" in said
+    assert "SentenceTransformer" in found.usage
+    assert not list(tmp_path.glob("*.unverified"))
+
+
+def test_a_readout_of_an_embedder_keeps_its_pooling(tmp_path):
+    plain = save_tiny(copy.deepcopy(tiny_model("bert")), tmp_path / "plain")
+    transformer = Transformer(str(plain))
+    pooling = Pooling(32, pooling_mode="cls")
+    SentenceTransformer(modules=[transformer, pooling]).save(str(tmp_path / "source"))
+    source, data = tmp_path / "source", heal_texts()
+    layerscope.prune(source, "deepest-first", 1, data=data, out=tmp_path / "out", readout=True)
+    record = json.loads((tmp_path / "out" / "layerscope.json").read_text())
+    assert record["format"] == "sentence-transformers"
+    assert SentenceTransformer(str(tmp_path / "out"))[1].pooling_mode == "cls"
+
+
+def test_a_readout_has_a_folder_and_modules(writer, tmp_path):
+    prune = partial(layerscope.prune, writer, data=heal_texts(), readout=True)
+    with pytest.raises(InputError, match="saved with the smaller model: expected --out, got none"):
+        prune()
+    with pytest.raises(InputError, match="a readout is saved for sentence-transformers, which"):
+        prune(out=tmp_path / "out", format="transformers")
+    assert not list(tmp_path.iterdir())
 
 
 # --- what is refused -------------------------------------------------------------------------------

@@ -404,8 +404,20 @@ class PruneConfig(VectorConfig):
     """Format of the saved folder: auto (the source's), transformers or sentence-transformers."""
     head: Flag = True
     """Load and keep the checkpoint's head."""
+    readout: Flag = False
+    """Save the readout of the smaller model that needs no labels, chosen and fitted as by cut, in place
+    of its last layer; needs --out."""
     seed: Natural = 0
     """Seed of the random rule, the subsets and the measures."""
+
+    @model_validator(mode="after")
+    def _refuse_readout(self) -> Self:
+        if self.readout and self.format == "transformers":
+            raise InputError(
+                "a readout is saved for sentence-transformers, which pools and maps behind the model; "
+                "leave --format transformers out."
+            )
+        return self
 
 
 class PruneCellConfig(Config):

@@ -106,6 +106,7 @@ class PruneConfigKeywords(VectorConfigKeywords, total=False):
     heal: Literal["auto", "on", "off"]
     format: Literal["auto", "transformers", "sentence-transformers"]
     head: bool
+    readout: bool
     seed: int
 
 

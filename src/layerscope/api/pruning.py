@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Unpack
 
@@ -21,15 +21,19 @@ from layerscope.api.common import (
     refuse_tokenizer,
     texts_of,
 )
+from layerscope.api.cutting import CuttingPlan
 from layerscope.api.deciding import RunLike, run_of
 from layerscope.api.keywords import PruneSettings
 from layerscope.api.plans import ShowProgress, command, part, shown_progress
-from layerscope.config import AnyPath, Exactly, Flag, Kind
+from layerscope.config import AnyPath, Exactly, FirstToken, Flag, Kind
 from layerscope.data.texts import Texts
 from layerscope.decisions import prune as prune_module
 from layerscope.decisions.prune import Rule
+from layerscope.errors import InputError
 from layerscope.export import formats, sentence
-from layerscope.export.prune import Saving
+from layerscope.export.cut import Made
+from layerscope.export.patches import healed
+from layerscope.export.prune import Saving, evidence_of
 from layerscope.export.pruning import Pruning, PruningEstimates, ReadyPruning, ready_pruning
 from layerscope.export.request import Budgets, PruneRequest, listed_budgets, named_rule, tasks_of
 from layerscope.models import loading
@@ -37,6 +41,7 @@ from layerscope.models.backbone import Backbone
 from layerscope.models.serving import as_served
 from layerscope.results.table import Run
 from layerscope.settings import (
+    CutConfig,
     EvaluateConfig,
     Format,
     ModelOptions,
@@ -90,7 +95,38 @@ class PruningPlan:
         """Measure, drop blocks, try the smaller model, and save it if it has a place."""
         alone = nullcontext() if self.place is None else formats.claimed(self.place)
         with alone, shown_progress(self.show_progress) as progress:
-            return self._ready(progress).carry_out(progress)
+            ready = self._ready(progress)
+            found = ready.carry_out(progress)
+            return self._read_out(ready.backbone, found, progress) if self.config.readout else found
+
+    def _read_out(self, backbone: Backbone, found: Pruning, progress: Progress) -> Pruning:
+        """Cut the smaller model to its readout, and return the pruning with what was saved."""
+        outcome = found.outcomes[0]
+        gone = ", ".join(map(str, outcome.removed))
+        name = f"{backbone.info.name} without block{'s' * (len(outcome.removed) > 1)} {gone}"
+        evidence = tuple(evidence_of(self.asked, outcome, found.record))
+        with healed(backbone, outcome.removed, outcome.patches) as shorter:
+            made = Made(shorter, name, evidence, found.record)
+            cut = replace(self._cutting(), made=made).carried_out(progress)
+        return replace(
+            found,
+            shipped=cut.shipped,
+            usage=cut.usage,
+            notes=(*found.notes, *cut.evidence, *cut.notes),
+        )
+
+    def _cutting(self) -> CuttingPlan:
+        """Return the cut that gives the readout of a model, as `cut` makes it."""
+        chosen = self.config
+        first = None if chosen.first_token is FirstToken.AUTO else chosen.first_token
+        settings = CutConfig(
+            pooling=chosen.pooling, special_tokens=chosen.special_tokens, first_token=first,
+            max_length=chosen.max_length,
+        )  # fmt: skip
+        return CuttingPlan(
+            self.model, "auto", settings, Path(self.place or ""), self.texts,
+            overwrite=self.overwrite, tokenizer=self.tokenizer, options=self.options,
+        )  # fmt: skip
 
     def _ready(self, progress: Progress) -> ReadyPruning:
         backbone, said = _loaded(
@@ -100,13 +136,17 @@ class PruningPlan:
             refuse_other_model(self.scanned, backbone)
         settings, notes = as_served(self.asked.settings, backbone.serving)
         asked, how = self.asked.changed(settings=settings), None
-        if self.place is not None:
+        if self.config.readout:
+            self._cutting().refuse(backbone, progress)
+        elif self.place is not None:
             how = _saving(
                 self.model, asked, self.config.format, self.options, overwrite=self.overwrite
             )
+        vectors = self.config.readout or backbone.serving is not None
         return ready_pruning(
             backbone, asked, self.texts, progress,
             run=self.scanned, place=self.place, how=how, said=[*said, *notes],
+            serves_vectors=vectors or (how is not None and how.format != "transformers"),
         )  # fmt: skip
 
 
@@ -164,6 +204,10 @@ def prune(
     which, options = part(ReadingConfig, settings), part(ModelOptions, settings)
     refuse_tokenizer(model, tokenizer)
     place = None if out is None else Path(out)
+    if chosen.readout and place is None:
+        raise InputError("a readout is saved with the smaller model: expected --out, got none.")
+    if chosen.readout:
+        sentence.require_extra()
     _check_saving(place, chosen.format, (model, run), overwrite=overwrite)
     held_out = None if perplexity is None else texts_of(perplexity).texts
     asked = PruneRequest(

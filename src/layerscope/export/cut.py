@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from layerscope.config import FirstToken, Pooling
 from layerscope.data.tokens import TokenizedText, length_limit
 from layerscope.errors import InputError
 from layerscope.export import formats, sentence, ship, shorten, verify
+from layerscope.export.place import Place, place_of, refuse_layer
 from layerscope.export.sentence import PoolingMask
 from layerscope.export.ship import Plan, Shipped, Story, usage_of
 from layerscope.export.shorten import OutputPath
@@ -90,23 +91,6 @@ class Cut:
         return usage_of(self.folder, self.settings.format, self.output, reader, pictures=pictures)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a layer is in a smaller model.
-
-    Attributes:
-        site: the state that is wanted, in the source.
-        kept: the blocks to keep, counted from 0.
-        output: where in the smaller model's output it is.
-        notes: what there is to know.
-    """
-
-    site: Site
-    kept: tuple[int, ...]
-    output: OutputPath
-    notes: tuple[str, ...] = ()
-
-
 def refuse_model(backbone: Backbone, settings: CutConfig) -> None:
     """Raise an InputError for a model that cannot be cut, or not for this format."""
     blocks.refuse_surgery(backbone)
@@ -123,106 +107,6 @@ def refuse_model(backbone: Backbone, settings: CutConfig) -> None:
             )
         shorten.refuse_decoder(backbone, settings.format)
         shorten.refuse_processor(backbone, settings.format)
-
-
-def refuse_no_layer(layer: int) -> None:
-    """Raise an InputError for the layer that no cut can give, before a model is loaded."""
-    if layer == 0:
-        raise InputError(
-            "layer 0 is the embeddings, before any block; a cut keeps at least block 1: expected a layer "
-            "from 1 on, got 0."
-        )
-
-
-def refuse_layer(backbone: Backbone, layer: int) -> None:
-    """Raise an InputError for a layer that a cut cannot give."""
-    refuse_no_layer(layer)
-    if not 0 < layer <= backbone.depth:
-        raise InputError(
-            f"expected a layer from 1 to {backbone.depth} (the last block of {backbone.info.name}), got "
-            f"{layer}."
-        )
-
-
-def possible_layer(backbone: Backbone, settings: CutConfig) -> int:
-    """Return a layer that the model can be cut at: asked before a scan chooses one.
-
-    The middle layer is tried first, so that a model that can be cut costs one trial.
-
-    Raises:
-        InputError: there is none.
-    """
-    middle = max(1, backbone.depth // 2)
-    refusals = []
-    for layer in sorted(range(1, backbone.depth + 1), key=lambda layer: abs(layer - middle)):
-        try:
-            place_of(backbone, layer, settings)
-        except InputError as error:
-            refusals.append(error)
-        else:
-            return layer
-    raise refusals[0]
-
-
-def place_of(backbone: Backbone, layer: int, settings: CutConfig) -> Place:
-    """Find a layer in the model cut behind it, or with a pointer in the whole model.
-
-    The smaller model is built and run on a short input, so that what it would give is known now.
-
-    Raises:
-        InputError: the architecture cannot end there, or transformers does not hand this state out.
-    """
-    keeps_norm = settings.final_norm == "keep" and backbone.final_norm is not None
-    site = Site(layer, "final_norm" if keeps_norm else "block")
-    whole = settings.kind == "pointer"
-    if whole and keeps_norm and layer < backbone.depth:
-        raise InputError(
-            f"a pointer finds states that the whole model computes, which never norms layer {layer}; "
-            "pass --final-norm drop, or cut."
-        )
-    found = _found(backbone, range(backbone.depth if whole else layer), site, settings)
-    if not whole:
-        found = found or _before_another(backbone, site, settings)
-    if found is None:
-        raise InputError(_hidden(backbone, site))
-    return found
-
-
-def _hidden(backbone: Backbone, site: Site) -> str:
-    kind, layer = backbone.info.model_class, site.layer
-    if backbone.final_norm is not None and site.stage == "block":
-        return (
-            f"{kind} in transformers returns layer {layer} behind its final norm "
-            "only; pass --final-norm keep, or choose an earlier layer."
-        )
-    return (
-        f"{kind} of {layer} of its {backbone.depth} blocks in transformers returns another state than "
-        f"the source has at layer {layer}, so it cannot be cut there; choose another layer or read it "
-        "from the whole model."
-    )
-
-
-def _found(backbone: Backbone, kept: range, site: Site, settings: CutConfig) -> Place | None:
-    small = shorten.smaller(backbone, kept, head=settings.head)
-    if settings.format != "transformers":
-        shorten.refuse_padding(backbone, small, settings.format)
-    output = shorten.find_output(backbone, small, verify.probed_state(backbone, site))
-    return None if output is None else Place(site, tuple(kept), output)
-
-
-def _before_another(backbone: Backbone, site: Site, settings: CutConfig) -> Place | None:
-    """Find the layer before one more block, where transformers does not return the last block's state."""
-    if site.layer == backbone.depth:
-        return None
-    try:
-        found = _found(backbone, range(site.layer + 1), site, settings)
-    except InputError:  # that block cannot be the last one
-        return None
-    note = (
-        f"{backbone.info.model_class} in transformers hands out its last block's state behind the final "
-        f"norm only, so block {site.layer + 1} is kept as well and layer {site.layer} is read before it."
-    )
-    return None if found is None else replace(found, notes=(note,))
 
 
 _PICTURES: Final = 4
@@ -322,6 +206,23 @@ class CutPlan:
     readout: str = ""
 
 
+@dataclass(frozen=True)
+class Made:
+    """A model that was made of another one, before it is cut.
+
+    Attributes:
+        backbone: the model.
+        name: what it is called in the card of the cut.
+        evidence: sentences for that card on how it was made.
+        record: how it was made.
+    """
+
+    backbone: Backbone
+    name: str
+    evidence: tuple[str, ...]
+    record: Mapping[str, Any]
+
+
 def plan_cut(
     backbone: Backbone,
     layer: int,
@@ -366,6 +267,7 @@ def cut_model(
     *,
     evidence: Sequence[str] = (),
     overwrite: bool = False,
+    made: Made | None = None,
 ) -> Cut:
     """Save a planned cut, and prove in a new process that it gives the layer.
 
@@ -374,6 +276,7 @@ def cut_model(
         out: folder for it.
         evidence: sentences for the model card.
         overwrite: whether a model that layerscope saved there may be replaced.
+        made: how the model that is cut was made, where it is not the source as it was loaded.
 
     Raises:
         InputError: the folder is taken.
@@ -394,7 +297,10 @@ def cut_model(
         "format": settings.format,
         "evidence": list(evidence),
         "notes": list(notes),
+        **({} if made is None else {"made": dict(made.record)}),
     }
+    if made is not None:
+        evidence = (*made.evidence, *evidence)
 
     def card(verification: Verification) -> str:
         usage = usage_of(
@@ -404,7 +310,8 @@ def cut_model(
             verification.reader,
             pictures=backbone.tokenizer is None,
         )
-        story = _story(planned, verification, usage, evidence)
+        name = backbone.info.name if made is None else made.name
+        story = _story(planned, name, verification, usage, evidence)
         return ship.model_card(backbone, story)
 
     shipped = ship.ship(backbone, plan, out, overwrite=overwrite, record=record, card=card)
@@ -425,11 +332,11 @@ def cut_model(
 
 
 def _story(
-    planned: CutPlan, verification: Verification, usage: str, evidence: Sequence[str]
+    planned: CutPlan, name: str, verification: Verification, usage: str, evidence: Sequence[str]
 ) -> Story:
     """Return the contents of the model card: what was done and why."""
     backbone, place, settings = planned.backbone, planned.place, planned.settings
-    name, layer, depth = backbone.info.name, place.site.layer, backbone.depth
+    layer, depth = place.site.layer, backbone.depth
     what = f"Layer {layer} of the {depth} of {name}: its first {layer} blocks."
     if settings.kind == "pointer":
         what = f"{name}, whole, with a pointer to its layer {layer} of {depth}."

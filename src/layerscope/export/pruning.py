@@ -133,7 +133,7 @@ class ReadyPruning:
         texts: to measure on.
         run: a scan in place of measuring, or None.
         place: folder for the smaller model, or None.
-        how: how it is saved, or None.
+        how: how it is saved; None where nothing is, or something is made of it first.
         serves_vectors: whether it is used for its vectors rather than for the text that it writes.
         removals: which blocks go by each budget; None where that has yet to be measured.
         said: what there is to know.
@@ -239,6 +239,7 @@ def ready_pruning(
     run: Run | None = None,
     place: Path | None = None,
     how: Saving | None = None,
+    serves_vectors: bool = False,
     said: Sequence[str] = (),
 ) -> ReadyPruning:
     """Refuse what can be refused before the model is measured, and decide what needs no measuring.
@@ -250,7 +251,8 @@ def ready_pruning(
         progress: called with stage, done and total.
         run: a scan in place of measuring, or None.
         place: folder for the smaller model, or None.
-        how: how it is saved, or None.
+        how: how it is saved; None where nothing is, or something is made of it first.
+        serves_vectors: whether it is used for its vectors rather than for the text that it writes.
         said: notes on the model.
 
     Raises:
@@ -269,9 +271,6 @@ def ready_pruning(
         export_prune.texts_to_compare(backbone, how, texts.texts)
         how, more = export_prune.with_writing(backbone, how, texts.texts)
         notes += tuple(more)
-    serves_vectors = backbone.serving is not None or (
-        how is not None and how.format != "transformers"
-    )
     ready = ReadyPruning(
         backbone, asked, eligible, budgets, texts, run, place, how, serves_vectors, None, notes
     )

@@ -13,9 +13,10 @@ from layerscope.analysis.readouts import own_sites, texts_to_fit_on
 from layerscope.config import Pooling
 from layerscope.data.tokens import TokenizedText, tokenize
 from layerscope.errors import InputError, RunError
-from layerscope.export.cut import CutPlan, Place, pooled_tokens
+from layerscope.export.cut import CutPlan, pooled_tokens
 from layerscope.export.formats import bytes_of
 from layerscope.export.modules import as_modules
+from layerscope.export.place import Place
 from layerscope.export.sentence import PoolingMask
 from layerscope.export.ship import Plan, texts_to_compare
 from layerscope.export.shorten import hidden_places, refuse_other_tokens, refuse_padding, smaller
