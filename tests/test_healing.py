@@ -26,7 +26,7 @@ from layerscope.errors import InputError, NonFiniteError
 from layerscope.export import heal as heal_module
 from layerscope.export import patches as patches_module
 from layerscope.export import pruning as pruning_module
-from layerscope.export.heal import Judge, criteria, divided, heal
+from layerscope.export.heal import Judge, criteria, divided, heal, seconds_to_heal
 from layerscope.export.patches import healed, runs_of
 from layerscope.export.runs import left_by_runs
 from layerscope.export.trial import perplexity
@@ -495,8 +495,12 @@ def test_what_cannot_be_healed_is_said_or_refused(options, said, writer, tmp_pat
     asked = {"data": heal_texts(), "out": tmp_path / "out"} | options
     with pytest.raises(InputError, match=said):
         layerscope.prune(writer, "deepest-first", 1, heal="on", **asked)
+    with pytest.raises(InputError, match=said):
+        layerscope.prune.plan(writer, "deepest-first", 1, heal="on", **asked).estimate()
     assert not list(tmp_path.iterdir())
-    found = layerscope.prune(writer, "deepest-first", 1, **asked)
+    plan = layerscope.prune.plan(writer, "deepest-first", 1, **asked)
+    assert plan.estimate().healing_seconds is None
+    found = plan.run()
     assert any(note.startswith(f"not healed: {said}") for note in found.notes)
     assert found.outcomes[0].healing is None
 
@@ -520,6 +524,20 @@ def test_states_that_are_no_numbers_are_refused(tmp_path):
     with pytest.raises(NonFiniteError, match="hidden states that are NaN or infinite in block 2"):
         layerscope.prune(source, "deepest-first", 1, data=heal_texts(), heal="on")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_dry_run_counts_the_passes_of_healing(monkeypatch):
+    """Two runs of one block take three passes over all texts, and judge seven models."""
+    backbone = loaded("gpt2")
+    used = divided(tokenize(backbone.tokenizer, heal_texts(), 64), SETTINGS)
+    clock = iter(range(100))
+    monkeypatch.setattr(heal_module.time, "perf_counter", lambda: float(next(clock)))
+    one = seconds_to_heal(backbone, used, [1], ("perplexity",))
+    two = seconds_to_heal(backbone, used, [2], ("perplexity",))
+    fit, held_out = (sum(len(text.ids) for text in part) for part in (used.fit, used.held_out))
+    assert two / one == pytest.approx((3 * fit + 10 * held_out) / (fit + 6 * held_out))
+    both = seconds_to_heal(backbone, used, [1, 2], ("perplexity",))
+    assert both == pytest.approx(one + two - one * held_out / (fit + 6 * held_out))
 
 
 def test_nothing_is_fitted_where_nothing_is_tried_or_saved(writer, monkeypatch):

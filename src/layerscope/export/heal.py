@@ -232,6 +232,36 @@ def heal(
     )
 
 
+def seconds_to_heal(
+    backbone: Backbone, texts: HealingTexts, runs: Iterable[int], by: Sequence[Criterion]
+) -> float:
+    """Return about how long it takes to heal, from the time of one batch.
+
+    The first run takes one pass over all texts, every later one two; two forms of a map are judged
+    before one is chosen.
+
+    Args:
+        backbone: the full model.
+        texts: to fit on and to choose by.
+        runs: how many runs of blocks each model lacks.
+        by: criteria.
+    """
+    fitted, tokens = list(texts.fit), sum(len(text.ids) for text in (*texts.fit, *texts.held_out))
+    judged = sum(len(text.ids) for text in _first(texts.held_out, _JUDGED)) * len(by)
+    batch = next(
+        batches(backbone, fitted, [[True] * len(text.ids) for text in fitted], texts.budget)
+    )
+    site, seconds = output_site(backbone), 0.0
+    for _ in range(2):  # the first run warms up
+        started = time.perf_counter()
+        for _ in extract(backbone, [batch], (site,), lambda tokens: float(tokens.states[0, 0, 0])):
+            pass
+        seconds = time.perf_counter() - started
+    timed = sum(len(fitted[item].ids) for item in batch.items)
+    passes = sum((2 * each - 1) * tokens + (2 * each + 2) * judged for each in runs) + judged
+    return seconds * passes / timed
+
+
 class Judge:
     """How far a model is from the full one on held-out texts, by each criterion; less is better.
 
