@@ -27,8 +27,8 @@ from layerscope.decisions.subsets import random_subsets
 from layerscope.errors import InputError
 from layerscope.export import prune as export_prune
 from layerscope.export import pruning as pruning_module
-from layerscope.export import removal as removal_module
 from layerscope.export import reload, verify
+from layerscope.export import removal as removal_module
 from layerscope.export.formats import MismatchError
 from layerscope.export.request import notes_of
 from layerscope.export.trial import Trial, comparisons, perplexity

@@ -49,6 +49,8 @@ Format = Literal["sentence-transformers", "transformers", "onnx"]
 FinalNorm = Literal["auto", "keep", "drop"]
 Scheme = Literal["one-shot", "greedy"]
 Heal = Literal["auto", "on", "off"]
+Part = Literal["attention", "mlp"]
+Parts = Literal["blocks", "attention", "mlp"]
 PrunedFormat = Literal["auto", "transformers", "sentence-transformers"]
 
 
@@ -395,6 +397,8 @@ class PruneConfig(VectorConfig):
     """Random subsets to compare with; all subsets if there are no more."""
     scheme: Scheme = "one-shot"
     """one-shot, or greedy: measure again after each block."""
+    parts: Parts = "blocks"
+    """What is dropped: blocks; or the attention or mlp of blocks, which is tried but cannot be saved."""
     protect: Protected = (1, 1)
     """Blocks that stay at the start and at the end."""
     heal: Heal = "auto"

@@ -102,6 +102,7 @@ class CutConfigKeywords(LengthConfigKeywords, total=False):
 class PruneConfigKeywords(VectorConfigKeywords, total=False):
     draws: int
     scheme: Literal["one-shot", "greedy"]
+    parts: Literal["blocks", "attention", "mlp"]
     protect: str | tuple[int, int]
     heal: Literal["auto", "on", "off"]
     format: Literal["auto", "transformers", "sentence-transformers"]

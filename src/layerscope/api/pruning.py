@@ -212,7 +212,7 @@ def prune(
     held_out = None if perplexity is None else texts_of(perplexity).texts
     asked = PruneRequest(
         rule=named_rule(rule), budgets=listed_budgets(budget), protect=chosen.protect,
-        scheme=chosen.scheme, heal=chosen.heal, draws=chosen.draws,
+        scheme=chosen.scheme, parts=chosen.parts, heal=chosen.heal, draws=chosen.draws,
         plans=tasks_of(evaluate, task_data, tables),
         held_out=None if held_out is None else tuple(held_out),
         settings=EvaluateConfig(
@@ -220,6 +220,12 @@ def prune(
         ),
         seed=chosen.seed,
     )  # fmt: skip
+    if asked.part is not None and (place is not None or run is not None):
+        raise InputError(
+            f"no stock architecture has a switch for a block without its {asked.part}, and zeros in its "
+            f"place are no smaller and no faster; with --parts {asked.part} leave --out and --run out, "
+            "or drop whole blocks."
+        )
     given = None if run is None else run_of(run)
     texts = texts_of(data, which, chosen.seed)
     if given is not None:

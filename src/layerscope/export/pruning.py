@@ -209,6 +209,8 @@ class ReadyPruning:
         """Whether maps are fitted: a model is tried or saved, or it was asked for."""
         held_out, _ = _held_out(self.backbone, self.asked, self.texts)
         used = self.place is not None or self.asked.plans or held_out
+        if self.asked.part is not None:
+            return False
         return self.asked.heal == "on" or (self.asked.heal == "auto" and bool(used))
 
     def _healing_texts(self) -> HealingTexts:
@@ -268,13 +270,16 @@ class ReadyPruning:
         place, how, budgets = self.place, self.how, self.budgets
         kinds = export_prune.kinds_of(backbone)
         outcomes = [
-            Outcome(each, removal, tuple(kinds[b - 1] for b in sorted(removal.blocks)))
+            Outcome(
+                each, removal, tuple(kinds[b - 1] for b in sorted(removal.blocks)), part=asked.part
+            )
             for each, removal in zip(budgets, self.removals or (), strict=True)
         ]
         outcomes, healing_notes = self._healed(outcomes, progress)
         full, outcomes, notes = _tried(backbone, asked, self.eligible, outcomes, texts, progress)
         spent = None
-        if len(outcomes) == 1 and (place is not None or full is not None):
+        whole = asked.part is None
+        if whole and len(outcomes) == 1 and (place is not None or full is not None):
             progress("measuring speed", 0, 1)
             spent = costs(backbone, outcomes[0].removed, tokens_of(backbone, asked, texts.texts),
                           asked.settings.batch_tokens)  # fmt: skip
@@ -380,7 +385,7 @@ def _tried(
     trials = {}
     for number, removed in enumerate(wanted):
         progress("trying subsets", number, len(wanted))
-        trials[removed] = attempt(backbone, removed, plan)
+        trials[removed] = attempt(backbone, removed, plan, asked.part)
     progress("trying subsets", len(wanted), len(wanted))
     full = trials[()]
     found = []

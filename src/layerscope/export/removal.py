@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from layerscope.analysis.run import scan_backbone
 from layerscope.data.texts import Texts
@@ -16,7 +19,10 @@ from layerscope.export.runs import left_by_runs
 from layerscope.export.trial import without
 from layerscope.models.backbone import Backbone
 from layerscope.results.table import Run, conform, no_contributions
-from layerscope.states.extract import Progress
+from layerscope.settings import Part
+from layerscope.states.encode import TokenPolicy
+from layerscope.states.extract import Progress, Site, TokenStates, batches, extract, sites_of
+from layerscope.states.pooling import pool
 
 
 def removals(
@@ -41,6 +47,10 @@ def removals(
     """
 
     def measured(removed: tuple[int, ...] = ()) -> Measured:
+        if asked.part is not None and asked.rule.reads:
+            rows = _steps_of_parts(backbone, asked, asked.part, texts, progress)
+            found = Run(conform(rows), no_contributions(), {})
+            return Measured(found, backbone.depth)
         if not asked.rule.reads:
             nothing = pd.DataFrame({"metric": [], "value": []})
             empty = Run(conform(nothing), no_contributions(), {})
@@ -68,6 +78,51 @@ def removals(
 def _first(removal: Removal, count: int) -> Removal:
     blocks = removal.blocks[:count]
     return Removal(blocks, {b: v for b, v in removal.scores.items() if b in blocks})
+
+
+def _steps_of_parts(
+    backbone: Backbone, asked: PruneRequest, part: Part, texts: Texts, progress: Progress
+) -> pd.DataFrame:
+    """Return what two measures of steps are across the attention or the MLP of each block.
+
+    The mean angle of a text's vector, and 1 - the mean cosine of each token, before and after it.
+    """
+    tokens, policy = tokens_of(backbone, asked, texts.texts), TokenPolicy.of_config(asked.settings)
+    after_attention = "attn_residual" if "mlp_norm" in backbone.stages else "attn_norm"
+    middle = "attn_residual" if part == "attention" else after_attention
+    sites = sites_of(backbone, None, ("block", middle))
+    before: list[tuple[Tensor, Tensor]] = []
+
+    def read(states: TokenStates) -> tuple[Tensor, Tensor]:
+        now = states.states.float(), pool(states, asked.settings.pools).double().cpu()
+        cosines = torch.zeros(len(now[1]))
+        angles = torch.zeros(len(now[1]))
+        if states.site.layer:
+            marks = states.counted.to(now[0])
+            of_tokens = torch.cosine_similarity(now[0], before[-1][0], dim=2)
+            cosines = ((of_tokens * marks).sum(1) / marks.sum(1)).cpu()
+            turned = torch.cosine_similarity(now[1], before[-1][1], dim=1).clamp(-1, 1)
+            angles = turned.acos() / math.pi
+        before[:] = [now]
+        return 1 - cosines, angles
+
+    sums: dict[Site, list[tuple[Tensor, Tensor]]] = {}
+    marks = [policy.counted(text) for text in tokens]
+    done = 0
+    for result in extract(backbone, batches(backbone, tokens, marks, asked.settings.batch_tokens),
+                          sites, read):  # fmt: skip
+        progress("measuring parts", done, len(tokens))
+        done += len(result.items)
+        for site, found in result.by_site.items():
+            sums.setdefault(site, []).append(found)
+    progress("measuring parts", len(tokens), len(tokens))
+    wanted = middle if part == "attention" else "block"
+    return pd.DataFrame(
+        {"metric": name, "level": "pair", "layer": site.layer, "other_layer": site.layer - 1,
+         "value": float(torch.cat([each[place] for each in found]).mean())}
+        for site, found in sums.items() if site.stage == wanted and site.layer
+        for place, name in enumerate(("block_influence", "angular_distance"))
+    )  # fmt: skip
 
 
 def tokens_of(
