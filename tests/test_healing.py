@@ -210,7 +210,7 @@ def test_what_does_not_help_is_not_kept_unless_asked_for(writer, tmp_path, monke
     [judged] = healing.judgments
     assert judged.healed > judged.dropped
     assert not healing.kept
-    assert any("; not kept" in note for note in found.notes)
+    assert any(note.endswith(" Not kept.") for note in found.notes)
     plain = prune(out=tmp_path / "plain", heal="off")
     one, other = (
         hf.AutoModelForCausalLM.from_pretrained(tmp_path / each).state_dict()

@@ -69,8 +69,8 @@ class Judgment:
     def __str__(self) -> str:
         """Return the three values in words."""
         return (
-            f"the {self.by} is {self.full:.4g} of the full model, {self.dropped:.4g} without the "
-            f"blocks, {self.healed:.4g} healed"
+            f"{self.by} {self.full:.4g} in the full model, {self.dropped:.4g} without the blocks, "
+            f"{self.healed:.4g} healed"
         )
 
 
@@ -103,11 +103,14 @@ class Healing:
 
     def sentence(self) -> str:
         """Return what came of it, for people."""
-        into = ", ".join(f"{patch.block} ({patch.form})" for patch in self.patches)
+        into = ", ".join(
+            f"{patch.block}{' (diagonal)' if patch.form == 'diagonal' else ''}"
+            for patch in self.patches
+        )
         return (
-            f"Healed by linear maps folded into block {into}, fitted on {self.tokens:,} tokens: on "
-            f"{self.held_out:,} held-out tokens {' and '.join(map(str, self.judgments))}; "
-            f"{'kept' if self.kept else 'not kept'}."
+            f"Healed by linear maps folded into block{'s' * (len(self.patches) > 1)} {into}, fitted on "
+            f"{self.tokens:,} tokens. On {self.held_out:,} held-out tokens: "
+            f"{'; '.join(map(str, self.judgments))}. {'Kept' if self.kept else 'Not kept'}."
         )
 
 
