@@ -452,6 +452,7 @@ def test_a_readout_of_the_healed_model_is_one_command(writer, tmp_path):
     said = (out / "README.md").read_text()
     assert f"without block 3, layer {other.layer} of 3" in said
     assert "Healed by linear maps folded into block 2" in said
+    assert sum(note.startswith("Healed by") for note in found.notes) == 1
     assert "SentenceTransformer" in found.usage
     assert not list(tmp_path.glob("*.unverified"))
 

@@ -63,7 +63,7 @@ def test_a_rule_says_whether_it_is_our_reading_and_not_its_name():
     }  # fmt: skip
     for own, name in ((True, "cka"), (False, "nrs-of-another")):
         rule = replace(prune_module.rule("cka"), name=name, own_reading=own)
-        asked = SimpleNamespace(rule=rule, scheme="one-shot")
+        asked = SimpleNamespace(rule=rule, scheme="one-shot", part=None)
         said = any("our reading of Jiang" in note for note in notes_of(asked, (), None))
         assert said is own
 

@@ -285,6 +285,7 @@ def cut_model(
     """
     backbone, layer, settings = planned.backbone, planned.layer, planned.settings
     place, plan, notes = planned.place, planned.plan, planned.notes
+    said = [*(() if made is None else made.evidence), *evidence]
     record = {
         "command": "cut",
         "versions": versions(),
@@ -295,12 +296,10 @@ def cut_model(
         "output": list(place.output),
         "readout": planned.readout or None,
         "format": settings.format,
-        "evidence": list(evidence),
+        "evidence": said,
         "notes": list(notes),
         **({} if made is None else {"made": dict(made.record)}),
     }
-    if made is not None:
-        evidence = (*made.evidence, *evidence)
 
     def card(verification: Verification) -> str:
         usage = usage_of(
@@ -311,7 +310,7 @@ def cut_model(
             pictures=backbone.tokenizer is None,
         )
         name = backbone.info.name if made is None else made.name
-        story = _story(planned, name, verification, usage, evidence)
+        story = _story(planned, name, verification, usage, said)
         return ship.model_card(backbone, story)
 
     shipped = ship.ship(backbone, plan, out, overwrite=overwrite, record=record, card=card)
