@@ -55,6 +55,7 @@ RULES = ("angular", "angular-contiguous", "healing", "gfmi-gain", "nrs", "frenet
 RANDOM = "random"
 FITTED = 120  # paragraphs of WikiText-2's training part
 SINGLE = 48  # of them are fitted on one by one
+JUDGED = 1500  # held-out tokens that models are judged on
 _BATCH = 4096
 
 
@@ -142,7 +143,7 @@ def fill(name: str, rules: Sequence[str], counts: Sequence[int]) -> None:
     how = tests.settings.changed(batch_tokens=_BATCH)
     used = divided(tokenize(backbone.tokenizer, mixed(), 512), how)
     by = criteria(backbone, vectors=True, text=True)
-    bench = Bench(name, prefix, tests, used, Judge(backbone, used, by))
+    bench = Bench(name, prefix, tests, used, Judge(backbone, used, by, JUDGED))
     eligible = eligible_blocks(BLOCKS[name])
     for count in counts or counts_of(name):
         for each in rules:
@@ -223,10 +224,12 @@ def _row(
 ) -> dict[str, Any]:  # fmt: skip
     count = len(removed)
     row: dict[str, Any] = {"blocks": count, "rule": name, "which": _spans(removed)}
+    judgments = {each["by"]: each for each in found["healing"]["judgments"]}
     for state in ("dropped", "healed"):
         trial = found[state]
         if full.perplexity:
             row[f"perplexity {state}"] = _perplexity(trial)
+        row[f"distance {state}"] = f"{judgments['distance of vectors'][state]:.3f}"
         row[f"mean {state} %"] = f"{changes(full, trial)[MEAN]:+.1f}"
         if random:
             others = [changes(full, each[state])[MEAN] for each in random]
@@ -245,6 +248,27 @@ def _random_row(full: Trial, count: int, random: Sequence[dict[str, Any]]) -> di
             f"{fmean(changes(full, each[state])[MEAN] for each in random):+.1f}"
         )
     return row
+
+
+def cost_table(name: str) -> str:
+    """The size and the speed of the full model and of those without blocks, where they were measured."""
+    known = json.loads((folder(name) / "chosen.json").read_text()).get(RULES[0], {})
+    rows: list[dict[str, Any]] = []
+    for count in sorted(counts_of(name)):
+        found = read(name, known[str(count)]) if str(count) in known else None
+        if found is None or "costs" not in found:
+            continue
+        full, pruned = found["costs"]
+        faster = pruned["tokens_per_second"] / full["tokens_per_second"]
+        rows.append(
+            {
+                "blocks gone": f"{count} of {BLOCKS[name]}",
+                "parameters": f"{pruned['parameters'] / 1e6:.1f} M of {full['parameters'] / 1e6:.1f} M",
+                "MB in memory": f"{pruned['bytes'] / 1e6:.0f} of {full['bytes'] / 1e6:.0f}",
+                "speed": f"{faster:.2f} x",
+            }
+        )
+    return markdown(rows) if rows else ""
 
 
 def _perplexity(trial: Trial) -> str:
@@ -271,7 +295,7 @@ def main() -> str:
             scores = ", ".join(f"{task} {100 * value:.2f}" for task, value in trial.scores.items())
             known = f"; {PERPLEXITY} {trial.perplexity:.2f}" if trial.perplexity else ""
             parts += [f"### {name}, {BLOCKS[name]} blocks", f"Full model: {scores}{known}."]
-            parts.append(model_table(name))
+            parts += [model_table(name), cost_table(name)]
     return "\n\n".join(parts)
 
 

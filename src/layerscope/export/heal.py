@@ -268,14 +268,20 @@ def seconds_to_heal(
 class Judge:
     """How far a model is from the full one on held-out texts, by each criterion; less is better.
 
-    On the first 4,096 tokens or so. The distance of vectors is 1 - cosine of each text's vector with
+    On the first texts of so many tokens. The distance of vectors is 1 - cosine of each text's vector with
     the full model's, in the mean.
     """
 
-    def __init__(self, backbone: Backbone, texts: HealingTexts, by: Sequence[Criterion]) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        texts: HealingTexts,
+        by: Sequence[Criterion],
+        tokens: int = _JUDGED,
+    ) -> None:
         self.backbone, self.budget, self.by = backbone, texts.budget, tuple(by)
         self.policy, self.pooling = texts.policy, texts.pooling
-        self.texts = _first(texts.held_out, _JUDGED)
+        self.texts = _first(texts.held_out, tokens)
 
     @cached_property
     def full(self) -> tuple[float, ...]:
