@@ -210,7 +210,7 @@ def test_what_does_not_help_is_not_kept_unless_asked_for(writer, tmp_path, monke
     [judged] = healing.judgments
     assert judged.healed > judged.dropped
     assert not healing.kept
-    assert any(note.endswith(" Not kept.") for note in found.notes)
+    assert any(note.endswith(". Not kept.") for note in found.notes)
     plain = prune(out=tmp_path / "plain", heal="off")
     one, other = (
         hf.AutoModelForCausalLM.from_pretrained(tmp_path / each).state_dict()
@@ -377,7 +377,12 @@ def test_a_model_is_judged_by_what_it_is_used_for(writer, tmp_path):
     prune = partial(layerscope.prune, writer, "deepest-first", 1, data=heal_texts(), draws=1)
     sentences = pd.DataFrame({"text": heal_texts(40), "label": ["a", "b"] * 20})
     assert judged_by(prune(out=tmp_path / "text")) == ["perplexity"]
-    assert judged_by(prune(tables=(sentences,))) == ["perplexity", "distance of vectors"]
+    both = prune(tables=(sentences,))
+    assert judged_by(both) == ["perplexity", "distance of vectors"]
+    tokens = tokenize(loading.load(writer).tokenizer, sentences["text"].tolist(), 512)
+    read = both.outcomes[0].healing.judgments[1]
+    assert (read.of, read.tokens) == ("the tasks' texts", sum(len(text.ids) for text in tokens))
+    assert both.outcomes[0].healing.judgments[0].of == "held-out texts"
     served = prune(out=tmp_path / "vectors", format="sentence-transformers")
     assert judged_by(served) == ["distance of vectors"]
 
@@ -402,6 +407,14 @@ def test_maps_that_help_one_use_and_harm_another_are_not_kept(monkeypatch):
     assert perplexities.healed < perplexities.dropped
     assert (distances.dropped, distances.healed) == (0.2, 0.3)
     assert not found.kept
+
+
+def test_vectors_are_compared_with_those_of_the_full_model_whoever_asks_first():
+    backbone = loaded("bert")
+    used = divided(tokenize(backbone.tokenizer, heal_texts(), 64), SETTINGS)
+    one, other = (Judge(backbone, used, ("distance of vectors",)) for _ in range(2))
+    assert one.full == (0.0,)
+    assert other((2, 3)) == one((2, 3)) > (1e-3,)
 
 
 def test_the_full_model_is_judged_once_for_all_budgets(writer, monkeypatch):

@@ -53,12 +53,16 @@ class Judgment:
         full: its value for the full model.
         dropped: for the model without the blocks, as it is.
         healed: for the healed one.
+        tokens: how many these texts have.
+        of: which texts they are.
     """
 
     by: Criterion
     full: float
     dropped: float
     healed: float
+    tokens: int
+    of: str
 
     @property
     def recovered(self) -> float:
@@ -69,8 +73,8 @@ class Judgment:
     def __str__(self) -> str:
         """Return the three values in words."""
         return (
-            f"{self.by} {self.full:.4g} in the full model, {self.dropped:.4g} without the blocks, "
-            f"{self.healed:.4g} healed"
+            f"{self.by} on {self.tokens:,} tokens of {self.of}: {self.full:.4g} in the full model, "
+            f"{self.dropped:.4g} without the blocks, {self.healed:.4g} healed"
         )
 
 
@@ -83,7 +87,6 @@ class Healing:
         kept: whether they are in the model that is tried and saved.
         judgments: one for each criterion; the first also chose between forms of a map.
         tokens: that maps were fitted on.
-        held_out: tokens that they are judged on.
         seconds: all in all.
     """
 
@@ -91,7 +94,6 @@ class Healing:
     kept: bool
     judgments: tuple[Judgment, ...]
     tokens: int
-    held_out: int
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -107,10 +109,11 @@ class Healing:
             f"{patch.block}{' (diagonal)' if patch.form == 'diagonal' else ''}"
             for patch in self.patches
         )
+        said = "; ".join(map(str, self.judgments))
         return (
             f"Healed by linear maps folded into block{'s' * (len(self.patches) > 1)} {into}, fitted on "
-            f"{self.tokens:,} tokens. On {self.held_out:,} held-out tokens: "
-            f"{'; '.join(map(str, self.judgments))}. {'Kept' if self.kept else 'Not kept'}."
+            f"{self.tokens:,} tokens. {said[0].upper()}{said[1:]}. "
+            f"{'Kept' if self.kept else 'Not kept'}."
         )
 
 
@@ -224,13 +227,12 @@ def heal(
         patches.append(chosen)
     progress("healing", len(runs), len(runs))
     dropped, found = judge(removed), found or judge(removed, patches)
-    judgments = tuple(map(Judgment, judge.by, full, dropped, found))
+    judgments = tuple(map(Judgment, judge.by, full, dropped, found, *judge.facts))
     return Healing(
         tuple(patches),
         always or all(each.healed < each.dropped for each in judgments),
         judgments,
         tokens=sum(len(text.ids) for text in texts.fit),
-        held_out=sum(len(text.ids) for text in judge.texts),
         seconds=round(time.perf_counter() - started, 1),
     )
 
@@ -266,10 +268,10 @@ def seconds_to_heal(
 
 
 class Judge:
-    """How far a model is from the full one on held-out texts, by each criterion; less is better.
+    """How far a model is from the full one on texts that no map saw; less is better.
 
-    On the first texts of so many tokens. The distance of vectors is 1 - cosine of each text's vector with
-    the full model's, in the mean.
+    By each criterion, on the first texts of so many tokens: held-out ones, or for vectors `vectors_of`.
+    The distance of vectors is 1 - cosine of each text's vector with the full model's, in the mean.
     """
 
     def __init__(
@@ -278,10 +280,22 @@ class Judge:
         texts: HealingTexts,
         by: Sequence[Criterion],
         tokens: int = _JUDGED,
+        *,
+        vectors_of: Sequence[TokenizedText] = (),
     ) -> None:
         self.backbone, self.budget, self.by = backbone, texts.budget, tuple(by)
         self.policy, self.pooling = texts.policy, texts.pooling
         self.texts = _first(texts.held_out, tokens)
+        self.read = _first(vectors_of, tokens) or self.texts
+        self.of = "the tasks' texts" if vectors_of else "held-out texts"
+
+    @property
+    def facts(self) -> tuple[list[int], list[str]]:
+        """The tokens of the texts of each criterion, and what texts they are."""
+        vectors = [each == "distance of vectors" for each in self.by]
+        read = [self.read if each else self.texts for each in vectors]
+        tokens = [sum(len(text.ids) for text in texts) for texts in read]
+        return tokens, [self.of if each else "held-out texts" for each in vectors]
 
     @cached_property
     def full(self) -> tuple[float, ...]:
@@ -306,6 +320,8 @@ class Judge:
 
     def __call__(self, removed: Iterable[int], patches: Iterable[Patch] = ()) -> tuple[float, ...]:
         """Judge the model without some blocks and with patches; infinite if a state is not finite."""
+        if "distance of vectors" in self.by:
+            _ = self.expected  # of the full model, before blocks are out
         with healed(self.backbone, removed, patches) as model:
             return tuple(
                 self._distance(model) if each == "distance of vectors" else self._perplexity(model)
@@ -321,7 +337,7 @@ class Judge:
         return found if math.isfinite(found) else math.inf
 
     def _vectors(self, model: Backbone) -> Tensor:
-        texts, site = self.texts, output_site(model)
+        texts, site = self.read, output_site(model)
         counted = [self.policy.counted(text) for text in texts]
 
         def pooled(tokens: TokenStates) -> Tensor:

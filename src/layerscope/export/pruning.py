@@ -7,16 +7,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from layerscope.analysis.plan import prepare
 from layerscope.analysis.run import Estimates, estimate
 from layerscope.config import FirstToken
 from layerscope.data.texts import SAMPLE, Texts, read_texts
-from layerscope.data.tokens import length_limit
+from layerscope.data.tokens import TokenizedText, length_limit
 from layerscope.decisions.prune import Budget, Removal, Rule
 from layerscope.decisions.subsets import random_subsets
 from layerscope.errors import InputError
+from layerscope.evaluation.estimates import texts_of_tasks
 from layerscope.export import formats
 from layerscope.export import prune as export_prune
 from layerscope.export import trial as trial_module
@@ -225,6 +227,14 @@ class ReadyPruning:
             text=not self.serves_vectors or self.asked.held_out is not None,
         )
 
+    def _texts_of_tasks(self) -> Sequence[TokenizedText]:
+        """Return the texts of the tasks in random order, as what their vectors are judged on."""
+        if not self.asked.plans:
+            return ()
+        found = texts_of_tasks(self.backbone, self.asked.plans, self.asked.settings)
+        order = np.random.default_rng(self.asked.seed).permutation(len(found))
+        return tokens_of(self.backbone, self.asked, [found[place] for place in order])
+
     def _healed(
         self, outcomes: Sequence[Outcome], progress: Progress
     ) -> tuple[list[Outcome], list[str]]:
@@ -236,7 +246,9 @@ class ReadyPruning:
         for outcome in outcomes:
             try:
                 used = self._healing_texts()
-                judge = judge or Judge(self.backbone, used, self._criteria())
+                judge = judge or Judge(
+                    self.backbone, used, self._criteria(), vectors_of=self._texts_of_tasks()
+                )
                 healing = heal(
                     self.backbone, outcome.removed, used, progress, judge=judge, always=always
                 )
