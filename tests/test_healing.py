@@ -376,7 +376,7 @@ def test_a_model_is_judged_by_what_it_is_used_for(writer, tmp_path):
     """Text that it writes, vectors, or both."""
     prune = partial(layerscope.prune, writer, "deepest-first", 1, data=heal_texts(), draws=1)
     sentences = pd.DataFrame({"text": heal_texts(40), "label": ["a", "b"] * 20})
-    assert judged_by(prune(out=tmp_path / "text")) == ["perplexity"]
+    assert judged_by(prune(perplexity=heal_texts()[:3])) == ["perplexity"]
     both = prune(tables=(sentences,))
     assert judged_by(both) == ["perplexity", "distance of vectors"]
     tokens = tokenize(loading.load(writer).tokenizer, sentences["text"].tolist(), 512)
