@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,29 +22,40 @@ import torch
 
 import layerscope
 from benchmarks.materials import READOUT_MODELS
-from benchmarks.pruning import BLOCKS, DATA, DTYPES, ENCODERS, MEAN, RUNS, changes, tests_for
+from benchmarks.subsets import (
+    BLOCKS,
+    DATA,
+    DTYPES,
+    ENCODERS,
+    MEAN,
+    RUNS,
+    Prefix,
+    changes,
+    tests_for,
+)
 from benchmarks.tables import markdown
 from layerscope.data.files import write_json
 from layerscope.data.tokens import tokenize
 from layerscope.decisions.prune import Measured, budgets, eligible_blocks, measured_by, rule
 from layerscope.decisions.subsets import random_subsets
-from layerscope.export.heal import divided, heal
-from layerscope.export.patches import healed
+from layerscope.export.heal import Judge, criteria, divided, heal
+from layerscope.export.patches import HealingTexts, patched
 from layerscope.export.runs import left_by_runs
-from layerscope.export.trial import PERPLEXITY, Trial, TrialPlan, tried
+from layerscope.export.trial import PERPLEXITY, Trial, TrialPlan, costs, tried
 from layerscope.models import loading
 from layerscope.models.backbone import Backbone
 from layerscope.results.resampling import against
 from layerscope.results.table import Run, conform, load_run, no_contributions
-from layerscope.settings import EvaluateConfig, ModelOptions
+from layerscope.settings import ModelOptions
 from layerscope.states.extract import silent
 
 KEPT = RUNS / "heal"
 BUDGETS = (0.10, 0.20, 0.05, 0.15, 0.25)  # the ones that are asked about first
-RULES = ("angular-contiguous", "healing", "angular", "gfmi-gain", "nrs", "frenet")
+RULES = ("angular", "angular-contiguous", "healing", "gfmi-gain", "nrs", "frenet")
 RANDOM = "random"
-FITTED = 300  # paragraphs of WikiText-2's training part
-SINGLE = 120  # of them are fitted on one by one
+FITTED = 120  # paragraphs of WikiText-2's training part
+SINGLE = 48  # of them are fitted on one by one
+JUDGED = 1500  # held-out tokens that models are judged on
 _BATCH = 4096
 
 
@@ -125,35 +135,54 @@ def fill(name: str, rules: Sequence[str], counts: Sequence[int]) -> None:
     """Heal and try what the rules choose, and as many random subsets as asked for."""
     backbone = load(name)
     tests = tests_for(name, backbone)
+    prefix = Prefix(backbone)
+    with prefix.recording() as full:
+        whole = tried(full, (), tests)
     if not file_of(name, ()).exists():
-        write_json(file_of(name, ()), {"full": asdict(tried(backbone, (), tests))})
+        write_json(file_of(name, ()), {"full": asdict(whole)})
+    how = tests.settings.changed(batch_tokens=_BATCH)
+    used = divided(tokenize(backbone.tokenizer, mixed(), 512), how)
+    by = criteria(backbone, vectors=True, text=True)
+    bench = Bench(name, prefix, tests, used, Judge(backbone, used, by, JUDGED))
     eligible = eligible_blocks(BLOCKS[name])
     for count in counts or counts_of(name):
         for each in rules:
             if each == RANDOM:
                 for removed in random_subsets(eligible, count).subsets:
-                    _try(name, backbone, removed, tests)
+                    bench.keep(removed)
             else:
                 removed = chosen(name, backbone, each)[str(count)]
-                _try(name, backbone, tuple(removed), tests)
+                bench.keep(tuple(removed), costly=each == RULES[0])
 
 
-def _try(name: str, backbone: Backbone, removed: tuple[int, ...], tests: TrialPlan) -> None:
-    if file_of(name, removed).exists():
-        return
-    used = divided(tokenize(backbone.tokenizer, mixed(), 512), EvaluateConfig(batch_tokens=_BATCH))
-    started = time.perf_counter()
-    healing = heal(backbone, removed, used, silent)
-    seconds = time.perf_counter() - started
-    with healed(backbone, removed) as shorter:
-        dropped = tried(shorter, removed, tests)
-    with healed(backbone, removed, healing.patches) as shorter:
-        better = tried(shorter, removed, tests)
-    facts = {"dropped": asdict(dropped), "healed": asdict(better), "seconds": round(seconds)}
-    write_json(file_of(name, removed), facts | {"healing": healing.as_dict()})
-    print(
-        name, removed, round(seconds), healing.sentence(), dropped, better, sep="\n  ", flush=True
-    )
+@dataclass(frozen=True)
+class Bench:
+    """A model, the tests of its subsets, and the texts that they are healed on."""
+
+    name: str
+    prefix: Prefix
+    tests: TrialPlan
+    used: HealingTexts
+    judge: Judge
+
+    def keep(self, removed: tuple[int, ...], costly: bool = False) -> None:
+        """Try one subset, dropped and healed, unless its file is there."""
+        file = file_of(self.name, removed)
+        if file.exists():
+            return
+        backbone = self.prefix.backbone
+        healing = heal(backbone, removed, self.used, silent, judge=self.judge)
+        with self.prefix.without(removed) as shorter:
+            dropped = tried(shorter, removed, self.tests)
+        before = min(patch.block for patch in healing.patches)
+        with patched(backbone, healing.patches), self.prefix.without(removed, before) as shorter:
+            better = tried(shorter, removed, self.tests)
+        facts = {"dropped": asdict(dropped), "healed": asdict(better)}
+        if costly:
+            spent = costs(backbone, removed, self.used.held_out, _BATCH)
+            facts["costs"] = [asdict(each) for each in spent]
+        write_json(file, facts | {"healing": healing.as_dict()})
+        print(self.name, removed, healing.sentence(), dropped, better, sep="\n  ", flush=True)
 
 
 # --- the tables ---------------------------------------------------------------------------------
@@ -195,10 +224,12 @@ def _row(
 ) -> dict[str, Any]:  # fmt: skip
     count = len(removed)
     row: dict[str, Any] = {"blocks": count, "rule": name, "which": _spans(removed)}
+    judgments = {each["by"]: each for each in found["healing"]["judgments"]}
     for state in ("dropped", "healed"):
         trial = found[state]
         if full.perplexity:
             row[f"perplexity {state}"] = _perplexity(trial)
+        row[f"distance {state}"] = f"{judgments['distance of vectors'][state]:.3f}"
         row[f"mean {state} %"] = f"{changes(full, trial)[MEAN]:+.1f}"
         if random:
             others = [changes(full, each[state])[MEAN] for each in random]
@@ -206,7 +237,7 @@ def _row(
             beside = against(changes(full, trial)[MEAN], others, exhaustive=whole)
             row[f"p {state}"] = f"{beside.p:.2f}"
     row["kept"] = "yes" if found["healing"]["kept"] else "no"
-    row["seconds"] = found["seconds"]
+    row["seconds"] = round(found["healing"]["seconds"])
     return row
 
 
@@ -217,6 +248,27 @@ def _random_row(full: Trial, count: int, random: Sequence[dict[str, Any]]) -> di
             f"{fmean(changes(full, each[state])[MEAN] for each in random):+.1f}"
         )
     return row
+
+
+def cost_table(name: str) -> str:
+    """The size and the speed of the full model and of those without blocks, where they were measured."""
+    known = json.loads((folder(name) / "chosen.json").read_text()).get(RULES[0], {})
+    rows: list[dict[str, Any]] = []
+    for count in sorted(counts_of(name)):
+        found = read(name, known[str(count)]) if str(count) in known else None
+        if found is None or "costs" not in found:
+            continue
+        full, pruned = found["costs"]
+        faster = pruned["tokens_per_second"] / full["tokens_per_second"]
+        rows.append(
+            {
+                "blocks gone": f"{count} of {BLOCKS[name]}",
+                "parameters": f"{pruned['parameters'] / 1e6:.1f} M of {full['parameters'] / 1e6:.1f} M",
+                "MB in memory": f"{pruned['bytes'] / 1e6:.0f} of {full['bytes'] / 1e6:.0f}",
+                "speed": f"{faster:.2f} x",
+            }
+        )
+    return markdown(rows) if rows else ""
 
 
 def _perplexity(trial: Trial) -> str:
@@ -243,7 +295,7 @@ def main() -> str:
             scores = ", ".join(f"{task} {100 * value:.2f}" for task, value in trial.scores.items())
             known = f"; {PERPLEXITY} {trial.perplexity:.2f}" if trial.perplexity else ""
             parts += [f"### {name}, {BLOCKS[name]} blocks", f"Full model: {scores}{known}."]
-            parts.append(model_table(name))
+            parts += [model_table(name), cost_table(name)]
     return "\n\n".join(parts)
 
 

@@ -10,9 +10,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import transformers as hf
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 import layerscope
 from commands import run
@@ -22,7 +26,7 @@ from layerscope.errors import InputError, NonFiniteError
 from layerscope.export import heal as heal_module
 from layerscope.export import patches as patches_module
 from layerscope.export import pruning as pruning_module
-from layerscope.export.heal import Judge, divided, heal
+from layerscope.export.heal import Judge, criteria, divided, heal, seconds_to_heal
 from layerscope.export.patches import healed, runs_of
 from layerscope.export.runs import left_by_runs
 from layerscope.export.trial import perplexity
@@ -162,8 +166,10 @@ def test_a_healed_model_is_nearer_saved_without_a_new_weight_and_read_back(write
     layerscope.prune(writer, "deepest-first", 1, data=heal_texts(), out=plain, heal="off")
     healing = found.outcomes[0].healing
     assert healing.kept
-    assert healing.recovered > 0.9
-    assert healing.dropped > 1.1 * healing.full
+    [judged] = healing.judgments
+    assert judged.by == "perplexity"
+    assert judged.recovered > 0.9
+    assert judged.dropped > 1.1 * judged.full
     [patch] = healing.patches
     assert (patch.block, patch.goal, patch.module) == (2, 3, "mlp.down_proj")
     assert found.shipped.verification.generated is True  # alike with and without the cache
@@ -201,9 +207,10 @@ def test_what_does_not_help_is_not_kept_unless_asked_for(writer, tmp_path, monke
     prune = partial(layerscope.prune, writer, "deepest-first", 1, data=heal_texts())
     found = prune(out=tmp_path / "out")
     healing = found.outcomes[0].healing
-    assert healing.healed > healing.dropped
+    [judged] = healing.judgments
+    assert judged.healed > judged.dropped
     assert not healing.kept
-    assert any("; not kept" in note for note in found.notes)
+    assert any(note.endswith(". Not kept.") for note in found.notes)
     plain = prune(out=tmp_path / "plain", heal="off")
     one, other = (
         hf.AutoModelForCausalLM.from_pretrained(tmp_path / each).state_dict()
@@ -248,7 +255,8 @@ def test_the_last_block_is_healed_to_what_it_gave():
     found = heal(backbone, (3, 4), used, silent)
     [patch] = found.patches
     assert (patch.block, patch.goal) == (2, 4)
-    assert found.healed < found.dropped
+    [judged] = found.judgments
+    assert judged.healed < judged.dropped
 
 
 def test_scattered_blocks_are_healed_in_order_each_before_it():
@@ -319,10 +327,11 @@ def test_behind_a_norm_the_form_is_chosen_on_held_out_texts(name, monkeypatch):
 
     monkeypatch.setattr(Judge, "__call__", noted)
     found = heal(backbone, (3,), used, silent)
-    tried = [score for count, score in scores if count][:2]
-    assert found.judged == "distance of vectors"
-    assert found.full == pytest.approx(0, abs=1e-9)
-    assert found.healed == pytest.approx(min(tried))
+    tried = [score for count, (score,) in scores if count]
+    [judged] = found.judgments
+    assert len(tried) == 2
+    assert (judged.by, judged.full) == ("distance of vectors", 0)
+    assert judged.healed == pytest.approx(min(tried))
     assert found.patches[0].form == ("full", "diagonal")[tried.index(min(tried))]
 
 
@@ -359,6 +368,67 @@ def states_of(tokens):
     return tokens.states[tokens.real].clone()
 
 
+def judged_by(found) -> list[str]:
+    return [each.by for each in found.outcomes[0].healing.judgments]
+
+
+def test_a_model_is_judged_by_what_it_is_used_for(writer, tmp_path):
+    """Text that it writes, vectors, or both."""
+    prune = partial(layerscope.prune, writer, "deepest-first", 1, data=heal_texts(), draws=1)
+    sentences = pd.DataFrame({"text": heal_texts(40), "label": ["a", "b"] * 20})
+    assert judged_by(prune(perplexity=heal_texts()[:3])) == ["perplexity"]
+    both = prune(tables=(sentences,))
+    assert judged_by(both) == ["perplexity", "distance of vectors"]
+    tokens = tokenize(loading.load(writer).tokenizer, sentences["text"].tolist(), 512)
+    read = both.outcomes[0].healing.judgments[1]
+    assert (read.of, read.tokens) == ("the tasks' texts", sum(len(text.ids) for text in tokens))
+    assert both.outcomes[0].healing.judgments[0].of == "held-out texts"
+    served = prune(out=tmp_path / "vectors", format="sentence-transformers")
+    assert judged_by(served) == ["distance of vectors"]
+
+
+def test_maps_that_help_one_use_and_harm_another_are_not_kept(monkeypatch):
+    backbone = backbone_of(causal(), tiny_tokenizer())
+    used = divided(tokenize(backbone.tokenizer, heal_texts(), 64), SETTINGS)
+    both = criteria(backbone, vectors=True, text=True)
+    assert both == ("perplexity", "distance of vectors")
+    assert heal(backbone, (3,), used, silent, judge=Judge(backbone, used, both)).kept
+    worse = {"full": 0.0, "healed": 0.3, "dropped": 0.2}
+    monkeypatch.setattr(
+        Judge, "_distance", lambda _, model: worse["dropped" if is_plain(model) else "healed"]
+    )
+    plain = backbone.blocks[1].mlp.down_proj.weight.clone()
+
+    def is_plain(model) -> bool:
+        return torch.equal(model.blocks[1].mlp.down_proj.weight, plain)
+
+    found = heal(backbone, (3,), used, silent, judge=Judge(backbone, used, both))
+    perplexities, distances = found.judgments
+    assert perplexities.healed < perplexities.dropped
+    assert (distances.dropped, distances.healed) == (0.2, 0.3)
+    assert not found.kept
+
+
+def test_vectors_are_compared_with_those_of_the_full_model_whoever_asks_first():
+    backbone = loaded("bert")
+    used = divided(tokenize(backbone.tokenizer, heal_texts(), 64), SETTINGS)
+    one, other = (Judge(backbone, used, ("distance of vectors",)) for _ in range(2))
+    assert one.full == (0.0,)
+    assert other((2, 3)) == one((2, 3)) > (1e-3,)
+
+
+def test_the_full_model_is_judged_once_for_all_budgets(writer, monkeypatch):
+    seen = []
+    judged = Judge._perplexity
+    monkeypatch.setattr(
+        Judge, "_perplexity", lambda self, model: seen.append(model.depth) or judged(self, model)
+    )
+    layerscope.prune(
+        writer, "deepest-first", (1, 2), data=heal_texts(), perplexity=heal_texts()[:5], draws=1
+    )
+    assert seen == [4, 3, 3, 2, 2]
+
+
 def test_maps_never_see_the_texts_of_the_perplexity(writer, monkeypatch):
     data, held_out = heal_texts(), heal_texts()[:7]
     seen = []
@@ -370,6 +440,55 @@ def test_maps_never_see_the_texts_of_the_perplexity(writer, monkeypatch):
     )
     layerscope.prune(writer, "deepest-first", 1, data=data, perplexity=held_out, draws=1)
     assert len(seen) == len(data) - len(held_out)
+
+
+# --- a readout of the smaller model -----------------------------------------------------------------
+
+
+def test_a_readout_of_the_healed_model_is_one_command(writer, tmp_path):
+    """The same vectors as two commands give, and one folder."""
+    data, out = heal_texts(), tmp_path / "out"
+    prune = partial(layerscope.prune, writer, "deepest-first", 1, data=data)
+    found = prune(out=out, readout=True)
+    assert judged_by(found) == ["distance of vectors"]
+    assert found.outcomes[0].healing.kept
+    prune(out=tmp_path / "pruned", head=False, heal="on")
+    other = layerscope.cut(tmp_path / "pruned", out=tmp_path / "cut", data=data)
+    vectors, others = (
+        SentenceTransformer(str(each)).encode(data[:5]) for each in (out, tmp_path / "cut")
+    )
+    assert np.allclose(vectors, others, atol=1e-5)
+    record = json.loads((out / "layerscope.json").read_text())
+    assert record["command"] == "cut"
+    assert (record["layer"], record["readout"]) == (other.layer, other.readout or None)
+    assert record["made"]["outcomes"][0]["removed"] == [3]
+    said = (out / "README.md").read_text()
+    assert f"without block 3, layer {other.layer} of 3" in said
+    assert "Healed by linear maps folded into block 2" in said
+    assert sum(note.startswith("Healed by") for note in found.notes) == 1
+    assert "SentenceTransformer" in found.usage
+    assert not list(tmp_path.glob("*.unverified"))
+
+
+def test_a_readout_of_an_embedder_keeps_its_pooling(tmp_path):
+    plain = save_tiny(copy.deepcopy(tiny_model("bert")), tmp_path / "plain")
+    transformer = Transformer(str(plain))
+    pooling = Pooling(32, pooling_mode="cls")
+    SentenceTransformer(modules=[transformer, pooling]).save(str(tmp_path / "source"))
+    source, data = tmp_path / "source", heal_texts()
+    layerscope.prune(source, "deepest-first", 1, data=data, out=tmp_path / "out", readout=True)
+    record = json.loads((tmp_path / "out" / "layerscope.json").read_text())
+    assert record["format"] == "sentence-transformers"
+    assert SentenceTransformer(str(tmp_path / "out"))[1].pooling_mode == "cls"
+
+
+def test_a_readout_has_a_folder_and_modules(writer, tmp_path):
+    prune = partial(layerscope.prune, writer, data=heal_texts(), readout=True)
+    with pytest.raises(InputError, match="saved with the smaller model: expected --out, got none"):
+        prune()
+    with pytest.raises(InputError, match="a readout is saved for sentence-transformers, which"):
+        prune(out=tmp_path / "out", format="transformers")
+    assert not list(tmp_path.iterdir())
 
 
 # --- what is refused -------------------------------------------------------------------------------
@@ -390,8 +509,12 @@ def test_what_cannot_be_healed_is_said_or_refused(options, said, writer, tmp_pat
     asked = {"data": heal_texts(), "out": tmp_path / "out"} | options
     with pytest.raises(InputError, match=said):
         layerscope.prune(writer, "deepest-first", 1, heal="on", **asked)
+    with pytest.raises(InputError, match=said):
+        layerscope.prune.plan(writer, "deepest-first", 1, heal="on", **asked).estimate()
     assert not list(tmp_path.iterdir())
-    found = layerscope.prune(writer, "deepest-first", 1, **asked)
+    plan = layerscope.prune.plan(writer, "deepest-first", 1, **asked)
+    assert plan.estimate().healing_seconds is None
+    found = plan.run()
     assert any(note.startswith(f"not healed: {said}") for note in found.notes)
     assert found.outcomes[0].healing is None
 
@@ -415,6 +538,20 @@ def test_states_that_are_no_numbers_are_refused(tmp_path):
     with pytest.raises(NonFiniteError, match="hidden states that are NaN or infinite in block 2"):
         layerscope.prune(source, "deepest-first", 1, data=heal_texts(), heal="on")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_dry_run_counts_the_passes_of_healing(monkeypatch):
+    """Two runs of one block take three passes over all texts, and judge seven models."""
+    backbone = loaded("gpt2")
+    used = divided(tokenize(backbone.tokenizer, heal_texts(), 64), SETTINGS)
+    clock = iter(range(100))
+    monkeypatch.setattr(heal_module.time, "perf_counter", lambda: float(next(clock)))
+    one = seconds_to_heal(backbone, used, [1], ("perplexity",))
+    two = seconds_to_heal(backbone, used, [2], ("perplexity",))
+    fit, held_out = (sum(len(text.ids) for text in part) for part in (used.fit, used.held_out))
+    assert two / one == pytest.approx((3 * fit + 10 * held_out) / (fit + 6 * held_out))
+    both = seconds_to_heal(backbone, used, [1, 2], ("perplexity",))
+    assert both == pytest.approx(one + two - one * held_out / (fit + 6 * held_out))
 
 
 def test_nothing_is_fitted_where_nothing_is_tried_or_saved(writer, monkeypatch):

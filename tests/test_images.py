@@ -672,12 +672,16 @@ def test_the_command_scores_a_folder_beside_its_scan(command, tmp_path):
     image_processor().save_pretrained("small-vit")
     given = ("small-vit", "--images", folder, "--out", "run")
     measured = ("--metrics", "retrieval,prompt_entropy")
-    said = [command("scan", *given, *measured, "--dry-run"), command("scan", *given, *measured)]
+    said = [
+        command("scan", *given, *measured, "--dry-run"),
+        command("scan", *given, *measured, "--verbose"),
+    ]
     said += [
         command("evaluate", *given, "--dry-run"),
-        command("evaluate", *given, "--probe", "knn"),
+        command("evaluate", *given, "--probe", "knn", "--verbose"),
     ]
-    said += [command("select", "run"), command("evaluate", *given[:3], "--out", "alone")]
+    said += [command("select", "run", "--verbose"),
+             command("evaluate", *given[:3], "--out", "alone", "--verbose")]  # fmt: skip
     for each in said:
         assert each.code == 0, each.err
         assert "images" in each.out
@@ -861,3 +865,10 @@ def test_a_masked_autoencoder_is_not_cut(tmp_path):
         InputError, match="drops random patches whenever stock transformers runs it"
     ):
         layerscope.cut(tmp_path / "mae", 2, out=tmp_path / "out", format="transformers")
+
+
+def test_a_readout_of_a_pruned_model_of_images_is_refused(tmp_path):
+    with pytest.raises(
+        InputError, match="a readout is saved for sentence-transformers, which reads"
+    ):
+        layerscope.prune.plan("vit", images=pictures(4), out=tmp_path / "out", readout=True)

@@ -28,6 +28,7 @@ from layerscope.errors import InputError
 from layerscope.export import prune as export_prune
 from layerscope.export import pruning as pruning_module
 from layerscope.export import reload, verify
+from layerscope.export import removal as removal_module
 from layerscope.export.formats import MismatchError
 from layerscope.export.request import notes_of
 from layerscope.export.trial import Trial, comparisons, perplexity
@@ -62,7 +63,7 @@ def test_a_rule_says_whether_it_is_our_reading_and_not_its_name():
     }  # fmt: skip
     for own, name in ((True, "cka"), (False, "nrs-of-another")):
         rule = replace(prune_module.rule("cka"), name=name, own_reading=own)
-        asked = SimpleNamespace(rule=rule, scheme="one-shot")
+        asked = SimpleNamespace(rule=rule, scheme="one-shot", part=None)
         said = any("our reading of Jiang" in note for note in notes_of(asked, (), None))
         assert said is own
 
@@ -616,7 +617,7 @@ def test_unusual_models_are_pruned_with_all_that_they_are(name, reader, tmp_path
     ],
 )
 def test_blocks_that_depend_on_their_number_stay(name, said, tmp_path, monkeypatch):
-    monkeypatch.setattr(pruning_module, "_removals", lambda *_: pytest.fail("it was measured"))
+    monkeypatch.setattr(pruning_module, "removals", lambda *_: pytest.fail("it was measured"))
     with pytest.raises(InputError, match=said):
         pruned(name, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
@@ -625,7 +626,7 @@ def test_blocks_that_depend_on_their_number_stay(name, said, tmp_path, monkeypat
 def test_perplexity_of_a_model_that_writes_nothing_is_refused_before_it_is_measured(
     monkeypatch,
 ):
-    monkeypatch.setattr(pruning_module, "_removals", lambda *_: pytest.fail("it was measured"))
+    monkeypatch.setattr(pruning_module, "removals", lambda *_: pytest.fail("it was measured"))
     with pytest.raises(InputError, match="predicts no next token"):
         layerscope.prune(
             tiny_model("bert"), "random", 1, data=texts(4), tokenizer=tiny_tokenizer(),
@@ -662,7 +663,7 @@ def test_a_source_that_writes_otherwise_with_its_cache_is_no_reason(tmp_path, he
     ],
 )
 def test_a_dry_run_refuses_what_the_pruning_refuses(name, options, said, tmp_path, monkeypatch):
-    monkeypatch.setattr(pruning_module, "scan_backbone", lambda *_, **__: pytest.fail("scanned"))
+    monkeypatch.setattr(removal_module, "scan_backbone", lambda *_, **__: pytest.fail("scanned"))
     monkeypatch.setattr(pruning_module, "estimate", lambda *_: pytest.fail("a batch was timed"))
     asked = {"rule": "angular", "budget": 1, "out": tmp_path / "out"} | options
     rule, budget = asked.pop("rule"), asked.pop("budget")
@@ -696,3 +697,5 @@ def test_a_dry_run_says_what_it_would_take(
     assert not list(tmp_path.iterdir())
     found = layerscope.prune.plan(tiny_folder("llama"), rule, 1, data=text_file).estimate()
     assert found.removed == (() if rule == "angular" else ((3,),))
+    assert found.healing_seconds is None  # nothing is tried or saved
+    assert ("time to heal, about" in done.out) == (len(text_file.read_text().splitlines()) > 1)

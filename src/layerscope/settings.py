@@ -49,6 +49,8 @@ Format = Literal["sentence-transformers", "transformers", "onnx"]
 FinalNorm = Literal["auto", "keep", "drop"]
 Scheme = Literal["one-shot", "greedy"]
 Heal = Literal["auto", "on", "off"]
+Part = Literal["attention", "mlp"]
+Parts = Literal["blocks", "attention", "mlp"]
 PrunedFormat = Literal["auto", "transformers", "sentence-transformers"]
 
 
@@ -391,6 +393,8 @@ class PruneConfig(VectorConfig):
     """Random subsets to compare with; all subsets if there are no more."""
     scheme: Scheme = "one-shot"
     """one-shot, or greedy: measure again after each block."""
+    parts: Parts = "blocks"
+    """What is dropped: blocks; or the attention or mlp of blocks, which is tried but cannot be saved."""
     protect: Protected = (1, 1)
     """Blocks that stay at the start and at the end."""
     heal: Heal = "auto"
@@ -400,8 +404,20 @@ class PruneConfig(VectorConfig):
     """Format of the saved folder: auto (the source's), transformers or sentence-transformers."""
     head: Flag = True
     """Load and keep the checkpoint's head."""
+    readout: Flag = False
+    """Save the readout of the smaller model that needs no labels, chosen and fitted as by cut, in place
+    of its last layer; needs --out."""
     seed: Natural = 0
     """Seed of the random rule, the subsets and the measures."""
+
+    @model_validator(mode="after")
+    def _refuse_readout(self) -> Self:
+        if self.readout and self.format == "transformers":
+            raise InputError(
+                "a readout is saved for sentence-transformers, which pools and maps behind the model; "
+                "leave --format transformers out."
+            )
+        return self
 
 
 class PruneCellConfig(Config):

@@ -33,6 +33,7 @@ from layerscope.export.cut import (
     Cut,
     CutEstimates,
     CutPlan,
+    Made,
     cut_model,
     plan_cut,
 )
@@ -85,6 +86,7 @@ class CuttingPlan:
         tokenizer: of a loaded model.
         options: how to load the model.
         show_progress: whether, or the function that shows it.
+        made: a model made of the named one, which is cut in its place; None cuts the named one.
     """
 
     model: str | Path | nn.Module
@@ -101,6 +103,7 @@ class CuttingPlan:
     tokenizer: Any = None
     options: ModelOptions | None = None
     show_progress: bool | Progress = True
+    made: Made | None = None
 
     def estimate(self) -> CutEstimates:
         """Return what the cut would take.
@@ -122,28 +125,39 @@ class CuttingPlan:
     def run(self) -> Cut:
         """Choose the layer if that is left open, save the model, and verify it in a new process."""
         with formats.claimed(self.place), shown_progress(self.show_progress) as progress:
-            asked = self._asked(progress)
-            planned, evidence = asked.planned, asked.evidence
-            if planned is None:
-                settings = _scan_settings(asked.settings, self.rule)
-                found = scan_backbone(asked.backbone, self.texts, settings, progress=progress)
-                planned, evidence = self._chosen(asked, found)
-            progress("saving and checking", 0, 1)
-            made = cut_model(
-                planned, self.place,
-                evidence=evidence, results=self._results(asked, planned), overwrite=self.overwrite,
-            )  # fmt: skip
-            progress("saving and checking", 1, 1)
+            made = self.carried_out(progress)
             if self.upload is not None:
                 progress("uploading", 0, 1)
                 made = replace(made, pushed=self.upload.send(made.folder))
                 progress("uploading", 1, 1)
         return made
 
+    def carried_out(self, progress: Progress) -> Cut:
+        """Do the same in a folder that the caller has claimed, without the upload."""
+        asked = self._asked(progress)
+        planned, evidence = asked.planned, asked.evidence
+        if planned is None:
+            settings = _scan_settings(asked.settings, self.rule)
+            found = scan_backbone(asked.backbone, self.texts, settings, progress=progress)
+            planned, evidence = self._chosen(asked, found)
+        progress("saving and checking", 0, 1)
+        saved = cut_model(
+            planned, self.place,
+            evidence=evidence, results=self._results(asked, planned), overwrite=self.overwrite,
+            made=self.made,
+        )  # fmt: skip
+        progress("saving and checking", 1, 1)
+        return saved
+
+    def refuse(self, backbone: Backbone, progress: Progress) -> None:
+        """Refuse what can be refused before a model that is made of this one is scanned."""
+        replace(self, made=Made(backbone, "", (), {}))._asked(progress)
+
     def _asked(self, progress: Progress) -> _Asked:
         """Load the model, and refuse what can be refused before a scan or a save."""
         layer, chosen, given = self.layer, self.config, self.scanned
-        backbone = loaded(self.model, self.tokenizer, self.options, progress, head=chosen.head)
+        model = self.model if self.made is None else self.made.backbone
+        backbone = loaded(model, self.tokenizer, self.options, progress, head=chosen.head)
         refuse_model(backbone, chosen)
         if layer != "auto":
             layer = layer_number(layer, backbone.depth)

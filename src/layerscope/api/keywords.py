@@ -107,10 +107,12 @@ class HubConfigKeywords(TypedDict, total=False):
 class PruneConfigKeywords(VectorConfigKeywords, total=False):
     draws: int
     scheme: Literal["one-shot", "greedy"]
+    parts: Literal["blocks", "attention", "mlp"]
     protect: str | tuple[int, int]
     heal: Literal["auto", "on", "off"]
     format: Literal["auto", "transformers", "sentence-transformers"]
     head: bool
+    readout: bool
     seed: int
 
 

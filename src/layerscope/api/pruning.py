@@ -23,18 +23,21 @@ from layerscope.api.common import (
     samples_of,
     texts_of,
 )
+from layerscope.api.cutting import CuttingPlan
 from layerscope.api.deciding import RunLike, run_of
 from layerscope.api.keywords import PruneSettings
 from layerscope.api.plans import ShowProgress, command, part, shown_progress
-from layerscope.config import AnyPath, Exactly, Flag, Kind
+from layerscope.config import AnyPath, Exactly, FirstToken, Flag, Kind
 from layerscope.data.images import Images
 from layerscope.data.texts import Texts
 from layerscope.decisions import prune as prune_module
 from layerscope.decisions.prune import Rule
 from layerscope.errors import InputError
 from layerscope.export import formats, sentence
+from layerscope.export.cut import Made
 from layerscope.export.hub import Upload, upload_of
-from layerscope.export.prune import Saving
+from layerscope.export.patches import healed
+from layerscope.export.prune import Saving, evidence_of
 from layerscope.export.pruning import Pruning, PruningEstimates, ReadyPruning, ready_pruning
 from layerscope.export.request import Budgets, PruneRequest, listed_budgets, named_rule, tasks_of
 from layerscope.models import loading
@@ -42,6 +45,7 @@ from layerscope.models.backbone import Backbone
 from layerscope.models.serving import as_served
 from layerscope.results.table import Run
 from layerscope.settings import (
+    CutConfig,
     EvaluateConfig,
     Format,
     HubConfig,
@@ -98,13 +102,45 @@ class PruningPlan:
         """Measure, drop blocks, try the smaller model, and save it if it has a place."""
         alone = nullcontext() if self.place is None else formats.claimed(self.place)
         with alone, shown_progress(self.show_progress) as progress:
-            found = self._ready(progress).carry_out(progress)
+            ready = self._ready(progress)
+            found = ready.carry_out(progress)
+            if self.config.readout:
+                found = self._read_out(ready.backbone, found, progress)
             if self.upload is None or found.shipped is None:
                 return found
             progress("uploading", 0, 1)
             address = self.upload.send(found.shipped.folder)
             progress("uploading", 1, 1)
             return replace(found, pushed=address)
+
+    def _read_out(self, backbone: Backbone, found: Pruning, progress: Progress) -> Pruning:
+        """Cut the smaller model to its readout, and return the pruning with what was saved."""
+        outcome = found.outcomes[0]
+        gone = ", ".join(map(str, outcome.removed))
+        name = f"{backbone.info.name} without block{'s' * (len(outcome.removed) > 1)} {gone}"
+        evidence = tuple(evidence_of(self.asked, outcome, found.record))
+        with healed(backbone, outcome.removed, outcome.patches) as shorter:
+            made = Made(shorter, name, evidence, found.record)
+            cut = replace(self._cutting(), made=made).carried_out(progress)
+        return replace(
+            found,
+            shipped=cut.shipped,
+            usage=cut.usage,
+            notes=(*found.notes, *cut.evidence, *cut.notes),
+        )
+
+    def _cutting(self) -> CuttingPlan:
+        """Return the cut that gives the readout of a model, as `cut` makes it."""
+        chosen = self.config
+        first = None if chosen.first_token is FirstToken.AUTO else chosen.first_token
+        settings = CutConfig(
+            pooling=chosen.pooling, special_tokens=chosen.special_tokens, first_token=first,
+            max_length=chosen.max_length,
+        )  # fmt: skip
+        return CuttingPlan(
+            self.model, "auto", settings, Path(self.place or ""), self.texts,
+            overwrite=self.overwrite, tokenizer=self.tokenizer, options=self.options,
+        )  # fmt: skip
 
     def _ready(self, progress: Progress) -> ReadyPruning:
         sees = isinstance(self.texts, Images)
@@ -116,13 +152,17 @@ class PruningPlan:
             refuse_other_model(self.scanned, backbone)
         settings, notes = as_served(self.asked.settings, backbone.serving)
         asked, how = self.asked.changed(settings=settings), None
-        if self.place is not None:
+        if self.config.readout:
+            self._cutting().refuse(backbone, progress)
+        elif self.place is not None:
             how = _saving(
                 self.model, asked, self.config.format, self.options, overwrite=self.overwrite
             )
+        vectors = self.config.readout or backbone.serving is not None
         return ready_pruning(
             backbone, asked, self.texts, progress,
             run=self.scanned, place=self.place, how=how, said=[*said, *notes],
+            serves_vectors=vectors or (how is not None and how.format != "transformers"),
         )  # fmt: skip
 
 
@@ -184,11 +224,20 @@ def prune(
     hub = part(HubConfig, settings)
     refuse_tokenizer(model, tokenizer)
     place = None if out is None else Path(out)
+    if chosen.readout and place is None:
+        raise InputError("a readout is saved with the smaller model: expected --out, got none.")
+    if chosen.readout and images is not None:
+        raise InputError(
+            "a readout is saved for sentence-transformers, which reads texts: with --images leave "
+            "--readout out, or cut the pruned model at a layer."
+        )
+    if chosen.readout:
+        sentence.require_extra()
     _check_saving(place, chosen.format, (model, run), overwrite=overwrite)
     held_out = None if perplexity is None else texts_of(perplexity).texts
     asked = PruneRequest(
         rule=named_rule(rule), budgets=listed_budgets(budget), protect=chosen.protect,
-        scheme=chosen.scheme, heal=chosen.heal, draws=chosen.draws,
+        scheme=chosen.scheme, parts=chosen.parts, heal=chosen.heal, draws=chosen.draws,
         plans=tasks_of(evaluate, task_data, tables, images=images is not None),
         held_out=None if held_out is None else tuple(held_out),
         settings=EvaluateConfig(
@@ -196,6 +245,12 @@ def prune(
         ),
         seed=chosen.seed,
     )  # fmt: skip
+    if asked.part is not None and (place is not None or run is not None):
+        raise InputError(
+            f"no stock architecture has a switch for a block without its {asked.part}, and zeros in its "
+            f"place are no smaller and no faster; with --parts {asked.part} leave --out and --run out, "
+            "or drop whole blocks."
+        )
     given = None if run is None else run_of(run)
     texts = samples_of(data if images is None else None, images, which, chosen.seed)
     if given is not None:

@@ -144,12 +144,22 @@ def _print_estimate(found: PruningEstimates, as_json: bool) -> None:
                 *(("which", ", ".join(map(str, blocks))) for blocks in found.removed),
                 *([("models to try", f"{found.tried:,}")] if found.tried else []),
                 *([("scans", f"{found.scans:,}")] if found.scan else []),
+                *_healing_time(found),
             ],
             found.weight_bytes,
             found.free_bytes,
             found.scan,
         )
     )
+
+
+def _healing_time(found: PruningEstimates) -> list[tuple[str, str]]:
+    from layerscope.render import words
+
+    if found.healing_seconds is None:
+        return []
+    most = "" if found.removed else "at most "
+    return [("time to heal, about", f"{most}{words.duration(found.healing_seconds)}")]
 
 
 def _print(found: Pruning) -> None:

@@ -325,10 +325,11 @@ class Budget:
         return f"{self.count}/{self.blocks}"
 
 
-def budgets(asked: Iterable[float | str], blocks: int) -> tuple[Budget, ...]:
+def budgets(asked: Iterable[float | str], blocks: int, *, share: float = 1) -> tuple[Budget, ...]:
     """Return the numbers of blocks of some budgets, equal ones merged, in their order.
 
     A part of the blocks is rounded to the nearest whole number and at least 1: max(1, floor(b L + 1/2)).
+    Where only a share of each block may go (its attention), a part is of the blocks' weights.
 
     >>> [(budget.asked, str(budget)) for budget in budgets([0.05, "10 %", 2], 12)]
     [(('0.05', '10 %'), '1/12'), (('2',), '2/12')]
@@ -339,7 +340,8 @@ def budgets(asked: Iterable[float | str], blocks: int) -> tuple[Budget, ...]:
     merged: dict[int, list[str]] = {}
     for each in asked:
         part = parsed_budget(each)
-        count = part if isinstance(part, int) else max(1, int(part * blocks + Decimal("0.5")))
+        whole = Decimal(blocks) if share == 1 else Decimal(blocks / share)
+        count = part if isinstance(part, int) else max(1, int(part * whole + Decimal("0.5")))
         merged.setdefault(count, []).append(str(each).strip())
     return tuple(Budget(tuple(names), count, blocks) for count, names in merged.items())
 

@@ -110,6 +110,18 @@ def estimate_tasks(
     )
 
 
+def texts_of_tasks(
+    backbone: Backbone, plans: Sequence[TaskPlan], settings: EvaluateConfig
+) -> tuple[str, ...]:
+    """Return the distinct texts of tasks as a model reads them, prompts included, without labels.
+
+    Random vectors are scored once, so that a task says itself which texts it encodes.
+    """
+    collector = _Collector(backbone)
+    score_tasks(collector, plans, [Site(0)], settings)
+    return tuple(collector.texts)
+
+
 def _missing(
     backbone: Backbone, texts: Sequence[str], settings: EvaluateConfig, bank: Path | None
 ) -> list[str]:

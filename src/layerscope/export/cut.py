@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -193,6 +193,23 @@ class CutPlan:
     readout: str = ""
 
 
+@dataclass(frozen=True)
+class Made:
+    """A model that was made of another one, before it is cut.
+
+    Attributes:
+        backbone: the model.
+        name: what it is called in the card of the cut.
+        evidence: sentences for that card on how it was made.
+        record: how it was made.
+    """
+
+    backbone: Backbone
+    name: str
+    evidence: tuple[str, ...]
+    record: Mapping[str, Any]
+
+
 def plan_cut(
     backbone: Backbone,
     layer: int,
@@ -238,6 +255,7 @@ def cut_model(
     evidence: Sequence[str] = (),
     results: Sequence[EvalResult] = (),
     overwrite: bool = False,
+    made: Made | None = None,
 ) -> Cut:
     """Save a planned cut, and prove in a new process that it gives the layer.
 
@@ -247,6 +265,7 @@ def cut_model(
         evidence: sentences for the model card.
         results: scores of the layer for the model card.
         overwrite: whether a model that layerscope saved there may be replaced.
+        made: how the model that is cut was made, where it is not the source as it was loaded.
 
     Raises:
         InputError: the folder is taken.
@@ -255,6 +274,7 @@ def cut_model(
     """
     backbone, layer, settings = planned.backbone, planned.layer, planned.settings
     place, plan, notes = planned.place, planned.plan, planned.notes
+    said = [*(() if made is None else made.evidence), *evidence]
     record = {
         "command": "cut",
         "versions": versions(),
@@ -265,8 +285,9 @@ def cut_model(
         "output": list(place.output),
         "readout": planned.readout or None,
         "format": settings.format,
-        "evidence": list(evidence),
+        "evidence": said,
         "notes": list(notes),
+        **({} if made is None else {"made": dict(made.record)}),
     }
 
     def card(verification: Verification) -> str:
@@ -277,7 +298,8 @@ def cut_model(
             verification.reader,
             pictures=backbone.tokenizer is None,
         )
-        story = _story(planned, verification, usage, evidence)
+        name = backbone.info.name if made is None else made.name
+        story = _story(planned, name, verification, usage, said)
         return model_card(backbone, replace(story, results=results))
 
     shipped = ship.ship(backbone, plan, out, overwrite=overwrite, record=record, card=card)
@@ -298,11 +320,11 @@ def cut_model(
 
 
 def _story(
-    planned: CutPlan, verification: Verification, usage: str, evidence: Sequence[str]
+    planned: CutPlan, name: str, verification: Verification, usage: str, evidence: Sequence[str]
 ) -> Story:
     """Return the contents of the model card: what was done and why."""
     backbone, place, settings = planned.backbone, planned.place, planned.settings
-    name, layer, depth = backbone.info.name, place.site.layer, backbone.depth
+    layer, depth = place.site.layer, backbone.depth
     what = f"Layer {layer} of the {depth} of {name}: its first {layer} blocks."
     if settings.kind == "pointer":
         what = f"{name}, whole, with a pointer to its layer {layer} of {depth}."

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, Final, Literal
 
@@ -38,56 +39,100 @@ from layerscope.states.encode import TokenPolicy
 from layerscope.states.extract import Progress, TokenStates, batches, extract
 from layerscope.states.pooling import pool
 
-Judged = Literal["perplexity", "distance of vectors"]
+Criterion = Literal["perplexity", "distance of vectors"]
 _EVERY: Final = 5  # one text of so many is held out, to choose by
 _JUDGED: Final = 4096  # tokens that models are judged on
 
 
 @dataclass(frozen=True)
-class Healing:
-    """What healing came to, on texts that no map was fitted on.
+class Judgment:
+    """A measure of three models on texts that no map was fitted on; less is better.
 
     Attributes:
-        patches: run by run; none where nothing helped.
-        kept: whether they are in the model that is tried and saved.
-        judged: by what, less is better.
-        full: that of the full model.
-        dropped: that of the model without the blocks, as it is.
-        healed: that of the healed one.
-        tokens: that maps were fitted on.
-        held_out: tokens that they are judged on.
-        seconds: all in all.
+        by: the measure.
+        full: its value for the full model.
+        dropped: for the model without the blocks, as it is.
+        healed: for the healed one.
+        tokens: how many these texts have.
+        of: which texts they are.
     """
 
-    patches: tuple[Patch, ...]
-    kept: bool
-    judged: Judged
+    by: Criterion
     full: float
     dropped: float
     healed: float
     tokens: int
-    held_out: int
-    seconds: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for a record."""
-        return vars(self) | {"patches": [patch.as_dict() for patch in self.patches]}
-
-    def sentence(self) -> str:
-        """Return what came of it, for people."""
-        into = ", ".join(f"{patch.block} ({patch.form})" for patch in self.patches)
-        kept = "kept" if self.kept else "not kept"
-        return (
-            f"Healed by linear maps folded into block {into}, fitted on {self.tokens:,} tokens: on "
-            f"{self.held_out:,} held-out tokens the {self.judged} is {self.full:.4g} of the full model, "
-            f"{self.dropped:.4g} without the blocks, {self.healed:.4g} healed; {kept}."
-        )
+    of: str
 
     @property
     def recovered(self) -> float:
         """The share of what dropping the blocks cost that healing gives back; NaN if it cost nothing."""
         cost = self.dropped - self.full
         return (self.dropped - self.healed) / cost if cost > 0 else math.nan
+
+    def __str__(self) -> str:
+        """Return the three values in words."""
+        return (
+            f"{self.by} on {self.tokens:,} tokens of {self.of}: {self.full:.4g} in the full model, "
+            f"{self.dropped:.4g} without the blocks, {self.healed:.4g} healed"
+        )
+
+
+@dataclass(frozen=True)
+class Healing:
+    """What healing came to.
+
+    Attributes:
+        patches: run by run.
+        kept: whether they are in the model that is tried and saved.
+        judgments: one for each criterion; the first also chose between forms of a map.
+        tokens: that maps were fitted on.
+        seconds: all in all.
+    """
+
+    patches: tuple[Patch, ...]
+    kept: bool
+    judgments: tuple[Judgment, ...]
+    tokens: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for a record."""
+        return vars(self) | {
+            "patches": [patch.as_dict() for patch in self.patches],
+            "judgments": [vars(each) for each in self.judgments],
+        }
+
+    def sentence(self) -> str:
+        """Return what came of it, for people."""
+        into = ", ".join(
+            f"{patch.block}{' (diagonal)' if patch.form == 'diagonal' else ''}"
+            for patch in self.patches
+        )
+        said = "; ".join(map(str, self.judgments))
+        return (
+            f"Healed by linear maps folded into block{'s' * (len(self.patches) > 1)} {into}, fitted on "
+            f"{self.tokens:,} tokens. {said[0].upper()}{said[1:]}. "
+            f"{'Kept' if self.kept else 'Not kept'}."
+        )
+
+
+def criteria(backbone: Backbone, *, vectors: bool, text: bool = False) -> tuple[Criterion, ...]:
+    """Return what a healed model must not be worse by: what it is used for.
+
+    A model that writes text is judged by its perplexity, any other by its vectors; one that writes text
+    and whose vectors are used as well, by both.
+
+    Args:
+        backbone: the full model.
+        vectors: whether its vectors are used (tasks are scored, or it serves vectors).
+        text: whether the text that it writes is used even so; False leaves it to the vectors.
+    """
+    if not writes_text(backbone):
+        return ("distance of vectors",)
+    if not vectors:
+        return ("perplexity",)
+    return ("perplexity", "distance of vectors") if text else ("distance of vectors",)
 
 
 def divided(texts: Sequence[TokenizedText], settings: VectorConfig) -> HealingTexts:
@@ -142,15 +187,20 @@ def heal(
     texts: HealingTexts,
     progress: Progress,
     *,
+    judge: Judge | None = None,
     always: bool = False,
 ) -> Healing:
     """Fit a map for each run of removed blocks, and judge them all on held-out texts.
+
+    They are kept where the model is better for them by every criterion.
 
     Args:
         backbone: the full model.
         removed: blocks, from 1.
         texts: to fit on and to choose by.
         progress: called with stage, done and total.
+        judge: of the same model and texts, which knows the full model once it has judged; None makes
+            one, by the criteria of a model of whose vectors nothing is known.
         always: whether the maps are kept even where the model is no better for them.
 
     Raises:
@@ -160,55 +210,134 @@ def heal(
     started = time.perf_counter()
     writers = refuse_unhealable(backbone, removed, texts)
     runs = runs_of(removed)
-    judge = Judge(backbone, texts)
+    judge = judge or Judge(backbone, texts, criteria(backbone, vectors=False))
+    full = judge.full
     patches: list[Patch] = []
+    found: tuple[float, ...] = ()
     for number, (run, writer) in enumerate(zip(runs, writers, strict=True)):
         progress("healing", number, len(runs))
         step = Step(run[0] - 1, run[-1])
         candidates = fitted_patches(backbone, step, removed, writer, patches, texts)
         gone = [block for block in removed if block <= step.goal]
+        chosen, found = candidates[0], ()
         if len(candidates) > 1:  # behind a norm the errors of two forms cannot be compared
             scores = [judge(gone, (*patches, each)) for each in candidates]
-            candidates = [candidates[scores.index(min(scores))]]
-        patches += candidates
+            found = min(scores)
+            chosen = candidates[scores.index(found)]
+        patches.append(chosen)
     progress("healing", len(runs), len(runs))
-    dropped, found = judge(removed), judge(removed, patches)
+    dropped, found = judge(removed), found or judge(removed, patches)
+    judgments = tuple(map(Judgment, judge.by, full, dropped, found, *judge.facts))
     return Healing(
-        tuple(patches), always or found < dropped, judge.by, judge.full, dropped, found,
+        tuple(patches),
+        always or all(each.healed < each.dropped for each in judgments),
+        judgments,
         tokens=sum(len(text.ids) for text in texts.fit),
-        held_out=sum(len(text.ids) for text in judge.texts),
         seconds=round(time.perf_counter() - started, 1),
-    )  # fmt: skip
+    )
+
+
+def seconds_to_heal(
+    backbone: Backbone, texts: HealingTexts, runs: Iterable[int], by: Sequence[Criterion]
+) -> float:
+    """Return about how long it takes to heal, from the time of one batch.
+
+    The first run takes one pass over all texts, every later one two; two forms of a map are judged
+    before one is chosen.
+
+    Args:
+        backbone: the full model.
+        texts: to fit on and to choose by.
+        runs: how many runs of blocks each model lacks.
+        by: criteria.
+    """
+    fitted, tokens = list(texts.fit), sum(len(text.ids) for text in (*texts.fit, *texts.held_out))
+    judged = sum(len(text.ids) for text in _first(texts.held_out, _JUDGED)) * len(by)
+    batch = next(
+        batches(backbone, fitted, [[True] * len(text.ids) for text in fitted], texts.budget)
+    )
+    site, seconds = output_site(backbone), 0.0
+    for _ in range(2):  # the first run warms up
+        started = time.perf_counter()
+        for _ in extract(backbone, [batch], (site,), lambda tokens: float(tokens.states[0, 0, 0])):
+            pass
+        seconds = time.perf_counter() - started
+    timed = sum(len(fitted[item].ids) for item in batch.items)
+    passes = sum((2 * each - 1) * tokens + (2 * each + 2) * judged for each in runs) + judged
+    return seconds * passes / timed
 
 
 class Judge:
-    """How far a model is from the full one on held-out texts; less is better.
+    """How far a model is from the full one on texts that no map saw; less is better.
 
-    By perplexity where the model predicts the next token, otherwise by 1 - cosine of each text's
-    vector with the full model's; on the first 4,096 tokens or so.
+    By each criterion, on the first texts of so many tokens: held-out ones, or for vectors `vectors_of`.
+    The distance of vectors is 1 - cosine of each text's vector with the full model's, in the mean.
     """
 
-    def __init__(self, backbone: Backbone, texts: HealingTexts) -> None:
-        self.backbone, self.budget = backbone, texts.budget
+    def __init__(
+        self,
+        backbone: Backbone,
+        texts: HealingTexts,
+        by: Sequence[Criterion],
+        tokens: int = _JUDGED,
+        *,
+        vectors_of: Sequence[TokenizedText] = (),
+    ) -> None:
+        self.backbone, self.budget, self.by = backbone, texts.budget, tuple(by)
         self.policy, self.pooling = texts.policy, texts.pooling
-        self.texts = _first(texts.held_out, _JUDGED)
-        self.by: Judged = "perplexity" if writes_text(backbone) else "distance of vectors"
-        self.expected = None if self.by == "perplexity" else self._vectors(backbone)
-        self.full = self(())
-        if not math.isfinite(self.full):
-            raise non_finite_states(backbone, " on held-out texts")
+        self.texts = _first(texts.held_out, tokens)
+        self.read = _first(vectors_of, tokens) or self.texts
+        self.of = "the tasks' texts" if vectors_of else "held-out texts"
 
-    def __call__(self, removed: Iterable[int], patches: Iterable[Patch] = ()) -> float:
+    @property
+    def facts(self) -> tuple[list[int], list[str]]:
+        """The tokens of the texts of each criterion, and what texts they are."""
+        vectors = [each == "distance of vectors" for each in self.by]
+        read = [self.read if each else self.texts for each in vectors]
+        tokens = [sum(len(text.ids) for text in texts) for texts in read]
+        return tokens, [self.of if each else "held-out texts" for each in vectors]
+
+    @cached_property
+    def full(self) -> tuple[float, ...]:
+        """The values of the full model.
+
+        Raises:
+            NonFiniteError: its states are NaN or infinite.
+        """
+        finite = "distance of vectors" not in self.by or bool(self.expected.isfinite().all())
+        found = tuple(
+            0.0 if each == "distance of vectors" else self._perplexity(self.backbone)
+            for each in self.by
+        )
+        if not (finite and all(map(math.isfinite, found))):
+            raise non_finite_states(self.backbone, " on held-out texts")
+        return found
+
+    @cached_property
+    def expected(self) -> Tensor:
+        """The full model's vectors, (text, dim)."""
+        return self._vectors(self.backbone)
+
+    def __call__(self, removed: Iterable[int], patches: Iterable[Patch] = ()) -> tuple[float, ...]:
         """Judge the model without some blocks and with patches; infinite if a state is not finite."""
+        if "distance of vectors" in self.by:
+            _ = self.expected  # of the full model, before blocks are out
         with healed(self.backbone, removed, patches) as model:
-            if self.expected is None:
-                return perplexity(model, self.texts) or math.inf
-            cosines = torch.cosine_similarity(self._vectors(model), self.expected, dim=1)
+            return tuple(
+                self._distance(model) if each == "distance of vectors" else self._perplexity(model)
+                for each in self.by
+            )
+
+    def _perplexity(self, model: Backbone) -> float:
+        return perplexity(model, self.texts) or math.inf
+
+    def _distance(self, model: Backbone) -> float:
+        cosines = torch.cosine_similarity(self._vectors(model), self.expected, dim=1)
         found = 1 - float(cosines.mean())
         return found if math.isfinite(found) else math.inf
 
     def _vectors(self, model: Backbone) -> Tensor:
-        texts, site = self.texts, output_site(model)
+        texts, site = self.read, output_site(model)
         counted = [self.policy.counted(text) for text in texts]
 
         def pooled(tokens: TokenStates) -> Tensor:

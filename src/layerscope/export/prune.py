@@ -31,7 +31,7 @@ from layerscope.models.modes import evaluating
 from layerscope.results.display import in_words_of
 from layerscope.results.folder import versions
 from layerscope.results.table import Run
-from layerscope.settings import Format
+from layerscope.settings import Format, Part
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -52,6 +52,7 @@ class Outcome:
         total: the number of all subsets of this size.
         healing: what healing came to, None where it was not tried.
         dropped: where healing was kept, the trial of the model without it.
+        part: what of the blocks goes, None for all of them.
     """
 
     budget: Budget
@@ -63,6 +64,7 @@ class Outcome:
     total: int = 0
     healing: Healing | None = None
     dropped: Trial | None = None
+    part: Part | None = None
 
     @property
     def patches(self) -> tuple[Patch, ...]:
@@ -373,6 +375,7 @@ def record_of(
         "source": backbone.info.as_dict(),
         "rule": {"name": rule.name, "formula": rule.formula, "reads": rule.reads, "source": rule.source},
         "scheme": asked.scheme,
+        "parts": asked.parts,
         "protect": list(asked.protect),
         "eligible": list(eligible),
         "data": measured if rule.reads else {},

@@ -7,33 +7,41 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from layerscope.analysis.plan import prepare
-from layerscope.analysis.run import Estimates, estimate, scan_backbone
+from layerscope.analysis.run import Estimates, estimate
 from layerscope.config import FirstToken
 from layerscope.data.images import Images
 from layerscope.data.texts import SAMPLE, Texts, read_texts
 from layerscope.data.tokens import TokenizedText, length_limit
-from layerscope.decisions import prune as prune_module
-from layerscope.decisions.prune import Budget, Measured, Removal, Rule
+from layerscope.decisions.prune import Budget, Removal, Rule
 from layerscope.decisions.subsets import random_subsets
 from layerscope.errors import InputError
+from layerscope.evaluation.estimates import texts_of_tasks
 from layerscope.export import formats
 from layerscope.export import prune as export_prune
 from layerscope.export import trial as trial_module
-from layerscope.export.heal import divided, heal
+from layerscope.export.heal import (
+    Criterion,
+    Judge,
+    criteria,
+    divided,
+    heal,
+    refuse_unhealable,
+    seconds_to_heal,
+)
 from layerscope.export.hub import Uploadable
-from layerscope.export.patches import patched
+from layerscope.export.patches import HealingTexts, patched, runs_of
 from layerscope.export.prune import Outcome, Saving, evidence_of, failures_of, record_of
+from layerscope.export.removal import removals, tokens_of
 from layerscope.export.request import PruneRequest, fitting, notes_of
-from layerscope.export.runs import left_by_runs
 from layerscope.export.ship import Shipped
 from layerscope.export.trial import Cost, Trial, TrialPlan, attempt, costs
 from layerscope.models.backbone import Backbone, writes_text
-from layerscope.models.processing import read
 from layerscope.results.display import Displayed, in_words_of
-from layerscope.results.table import Run, conform, no_contributions
+from layerscope.results.table import Run
 from layerscope.states.encode import first_token_for
 from layerscope.states.extract import Progress
 
@@ -113,6 +121,8 @@ class PruningEstimates:
         free_bytes: free where it is to go, None where nothing is saved.
         scan: what one scan that chooses the blocks would take, None without one.
         scans: how many of them.
+        healing_seconds: to fit and judge the maps of all budgets, about; where which blocks go has yet to
+            be measured, as if no two were neighbors. None where no map is fitted.
     """
 
     of: int
@@ -124,6 +134,7 @@ class PruningEstimates:
     free_bytes: int | None
     scan: Estimates | None
     scans: int
+    healing_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,8 @@ class ReadyPruning:
         texts: to measure on.
         run: a scan in place of measuring, or None.
         place: folder for the smaller model, or None.
-        how: how it is saved, or None.
+        how: how it is saved; None where nothing is, or something is made of it first.
+        serves_vectors: whether it is used for its vectors rather than for the text that it writes.
         removals: which blocks go by each budget; None where that has yet to be measured.
         said: what there is to know.
     """
@@ -151,17 +163,18 @@ class ReadyPruning:
     run: Run | None
     place: Path | None
     how: Saving | None
+    serves_vectors: bool
     removals: tuple[Removal, ...] | None
     said: tuple[str, ...]
 
     def with_removals(self, progress: Progress) -> ReadyPruning:
         """Return the same with the blocks that go; that model is proven to be one that can be saved."""
-        removals = _removals(
+        chosen = removals(
             self.backbone, self.asked, self.eligible, self.budgets, self.run, self.texts, progress
         )
         if self.how is not None:
-            export_prune.output_of(self.backbone, sorted(removals[0].blocks), self.how)
-        return replace(self, removals=tuple(removals))
+            export_prune.output_of(self.backbone, sorted(chosen[0].blocks), self.how)
+        return replace(self, removals=tuple(chosen))
 
     def estimate(self, progress: Progress) -> PruningEstimates:
         """Return what it would take; nothing is tried or written."""
@@ -179,7 +192,81 @@ class ReadyPruning:
             free_bytes=None if self.place is None else formats.free_bytes(self.place),
             scan=scan,
             scans=most if self.asked.scheme == "greedy" else 1,
+            healing_seconds=self._healing_seconds(),
         )
+
+    def _healing_seconds(self) -> float | None:
+        """Return about how long healing takes; refuse what it refuses if it was asked for."""
+        if not self._heals():
+            return None
+        try:
+            used = self._healing_texts()
+            for each in self.removals or ():
+                refuse_unhealable(self.backbone, each.blocks, used)
+        except InputError:
+            if self.asked.heal == "on":
+                raise
+            return None
+        runs = [len(runs_of(each.blocks)) for each in self.removals or ()]
+        runs = runs or [1 if self.asked.rule.spans else each.count for each in self.budgets]
+        return seconds_to_heal(self.backbone, used, runs, self._criteria())
+
+    def _heals(self) -> bool:
+        """Whether maps are fitted: a model is tried or saved, or it was asked for."""
+        held_out, _ = _held_out(self.backbone, self.asked, self.texts)
+        used = self.place is not None or self.asked.plans or held_out
+        if self.asked.part is not None:
+            return False
+        return self.asked.heal == "on" or (self.asked.heal == "auto" and bool(used))
+
+    def _healing_texts(self) -> HealingTexts:
+        tested = set(_held_out(self.backbone, self.asked, self.texts)[0])
+        rest = [text for text in self.texts.samples if text not in tested]
+        return divided(tokens_of(self.backbone, self.asked, rest), self.asked.settings)
+
+    def _criteria(self) -> tuple[Criterion, ...]:
+        return criteria(
+            self.backbone,
+            vectors=bool(self.asked.plans) or self.serves_vectors,
+            text=not self.serves_vectors or self.asked.held_out is not None,
+        )
+
+    def _texts_of_tasks(self) -> Sequence[TokenizedText]:
+        """Return the texts of the tasks in random order, as what their vectors are judged on."""
+        if not self.asked.plans:
+            return ()
+        found = texts_of_tasks(self.backbone, self.asked.plans, self.asked.settings)
+        order = np.random.default_rng(self.asked.seed).permutation(len(found))
+        pictures = {key: each for plan in self.asked.plans for key, each in plan.pictures.items()}
+        samples = [pictures.get(found[place], found[place]) for place in order]
+        return tokens_of(self.backbone, self.asked, samples)
+
+    def _healed(
+        self, outcomes: Sequence[Outcome], progress: Progress
+    ) -> tuple[list[Outcome], list[str]]:
+        """Heal every removal, and return what to say of that."""
+        if not self._heals():
+            return list(outcomes), []
+        always = self.asked.heal == "on"
+        found, notes, judge = [], [], None
+        for outcome in outcomes:
+            try:
+                used = self._healing_texts()
+                judge = judge or Judge(
+                    self.backbone, used, self._criteria(), vectors_of=self._texts_of_tasks()
+                )
+                healing = heal(
+                    self.backbone, outcome.removed, used, progress, judge=judge, always=always
+                )
+            except InputError as error:
+                if always:
+                    raise
+                notes.append(f"not healed: {error}")
+                found.append(outcome)
+            else:
+                notes.append(healing.sentence())
+                found.append(replace(outcome, healing=healing))
+        return found, notes
 
     def _to_try(self) -> int:
         """Return how many models are tried: the full one, those of the budgets and random ones."""
@@ -201,15 +288,18 @@ class ReadyPruning:
         place, how, budgets = self.place, self.how, self.budgets
         kinds = export_prune.kinds_of(backbone)
         outcomes = [
-            Outcome(each, removal, tuple(kinds[b - 1] for b in sorted(removal.blocks)))
+            Outcome(
+                each, removal, tuple(kinds[b - 1] for b in sorted(removal.blocks)), part=asked.part
+            )
             for each, removal in zip(budgets, self.removals or (), strict=True)
         ]
-        outcomes, healing_notes = _healed(backbone, asked, outcomes, texts, place, progress)
+        outcomes, healing_notes = self._healed(outcomes, progress)
         full, outcomes, notes = _tried(backbone, asked, self.eligible, outcomes, texts, progress)
         spent = None
-        if len(outcomes) == 1 and (place is not None or full is not None):
+        whole = asked.part is None
+        if whole and len(outcomes) == 1 and (place is not None or full is not None):
             progress("measuring speed", 0, 1)
-            spent = costs(backbone, outcomes[0].removed, _tokens(backbone, asked, texts.samples),
+            spent = costs(backbone, outcomes[0].removed, tokens_of(backbone, asked, texts.samples),
                           asked.settings.batch_tokens)  # fmt: skip
             progress("measuring speed", 1, 1)
         notes = (*self.said, *notes_of(asked, budgets, self.run), *healing_notes, *notes)
@@ -240,6 +330,7 @@ def ready_pruning(
     run: Run | None = None,
     place: Path | None = None,
     how: Saving | None = None,
+    serves_vectors: bool = False,
     said: Sequence[str] = (),
 ) -> ReadyPruning:
     """Refuse what can be refused before the model is measured, and decide what needs no measuring.
@@ -251,7 +342,8 @@ def ready_pruning(
         progress: called with stage, done and total.
         run: a scan in place of measuring, or None.
         place: folder for the smaller model, or None.
-        how: how it is saved, or None.
+        how: how it is saved; None where nothing is, or something is made of it first.
+        serves_vectors: whether it is used for its vectors rather than for the text that it writes.
         said: notes on the model.
 
     Raises:
@@ -272,88 +364,12 @@ def ready_pruning(
             export_prune.texts_to_compare(backbone, how, texts.texts)
         how, more = export_prune.with_writing(backbone, how, texts.texts)
         notes += tuple(more)
-    ready = ReadyPruning(backbone, asked, eligible, budgets, texts, run, place, how, None, notes)
+    ready = ReadyPruning(
+        backbone, asked, eligible, budgets, texts, run, place, how, serves_vectors, None, notes
+    )
     measured = asked.rule.heals or (asked.rule.reads and run is None)
     known = asked.scheme != "greedy" and not measured
     return ready.with_removals(progress) if known else ready
-
-
-# --- which blocks go -------------------------------------------------------------------------------
-
-
-def _removals(
-    backbone: Backbone,
-    asked: PruneRequest,
-    eligible: Sequence[int],
-    budgets: Sequence[Budget],
-    run: Run | None,
-    texts: Texts,
-    progress: Progress,
-) -> list[Removal]:
-    def measured(removed: tuple[int, ...] = ()) -> Measured:
-        if not asked.rule.reads:
-            nothing = pd.DataFrame({"metric": [], "value": []})
-            empty = Run(conform(nothing), no_contributions(), {})
-            left = {}
-            if asked.rule.heals:
-                most = max(each.count for each in budgets)
-                tokens = _tokens(backbone, asked, texts.samples)
-                batch = asked.settings.batch_tokens
-                left = left_by_runs(backbone, eligible, most, tokens, batch, progress)
-            return Measured(empty, backbone.depth - len(removed), left)
-        if not removed and run is not None:
-            return prune_module.measured_by(run, backbone.depth)
-        with trial_module.without(backbone, removed) as shorter:
-            found = scan_backbone(shorter, texts, asked.scan, progress=progress)
-            return prune_module.measured_by(found, shorter.depth)
-
-    if asked.scheme == "greedy":
-        most = max(each.count for each in budgets)
-        longest = prune_module.one_by_one(asked.rule, measured, eligible, most, asked.seed)
-        return [_first(longest, each.count) for each in budgets]
-    full = measured()
-    return [asked.rule.choose(full, eligible, each.count, asked.seed) for each in budgets]
-
-
-def _first(removal: Removal, count: int) -> Removal:
-    blocks = removal.blocks[:count]
-    return Removal(blocks, {b: v for b, v in removal.scores.items() if b in blocks})
-
-
-# --- maps in their place ---------------------------------------------------------------------------
-
-
-def _healed(
-    backbone: Backbone,
-    asked: PruneRequest,
-    outcomes: Sequence[Outcome],
-    texts: Texts,
-    place: Path | None,
-    progress: Progress,
-) -> tuple[list[Outcome], list[str]]:
-    """Heal every removal, where a model is tried or saved or it was asked for."""
-    held_out, _ = _held_out(backbone, asked, texts)
-    idle = place is None and not asked.plans and not held_out
-    if asked.heal == "off" or (idle and asked.heal == "auto"):
-        return list(outcomes), []
-    tested = set(held_out)
-    found, notes = [], []
-    for outcome in outcomes:
-        try:
-            tokens = _tokens(
-                backbone, asked, [text for text in texts.samples if text not in tested]
-            )
-            used = divided(tokens, asked.settings)
-            healing = heal(backbone, outcome.removed, used, progress, always=asked.heal == "on")
-        except InputError as error:
-            if asked.heal == "on":
-                raise
-            notes.append(f"not healed: {error}")
-            found.append(outcome)
-        else:
-            notes.append(healing.sentence())
-            found.append(replace(outcome, healing=healing))
-    return found, notes
 
 
 # --- what that changes -----------------------------------------------------------------------------
@@ -367,12 +383,6 @@ def _with_first_token(backbone: Backbone, asked: PruneRequest) -> PruneRequest:
     return asked.changed(settings=settings.changed(first_token=first, max_length=limit))
 
 
-def _tokens(
-    backbone: Backbone, asked: PruneRequest, samples: Sequence[Any]
-) -> tuple[TokenizedText, ...]:
-    return tuple(read(backbone, samples, asked.settings.max_length))
-
-
 def _tried(
     backbone: Backbone,
     asked: PruneRequest,
@@ -383,7 +393,7 @@ def _tried(
 ) -> tuple[Trial | None, list[Outcome], tuple[str, ...]]:
     """Try the full model, each chosen removal and its random subsets, every subset once."""
     held_out, notes = _held_out(backbone, asked, texts)
-    plan = TrialPlan(asked.plans, asked.settings, _tokens(backbone, asked, held_out))
+    plan = TrialPlan(asked.plans, asked.settings, tokens_of(backbone, asked, held_out))
     if not plan.plans and not plan.held_out:
         return None, list(outcomes), notes
     drawn = [
@@ -395,7 +405,7 @@ def _tried(
     trials = {}
     for number, removed in enumerate(wanted):
         progress("trying subsets", number, len(wanted))
-        trials[removed] = attempt(backbone, removed, plan)
+        trials[removed] = attempt(backbone, removed, plan, asked.part)
     progress("trying subsets", len(wanted), len(wanted))
     full = trials[()]
     found = []

@@ -26,14 +26,15 @@ from layerscope.evaluation.tables import listed_tables
 from layerscope.evaluation.tasks import TaskPlan, resolve
 from layerscope.export import shorten
 from layerscope.metrics import catalogue
-from layerscope.models import blocks
+from layerscope.models import blocks, parts
 from layerscope.models.backbone import Backbone
 from layerscope.results.table import Run
-from layerscope.settings import EvaluateConfig, Heal, Protected, ScanConfig
+from layerscope.settings import EvaluateConfig, Heal, Part, Parts, Protected, ScanConfig
 
 _BUDGET: Final = "a part of the blocks (0.1 or '10%') or their number"
 
 
+RULES_OF_PARTS: Final = ("angular", "block-influence", "deepest-first", "random")
 Budgets = Annotated[
     float | str | Iterable[float | str],
     To(Several[Annotated[float | int | str, BeforeValidator(scalar), Kind(_BUDGET)]]),
@@ -55,6 +56,8 @@ class PruneRequest(Config):
     """Blocks at the start and at the end that stay."""
     scheme: Literal["one-shot", "greedy"]
     """Whether all blocks are scored at once, or anew after each one that goes."""
+    parts: Parts
+    """What of a block goes: all of it, its attention or its MLP."""
     heal: Heal
     """Whether a map takes the place of the blocks that go."""
     draws: Count
@@ -76,7 +79,24 @@ class PruneRequest(Config):
             raise InputError(
                 f"the rule {self.rule.name!r} chooses all blocks at once; leave --scheme greedy out."
             )
+        if self.part is not None and self.rule.name not in RULES_OF_PARTS:
+            raise InputError(
+                f"the rule {self.rule.name!r} has no values for the {self.part} of a block alone; with "
+                f"--parts {self.part} choose {', '.join(RULES_OF_PARTS[:-1])} or {RULES_OF_PARTS[-1]}."
+            )
+        given = [name for name, value in (("heal on", self.heal), ("scheme greedy", self.scheme))
+                 if name.endswith(f" {value}")]  # fmt: skip
+        if self.part is not None and given:
+            raise InputError(
+                f"the {self.part} of a block is chosen in one pass and has no map in its place; with "
+                f"--parts {self.part} leave --{given[0]} out."
+            )
         return self
+
+    @property
+    def part(self) -> Part | None:
+        """The part of a block that goes, None for all of it."""
+        return None if self.parts == "blocks" else self.parts
 
     @property
     def scan(self) -> ScanConfig:
@@ -161,10 +181,15 @@ def fitting(
     if saved:
         shorten.refuse_quantized(backbone)
     eligible = eligible_blocks(backbone.depth, asked.protect)
-    numbers = budgets(asked.budgets, backbone.depth)
+    share = 1.0
+    if asked.part is not None:
+        parts.refuse_parts(backbone, asked.part)
+        share = parts.share_of_block(backbone, asked.part)
+    numbers = budgets(asked.budgets, backbone.depth, share=share)
     for each in numbers:
         refuse_too_many(each, eligible)
-    _refuse_needed(backbone, eligible)
+    if asked.part is None:
+        _refuse_needed(backbone, eligible)
     if saved and len(numbers) > 1:
         raise InputError(
             f"one model is saved, but the budgets mean {len(numbers)} of them "
@@ -191,6 +216,11 @@ def notes_of(asked: PruneRequest, budgets: Sequence[Budget], run: Run | None) ->
     if asked.rule.own_reading:
         notes.append(
             "the rule is our reading of Jiang, Yang, Tam 2026, whose own could not be read."
+        )
+    if asked.part is not None:
+        notes.append(
+            f"in stock transformers a block without its {asked.part} is no smaller and no faster: "
+            "scores and perplexity are what it would cost."
         )
     if run is not None and asked.scheme == "greedy" and asked.rule.reads:
         notes.append("the first block was chosen by the run, the others by new scans of the texts.")

@@ -26,8 +26,9 @@ from layerscope.evaluation.tasks import TaskPlan
 from layerscope.models.backbone import Backbone
 from layerscope.models.blocks import skipping
 from layerscope.models.modes import evaluating
+from layerscope.models.parts import without_parts
 from layerscope.results.resampling import Against, against
-from layerscope.settings import EvaluateConfig
+from layerscope.settings import EvaluateConfig, Part
 from layerscope.states.encode import BankEncoder, TokenPolicy, open_bank
 from layerscope.states.extract import Site, batches, extract, sites_of
 
@@ -69,16 +70,22 @@ class Trial:
     failed: dict[str, str]
 
 
-def without(backbone: Backbone, removed: Iterable[int]) -> AbstractContextManager[Backbone]:
-    """Give the model without some blocks; none leaves it as it is."""
+def without(
+    backbone: Backbone, removed: Iterable[int], part: Part | None = None
+) -> AbstractContextManager[Backbone]:
+    """Give the model without some blocks, or without a part of them; none leaves it as it is."""
     gone = tuple(removed)
+    if part is not None:
+        return without_parts(backbone, gone, part)
     return skipping(backbone, gone) if gone else nullcontext(backbone)
 
 
-def attempt(backbone: Backbone, removed: Iterable[int], plan: TrialPlan) -> Trial:
+def attempt(
+    backbone: Backbone, removed: Iterable[int], plan: TrialPlan, part: Part | None = None
+) -> Trial:
     """Try the model without some blocks on everything; a failing test does not stop the others."""
     gone = tuple(sorted(removed))
-    with without(backbone, gone) as shorter:
+    with without(backbone, gone, part) as shorter:
         return tried(shorter, gone, plan)
 
 

@@ -129,8 +129,12 @@ def pruning_view(
 def _removed(outcome: Outcome) -> Answer:
     many = len(outcome.removed) > 1
     blocks = f"block{'s' if many else ''} {', '.join(map(str, outcome.removed))}"
+    goes = "" if many else "es"
+    if outcome.part is not None:
+        name = "MLP" if outcome.part == "mlp" else outcome.part
+        blocks, goes = f"the {name} of {blocks}", "es"
     return Answer(
-        f"{blocks} of {outcome.budget.blocks} go{'' if many else 'es'}: {outcome.budget}",
+        f"{blocks} of {outcome.budget.blocks} go{goes}: {outcome.budget}",
         f"budget {', '.join(outcome.budget.asked)}; of type "
         f"{', '.join(dict.fromkeys(outcome.kinds))}",
     )
