@@ -360,9 +360,7 @@ def test_a_rule_that_names_no_layer_or_the_embeddings_cannot_be_cut_by(tmp_path)
 
 @pytest.mark.parametrize("name", [name for name in CUTTABLE if WORKS[name].cut == "one more"])
 def test_the_last_layer_that_is_only_given_normed_is_refused(name, tmp_path):
-    with pytest.raises(
-        InputError, match="returns layer 4 behind its final norm only; pass --final"
-    ):
+    with pytest.raises(InputError, match="returns layer 4 after its final norm only; pass --final"):
         cut(name, tmp_path / "out", 4)
 
 
@@ -602,7 +600,7 @@ def refused_alike(said: str, error: type[Exception], model, layer, **options) ->
         ("llama", "auto", {"rule": "leest dime"}, "unknown rule 'leest dime'"),
         ("bart", 2, {}, "is saved with its decoder"),
         ("bart", "auto", {}, "is saved with its decoder"),
-        ("bloom", 4, {}, "behind its final norm only"),
+        ("bloom", 4, {}, "after its final norm only"),
         ("llama", 2, {"kind": "pointer", "final_norm": "keep"}, "a pointer finds states"),
         ("albert", "auto", {}, "runs one block at several depths"),
     ],

@@ -118,7 +118,7 @@ def test_parts_are_tried_beside_random_ones_and_not_healed(monkeypatch, capsys, 
     assert said.code == 0, said.err
     words = " ".join(said.out.split())
     assert "the attention of block" in words
-    assert "goes: 1/4" in words
+    assert "of 4: 1/4." in words
     assert "is no smaller and no faster" in words
     assert "Healed" not in words
 

@@ -405,7 +405,7 @@ def test_saved_and_read_back_from_the_command_line(writer, likeness, tmp_path, m
     )  # fmt: skip
     assert said.code == 0, said.err
     assert max(map(len, said.out.splitlines())) <= 80
-    for words in ("goes: 1/4", "likeness", "perplexity", "tokens a second", "without the cache"):
+    for words in ("of 4: 1/4.", "likeness", "perplexity", "tokens a second", "without the cache"):
         assert words in said.out
     record = json.loads((out / "layerscope.json").read_text())
     [outcome] = record["outcomes"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from layerscope.cli.app import Failures, app, calm_libraries, listed, print_json, print_view
+from layerscope.cli.app import Failures, app, calm_libraries, listed, print_json, print_view, step
 from layerscope.cli.help import Command
 from layerscope.cli.options import (
     Debug,
@@ -70,6 +71,7 @@ def doctor(
     if as_json:
         print_json(found.as_dict())
     elif not quiet:
-        print_view(models.diagnosis_view(found))
+        steps = (step("measures every layer", "scan", model),) if found.healthy else ()
+        print_view(replace(models.diagnosis_view(found), steps=steps))
     if not found.healthy:
         raise SystemExit(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from layerscope.cli.app import (
     print_json,
     print_pushed,
     print_view,
+    step,
 )
 from layerscope.cli.help import Command
 from layerscope.cli.options import (
@@ -32,9 +33,10 @@ from layerscope.settings import HubConfig, ModelOptions, PruneConfig, ReadingCon
 
 if TYPE_CHECKING:
     from layerscope.export.pruning import Pruning, PruningEstimates
+    from layerscope.render.view import Step
 
 _EXAMPLE = """
-Drop the blocks that a measured rule finds redundant, beside as many dropped at random.
+Drop the blocks that a measured rule finds redundant, compared with dropping as many at random.
 
 Rules: frenet, nrs, gfmi (gfmi-gain), gfmi-signed-gain, gfmi-level-low, gfmi-level-high,
 block-influence, angular-contiguous, angular, cka, healing, deepest-first, random, or any measure of
@@ -126,7 +128,10 @@ def prune(
     if as_json:
         print_json(_facts(found))
     elif not quiet:
-        _print(found)
+        reading = ("--data", data) if images is None else ("--images", images)
+        asked = ("prune", model, "--rule", rule, "--budget", budget.partition(",")[0], *reading)
+        unsaved = out is None and settings["parts"] == "blocks"
+        _print(found, (step("saves it", *asked, "--out", "out/"),) if unsaved else ())
         print_pushed(found.pushed)
 
 
@@ -162,7 +167,7 @@ def _healing_time(found: PruningEstimates) -> list[tuple[str, str]]:
     return [("time to heal, about", f"{most}{words.duration(found.healing_seconds)}")]
 
 
-def _print(found: Pruning) -> None:
+def _print(found: Pruning, steps: tuple[Step, ...]) -> None:
     from layerscope.render import models
     from layerscope.results.display import in_words_of
 
@@ -178,7 +183,7 @@ def _print(found: Pruning) -> None:
         usage=found.usage,
         notes=found.notes,
     )
-    print_view(in_words_of(found.record, view))
+    print_view(replace(in_words_of(found.record, view), steps=steps))
 
 
 def _facts(found: Pruning) -> dict[str, Any]:

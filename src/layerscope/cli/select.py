@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from layerscope.decisions.select import Selection
 
 _EXAMPLE = """
-Say which layer to use, without labels: by a rule, with every other rule and the baselines beside it.
+Say which layer to use, without labels: by a rule, compared with every other rule and the baselines.
 
 Example:
 

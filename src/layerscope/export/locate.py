@@ -115,7 +115,7 @@ def _hidden(backbone: Backbone, site: Site) -> str:
     kind, layer = backbone.info.model_class, site.layer
     if backbone.final_norm is not None and site.stage == "block":
         return (
-            f"{kind} in transformers returns layer {layer} behind its final norm "
+            f"{kind} in transformers returns layer {layer} after its final norm "
             "only; pass --final-norm keep, or choose an earlier layer."
         )
     return (
@@ -142,7 +142,7 @@ def _before_another(backbone: Backbone, site: Site, settings: CutConfig) -> Plac
     except InputError:  # that block cannot be the last one
         return None
     note = (
-        f"{backbone.info.model_class} in transformers hands out its last block's state behind the final "
+        f"{backbone.info.model_class} in transformers gives its last block's state after the final "
         f"norm only, so block {site.layer + 1} is kept as well and layer {site.layer} is read before it."
     )
     return None if found is None else replace(found, notes=(note,))

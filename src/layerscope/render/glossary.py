@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 TERMS: Final = {
     "readout": "What turns hidden states into the vector that is served: layers, weights, pooling and a "
     "linear map fitted without labels. A single layer is the simplest one.",
-    "final norm": "The normalization behind the last block. What leaves it is the model's own output.",
+    "final norm": "The normalization after the last block. What leaves it is the model's own output.",
     "depth": "A layer's number divided by the number of blocks: 0 is the embeddings, 1 the last block.",
     "convention": "How states are prepared before a formula is applied: paper (raw, as printed), "
     "normalized (tokens centered, rows of unit length) or reference (as the authors' code does).",

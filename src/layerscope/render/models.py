@@ -11,7 +11,7 @@ from layerscope.export.cut import Cut
 from layerscope.export.prune import Outcome
 from layerscope.export.ship import Shipped
 from layerscope.export.shorten import LAST
-from layerscope.export.trial import PERPLEXITY, Comparison, Cost
+from layerscope.export.trial import MEAN, PERPLEXITY, Comparison, Cost
 from layerscope.render import words
 from layerscope.render.view import (
     DIFFERENT,
@@ -34,7 +34,7 @@ from layerscope.results.table import BLOCK, FINAL_NORM
 
 def cut_view(found: Cut) -> View:
     """Return what `cut` did: the layer, what it took, what was compared, how to use it."""
-    behind = ", behind the final norm" if found.stage == FINAL_NORM else ""
+    after = ", after the final norm" if found.stage == FINAL_NORM else ""
     facts = [
         ("blocks", f"{found.blocks} of {found.of}"),
         (
@@ -48,7 +48,7 @@ def cut_view(found: Cut) -> View:
     said = ["Every block is needed for the last layer: nothing was left out."] if whole else []
     return View(
         "",
-        answers=(Answer(f"Layer {found.layer} of {found.of}{behind} saved in {found.folder}"),),
+        answers=(Answer(f"Layer {found.layer} of {found.of}{after} saved in {found.folder}"),),
         sections=sections(
             section("", Facts((*facts, *_checked(found.shipped)))),
             section("", Notes((*said, *found.evidence, *found.notes), "")),
@@ -127,17 +127,28 @@ def pruning_view(
 
 
 def _removed(outcome: Outcome) -> Answer:
+    """Return which blocks to drop, and on what evidence."""
     many = len(outcome.removed) > 1
     blocks = f"block{'s' if many else ''} {', '.join(map(str, outcome.removed))}"
-    goes = "" if many else "es"
     if outcome.part is not None:
-        name = "MLP" if outcome.part == "mlp" else outcome.part
-        blocks, goes = f"the {name} of {blocks}", "es"
+        blocks = f"the {'MLP' if outcome.part == 'mlp' else outcome.part} of {blocks}"
+    asked = f"budget {', '.join(outcome.budget.asked)}"
+    kinds = f"of type {', '.join(dict.fromkeys(outcome.kinds))}"
     return Answer(
-        f"{blocks} of {outcome.budget.blocks} go{goes}: {outcome.budget}",
-        f"budget {', '.join(outcome.budget.asked)}; of type "
-        f"{', '.join(dict.fromkeys(outcome.kinds))}",
+        f"Drop {blocks} of {outcome.budget.blocks}: {outcome.budget}.",
+        "; ".join([asked, kinds, *_cost(outcome)]),
     )
+
+
+def _cost(outcome: Outcome) -> list[str]:
+    """Return what it costs on the tasks, and what random subsets cost; nothing where none was tried."""
+    if not outcome.comparisons:
+        return []
+    mean = next((each for each in outcome.comparisons if each.name == MEAN), outcome.comparisons[0])
+    said = f"{mean.name} {words.percent(mean.change)} %"
+    if mean.random is None or mean.dropped is not None:
+        return [said]
+    return [f"{said}, random {words.percent(mean.random.median)} %, p {mean.random.p:.2f}"]
 
 
 def _block_scores(
