@@ -18,6 +18,7 @@ from layerscope.config import AnyPath, Kind, Listed, Text, To, checked
 from layerscope.decisions import comparisons
 from layerscope.decisions.bimodality import bimodality
 from layerscope.decisions.rank import Ranking, rank_runs
+from layerscope.decisions.readouts import choose_readout
 from layerscope.decisions.select import decide
 from layerscope.errors import InputError
 from layerscope.render import matplotlib, plotly, points
@@ -185,11 +186,11 @@ class Runs(Displayed):
 
     def _answers(self) -> dict[str, str]:
         """Return the readout that each scan chooses without labels; nothing for other runs."""
-        chosen = {each.name: decide(each.read(), rules=()).readout for each in self.runs}
+        tables = {each.name: each.read().readouts for each in self.runs}
+        chosen = {name: choose_readout(each) for name, each in tables.items() if each is not None}
         return {
             name: "own output" if found.keeps_own else str(found.readout)
             for name, found in chosen.items()
-            if found is not None
         }
 
     def _figure(self, settings: Any) -> Figure | Heatmap | Clouds:

@@ -82,7 +82,7 @@ def examine(
     Args:
         subject: the model and what it is read on.
         skip: checks to leave out; they are reported as skipped.
-        progress: told of the checks that are done.
+        progress: called with stage, done and total, check by check.
 
     Raises:
         InputError: an unknown name in `skip`.

@@ -182,7 +182,7 @@ def _weights(block: Any, writer: Writer, best: LinearMap, form: Form) -> dict[st
 
 
 def device_of(backbone: Backbone) -> torch.device:
-    """Return where moments are summed: float64 is not to be had everywhere."""
+    """Return the device that sums moments: some accelerators have no float64."""
     device = next(backbone.blocks[0].parameters()).device
     return device if device.type == "cuda" else torch.device("cpu")
 
