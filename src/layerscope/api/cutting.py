@@ -127,9 +127,7 @@ class CuttingPlan:
         with formats.claimed(self.place), shown_progress(self.show_progress) as progress:
             made = self.carried_out(progress)
             if self.upload is not None:
-                progress("uploading", 0, 1)
-                made = replace(made, pushed=self.upload.send(made.folder))
-                progress("uploading", 1, 1)
+                made = replace(made, pushed=self.upload.sent(made.folder, progress))
         return made
 
     def carried_out(self, progress: Progress) -> Cut:

@@ -108,10 +108,7 @@ class PruningPlan:
                 found = self._read_out(ready.backbone, found, progress)
             if self.upload is None or found.shipped is None:
                 return found
-            progress("uploading", 0, 1)
-            address = self.upload.send(found.shipped.folder)
-            progress("uploading", 1, 1)
-            return replace(found, pushed=address)
+            return replace(found, pushed=self.upload.sent(found.shipped.folder, progress))
 
     def _read_out(self, backbone: Backbone, found: Pruning, progress: Progress) -> Pruning:
         """Cut the smaller model to its readout, and return the pruning with what was saved."""

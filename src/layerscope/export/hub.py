@@ -19,6 +19,7 @@ from layerscope.errors import InputError, LayerscopeError, RunError
 from layerscope.export.card import CARD
 from layerscope.export.formats import ONNX_FILE, RECORD
 from layerscope.settings import HubConfig, RepositoryName
+from layerscope.states.extract import Progress
 
 _OWN_FILES: Final = {".gitattributes"}  # that a hub puts into a new repository
 
@@ -76,6 +77,13 @@ class Upload:
                 delete_patterns="*" if self.overwrite else None,
             )
         return str(address)
+
+    def sent(self, folder: Path, progress: Progress) -> str:
+        """Do the same, and report it as a stage of a command."""
+        progress("uploading", 0, 1)
+        address = self.send(folder)
+        progress("uploading", 1, 1)
+        return address
 
     def _by_hand(self, folder: Path) -> str:
         """Return what to say where the work is done and the upload failed."""
