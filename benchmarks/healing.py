@@ -29,7 +29,7 @@ from benchmarks.subsets import (
     ENCODERS,
     MEAN,
     RUNS,
-    Prefix,
+    Memo,
     changes,
     tests_for,
 )
@@ -39,9 +39,9 @@ from layerscope.data.tokens import tokenize
 from layerscope.decisions.prune import Measured, budgets, eligible_blocks, measured_by, rule
 from layerscope.decisions.subsets import random_subsets
 from layerscope.export.heal import Judge, criteria, divided, heal
-from layerscope.export.patches import HealingTexts, patched
+from layerscope.export.patches import HealingTexts, healed
 from layerscope.export.runs import left_by_runs
-from layerscope.export.trial import PERPLEXITY, Trial, TrialPlan, costs, tried
+from layerscope.export.trial import PERPLEXITY, Trial, TrialPlan, attempt, costs, tried
 from layerscope.models import loading
 from layerscope.models.backbone import Backbone
 from layerscope.results.resampling import against
@@ -135,15 +135,15 @@ def fill(name: str, rules: Sequence[str], counts: Sequence[int]) -> None:
     """Heal and try what the rules choose, and as many random subsets as asked for."""
     backbone = load(name)
     tests = tests_for(name, backbone)
-    prefix = Prefix(backbone)
-    with prefix.recording() as full:
-        whole = tried(full, (), tests)
+    memo = Memo(backbone)
+    with memo.entered():  # first, so that it is the full model that is remembered
+        whole = tried(backbone, (), tests)
     if not file_of(name, ()).exists():
         write_json(file_of(name, ()), {"full": asdict(whole)})
     how = tests.settings.changed(batch_tokens=_BATCH)
     used = divided(tokenize(backbone.tokenizer, mixed(), 512), how)
     by = criteria(backbone, vectors=True, text=True)
-    bench = Bench(name, prefix, tests, used, Judge(backbone, used, by, JUDGED))
+    bench = Bench(name, memo, tests, used, Judge(backbone, used, by, JUDGED))
     eligible = eligible_blocks(BLOCKS[name])
     for count in counts or counts_of(name):
         for each in rules:
@@ -160,7 +160,7 @@ class Bench:
     """A model, the tests of its subsets, and the texts that they are healed on."""
 
     name: str
-    prefix: Prefix
+    memo: Memo
     tests: TrialPlan
     used: HealingTexts
     judge: Judge
@@ -170,13 +170,12 @@ class Bench:
         file = file_of(self.name, removed)
         if file.exists():
             return
-        backbone = self.prefix.backbone
-        healing = heal(backbone, removed, self.used, silent, judge=self.judge)
-        with self.prefix.without(removed) as shorter:
-            dropped = tried(shorter, removed, self.tests)
-        before = min(patch.block for patch in healing.patches)
-        with patched(backbone, healing.patches), self.prefix.without(removed, before) as shorter:
-            better = tried(shorter, removed, self.tests)
+        backbone = self.memo.backbone
+        with self.memo.entered():
+            healing = heal(backbone, removed, self.used, silent, judge=self.judge)
+            dropped = attempt(backbone, removed, self.tests)
+            with healed(backbone, removed, healing.patches) as shorter:
+                better = tried(shorter, removed, self.tests)
         facts = {"dropped": asdict(dropped), "healed": asdict(better)}
         if costly:
             spent = costs(backbone, removed, self.used.held_out, _BATCH)

@@ -1,8 +1,8 @@
 """Which rule drops the right blocks? Every rule and random subsets, on real models and tasks.
 
 Each subset of blocks is tried once, whichever rules choose it, and kept as a file in `runs/prune/MODEL`:
-a run that was stopped goes on. A subset starts from the full model's states before its first missing
-block, which it shares with it. Run: `python -m benchmarks prune`, or `python -m benchmarks.pruning
+a run that was stopped goes on. States before the first missing block are those of the full model, and
+are computed once. Run: `python -m benchmarks prune`, or `python -m benchmarks.pruning
 --model "Gemma 3 270M"` to fill the files of one model, which takes half an hour on one thread.
 """
 
@@ -31,7 +31,7 @@ from benchmarks.subsets import (
     PARTS,
     RUNS,
     TRIALS,
-    Prefix,
+    Memo,
     changes,
     tests_for,
 )
@@ -47,7 +47,7 @@ from layerscope.decisions.prune import (
     rule,
 )
 from layerscope.decisions.subsets import Subsets, random_subsets
-from layerscope.export.trial import PERPLEXITY, Trial, tried, without
+from layerscope.export.trial import PERPLEXITY, Trial, attempt, tried
 from layerscope.models import loading
 from layerscope.results.resampling import Against, against
 from layerscope.results.table import load_run
@@ -110,19 +110,21 @@ def fill(name: str, most: int | None = None, check: bool = False) -> None:
         raise SystemExit(f"{name} is not installed.")
     backbone = loading.load(path, ModelOptions(dtype=DTYPES[name]), head=name != "MiniLM")
     tests = tests_for(name, backbone)
-    prefix = Prefix(backbone)
-    with prefix.recording() as full:
-        _keep(name, tried(full, (), tests), 0.0)
+    memo = Memo(backbone)
+    with memo.entered():
+        _keep(name, tried(backbone, (), tests), 0.0)
     for number, removed in enumerate(missing):
         if not removed:
             continue
         started = time.perf_counter()
-        with prefix.without(removed) as shorter:
-            trial = tried(shorter, removed, tests)
+        with memo.entered():
+            trial = attempt(backbone, removed, tests)
         if check:
-            with without(backbone, removed) as shorter:
-                plain = tried(shorter, removed, tests)
-            print("shared states give the same:", plain == trial, flush=True)
+            print(
+                "shared states give the same:",
+                attempt(backbone, removed, tests) == trial,
+                flush=True,
+            )
         seconds = time.perf_counter() - started
         _keep(name, trial, seconds)
         print(f"{number}/{len(missing)} {removed} {seconds:.0f} s {trial}", flush=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import torch
@@ -19,7 +21,6 @@ from layerscope.evaluation.run import quiet
 from layerscope.evaluation.tasks import resolve
 from layerscope.export.trial import PERPLEXITY, Trial, TrialPlan
 from layerscope.models.backbone import Backbone
-from layerscope.models.blocks import skipping
 from layerscope.settings import EvaluateConfig
 from layerscope.states.encode import sample_ratio
 from layerscope.states.pooling import decided
@@ -93,58 +94,87 @@ def tests_for(name: str, backbone: Backbone) -> TrialPlan:
 # --- states shared with the full model ---------------------------------------------------------
 
 
-class Prefix:
-    """The states that enter each block of the full model, batch by batch."""
+@dataclass(frozen=True)
+class _Run:
+    """What a block gave: of which states, by which weights."""
+
+    states: torch.Tensor
+    weights: tuple[torch.Tensor, ...]
+    given: Any
+
+    def repeats(self, states: torch.Tensor, weights: tuple[torch.Tensor, ...]) -> bool:
+        """Whether it would give the same now."""
+        both = zip(self.weights, weights, strict=True)
+        return states is self.states and all(
+            one.data_ptr() == other.data_ptr() for one, other in both
+        )
+
+
+class Memo:
+    """What blocks gave for each batch, so that none runs twice in the same place.
+
+    While it is entered, a block that is given the same states as before and has the same weights gives
+    what it gave before. So models without some blocks and healed ones share all states before the first
+    change with the full model, and a model that is healed run by run goes on where it was. The first
+    that runs on a batch is remembered for good, later ones until another runs: run the full model first.
+    """
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self.entered: dict[bytes, dict[int, torch.Tensor]] = {}
-        self.key = b""
+        self.batch: bytes | None = None  # None outside of a pass
+        self.start: dict[bytes, torch.Tensor] = {}
+        self.full: dict[tuple[bytes, int], _Run] = {}
+        self.latest: dict[tuple[bytes, int], _Run] = {}
+        self.numbers = {id(block): number for number, block in enumerate(backbone.blocks)}
+
+    @contextmanager
+    def entered(self) -> Iterator[Backbone]:
+        """Give the model, whose blocks are remembered until the end."""
+        model, kinds = self.backbone.model, {type(block) for block in self.backbone.blocks}
+        with ExitStack() as stack:
+            for handle in (
+                model.register_forward_pre_hook(self._start, with_kwargs=True),
+                model.register_forward_hook(self._end, always_call=True),
+            ):
+                stack.callback(handle.remove)
+            for kind in kinds:  # of the class, as copies of a block take what is its own with them
+                stack.enter_context(patch.object(kind, "forward", self._remembering(kind.forward)))
+            yield self.backbone
+        self.latest.clear()
 
     def _start(self, _module: Any, _args: Any, kwargs: Any) -> None:
-        ids = kwargs["input_ids"]
-        self.key = str(tuple(ids.shape)).encode() + ids.numpy().tobytes()
+        ids, mask = kwargs["input_ids"], kwargs.get("attention_mask")
+        marks = b"" if mask is None or bool(mask.all()) else mask.numpy().tobytes()
+        self.batch = str(tuple(ids.shape)).encode() + ids.numpy().tobytes() + marks
 
-    @contextmanager
-    def recording(self) -> Iterator[Backbone]:
-        """Run the full model, and keep what enters each block."""
-        hooks = [self.backbone.model.register_forward_pre_hook(self._start, with_kwargs=True)]
-        for number, block in enumerate(self.backbone.blocks, start=1):
+    def _end(self, *_: Any) -> None:
+        self.batch = None
 
-            def keep(_module: Any, args: Any, number: int = number) -> None:
-                self.entered.setdefault(self.key, {})[number] = args[0].clone()
+    def _remembering(self, run: Any) -> Any:
+        def forward(block: Any, states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            number = self.numbers.get(id(block))
+            if self.batch is None or number is None:
+                return run(block, states, *args, **kwargs)
+            if number == 0:  # the embedding's output is new each time, and the same
+                states = self.start.setdefault(self.batch, states)
+            here = self.batch, number
+            weights = tuple(weight.data for weight in block.parameters())
+            known = [each[here] for each in (self.full, self.latest) if here in each]
+            same = next((each for each in known if each.repeats(states, weights)), None)
+            if same is None or _watched(block):
+                given = run(block, states, *args, **kwargs)
+                if same is None:
+                    same = _Run(states, weights, given)
+                    (self.latest if here in self.full else self.full)[here] = same
+            return same.given
 
-            hooks.append(block.register_forward_pre_hook(keep))
-        try:
-            yield self.backbone
-        finally:
-            for hook in hooks:
-                hook.remove()
+        return forward
 
-    @contextmanager
-    def without(self, removed: tuple[int, ...], start: int = 0) -> Iterator[Backbone]:
-        """Run the model from a block on, as it would run without some blocks.
 
-        Args:
-            removed: these blocks.
-            start: the first block that is run or removed; by default the first that is removed. Blocks
-                before it must be as they were when they were recorded.
-        """
-        first = start or min(removed)
-        with skipping(self.backbone, {*range(1, first), *removed}) as shorter:
-
-            def replace(_module: Any, args: Any) -> Any:
-                return (self.entered[self.key][first], *args[1:])
-
-            hooks = [
-                shorter.model.register_forward_pre_hook(self._start, with_kwargs=True),
-                shorter.blocks[0].register_forward_pre_hook(replace),
-            ]
-            try:
-                yield shorter
-            finally:
-                for hook in hooks:
-                    hook.remove()
+def _watched(block: Any) -> bool:
+    """Whether something wants to see what modules in a block compute."""
+    inside = (module for module in block.modules() if module is not block)
+    return any(module._forward_hooks or module._forward_pre_hooks for module in inside)
 
 
 MEAN = "mean of the tasks"
