@@ -2,7 +2,7 @@
 
 Each run of removed blocks is healed in the block before it, from the first run to the last: the states
 that a map is fitted on are those of the model as it is by then; what they should become is what the full
-model has behind the run. No weight is added. See `metrics.healing` for the fit, `models.residual` for
+model has after the run. No weight is added. See `metrics.healing` for the fit, `models.residual` for
 where a map can be folded into, and arXiv 2505.02819 (ReplaceMe) for the idea.
 """
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from layerscope.data.tokens import TokenizedText
 from layerscope.errors import InputError
 from layerscope.export.patches import (
+    Goals,
     HealingTexts,
     Patch,
     Step,
@@ -214,17 +215,24 @@ def heal(
     full = judge.full
     patches: list[Patch] = []
     found: tuple[float, ...] = ()
-    for number, (run, writer) in enumerate(zip(runs, writers, strict=True)):
-        progress("healing", number, len(runs))
-        step = Step(run[0] - 1, run[-1])
-        candidates = fitted_patches(backbone, step, removed, writer, patches, texts)
-        gone = [block for block in removed if block <= step.goal]
-        chosen, found = candidates[0], ()
-        if len(candidates) > 1:  # behind a norm the errors of two forms cannot be compared
-            scores = [judge(gone, (*patches, each)) for each in candidates]
-            found = min(scores)
-            chosen = candidates[scores.index(found)]
-        patches.append(chosen)
+    layers = [run[-1] for run in runs]
+    with (
+        Goals(texts.fit, layers, backbone.info.dim) as fit,
+        Goals(texts.held_out, layers, backbone.info.dim) as held_out,
+    ):
+        for number, (run, writer) in enumerate(zip(runs, writers, strict=True)):
+            progress("healing", number, len(runs))
+            step = Step(run[0] - 1, run[-1])
+            candidates = fitted_patches(
+                backbone, step, removed, writer, patches, (fit, held_out), texts.budget
+            )
+            gone = [block for block in removed if block <= step.goal]
+            chosen, found = candidates[0], ()
+            if len(candidates) > 1:  # after a norm the errors of two forms cannot be compared
+                scores = [judge(gone, (*patches, each)) for each in candidates]
+                found = min(scores)
+                chosen = candidates[scores.index(found)]
+            patches.append(chosen)
     progress("healing", len(runs), len(runs))
     dropped, found = judge(removed), found or judge(removed, patches)
     judgments = tuple(map(Judgment, judge.by, full, dropped, found, *judge.facts))
@@ -242,8 +250,7 @@ def seconds_to_heal(
 ) -> float:
     """Return about how long it takes to heal, from the time of one batch.
 
-    The first run takes one pass over all texts, every later one two; two forms of a map are judged
-    before one is chosen.
+    Each run takes a pass over all texts; two forms of a map are judged before one is chosen.
 
     Args:
         backbone: the full model.
@@ -263,7 +270,7 @@ def seconds_to_heal(
             pass
         seconds = time.perf_counter() - started
     timed = sum(len(fitted[item].ids) for item in batch.items)
-    passes = sum((2 * each - 1) * tokens + (2 * each + 2) * judged for each in runs) + judged
+    passes = sum(each * tokens + (2 * each + 2) * judged for each in runs) + judged
     return seconds * passes / timed
 
 

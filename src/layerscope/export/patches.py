@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from layerscope.config import Pooling
-from layerscope.data.tokens import TokenBatch, TokenizedText
+from layerscope.data.tokens import TokenizedText
 from layerscope.export.trial import without
 from layerscope.metrics.healing import (
     LinearMap,
@@ -26,8 +31,6 @@ from layerscope.states.encode import TokenPolicy
 from layerscope.states.extract import Site, TokenStates, batches, extract
 from layerscope.states.written import Form, Tap, Written
 
-_CHUNK: Final = 8192  # tokens whose goals are in memory at once
-
 
 @dataclass(frozen=True)
 class Patch:
@@ -39,7 +42,7 @@ class Patch:
         module: path in it of the module whose weights change.
         form: whether the map is full or diagonal.
         ridge: by which it was fitted.
-        left: the share of the squared error that is left behind the run, on held-out tokens.
+        left: the share of the squared error that is left after the run, on held-out tokens.
         weights: the new weights, by their names in the block.
     """
 
@@ -130,22 +133,34 @@ def fitted_patches(
     removed: Sequence[int],
     writer: Writer,
     patches: Sequence[Patch],
-    texts: HealingTexts,
+    goals: tuple[Goals, Goals],
+    budget: int,
 ) -> list[Patch]:
-    """Return the best map of a step: of a plain block one, behind a norm one of each form."""
+    """Return the best map of a step: of a plain block one, before a norm one of each form.
+
+    Args:
+        backbone: the full model.
+        step: which block, and what its output should be.
+        removed: blocks.
+        writer: of the block.
+        patches: of the runs before it.
+        goals: of the texts to fit on, and of those to choose by.
+        budget: padded tokens in one forward pass.
+    """
     dim, device = backbone.info.dim, device_of(backbone)
     forms = _forms(writer)
     moments = [
         {form: Moments(dim, offset=writer.offset, device=device) for form in forms}
         for _ in range(2)
     ]
-    for part, sums in zip((texts.fit, texts.held_out), moments, strict=True):
-        for written, goal in _passed(backbone, step, removed, writer, patches, part, texts.budget):
+    for part, sums in zip(goals, moments, strict=True):
+        for written, goal in _passed(backbone, step, removed, writer, patches, part, budget):
+            goal = goal.to(written.left.device)
             wanted, weights = goal - written.left, token_weights(goal)
             for form in forms:
                 sums[form].add(*written.regression(writer, form, wanted, weights))
         if not all(each.finite for each in sums.values()):
-            raise non_finite_states(backbone, f" behind block {step.block}")
+            raise non_finite_states(backbone, f" after block {step.block}")
     block = backbone.blocks[step.block - 1]
     found = []
     for form in forms:
@@ -193,49 +208,71 @@ def _passed(
     removed: Sequence[int],
     writer: Writer,
     patches: Sequence[Patch],
-    texts: Sequence[TokenizedText],
+    part: Goals,
     budget: int,
 ) -> Iterator[tuple[Written, Tensor]]:
     """Yield, batch by batch, what a block writes and what the full model has at the goal."""
     gone = [block for block in removed if block < step.block]
-    place = step.block - len(gone)
-    marks = [[True] * len(text.ids) for text in texts]
-    after, site = Site(step.goal), Site(place)
-    if not gone and not patches:  # the model is the full one so far, and one pass gives both
-        with Tap(backbone.blocks[place - 1], writer) as tap:
+    site = Site(step.block - len(gone))
+    marks = [[True] * len(text.ids) for text in part.texts]
+    # Until something is changed, the model is the full one, and one pass gives the goals as well.
+    goals = () if part.known else tuple(map(Site, part.layers))
+    with (
+        healed(backbone, gone, patches) as student,
+        Tap(student.blocks[site.layer - 1], writer) as tap,
+    ):
 
-            def read(tokens: TokenStates) -> Any:
-                return (
-                    tap.read(tokens) if tokens.site == site else tokens.states[tokens.real].clone()
-                )
+        def read(tokens: TokenStates) -> Any:
+            return tap.read(tokens) if tokens.site == site else tokens.states[tokens.real].clone()
 
-            for both in extract(
-                backbone, batches(backbone, texts, marks, budget), (site, after), read
-            ):
-                yield both.by_site[site], both.by_site[after]
-        return
-    for chunk in _chunks(batches(backbone, texts, marks, budget)):
-        goals: dict[int, Tensor] = {}
-        for result in extract(backbone, chunk, (after,), _real_states):
-            goals |= dict(zip(result.items, result.by_site[after], strict=True))
-        with (
-            healed(backbone, gone, patches) as student,
-            Tap(student.blocks[place - 1], writer) as tap,
-        ):
-            for came in extract(student, chunk, (site,), tap.read):
-                yield came.by_site[site], torch.cat([goals[item] for item in came.items])
+        planned = batches(backbone, part.texts, marks, budget)
+        for came in extract(student, planned, (site, *goals), read):
+            for goal in goals:
+                part.keep(goal.layer, came.items, came.by_site[goal])
+            yield came.by_site[site], part.of(step.goal, came.items)
 
 
-def _chunks(planned: Iterable[TokenBatch]) -> Iterator[list[TokenBatch]]:
-    chunk: list[TokenBatch] = []
-    for batch in planned:
-        chunk.append(batch)
-        if sum(each.ids.numel() for each in chunk) >= _CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+class Goals:
+    """States of the full model that maps bring the model without blocks back to.
 
+    They are on disk, so that memory does not grow with the texts.
 
-def _real_states(tokens: TokenStates) -> list[Tensor]:
-    return [states[real].clone() for states, real in zip(tokens.states, tokens.real, strict=True)]
+    Attributes:
+        texts: whose tokens they are of.
+        layers: of the full model.
+    """
+
+    def __init__(self, texts: Sequence[TokenizedText], layers: Iterable[int], dim: int) -> None:
+        self.texts, self.layers, self.dim = tuple(texts), tuple(layers), dim
+        self._ends = list(accumulate(len(text.ids) for text in texts))
+        self._states: dict[int, Any] = {}
+        self._room = tempfile.TemporaryDirectory(prefix="layerscope-")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._states.clear()
+        self._room.cleanup()
+
+    @property
+    def known(self) -> bool:
+        """Whether a pass of the full model has been begun."""
+        return bool(self._states)
+
+    def keep(self, layer: int, items: Iterable[int], states: Tensor) -> None:
+        """Keep the states (token, dim) of texts, one text after the other."""
+        if layer not in self._states:
+            shape, dtype = (self._ends[-1], self.dim), states.cpu().numpy().dtype
+            file = Path(self._room.name) / f"{layer}.npy"
+            self._states[layer] = open_memmap(file, "w+", dtype, shape)
+        self._states[layer][self._rows(items)] = states.cpu().numpy()
+
+    def of(self, layer: int, items: Iterable[int]) -> Tensor:
+        """Return the states (token, dim) of texts, one text after the other."""
+        return torch.from_numpy(self._states[layer][self._rows(items)])
+
+    def _rows(self, items: Iterable[int]) -> Any:
+        spans = [np.arange(self._ends[item] - len(self.texts[item].ids), self._ends[item])
+                 for item in items]  # fmt: skip
+        return np.concatenate(spans)
