@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import pandas as pd
@@ -27,10 +28,8 @@ from benchmarks.subsets import (
     DATA,
     DTYPES,
     ENCODERS,
-    MEAN,
     RUNS,
     Memo,
-    changes,
     tests_for,
 )
 from benchmarks.tables import markdown
@@ -44,7 +43,7 @@ from layerscope.export.runs import left_by_runs
 from layerscope.export.trial import PERPLEXITY, Trial, TrialPlan, attempt, costs, tried
 from layerscope.models import loading
 from layerscope.models.backbone import Backbone
-from layerscope.results.resampling import against
+from layerscope.results.resampling import Against, against
 from layerscope.results.table import Run, conform, load_run, no_contributions
 from layerscope.settings import ModelOptions
 from layerscope.states.extract import silent
@@ -56,6 +55,9 @@ RANDOM = "random"
 FITTED = 120  # paragraphs of WikiText-2's training part
 SINGLE = 48  # of them are fitted on one by one
 JUDGED = 1500  # held-out tokens that models are judged on
+BRIEFLY = 500  # that the form of a random subset's maps is chosen on
+STATES = ("dropped", "healed")
+POINTS = "points"  # mean change of the tasks, score x 100
 _BATCH = 4096
 
 
@@ -144,12 +146,13 @@ def fill(name: str, rules: Sequence[str], counts: Sequence[int]) -> None:
     used = divided(tokenize(backbone.tokenizer, mixed(), 512), how)
     by = criteria(backbone, vectors=True, text=True)
     bench = Bench(name, memo, tests, used, Judge(backbone, used, by, JUDGED))
+    brief = Judge(backbone, used, by[:1], BRIEFLY)
     eligible = eligible_blocks(BLOCKS[name])
     for count in counts or counts_of(name):
         for each in rules:
             if each == RANDOM:
                 for removed in random_subsets(eligible, count).subsets:
-                    bench.keep(removed)
+                    replace(bench, judge=brief).keep(removed)
             else:
                 removed = chosen(name, backbone, each)[str(count)]
                 bench.keep(tuple(removed), costly=each == RULES[0])
@@ -199,54 +202,134 @@ def read(name: str, removed: Sequence[int]) -> dict[str, Any] | None:
     return found
 
 
+@dataclass(frozen=True)
+class Cell:
+    """Random subsets of one size of one model, and what rules chose beside them.
+
+    Attributes:
+        full: the full model.
+        count: how many blocks are gone.
+        chosen: rule -> blocks, of those that were tried.
+        found: blocks -> what came of them.
+        random: the random subsets; none if one of them was not tried, as a part is no baseline.
+        exhaustive: whether those are all subsets.
+    """
+
+    full: Trial
+    count: int
+    chosen: dict[str, tuple[int, ...]]
+    found: dict[tuple[int, ...], dict[str, Any]]
+    random: tuple[tuple[int, ...], ...]
+    exhaustive: bool
+
+    def value(self, removed: tuple[int, ...], state: str, test: str) -> float:
+        """The perplexity, or the mean change of the tasks in points (score x 100)."""
+        trial: Trial = self.found[removed][state]
+        if test == PERPLEXITY:
+            return math.inf if trial.perplexity is None else trial.perplexity
+        return 100 * fmean(trial.scores[task] - score for task, score in self.full.scores.items())
+
+    def drawn(self, state: str, test: str) -> list[float]:
+        """The same of each random subset."""
+        return [self.value(removed, state, test) for removed in self.random]
+
+    def beside(self, name: str, state: str, test: str) -> Against:
+        """What a rule chose beside the random subsets, both dropped or both healed."""
+        own, others = self.value(self.chosen[name], state, test), self.drawn(state, test)
+        return against(own, others, exhaustive=self.exhaustive, lower=test == PERPLEXITY)
+
+
+def cells(name: str) -> list[Cell]:
+    """What was tried of a model, by the number of blocks."""
+    file, full = folder(name) / "chosen.json", read(name, ())
+    if not file.exists() or full is None:
+        return []
+    known, eligible = json.loads(file.read_text()), eligible_blocks(BLOCKS[name])
+    result = []
+    for count in sorted(counts_of(name)):
+        chosen = {
+            each: tuple(known[each][str(count)])
+            for each in RULES
+            if str(count) in known.get(each, {})
+        }
+        drawn = random_subsets(eligible, count)
+        tried = {each: read(name, each) for each in (*chosen.values(), *drawn.subsets)}
+        found = {removed: facts for removed, facts in tried.items() if facts is not None}
+        random = drawn.subsets if found.keys() >= set(drawn.subsets) else ()
+        chosen = {each: removed for each, removed in chosen.items() if removed in found}
+        result.append(Cell(full["full"], count, chosen, found, random, drawn.exhaustive))
+    return result
+
+
 def model_table(name: str) -> str:
     """One model: each rule at each number of blocks, dropped and healed, and random subsets."""
-    known = json.loads((folder(name) / "chosen.json").read_text())
-    full = read(name, ())
-    eligible, rows = eligible_blocks(BLOCKS[name]), []
-    for count in sorted(counts_of(name)):
-        draws = random_subsets(eligible, count).subsets
-        random = [found for removed in draws if (found := read(name, removed))]
-        random = random if len(random) == len(draws) else []  # a part of them is no baseline
-        for each in RULES:
-            removed = known.get(each, {}).get(str(count))
-            if full is not None and removed and (found := read(name, removed)) is not None:
-                rows.append(_row(full["full"], eligible, each, removed, found, random))
-        if full is not None and random:
-            rows.append(_random_row(full["full"], count, random))
+    rows = []
+    for cell in cells(name):
+        rows += [_row(cell, each) for each in cell.chosen]
+        rows += [_random_row(cell)] if cell.random else []
     return markdown(rows)
 
 
-def _row(
-    full: Trial, eligible: Sequence[int], name: str, removed: Sequence[int],
-    found: dict[str, Any], random: Sequence[dict[str, Any]],
-) -> dict[str, Any]:  # fmt: skip
-    count = len(removed)
-    row: dict[str, Any] = {"blocks": count, "rule": name, "which": _spans(removed)}
-    judgments = {each["by"]: each for each in found["healing"]["judgments"]}
-    for state in ("dropped", "healed"):
-        trial = found[state]
-        if full.perplexity:
-            row[f"perplexity {state}"] = _perplexity(trial)
-        row[f"distance {state}"] = f"{judgments['distance of vectors'][state]:.3f}"
-        row[f"mean {state} %"] = f"{changes(full, trial)[MEAN]:+.1f}"
-        if random:
-            others = [changes(full, each[state])[MEAN] for each in random]
-            whole = len(random) == random_subsets(eligible, count).total
-            beside = against(changes(full, trial)[MEAN], others, exhaustive=whole)
-            row[f"p {state}"] = f"{beside.p:.2f}"
-    row["kept"] = "yes" if found["healing"]["kept"] else "no"
-    row["seconds"] = round(found["healing"]["seconds"])
+def _row(cell: Cell, name: str) -> dict[str, Any]:
+    removed = cell.chosen[name]
+    row: dict[str, Any] = {"blocks": cell.count, "rule": name, "which": _spans(removed)}
+    healing = cell.found[removed]["healing"]
+    distances = [each for each in healing["judgments"] if each["by"] == "distance of vectors"]
+    row["distance"] = ", ".join(f"{each[state]:.3f}" for each in distances for state in STATES)
+    for test in _tests(cell):
+        for state in STATES:
+            row[f"{test} {state}"] = _number(cell.value(removed, state, test), test)
+            if cell.random:
+                row[f"p {test} {state}"] = f"{cell.beside(name, state, test).p:.2f}"
+    row["kept"] = "yes" if healing["kept"] else "no"
     return row
 
 
-def _random_row(full: Trial, count: int, random: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    row: dict[str, Any] = {"blocks": count, "rule": f"Random, mean of {len(random)}"}
-    for state in ("dropped", "healed"):
-        row[f"mean {state} %"] = (
-            f"{fmean(changes(full, each[state])[MEAN] for each in random):+.1f}"
-        )
+def _random_row(cell: Cell) -> dict[str, Any]:
+    row: dict[str, Any] = {"blocks": cell.count}
+    row["rule"] = f"Random, median of {'all ' * cell.exhaustive}{len(cell.random)}"
+    for test in _tests(cell):
+        for state in STATES:
+            row[f"{test} {state}"] = _number(median(cell.drawn(state, test)), test)
+    better = sum(
+        cell.value(each, "healed", POINTS) > cell.value(each, "dropped", POINTS)
+        for each in cell.random
+    )
+    row["kept"] = f"tasks better healed: {better}"
     return row
+
+
+def _tests(cell: Cell) -> tuple[str, ...]:
+    return (POINTS, PERPLEXITY) if cell.full.perplexity else (POINTS,)
+
+
+def _number(value: float, test: str) -> str:
+    return f"{value:+.2f}" if test == POINTS else f"{value:.4g}"
+
+
+def rules_table() -> str:
+    """The rules over all models and budgets whose random subsets were all tried."""
+    known = [cell for name in BLOCKS for cell in cells(name) if cell.random]
+    rows = []
+    for each in RULES:
+        with_rule = [cell for cell in known if each in cell.chosen]
+        row: dict[str, Any] = {"rule": each, "cells": len(with_rule)}
+        for test in (POINTS, PERPLEXITY):
+            for state in STATES:
+                found = [
+                    cell.beside(each, state, test) for cell in with_rule if test in _tests(cell)
+                ]
+                if found:
+                    better = sum(_better(one.value, one.median, test) for one in found)
+                    row[f"{test} {state}: better than the median of Random"] = (
+                        f"{better} of {len(found)}, mean p {fmean(one.p for one in found):.2f}"
+                    )
+        rows.append(row)
+    return markdown(rows)
+
+
+def _better(value: float, other: float, test: str) -> bool:
+    return value < other if test == PERPLEXITY else value > other
 
 
 def cost_table(name: str) -> str:
@@ -270,10 +353,6 @@ def cost_table(name: str) -> str:
     return markdown(rows) if rows else ""
 
 
-def _perplexity(trial: Trial) -> str:
-    return "none" if trial.perplexity is None else f"{trial.perplexity:.4g}"
-
-
 def _spans(removed: Sequence[int]) -> str:
     """Blocks, runs of them as 3-5."""
     runs: list[list[int]] = []
@@ -287,15 +366,15 @@ def _spans(removed: Sequence[int]) -> str:
 
 def main() -> str:
     """Return the tables of all that has been tried."""
-    parts = []
+    parts = [rules_table()]
     for name in BLOCKS:
-        if (folder(name) / "chosen.json").exists() and (full := read(name, ())):
-            trial: Trial = full["full"]
-            scores = ", ".join(f"{task} {100 * value:.2f}" for task, value in trial.scores.items())
-            known = f"; {PERPLEXITY} {trial.perplexity:.2f}" if trial.perplexity else ""
-            parts += [f"### {name}, {BLOCKS[name]} blocks", f"Full model: {scores}{known}."]
+        if known := cells(name):
+            full = known[0].full
+            scores = ", ".join(f"{task} {100 * value:.2f}" for task, value in full.scores.items())
+            said = f"; {PERPLEXITY} {full.perplexity:.2f}" if full.perplexity else ""
+            parts += [f"### {name}, {BLOCKS[name]} blocks", f"Full model: {scores}{said}."]
             parts += [model_table(name), cost_table(name)]
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def test_blocks_that_cannot_be_taken_out_skip_the_cut(name, reason):
     assert reason in found.said
 
 
-def test_a_norm_that_stands_on_the_embeddings_as_well_is_read_behind_the_last_block():
+def test_a_norm_that_stands_on_the_embeddings_as_well_is_read_after_the_last_block():
     found = diagnosis(backbone_of(random_model("nanochat"), tiny_tokenizer()))
     assert failed(found) == {}
     assert "called once, on layer 4" in found.check("final_norm").said
@@ -137,8 +137,8 @@ def test_it_names_the_pattern_of_the_librarys_list():
 def test_left_padding_is_not_held_against_a_model_that_takes_no_positions():
     said = {name: diagnosis(healthy(name), "padding").check("padding").said
             for name in ("bart", "opt")}  # fmt: skip
-    assert "other states behind padding; layerscope pads on the right" in said["bart"]
-    assert "behind padding" not in said["opt"]
+    assert "other states after padding; layerscope pads on the right" in said["bart"]
+    assert "after padding" not in said["opt"]
 
 
 @pytest.mark.parametrize("name", [*VISION, "dinov3_vit", "vit_mae"])
@@ -394,7 +394,7 @@ def test_a_tokenizer_that_hides_what_it_adds():
 
 def test_it_says_what_the_tokenizer_adds_and_pads_with():
     said = diagnosis(healthy(), "tokenizer").check("tokenizer").said
-    assert "adds [CLS] in front and [SEP] behind; pads with [PAD] (id 0)" in said
+    assert "adds [CLS] before and [SEP] after the text; pads with [PAD] (id 0)" in said
     assert "no attention sink" in said
     bare = hf.PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer().backend_tokenizer)
     assert "has no padding token, id 0 stands in" in (

@@ -668,7 +668,7 @@ def test_a_model_whose_output_joins_several_streams_is_refused():
         backbone_of(random_model("reformer"), None)
 
 
-def test_a_final_norm_behind_the_end_of_the_librarys_list_is_found():
+def test_a_final_norm_past_the_end_of_the_librarys_list_is_found():
     model = random_model("clip_text_model")
     found = backbone_of(model, None)
     assert found.final_norm is model.final_layer_norm

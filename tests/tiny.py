@@ -331,7 +331,7 @@ WORDS = ["river", "stone", "light", "engine", "paper", "green", "seven", "ocean"
 
 @cache
 def tiny_tokenizer() -> Any:
-    """A word tokenizer that puts [CLS] before and [SEP] behind a text."""
+    """A word tokenizer that puts [CLS] before and [SEP] after a text."""
     vocabulary = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3}
     for word in WORDS:
         vocabulary[word] = len(vocabulary)

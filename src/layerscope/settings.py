@@ -414,7 +414,7 @@ class PruneConfig(VectorConfig):
     def _refuse_readout(self) -> Self:
         if self.readout and self.format == "transformers":
             raise InputError(
-                "a readout is saved for sentence-transformers, which pools and maps behind the model; "
+                "a readout is saved for sentence-transformers, which pools and maps after the model; "
                 "leave --format transformers out."
             )
         return self

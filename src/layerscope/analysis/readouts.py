@@ -272,7 +272,7 @@ def _table(
 def own_sites(backbone: Backbone) -> tuple[Site, ...]:
     """Return the sites that readouts read, numbered as transformers' `hidden_states` usually are.
 
-    Number k is the output of block k, but for the last one: what the model gives, behind its final norm
+    Number k is the output of block k, but for the last one: what the model gives, after its final norm
     where there is one.
     """
     depth = backbone.depth

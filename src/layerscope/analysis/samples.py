@@ -29,7 +29,7 @@ ENOUGH: Final = 100
 def read_samples(
     backbone: Backbone, samples: Sequence[Any], settings: ScanConfig, limit: int
 ) -> list[TokenizedText]:
-    """Return samples as tokens: texts behind the prompt, or images."""
+    """Return samples as tokens: texts after the prompt, or images."""
     prompt = settings.prompt
     return read(backbone, [prompt + text for text in samples] if prompt else samples, limit)
 

@@ -191,7 +191,7 @@ class CuttingPlan:
         )  # fmt: skip
 
     def _planned_readout(self, asked: _Asked, readout: Readout) -> CutPlan:
-        """Return the cut that gives a readout: with modules behind it only where they are needed."""
+        """Return the cut that gives a readout: with modules after it only where they are needed."""
         depth, settings = asked.backbone.depth, asked.settings
         if len(readout.layers) > 1 or readout.map != "none" or readout.layers == (0,):
             return plan_readout(
@@ -200,7 +200,7 @@ class CuttingPlan:
             )  # fmt: skip
         layer = readout.layers[0]
         if settings.final_norm == "auto" and layer == depth:
-            settings = settings.changed(final_norm="keep")  # the model's own output is behind it
+            settings = settings.changed(final_norm="keep")  # the model's own output is after it
         return self._planned(asked, layer, settings)
 
     def _as_served(self, asked: _Asked) -> CutConfig:
@@ -246,7 +246,7 @@ class CuttingPlan:
         settings = asked.settings
         stages = {choice.stage for choice in found.chosen}
         if settings.final_norm == "auto" and stages == {"final_norm"}:
-            settings = settings.changed(final_norm="keep")  # the chosen state is behind it
+            settings = settings.changed(final_norm="keep")  # the chosen state is after it
         return self._planned(asked, found.layer, settings), (found.sentence,)
 
 

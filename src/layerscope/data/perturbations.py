@@ -85,18 +85,18 @@ def _changed(
 def _of_length(
     text: TokenizedText, count: int, vocabulary: Ids, limit: int, draws: np.random.Generator
 ) -> TokenizedText:
-    """Return as many drawn tokens between what the tokenizer added before and behind the text."""
+    """Return as many drawn tokens between what the tokenizer added before and after the text."""
     own = [place for place, mark in enumerate(text.special) if not mark]
     first, last = (own[0], own[-1] + 1) if own else (len(text.ids), len(text.ids))
-    before, behind = text.ids[:first], text.ids[last:]
-    if len(before) + count + len(behind) > limit:
+    before, after = text.ids[:first], text.ids[last:]
+    if len(before) + count + len(after) > limit:
         raise InputError(
-            f"a random text of {count} tokens with {len(before) + len(behind)} special ones is over the "
+            f"a random text of {count} tokens with {len(before) + len(after)} special ones is over the "
             f"limit of {limit}; raise max_length, or choose fewer tokens."
         )
     drawn = vocabulary[draws.integers(len(vocabulary), size=count)].tolist()
     return TokenizedText(
-        (*before, *drawn, *behind),
-        (*(True for _ in before), *(False for _ in drawn), *(True for _ in behind)),
+        (*before, *drawn, *after),
+        (*(True for _ in before), *(False for _ in drawn), *(True for _ in after)),
         truncated=False,
     )

@@ -41,7 +41,7 @@ def padding(subject: Subject) -> Finding:
     said = f"{texts} in one batch against each alone: right {_size(right)}, left {_size(left)}"
     if subject.backbone.padding == "right":
         said += (
-            ", as this architecture has other states behind padding; layerscope pads on the right"
+            ", as this architecture has other states after padding; layerscope pads on the right"
         )
         left = NO_GAP
     found = right | left

@@ -40,7 +40,7 @@ def tokenizer(subject: Subject) -> Finding:
     expected = [True] * len(front) + [False] * len(plain) + [True] * len(back)
     [ours] = tokenize(words, [text], len(full) + 1)
     said = (
-        f"adds {_named(words, front)} in front and {_named(words, back)} behind; "
+        f"adds {_named(words, front)} before and {_named(words, back)} after the text; "
         f"{_padding(subject)}{_unused_bos(words, front)}; {_sink(subject)}"
     )
     if list(ours.special) != expected:

@@ -196,14 +196,14 @@ def loaded_locally(
 
 
 def loaded_table(table: Table) -> Any:
-    """Return a task of mteb's class for the kind of a table, with the table's rows."""
+    """Return a table as a task of mteb, of the class for its kind."""
     task = _table_class(table)()
     _give_data(task, table.splits, table.source)
     return task
 
 
 def _table_class(table: Table) -> type:
-    """Return a class of mteb's kind for a table, with metadata of our own."""
+    """Return a subclass of mteb's class for a table's kind that names the table in its metadata."""
     from mteb.abstasks.classification import AbsTaskClassification
     from mteb.abstasks.clustering import AbsTaskClustering
     from mteb.abstasks.pair_classification import AbsTaskPairClassification

@@ -304,7 +304,7 @@ def _examples(task: Any, plan: TaskPlan) -> int | None:
 
 
 def _part(parts: Path, plan: TaskPlan, site: Site) -> Path:
-    """Return where one score is kept, under a name that other data or another metric would change."""
+    """Return the file of one score; other data or another metric would give it another name."""
     facts = [plan.name, plan.metric, plan.split, plan.subset, plan.revision]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     short = re.sub(r"[^\w.-]+", "-", plan.name)
@@ -330,12 +330,12 @@ def _finished(parts: Path | None, plan: TaskPlan, sites: Sequence[Site]) -> dict
     return found
 
 
-# --- other people's noise ----------------------------------------------------------------------
+# --- output of other libraries ------------------------------------------------------------------
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep bars, notes and warnings of mteb and what it uses out of ours."""
+    """Silence the progress bars, logs and warnings of mteb and the libraries that it uses."""
     from datasets.utils import logging as bars
 
     loggers = [logging.getLogger(name) for name in _NOISY]

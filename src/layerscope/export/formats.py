@@ -260,9 +260,9 @@ def write_onnx(
         real.config.use_cache = False
     try:
         external = bytes_of(model) > _IN_ONE_FILE
-        behind = None if readout is None else TokenReadout(readout)
+        mapped = None if readout is None else TokenReadout(readout)
         _export(
-            _Layer(real, output, behind).eval(), folder, real.config.vocab_size, external=external
+            _Layer(real, output, mapped).eval(), folder, real.config.vocab_size, external=external
         )
     except Exception as error:  # an exporter raises whatever it meets in the model's code
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -229,9 +229,9 @@ def heal(
             gone = [block for block in removed if block <= step.goal]
             chosen, found = candidates[0], ()
             if len(candidates) > 1:  # after a norm the errors of two forms cannot be compared
-                scores = [judge(gone, (*patches, each)) for each in candidates]
-                found = min(scores)
-                chosen = candidates[scores.index(found)]
+                scores = [judge.first(gone, (*patches, each)) for each in candidates]
+                chosen = candidates[scores.index(min(scores))]
+                found = (min(scores),) if len(judge.by) == 1 else ()
             patches.append(chosen)
     progress("healing", len(runs), len(runs))
     dropped, found = judge(removed), found or judge(removed, patches)
@@ -327,12 +327,21 @@ class Judge:
 
     def __call__(self, removed: Iterable[int], patches: Iterable[Patch] = ()) -> tuple[float, ...]:
         """Judge the model without some blocks and with patches; infinite if a state is not finite."""
-        if "distance of vectors" in self.by:
+        return self._values(removed, patches, self.by)
+
+    def first(self, removed: Iterable[int], patches: Iterable[Patch] = ()) -> float:
+        """Judge it by the first criterion alone."""
+        return self._values(removed, patches, self.by[:1])[0]
+
+    def _values(
+        self, removed: Iterable[int], patches: Iterable[Patch], by: Sequence[Criterion]
+    ) -> tuple[float, ...]:
+        if "distance of vectors" in by:
             _ = self.expected  # of the full model, before blocks are out
         with healed(self.backbone, removed, patches) as model:
             return tuple(
                 self._distance(model) if each == "distance of vectors" else self._perplexity(model)
-                for each in self.by
+                for each in by
             )
 
     def _perplexity(self, model: Backbone) -> float:

@@ -88,7 +88,7 @@ def possible_layer(backbone: Backbone, settings: CutConfig) -> int:
 
 
 def place_of(backbone: Backbone, layer: int, settings: CutConfig) -> Place:
-    """Find a layer in the model cut behind it, or with a pointer in the whole model.
+    """Find a layer in the model cut after it, or with a pointer in the whole model.
 
     The smaller model is built and run on a short input, so that what it would give is known now.
 

@@ -151,7 +151,7 @@ def _read_onnx(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
     }
     arrays = {}
     for place, inputs in enumerate(_inputs(request)):
-        # Beside itself with padding behind it, since one text alone needs neither batch nor mask.
+        # Beside itself with padding after it, since one text alone needs neither batch nor mask.
         pairs = {
             name: np.concatenate([np.pad(array.numpy(), ((0, 0), (0, 3)))] * 2)
             for name, array in inputs.items()

@@ -134,7 +134,7 @@ class _Sums:
         found: dict[tuple[int, int], float] = {}
         for block, sums in self.moments.items():
             if not sums.finite:
-                raise non_finite_states(self.backbone, f" behind block {block}")
+                raise non_finite_states(self.backbone, f" after block {block}")
             errors: Any = sums.errors(fit(sums, _RIDGE)).reshape(-1, self.goals).sum(dim=1)
             errors = errors * sums.weight / sums.tokens
             for length, error in enumerate(errors.tolist(), start=1):

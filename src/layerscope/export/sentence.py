@@ -274,7 +274,7 @@ def source_vector(source: Any, states: Tensor, text: TokenizedText, *, normalize
 
 
 def _prompt_length(tokenizer: Any, prompt: str) -> int:
-    """Return the tokens of a prompt, without the end that the tokenizer puts behind it."""
+    """Return the tokens of a prompt, without the end that the tokenizer puts after it."""
     ids = tokenizer(prompt)["input_ids"]
     return len(ids) - int(ids[-1] in tokenizer.all_special_ids)
 

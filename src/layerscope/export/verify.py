@@ -194,7 +194,7 @@ def probed_state(backbone: Backbone, site: Site) -> Tensor:
 
 
 def normed(backbone: Backbone, states: Tensor) -> Tensor:
-    """Return states (token, dim) behind the final norm."""
+    """Return states (token, dim) after the final norm."""
     norm: Any = backbone.final_norm
     weight = next(norm.parameters(), next(backbone.model.parameters()))
     with evaluating(norm):

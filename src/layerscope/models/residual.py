@@ -36,10 +36,10 @@ class Writer:
     """The last map of a block that writes to the residual stream.
 
     Attributes:
-        kind: what stands behind it.
+        kind: what follows it.
         linear: path in the block of the linear map that gives m; "" if a fold there is not seen
             through the norm.
-        norm: path of the norm behind it, "" for a plain one.
+        norm: path of the norm after it, "" for a plain one.
         scale: r.
         shift: what the norm adds to its weights before it multiplies by them: 1 in Gemma's.
         offset: whether a map folded in may have an offset: where there is a bias.
@@ -198,10 +198,10 @@ def _plain(block: nn.Module, call: _Call, inputs: Inputs, left: Tensor) -> Write
 
 
 def _normed(
-    block: nn.Module, call: _Call, behind: Sequence[_Call], inputs: Inputs, left: Tensor
+    block: nn.Module, call: _Call, after: Sequence[_Call], inputs: Inputs, left: Tensor
 ) -> Writer | None:
     """Return the writer whose output a norm changes, with what is proven of that norm."""
-    for norm in reversed(behind):
+    for norm in reversed(after):
         module: Any = block.get_submodule(norm.path)
         if module.weight.ndim != 1 or norm.left.numel() != left.numel():
             continue
@@ -283,7 +283,7 @@ def fold_weights(
         writer: where it writes.
         matrix: T, (dim, dim), or its diagonal (dim,).
         offset: c, (dim,), where there is a bias to take it.
-        linear: whether the map goes into the linear map, even where a norm stands behind it; by default
+        linear: whether the map goes into the linear map, even where a norm follows it; by default
             where it is exact.
     """
     into_linear = writer.kind == "plain" if linear is None else linear

@@ -332,11 +332,11 @@ def _tap_all(
         _tap_block(backbone, block, _Counter(layers), wanted, receive, keep)
     if backbone.final_norm is not None:
         last = Site(backbone.depth, "final_norm")
-        behind: list[bool] = []  # NanoChat norms its embeddings with the same module
-        keep(backbone.blocks[-1].register_forward_hook(lambda *_: behind.append(True)))
+        ended: list[bool] = []  # NanoChat norms its embeddings with the same module
+        keep(backbone.blocks[-1].register_forward_hook(lambda *_: ended.append(True)))
 
         def normed(_module: nn.Module, _args: Any, output: Any) -> None:
-            if behind:
+            if ended:
                 receive(last, output[0] if isinstance(output, tuple | list) else output)
 
         keep(backbone.final_norm.register_forward_hook(normed))

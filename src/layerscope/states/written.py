@@ -22,7 +22,7 @@ class Written:
     Attributes:
         left: (token, dim) its output.
         linear: (token, dim) the output of its last linear map; None if that is not seen through the norm.
-        normed: (token, dim) the output of the norm behind that; None if there is no norm.
+        normed: (token, dim) the output of the norm after that; None if there is no norm.
         sizes: (token,) by what that norm divides.
     """
 
@@ -37,7 +37,7 @@ class Written:
         """Return the states that a map acts on, the changes wanted of them, and the tokens' weights.
 
         A full map before a norm acts on the linear map's output, whose change the norm divides: so what
-        is wanted behind the norm is multiplied by its divisor, and the weights are divided by its square.
+        is wanted after the norm is multiplied by its divisor, and the weights are divided by its square.
 
         Args:
             writer: of the block.
