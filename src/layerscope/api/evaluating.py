@@ -44,7 +44,7 @@ from layerscope.evaluation.results import (
     refuse_other_run,
 )
 from layerscope.evaluation.run import (
-    Outcome,
+    TaskScores,
     quiet,
     score_tasks,
 )
@@ -312,7 +312,7 @@ def _evaluated(
     return merged(base, plans, outcome, backbone.info.as_dict(), evaluation, probes)
 
 
-def _refuse_nothing_scored(outcome: Outcome) -> None:
+def _refuse_nothing_scored(outcome: TaskScores) -> None:
     if not outcome.scores:
         reasons = "; ".join(f"{task}: {reason}" for task, reason in outcome.failed.items())
         raise RunError(f"no task could be scored: {reasons}")

@@ -36,8 +36,9 @@ from layerscope.errors import InputError
 from layerscope.export import formats, sentence
 from layerscope.export.cut import Made
 from layerscope.export.hub import Upload, upload_of
+from layerscope.export.outcomes import evidence_of
 from layerscope.export.patches import healed
-from layerscope.export.prune import Saving, evidence_of
+from layerscope.export.prune import Saving
 from layerscope.export.pruning import Pruning, PruningEstimates, ReadyPruning, ready_pruning
 from layerscope.export.request import Budgets, PruneRequest, listed_budgets, named_rule, tasks_of
 from layerscope.models import loading

@@ -10,7 +10,7 @@ import pandas as pd
 
 from layerscope.errors import InputError
 from layerscope.evaluation.probes import Probed
-from layerscope.evaluation.run import Outcome, Score
+from layerscope.evaluation.run import Score, TaskScores
 from layerscope.evaluation.tasks import TaskPlan
 from layerscope.models.backbone import OLDER, ModelInfo, is_older_fingerprint
 from layerscope.results.folder import versions
@@ -164,7 +164,7 @@ def refuse_other_run(run: Run, model: ModelInfo, deciding: Mapping[str, Any], wh
 def merged(
     base: Run | None,
     plans: Sequence[TaskPlan],
-    outcome: Outcome,
+    outcome: TaskScores,
     model: Mapping[str, Any],
     evaluation: Mapping[str, Any],
     probes: Mapping[str, Probed] | None = None,

@@ -138,7 +138,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskScores:
     """What came of some tasks.
 
     Attributes:
@@ -162,7 +162,7 @@ def score_tasks(
     known: Mapping[str, Mapping[Site, Score]] | None = None,
     experiments: Experiments | None = None,
     progress: Progress = silent,
-) -> Outcome:
+) -> TaskScores:
     """Score every site on every task.
 
     Args:
@@ -179,7 +179,7 @@ def score_tasks(
     Raises:
         LayerscopeError: the model or the disk failed, which no other task would mend.
     """
-    outcome = Outcome()
+    outcome = TaskScores()
     total = len(plans) * len(sites)
     with quiet():
         for number, plan in enumerate(plans):

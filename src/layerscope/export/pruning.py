@@ -33,8 +33,9 @@ from layerscope.export.heal import (
     seconds_to_heal,
 )
 from layerscope.export.hub import Uploadable
+from layerscope.export.outcomes import BudgetOutcome, evidence_of, failures_of, record_of
 from layerscope.export.patches import HealingTexts, patched, runs_of
-from layerscope.export.prune import Outcome, Saving, evidence_of, failures_of, record_of
+from layerscope.export.prune import Saving
 from layerscope.export.removal import removals, tokens_of
 from layerscope.export.request import PruneRequest, fitting, notes_of
 from layerscope.export.ship import Shipped
@@ -73,7 +74,7 @@ class Pruning(Displayed, Uploadable):
     model: dict[str, Any]
     kinds: tuple[str, ...]
     eligible: tuple[int, ...]
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[BudgetOutcome, ...]
     full: Trial | None
     costs: tuple[Cost, Cost] | None
     shipped: Shipped | None
@@ -242,8 +243,8 @@ class ReadyPruning:
         return tokens_of(self.backbone, self.asked, samples)
 
     def _healed(
-        self, outcomes: Sequence[Outcome], progress: Progress
-    ) -> tuple[list[Outcome], list[str]]:
+        self, outcomes: Sequence[BudgetOutcome], progress: Progress
+    ) -> tuple[list[BudgetOutcome], list[str]]:
         """Heal every removal, and return what to say of that."""
         if not self._heals():
             return list(outcomes), []
@@ -288,7 +289,7 @@ class ReadyPruning:
         place, how, budgets = self.place, self.how, self.budgets
         kinds = export_prune.kinds_of(backbone)
         outcomes = [
-            Outcome(
+            BudgetOutcome(
                 each, removal, tuple(kinds[b - 1] for b in sorted(removal.blocks)), part=asked.part
             )
             for each, removal in zip(budgets, self.removals or (), strict=True)
@@ -387,10 +388,10 @@ def _tried(
     backbone: Backbone,
     asked: PruneRequest,
     eligible: Sequence[int],
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[BudgetOutcome],
     texts: Texts,
     progress: Progress,
-) -> tuple[Trial | None, list[Outcome], tuple[str, ...]]:
+) -> tuple[Trial | None, list[BudgetOutcome], tuple[str, ...]]:
     """Try the full model, each chosen removal and its random subsets, every subset once."""
     held_out, notes = _held_out(backbone, asked, texts)
     plan = TrialPlan(asked.plans, asked.settings, tokens_of(backbone, asked, held_out))

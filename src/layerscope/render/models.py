@@ -8,7 +8,7 @@ from typing import Final
 from layerscope.decisions.prune import Rule
 from layerscope.diagnosis.results import Check, Diagnosis, LayerFacts, Verdict
 from layerscope.export.cut import Cut
-from layerscope.export.prune import Outcome
+from layerscope.export.outcomes import BudgetOutcome
 from layerscope.export.ship import Shipped
 from layerscope.export.shorten import LAST
 from layerscope.export.trial import MEAN, PERPLEXITY, Comparison, Cost
@@ -79,7 +79,7 @@ _MORE: Final = 8  # blocks shown after those that are dropped
 
 def pruning_view(
     rule: Rule,
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[BudgetOutcome],
     *,
     model: str,
     scheme: str,
@@ -126,7 +126,7 @@ def pruning_view(
     )
 
 
-def _removed(outcome: Outcome) -> Answer:
+def _removed(outcome: BudgetOutcome) -> Answer:
     """Return which blocks to drop, and on what evidence."""
     many = len(outcome.removed) > 1
     blocks = f"block{'s' if many else ''} {', '.join(map(str, outcome.removed))}"
@@ -140,7 +140,7 @@ def _removed(outcome: Outcome) -> Answer:
     )
 
 
-def _cost(outcome: Outcome) -> list[str]:
+def _cost(outcome: BudgetOutcome) -> list[str]:
     """Return what it costs on the tasks, and what random subsets cost; nothing where none was tried."""
     if not outcome.comparisons:
         return []
@@ -152,7 +152,7 @@ def _cost(outcome: Outcome) -> list[str]:
 
 
 def _block_scores(
-    outcome: Outcome, rule: Rule, kinds: Sequence[str], eligible: Sequence[int]
+    outcome: BudgetOutcome, rule: Rule, kinds: Sequence[str], eligible: Sequence[int]
 ) -> Table:
     """Return blocks, or spans of them, in the order of their scores, and which of them go."""
     scores, order = outcome.removal.scores, outcome.removal.blocks
@@ -181,7 +181,7 @@ def _block_scores(
     return Table(named, tuple(lines), notes=(note,))
 
 
-def _comparisons(outcome: Outcome) -> Table:
+def _comparisons(outcome: BudgetOutcome) -> Table:
     """Return a row a test: full, pruned, change; and the change that random subsets make."""
     healed = bool(outcome.patches)
     lines = tuple(
