@@ -112,9 +112,8 @@ def _row(cell: Cell, name: str) -> dict[str, Any]:
     row["distance"] = ", ".join(f"{each[state]:.3f}" for each in distances for state in STATES)
     for test in _tests(cell):
         for state in STATES:
-            row[f"{test} {state}"] = _number(cell.value(removed, state, test), test)
-            if cell.random:
-                row[f"p {test} {state}"] = f"{cell.beside(name, state, test).p:.2f}"
+            p = f" (p {cell.beside(name, state, test).p:.2f})" if cell.random else ""
+            row[f"{test} {state}"] = _number(cell.value(removed, state, test), test) + p
     row["kept"] = "yes" if healing["kept"] else "no"
     return row
 
@@ -125,11 +124,16 @@ def _random_row(cell: Cell) -> dict[str, Any]:
     for test in _tests(cell):
         for state in STATES:
             row[f"{test} {state}"] = _number(median(cell.drawn(state, test)), test)
-    better = sum(
-        cell.value(each, "healed", POINTS) > cell.value(each, "dropped", POINTS)
-        for each in cell.random
+    better = [
+        sum(
+            _better(cell.value(each, "healed", test), cell.value(each, "dropped", test), test)
+            for each in cell.random
+        )
+        for test in _tests(cell)
+    ]
+    row["kept"] = "healed better by " + ", ".join(
+        f"{test} in {found}" for test, found in zip(_tests(cell), better, strict=True)
     )
-    row["kept"] = f"tasks better healed: {better}"
     return row
 
 
