@@ -170,23 +170,27 @@ def texts_table() -> str:
     """What the default rule chooses on other texts, and what maps that are fitted on them give."""
     rows = []
     for name in BLOCKS:
-        full = read(name, ())
-        if full is None:
-            continue
         for count in sorted(counts_of(name)):
-            for chosen_on, fitted_on in ((WIKITEXT, WIKITEXT), (WIKITEXT, TASKS), (TASKS, TASKS)):
-                file = folder(name, chosen_on) / "chosen.json"
-                known = json.loads(file.read_text()) if file.exists() else {}
-                removed = tuple(known.get(RULES[0], {}).get(str(count), ()))
-                found = read(name, removed, fitted_on) if removed else None
-                if found is None or not (folder(name, TASKS) / "chosen.json").exists():
-                    continue
-                cell = Cell(full["full"], count, {RULES[0]: removed}, {removed: found}, (), False)
-                labels = {"model": name, "chosen on": chosen_on, "fitted on": fitted_on}
-                rows.append(labels | _row(cell, RULES[0]))
-    for row in rows:
-        del row["rule"]
+            known = [
+                _of_texts(name, count, *texts)
+                for texts in ((WIKITEXT, WIKITEXT), (WIKITEXT, TASKS), (TASKS, TASKS))
+            ]
+            rows += known if all(known) else []
     return markdown(rows) if rows else ""
+
+
+def _of_texts(name: str, count: int, chosen_on: str, fitted_on: str) -> dict[str, Any]:
+    """A row, empty if that was not tried."""
+    file, full = folder(name, chosen_on) / "chosen.json", read(name, ())
+    known = json.loads(file.read_text()) if file.exists() else {}
+    removed = tuple(known.get(RULES[0], {}).get(str(count), ()))
+    found = read(name, removed, fitted_on) if removed else None
+    if found is None or full is None:
+        return {}
+    cell = Cell(full["full"], count, {RULES[0]: removed}, {removed: found}, (), False)
+    row = _row(cell, RULES[0])
+    labels = {"model": name, "chosen on": chosen_on, "fitted on": fitted_on}
+    return labels | {column: row[column] for column in row if column not in ("rule", "kept")}
 
 
 def _better(value: float, other: float, test: str) -> bool:
