@@ -573,6 +573,13 @@ def test_each_run_of_blocks_takes_one_pass():
     assert sum(passes) == 2 * (fit + held_out) + 2 * held_out
 
 
+def test_maps_fitted_on_the_built_in_sample_are_said_to_be(writer):
+    said = "fitted on the built-in sample; texts like those that the model will read (--data)"
+    for given, expected in (("sample", True), (heal_texts(), False)):
+        found = layerscope.prune(writer, "deepest-first", 1, data=given, heal="on", limit=60)
+        assert any(said in note for note in found.notes) is expected
+
+
 def test_nothing_is_fitted_where_nothing_is_tried_or_saved(writer, monkeypatch):
     monkeypatch.setattr(pruning_module, "heal", lambda *_, **__: pytest.fail("healed"))
     layerscope.prune(writer, "deepest-first", 1, data=heal_texts())

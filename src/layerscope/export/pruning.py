@@ -267,6 +267,11 @@ class ReadyPruning:
             else:
                 notes.append(healing.sentence())
                 found.append(replace(outcome, healing=healing))
+        if self.texts.name == SAMPLE and any(each.healing for each in found):
+            notes.append(
+                "the maps were fitted on the built-in sample; texts like those that the model will read "
+                "(--data) heal it better."
+            )
         return found, notes
 
     def _to_try(self) -> int:
