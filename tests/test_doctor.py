@@ -623,7 +623,7 @@ def test_real_stories():
         pytest.skip("../shared/models/stories260k is not here")
     found = layerscope.doctor(folder)
     assert failed(found) == {}
-    assert "adds <s> in front" in found.check("tokenizer").said
+    assert "adds <s> before" in found.check("tokenizer").said
 
 
 @pytest.mark.real
