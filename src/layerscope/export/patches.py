@@ -86,6 +86,52 @@ class HealingTexts:
     pooling: Pooling
 
 
+class Goals:
+    """States of the full model that maps bring the model without blocks back to.
+
+    They are on disk, so that memory does not grow with the texts.
+
+    Attributes:
+        texts: whose tokens they are of.
+        layers: of the full model.
+    """
+
+    def __init__(self, texts: Sequence[TokenizedText], layers: Iterable[int], dim: int) -> None:
+        self.texts, self.layers, self.dim = tuple(texts), tuple(layers), dim
+        self._ends = list(accumulate(len(text.ids) for text in texts))
+        self._states: dict[int, Any] = {}
+        self._room = tempfile.TemporaryDirectory(prefix="layerscope-")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._states.clear()
+        self._room.cleanup()
+
+    @property
+    def known(self) -> bool:
+        """Whether the full model's states are there, or are being read."""
+        return bool(self._states)
+
+    def keep(self, layer: int, items: Iterable[int], states: Tensor) -> None:
+        """Keep the states (token, dim) of texts, one text after the other."""
+        if layer not in self._states:
+            shape, dtype = (self._ends[-1], self.dim), states.cpu().numpy().dtype
+            file = Path(self._room.name) / f"{layer}.npy"
+            self._states[layer] = open_memmap(file, "w+", dtype, shape)
+        self._states[layer][self._rows(items)] = states.cpu().numpy()
+
+    def of(self, layer: int, items: Iterable[int]) -> Tensor:
+        """Return the states (token, dim) of texts, one text after the other."""
+        return torch.from_numpy(self._states[layer][self._rows(items)])
+
+    def _rows(self, items: Iterable[int]) -> Any:
+        spans = [np.arange(self._ends[item] - len(self.texts[item].ids), self._ends[item])
+                 for item in items]  # fmt: skip
+        return np.concatenate(spans)
+
+
 def refuse_few(
     backbone: Backbone, writers: Iterable[Writer], texts: Iterable[TokenizedText]
 ) -> None:
@@ -230,49 +276,3 @@ def _passed(
             for goal in goals:
                 part.keep(goal.layer, came.items, came.by_site[goal])
             yield came.by_site[site], part.of(step.goal, came.items)
-
-
-class Goals:
-    """States of the full model that maps bring the model without blocks back to.
-
-    They are on disk, so that memory does not grow with the texts.
-
-    Attributes:
-        texts: whose tokens they are of.
-        layers: of the full model.
-    """
-
-    def __init__(self, texts: Sequence[TokenizedText], layers: Iterable[int], dim: int) -> None:
-        self.texts, self.layers, self.dim = tuple(texts), tuple(layers), dim
-        self._ends = list(accumulate(len(text.ids) for text in texts))
-        self._states: dict[int, Any] = {}
-        self._room = tempfile.TemporaryDirectory(prefix="layerscope-")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._states.clear()
-        self._room.cleanup()
-
-    @property
-    def known(self) -> bool:
-        """Whether a pass of the full model has been begun."""
-        return bool(self._states)
-
-    def keep(self, layer: int, items: Iterable[int], states: Tensor) -> None:
-        """Keep the states (token, dim) of texts, one text after the other."""
-        if layer not in self._states:
-            shape, dtype = (self._ends[-1], self.dim), states.cpu().numpy().dtype
-            file = Path(self._room.name) / f"{layer}.npy"
-            self._states[layer] = open_memmap(file, "w+", dtype, shape)
-        self._states[layer][self._rows(items)] = states.cpu().numpy()
-
-    def of(self, layer: int, items: Iterable[int]) -> Tensor:
-        """Return the states (token, dim) of texts, one text after the other."""
-        return torch.from_numpy(self._states[layer][self._rows(items)])
-
-    def _rows(self, items: Iterable[int]) -> Any:
-        spans = [np.arange(self._ends[item] - len(self.texts[item].ids), self._ends[item])
-                 for item in items]  # fmt: skip
-        return np.concatenate(spans)
