@@ -17,6 +17,7 @@ from benchmarks.subsets import BLOCKS
 from benchmarks.tables import markdown
 from layerscope.decisions.prune import eligible_blocks
 from layerscope.decisions.subsets import random_subsets
+from layerscope.export.patches import runs_of
 from layerscope.export.trial import PERPLEXITY, Trial
 from layerscope.results.resampling import Against, against
 
@@ -95,10 +96,10 @@ def cells(name: str) -> list[Cell]:
     return result
 
 
-def model_table(name: str) -> str:
+def model_table(known: Sequence[Cell]) -> str:
     """One model: each rule at each number of blocks, dropped and healed, and random subsets."""
     rows = []
-    for cell in cells(name):
+    for cell in known:
         rows += [_row(cell, each) for each in cell.chosen]
         rows += [_random_row(cell)] if cell.random else []
     return markdown(rows)
@@ -145,9 +146,9 @@ def _number(value: float, test: str) -> str:
     return f"{value:+.2f}" if test == POINTS else f"{value:.4g}"
 
 
-def rules_table() -> str:
+def rules_table(tried: Sequence[Cell]) -> str:
     """The rules over all models and budgets whose random subsets were all tried."""
-    known = [cell for name in BLOCKS for cell in cells(name) if cell.random]
+    known = [cell for cell in tried if cell.random]
     rows = []
     for each in RULES:
         with_rule = [cell for cell in known if each in cell.chosen]
@@ -220,24 +221,21 @@ def cost_table(name: str) -> str:
 
 def _spans(removed: Sequence[int]) -> str:
     """Blocks, runs of them as 3-5."""
-    runs: list[list[int]] = []
-    for block in removed:
-        if runs and runs[-1][-1] == block - 1:
-            runs[-1].append(block)
-        else:
-            runs.append([block])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return ", ".join(
+        str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs_of(removed)
+    )
 
 
 def main() -> str:
     """Return the tables of all that has been tried."""
-    parts = [rules_table()]
-    for name in BLOCKS:
-        if known := cells(name):
+    by_model = {name: cells(name) for name in BLOCKS}
+    parts = [rules_table([cell for known in by_model.values() for cell in known])]
+    for name, known in by_model.items():
+        if known:
             full = known[0].full
             scores = ", ".join(f"{task} {100 * value:.2f}" for task, value in full.scores.items())
             said = f"; {PERPLEXITY} {full.perplexity:.2f}" if full.perplexity else ""
             parts += [f"### {name}, {BLOCKS[name]} blocks", f"Full model: {scores}{said}."]
-            parts += [model_table(name), cost_table(name)]
+            parts += [model_table(known), cost_table(name)]
     parts += ["### On other texts", texts_table()]
     return "\n\n".join(part for part in parts if part)

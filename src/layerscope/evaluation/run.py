@@ -286,7 +286,7 @@ def _score(
 
 
 def _reason(error: Exception) -> str:
-    """Return an error in one line; of our own the sentence, of others the type as well."""
+    """Return an error's first line; of an error that is not layerscope's, with its type before it."""
     first = (str(error).strip().splitlines() or [""])[0]
     return first if isinstance(error, LayerscopeError) else f"{type(error).__name__}: {first}"
 

@@ -116,11 +116,11 @@ class Goals:
 
     def keep(self, layer: int, items: Iterable[int], states: Tensor) -> None:
         """Keep the states (token, dim) of texts, one text after the other."""
+        rows = states.cpu().numpy()
         if layer not in self._states:
-            shape, dtype = (self._ends[-1], self.dim), states.cpu().numpy().dtype
             file = Path(self._room.name) / f"{layer}.npy"
-            self._states[layer] = open_memmap(file, "w+", dtype, shape)
-        self._states[layer][self._rows(items)] = states.cpu().numpy()
+            self._states[layer] = open_memmap(file, "w+", rows.dtype, (self._ends[-1], self.dim))
+        self._states[layer][self._rows(items)] = rows
 
     def of(self, layer: int, items: Iterable[int]) -> Tensor:
         """Return the states (token, dim) of texts, one text after the other."""
