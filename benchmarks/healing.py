@@ -35,7 +35,8 @@ from layerscope.data.files import write_json
 from layerscope.data.tokens import tokenize
 from layerscope.decisions.prune import Measured, budgets, eligible_blocks, measured_by, rule
 from layerscope.decisions.subsets import random_subsets
-from layerscope.export.heal import Judge, criteria, divided, heal
+from layerscope.export.heal import divided, heal
+from layerscope.export.judge import Judge, criteria
 from layerscope.export.patches import HealingTexts, healed
 from layerscope.export.runs import left_by_runs
 from layerscope.export.trial import TrialPlan, attempt, costs, tried

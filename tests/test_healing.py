@@ -8,7 +8,7 @@ import math
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,8 @@ from layerscope.errors import InputError, NonFiniteError
 from layerscope.export import heal as heal_module
 from layerscope.export import patches as patches_module
 from layerscope.export import pruning as pruning_module
-from layerscope.export.heal import Judge, criteria, divided, heal, seconds_to_heal
+from layerscope.export.heal import divided, heal, seconds_to_heal
+from layerscope.export.judge import Judge, criteria
 from layerscope.export.patches import healed, runs_of
 from layerscope.export.runs import left_by_runs
 from layerscope.export.trial import perplexity
@@ -312,6 +313,46 @@ def test_the_fit_is_least_squares_on_the_tokens_that_are_not_held_out(monkeypatc
     assert torch.allclose(
         patch["mlp.c_proj.bias"], bias @ matrix + solution[dim].float(), atol=1e-5
     )
+
+
+class JudgedByBlocks(Judge):
+    """Judges a model by which blocks have maps: 10 without any, more or less by each."""
+
+    adds: ClassVar[dict[int, float]] = {}
+
+    def _values(self, removed, patches, by):
+        return tuple(10 + sum(self.adds[each.block] for each in patches) for _ in by)
+
+
+@pytest.mark.parametrize(
+    ("adds", "blocks", "healed_to"),
+    [
+        ({1: -2.0, 3: 5.0}, [1], 8),
+        ({1: 5.0, 3: -2.0}, [3], 8),
+        ({1: -2.0, 3: 1.0}, [1, 3], 9),  # all together help, and are not looked at one by one
+        ({1: 5.0, 3: 1.0}, [1, 3], 16),
+    ],
+)
+def test_where_all_maps_together_do_not_help_each_is_tried_by_itself(
+    adds, blocks, healed_to, monkeypatch
+):
+    backbone = loaded("llama")
+    used = divided(tokenize(backbone.tokenizer, heal_texts(), 64), SETTINGS)
+    monkeypatch.setattr(JudgedByBlocks, "adds", adds)
+    judge = JudgedByBlocks(backbone, used, ("distance of vectors",))
+    found = heal(backbone, (2, 4), used, silent, judge=judge)
+    assert [each.block for each in found.patches] == blocks
+    assert found.judgments[0].healed == healed_to
+    assert found.kept == (healed_to < 10)
+    assert found.left_out == (() if len(blocks) == 2 else tuple({1, 3} - {*blocks}))
+    words = f"Maps in block {found.left_out[0]} made" if found.left_out else "Maps in block"
+    assert (words in found.sentence()) == bool(found.left_out)
+    always = heal(backbone, (2, 4), used, silent, judge=judge, always=True)
+    assert ([each.block for each in always.patches], always.left_out) == ([1, 3], ())
+    if blocks == [3]:  # fitted anew, to the states without the map in block 1
+        assert found.patches[0].weights.keys() == always.patches[1].weights.keys()
+        [name] = found.patches[0].weights
+        assert not torch.equal(found.patches[0].weights[name], always.patches[1].weights[name])
 
 
 @pytest.mark.parametrize("name", ["bert", "gemma3"])

@@ -8,75 +8,39 @@ where a map can be folded into, and arXiv 2505.02819 (ReplaceMe) for the idea.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate
-from typing import Any, Final, Literal
-
-import torch
-from torch import Tensor
+from typing import Any, Final
 
 from layerscope.data.tokens import TokenizedText
 from layerscope.errors import InputError
+from layerscope.export.judge import (
+    JUDGED,
+    Criterion,
+    Judge,
+    Judgment,
+    criteria,
+    first_texts,
+)
 from layerscope.export.patches import (
     Goals,
     HealingTexts,
     Patch,
     Step,
     fitted_patches,
-    healed,
     refuse_few,
     runs_of,
 )
 from layerscope.export.shorten import refuse_quantized
-from layerscope.export.trial import output_site, perplexity
-from layerscope.models.backbone import Backbone, non_finite_states, writes_text
+from layerscope.export.trial import output_site
+from layerscope.models.backbone import Backbone
 from layerscope.models.residual import Writer, writer_of
 from layerscope.settings import VectorConfig
 from layerscope.states.encode import TokenPolicy
-from layerscope.states.extract import Progress, TokenStates, batches, extract
-from layerscope.states.pooling import pool
+from layerscope.states.extract import Progress, batches, extract
 
-Criterion = Literal["perplexity", "distance of vectors"]
 _EVERY: Final = 5  # one text of so many is held out, to choose by
-_JUDGED: Final = 4096  # tokens that models are judged on
-
-
-@dataclass(frozen=True)
-class Judgment:
-    """A measure of three models on texts that no map was fitted on; less is better.
-
-    Attributes:
-        by: the measure.
-        full: its value for the full model.
-        dropped: for the model without the blocks, as it is.
-        healed: for the healed one.
-        tokens: how many these texts have.
-        of: which texts they are.
-    """
-
-    by: Criterion
-    full: float
-    dropped: float
-    healed: float
-    tokens: int
-    of: str
-
-    @property
-    def recovered(self) -> float:
-        """The share of what dropping the blocks cost that healing gives back; NaN if it cost nothing."""
-        cost = self.dropped - self.full
-        return (self.dropped - self.healed) / cost if cost > 0 else math.nan
-
-    def __str__(self) -> str:
-        """Return the three values in words."""
-        return (
-            f"{self.by} on {self.tokens:,} tokens of {self.of}: {self.full:.4g} in the full model, "
-            f"{self.dropped:.4g} without the blocks, {self.healed:.4g} healed"
-        )
 
 
 @dataclass(frozen=True)
@@ -89,6 +53,7 @@ class Healing:
         judgments: one for each criterion; the first also chose between forms of a map.
         tokens: that maps were fitted on.
         seconds: all in all.
+        left_out: blocks whose maps made the model worse, where all maps together did not help.
     """
 
     patches: tuple[Patch, ...]
@@ -96,6 +61,7 @@ class Healing:
     judgments: tuple[Judgment, ...]
     tokens: int
     seconds: float
+    left_out: tuple[int, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for a record."""
@@ -111,29 +77,15 @@ class Healing:
             for patch in self.patches
         )
         said = "; ".join(map(str, self.judgments))
+        without = ", ".join(map(str, self.left_out))
+        worse = (
+            f" Maps in block {without} made the model worse and were left out." if without else ""
+        )
         return (
             f"Healed by linear maps folded into block{'s' * (len(self.patches) > 1)} {into}, fitted on "
-            f"{self.tokens:,} tokens. {said[0].upper()}{said[1:]}. "
+            f"{self.tokens:,} tokens.{worse} {said[0].upper()}{said[1:]}. "
             f"{'Kept' if self.kept else 'Not kept'}."
         )
-
-
-def criteria(backbone: Backbone, *, vectors: bool, text: bool = False) -> tuple[Criterion, ...]:
-    """Return what a healed model must not be worse by: what it is used for.
-
-    A model that writes text is judged by its perplexity, any other by its vectors; one that writes text
-    and whose vectors are used as well, by both.
-
-    Args:
-        backbone: the full model.
-        vectors: whether its vectors are used (tasks are scored, or it serves vectors).
-        text: whether the text that it writes is used even so; False leaves it to the vectors.
-    """
-    if not writes_text(backbone):
-        return ("distance of vectors",)
-    if not vectors:
-        return ("perplexity",)
-    return ("perplexity", "distance of vectors") if text else ("distance of vectors",)
 
 
 def divided(texts: Sequence[TokenizedText], settings: VectorConfig) -> HealingTexts:
@@ -193,7 +145,9 @@ def heal(
 ) -> Healing:
     """Fit a map for each run of removed blocks, and judge them all on held-out texts.
 
-    They are kept where the model is better for them by every criterion.
+    They are kept where the model is better for them by every criterion. Where it is not, one map may
+    undo what the others give back: each is then judged by itself, from the first to the last, and those
+    that make the model better are kept.
 
     Args:
         backbone: the full model.
@@ -210,39 +164,108 @@ def heal(
     """
     started = time.perf_counter()
     writers = refuse_unhealable(backbone, removed, texts)
-    runs = runs_of(removed)
     judge = judge or Judge(backbone, texts, criteria(backbone, vectors=False))
     full = judge.full
-    patches: list[Patch] = []
-    found: tuple[float, ...] = ()
-    layers = [run[-1] for run in runs]
+    layers = [run[-1] for run in runs_of(removed)]
     with (
         Goals(texts.fit, layers, backbone.info.dim) as fit,
         Goals(texts.held_out, layers, backbone.info.dim) as held_out,
     ):
-        for number, (run, writer) in enumerate(zip(runs, writers, strict=True)):
-            progress("healing", number, len(runs))
-            step = Step(run[0] - 1, run[-1])
-            candidates = fitted_patches(
-                backbone, step, removed, writer, patches, (fit, held_out), texts.budget
-            )
-            gone = [block for block in removed if block <= step.goal]
-            chosen, found = candidates[0], ()
-            if len(candidates) > 1:  # after a norm the errors of two forms cannot be compared
-                scores = [judge.first(gone, (*patches, each)) for each in candidates]
-                chosen = candidates[scores.index(min(scores))]
-                found = (min(scores),) if len(judge.by) == 1 else ()
-            patches.append(chosen)
-    progress("healing", len(runs), len(runs))
-    dropped, found = judge(removed), found or judge(removed, patches)
+        fitter = _Fitter(removed, writers, (fit, held_out), texts.budget, judge, progress)
+        patches, score = fitter.all()
+        dropped, found = judge(removed), score or judge(removed, patches)
+        left_out: tuple[int, ...] = ()
+        if len(patches) > 1 and not always and not _better(found, dropped):
+            helping = fitter.helping(patches)
+            if helping:
+                into = {each.block for each in helping}
+                left_out = tuple(each.block for each in patches if each.block not in into)
+                patches, found = helping, judge(removed, helping)
     judgments = tuple(map(Judgment, judge.by, full, dropped, found, *judge.facts))
     return Healing(
         tuple(patches),
-        always or all(each.healed < each.dropped for each in judgments),
+        always or _better(found, dropped),
         judgments,
         tokens=sum(len(text.ids) for text in texts.fit),
         seconds=round(time.perf_counter() - started, 1),
+        left_out=left_out,
     )
+
+
+def _better(found: Iterable[float], than: Iterable[float]) -> bool:
+    return all(one < other for one, other in zip(found, than, strict=True))
+
+
+@dataclass(frozen=True)
+class _Fitter:
+    """Fits maps run by run, from the first to the last.
+
+    Attributes:
+        removed: blocks.
+        writers: of each run, the one that it is healed in.
+        goals: of the texts to fit on, and of those to choose by.
+        budget: padded tokens in one forward pass.
+        judge: of the full model.
+        progress: called with stage, done and total.
+    """
+
+    removed: Sequence[int]
+    writers: Sequence[Writer]
+    goals: tuple[Goals, Goals]
+    budget: int
+    judge: Judge
+    progress: Progress
+
+    @property
+    def runs(self) -> tuple[tuple[int, ...], ...]:
+        return runs_of(self.removed)
+
+    def all(self) -> tuple[list[Patch], tuple[float, ...]]:
+        """Return a map for each run, and the judgment of them all, if choosing the last one gave it."""
+        patches: list[Patch] = []
+        score: tuple[float, ...] = ()
+        for place in range(len(self.runs)):
+            self.progress("healing", place, len(self.runs))
+            patch, score = self._fitted(place, patches)
+            patches.append(patch)
+        self.progress("healing", len(self.runs), len(self.runs))
+        return patches, score if len(self.judge.by) == 1 else ()
+
+    def helping(self, known: Sequence[Patch]) -> list[Patch]:
+        """Return the maps that make the model better, each judged without the blocks up to its run.
+
+        After the first that does not, they are fitted anew, to the states of the model without it.
+
+        Args:
+            known: the maps of all runs.
+        """
+        patches: list[Patch] = []
+        for place, run in enumerate(self.runs):
+            self.progress("healing one by one", place, len(self.runs))
+            same = len(patches) == place
+            patch = known[place] if same else self._fitted(place, patches)[0]
+            gone = self._gone(run[-1])
+            if self.judge.first(gone, (*patches, patch)) < self.judge.first(gone, patches):
+                patches.append(patch)
+        self.progress("healing one by one", len(self.runs), len(self.runs))
+        return patches
+
+    def _fitted(self, place: int, patches: Sequence[Patch]) -> tuple[Patch, tuple[float, ...]]:
+        """Return the best map of a run, and the model's score with it, if it had to be chosen by that."""
+        run = self.runs[place]
+        candidates = fitted_patches(
+            self.judge.backbone, Step(run[0] - 1, run[-1]), self.removed, self.writers[place],
+            patches, self.goals, self.budget,
+        )  # fmt: skip
+        if len(candidates) == 1:  # after a norm the errors of two forms cannot be compared
+            return candidates[0], ()
+        gone = self._gone(run[-1])
+        scores = [self.judge.first(gone, (*patches, each)) for each in candidates]
+        return candidates[scores.index(min(scores))], (min(scores),)
+
+    def _gone(self, layer: int) -> list[int]:
+        """Return the removed blocks up to a layer."""
+        return [block for block in self.removed if block <= layer]
 
 
 def seconds_to_heal(
@@ -259,7 +282,7 @@ def seconds_to_heal(
         by: criteria.
     """
     fitted, tokens = list(texts.fit), sum(len(text.ids) for text in (*texts.fit, *texts.held_out))
-    judged = sum(len(text.ids) for text in _first(texts.held_out, _JUDGED)) * len(by)
+    judged = sum(len(text.ids) for text in first_texts(texts.held_out, JUDGED)) * len(by)
     batch = next(
         batches(backbone, fitted, [[True] * len(text.ids) for text in fitted], texts.budget)
     )
@@ -272,102 +295,3 @@ def seconds_to_heal(
     timed = sum(len(fitted[item].ids) for item in batch.items)
     passes = sum(each * tokens + (2 * each + 2) * judged for each in runs) + judged
     return seconds * passes / timed
-
-
-class Judge:
-    """How far a model is from the full one on texts that no map saw; less is better.
-
-    By each criterion, on the first texts of so many tokens: held-out ones, or for vectors `vectors_of`.
-    The distance of vectors is 1 - cosine of each text's vector with the full model's, in the mean.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        texts: HealingTexts,
-        by: Sequence[Criterion],
-        tokens: int = _JUDGED,
-        *,
-        vectors_of: Sequence[TokenizedText] = (),
-    ) -> None:
-        self.backbone, self.budget, self.by = backbone, texts.budget, tuple(by)
-        self.policy, self.pooling = texts.policy, texts.pooling
-        self.texts = _first(texts.held_out, tokens)
-        self.read = _first(vectors_of, tokens) or self.texts
-        self.of = "the tasks' texts" if vectors_of else "held-out texts"
-
-    @property
-    def facts(self) -> tuple[list[int], list[str]]:
-        """The tokens of the texts of each criterion, and what texts they are."""
-        vectors = [each == "distance of vectors" for each in self.by]
-        read = [self.read if each else self.texts for each in vectors]
-        tokens = [sum(len(text.ids) for text in texts) for texts in read]
-        return tokens, [self.of if each else "held-out texts" for each in vectors]
-
-    @cached_property
-    def full(self) -> tuple[float, ...]:
-        """The values of the full model.
-
-        Raises:
-            NonFiniteError: its states are NaN or infinite.
-        """
-        finite = "distance of vectors" not in self.by or bool(self.expected.isfinite().all())
-        found = tuple(
-            0.0 if each == "distance of vectors" else self._perplexity(self.backbone)
-            for each in self.by
-        )
-        if not (finite and all(map(math.isfinite, found))):
-            raise non_finite_states(self.backbone, " on held-out texts")
-        return found
-
-    @cached_property
-    def expected(self) -> Tensor:
-        """The full model's vectors, (text, dim)."""
-        return self._vectors(self.backbone)
-
-    def __call__(self, removed: Iterable[int], patches: Iterable[Patch] = ()) -> tuple[float, ...]:
-        """Judge the model without some blocks and with patches; infinite if a state is not finite."""
-        return self._values(removed, patches, self.by)
-
-    def first(self, removed: Iterable[int], patches: Iterable[Patch] = ()) -> float:
-        """Judge it by the first criterion alone."""
-        return self._values(removed, patches, self.by[:1])[0]
-
-    def _values(
-        self, removed: Iterable[int], patches: Iterable[Patch], by: Sequence[Criterion]
-    ) -> tuple[float, ...]:
-        if "distance of vectors" in by:
-            _ = self.expected  # of the full model, before blocks are out
-        with healed(self.backbone, removed, patches) as model:
-            return tuple(
-                self._distance(model) if each == "distance of vectors" else self._perplexity(model)
-                for each in by
-            )
-
-    def _perplexity(self, model: Backbone) -> float:
-        return perplexity(model, self.texts) or math.inf
-
-    def _distance(self, model: Backbone) -> float:
-        cosines = torch.cosine_similarity(self._vectors(model), self.expected, dim=1)
-        found = 1 - float(cosines.mean())
-        return found if math.isfinite(found) else math.inf
-
-    def _vectors(self, model: Backbone) -> Tensor:
-        texts, site = self.read, output_site(model)
-        counted = [self.policy.counted(text) for text in texts]
-
-        def pooled(tokens: TokenStates) -> Tensor:
-            return pool(tokens, self.pooling).double().cpu()
-
-        found: dict[int, Tensor] = {}
-        planned = batches(model, texts, counted, self.budget)
-        for result in extract(model, planned, (site,), pooled):
-            found |= dict(zip(result.items, result.by_site[site], strict=True))
-        return torch.stack([found[place] for place in range(len(texts))])
-
-
-def _first(texts: Sequence[TokenizedText], tokens: int) -> tuple[TokenizedText, ...]:
-    """Return the first texts that have so many tokens together, at least one."""
-    lengths = accumulate(len(text.ids) for text in texts)
-    return tuple(text for text, end in zip(texts, lengths, strict=True)
-                 if end - len(text.ids) < tokens)  # fmt: skip

@@ -23,16 +23,9 @@ from layerscope.evaluation.estimates import texts_of_tasks
 from layerscope.export import formats
 from layerscope.export import prune as export_prune
 from layerscope.export import trial as trial_module
-from layerscope.export.heal import (
-    Criterion,
-    Judge,
-    criteria,
-    divided,
-    heal,
-    refuse_unhealable,
-    seconds_to_heal,
-)
+from layerscope.export.heal import divided, heal, refuse_unhealable, seconds_to_heal
 from layerscope.export.hub import Uploadable
+from layerscope.export.judge import Criterion, Judge, criteria
 from layerscope.export.outcomes import BudgetOutcome, evidence_of, failures_of, record_of
 from layerscope.export.patches import HealingTexts, patched, runs_of
 from layerscope.export.prune import Saving
