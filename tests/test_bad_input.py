@@ -517,7 +517,7 @@ EARLY = {
         (("--rule", "nrs", "--run", "run"), "the rule 'nrs' reads nrs_k10, which the run lacks; scan"),
         (("--budget", "lots"), "lots"),
         (("--scheme", "gready"), "unknown scheme 'gready'"),
-        (("--protect", "1"), "expected protect to be two whole numbers"),
+        (("--protect", "1"), "expected protect to be auto or two whole numbers"),
         (("--format", "gguf"), "unknown format 'gguf'"),
         (("--evaluate", "STSBenchmrk"), "unknown task 'STSBenchmrk'"),
         (("--perplexity", "none.txt"), "there is no file 'none.txt'"),

@@ -27,7 +27,9 @@ from layerscope.models.backbone import backbone_of, non_finite_states, weights_f
 from layerscope.models.loading import NEEDS_TRUST, holds_head, load, refuse_unloadable
 from layerscope.models.structure import measured_calls
 from layerscope.settings import ModelOptions
+from layerscope.states.encode import sample_ratios
 from layerscope.states.extract import Site, extract, sites_of
+from layerscope.states.pooling import sink_builders
 from tiny import (
     COMMON,
     CONFIGS,
@@ -748,6 +750,8 @@ def test_real_gguf_finds_the_attention_sink():
     found = api.scan(path, real_texts(), views=0, metrics=("prompt_entropy",), layers=(0, 12, 30))
     assert found.record["settings"]["first_token"] == "drop"
     assert found.record["settings"]["first_token_ratio"] > 50
+    backbone = load(path, ModelOptions(), head=False)
+    assert sink_builders(sample_ratios(backbone, 64)) == (12,)
 
 
 @pytest.mark.parametrize("head", HEADS)

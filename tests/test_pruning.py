@@ -229,6 +229,28 @@ def test_protected_blocks_stay():
         prune_module.refuse_too_many(budget, (2, 3, 4, 5))
 
 
+def a_sink_built_by_block_3(*_given) -> dict[int, float]:
+    return {0: 1.0, 1: 1.1, 2: 1.0, 3: 50.0, 4: 45.0}
+
+
+def test_the_block_that_builds_an_attention_sink_stays_unless_asked_otherwise(monkeypatch):
+    monkeypatch.setattr(removal_module, "sample_ratios", a_sink_built_by_block_3)
+    prune = partial(
+        layerscope.prune, tiny_model("llama"), "deepest-first", tokenizer=tiny_tokenizer()
+    )
+    kept = prune(1)
+    assert (kept.eligible, kept.removed, kept.record["protect"]) == ((2,), (2,), "auto")
+    assert (
+        "block 3 stays: across it the first token's norm becomes 50 times the others'"
+        in kept.notes[0]
+    )
+    free = prune(1, protect=(1, 1))
+    assert (free.eligible, free.removed, free.record["protect"]) == ((2, 3), (3,), [1, 1])
+    assert not any("stays" in note for note in free.notes)
+    with pytest.raises(InputError, match="removes 2 of 4 blocks, but only 1 are not protected"):
+        prune(2)
+
+
 # --- the random baseline -----------------------------------------------------------------------------
 
 
@@ -440,7 +462,10 @@ def test_json_holds_the_blocks(writer, monkeypatch, capsys, text_file):
         (["--budget", "0"], "expected a budget as a part of the blocks above 0 and below 1"),
         (["--budget", "3"], "removes 3 of 4 blocks, but only 2 are not protected"),
         (["--rule", "gmfi"], "unknown rule 'gmfi'; did you mean 'gfmi'"),
-        (["--protect", "1"], "expected protect to be two whole numbers of at least 0 like 1,1"),
+        (
+            ["--protect", "1"],
+            "expected protect to be auto or two whole numbers of at least 0 like 1,1",
+        ),
         (["--protect", "2,2"], "leaves none of the model's 4 to remove"),
         (["--scheme", "gready"], "unknown scheme 'gready'"),
         (["--rule", "angular-contiguous", "--scheme", "greedy"], "chooses all blocks at once"),
@@ -537,7 +562,10 @@ def test_no_length_limit_cuts_the_texts_that_are_compared(limit):
     ("options", "message"),
     [
         ({"budget": []}, "expected at least one of budget, got none"),
-        ({"protect": (-1, 1)}, "expected protect of at least 0, got -1"),
+        (
+            {"protect": (-1, 1)},
+            "expected protect to be auto or two whole numbers of at least 0 like 1,1",
+        ),
     ],
 )
 def test_what_only_python_can_ask_for_is_refused(writer, options, message):

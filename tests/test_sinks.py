@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from layerscope.data.tokens import TokenizedText, tokenize
 from layerscope.models.backbone import Backbone, backbone_of
-from layerscope.states.pooling import SINK_RATIO, first_token_ratio
+from layerscope.states.encode import sample_ratios
+from layerscope.states.pooling import (
+    SINK_RATIO,
+    first_token_ratio,
+    first_token_ratios,
+    sink_builders,
+)
 from tiny import texts, tiny_model, tiny_tokenizer
 
 
@@ -58,3 +65,35 @@ def test_states_that_are_not_finite_are_no_sink():
 def test_long_texts_are_cut_for_the_test():
     long = tokenize(tiny_tokenizer(), [" ".join(["river"] * 90), "stone light"], 96)
     assert first_token_ratio(swollen(50, layer=4), long) == pytest.approx(50, rel=1e-3)
+
+
+def test_the_ratio_of_each_layer_from_the_embeddings_on():
+    found = first_token_ratios(swollen(50, layer=3), tokens())
+    assert [*found] == [0, 1, 2, 3, 4]
+    assert found[3] == pytest.approx(50, rel=1e-3)
+    assert max(found[layer] for layer in (0, 1, 2)) < 2
+
+
+@pytest.mark.parametrize(
+    ("ratios", "builders"),
+    [
+        ({0: 1.0, 1: 1.2, 2: 160.0, 3: 150.0}, (2,)),
+        (
+            {0: 1.0, 1: 29.0, 2: 4.8, 3: 6.8, 4: 12.0},
+            (1,),
+        ),  # what grows little by little has no builder
+        ({0: 0.02, 1: 0.9, 2: 1.0}, ()),  # grown, yet no sink
+        ({0: 2.0, 2: 50.0, 3: 40.0}, ()),  # what was before is not known
+        ({}, ()),
+    ],
+)
+def test_a_block_builds_the_sink_if_the_first_token_grows_across_it(ratios, builders):
+    assert sink_builders(ratios) == builders
+
+
+def test_of_images_nothing_is_measured():
+    assert sample_ratios(SimpleNamespace(reads_images=True), 64) == {}
+
+
+def test_the_block_that_swells_the_first_token_is_the_builder():
+    assert sink_builders(first_token_ratios(swollen(50, layer=3), tokens())) == (3,)

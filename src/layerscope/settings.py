@@ -373,13 +373,13 @@ def _two_numbers(given: Any) -> Any:
 
 
 Protected = Annotated[
-    tuple[int, int],
+    Literal["auto"] | tuple[int, int],
     To(
         Annotated[
-            Pair[Natural],
+            Literal["auto"] | Pair[Natural],
             BeforeValidator(_two_numbers),
             Accepts("str | tuple[int, int]"),
-            Words("two whole numbers of at least 0 like 1,1, at the start and end"),
+            Words("auto or two whole numbers of at least 0 like 1,1, at the start and end"),
         ]
     ),
     Option(whole=True),
@@ -395,8 +395,9 @@ class PruneConfig(VectorConfig):
     """one-shot, or greedy: measure again after each block."""
     parts: Parts = "blocks"
     """What is dropped: blocks; or the attention or mlp of blocks, which is tried but cannot be saved."""
-    protect: Protected = (1, 1)
-    """Blocks that stay at the start and at the end."""
+    protect: Protected = "auto"
+    """Blocks that stay: at the start and at the end; auto is 1,1 and blocks that build an attention
+    sink, which later blocks rely on."""
     heal: Heal = "auto"
     """Put a linear map in place of dropped blocks, folded into the block before them: auto (where
     held-out texts say that it helps), on or off."""

@@ -371,7 +371,10 @@ def parsed_budget(asked: float | str) -> Decimal | int:
     )
 
 
-def eligible_blocks(blocks: int, protect: tuple[int, int] = (1, 1)) -> tuple[int, ...]:
+ENDS: Final = (1, 1)  # blocks at the start and at the end that stay unless one asks otherwise
+
+
+def eligible_blocks(blocks: int, protect: tuple[int, int] = ENDS) -> tuple[int, ...]:
     """Return the blocks that may be removed: all but the protected ones at the start and the end.
 
     Raises:

@@ -85,7 +85,7 @@ def record_of(
         "rule": {"name": rule.name, "formula": rule.formula, "reads": rule.reads, "source": rule.source},
         "scheme": asked.scheme,
         "parts": asked.parts,
-        "protect": list(asked.protect),
+        "protect": asked.protect if asked.protect == "auto" else list(asked.protect),
         "eligible": list(eligible),
         "data": measured if rule.reads else {},
         "settings": asked.settings.deciding() | {"seed": asked.seed},

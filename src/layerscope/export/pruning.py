@@ -15,8 +15,8 @@ from layerscope.analysis.run import Estimates, estimate
 from layerscope.config import FirstToken
 from layerscope.data.images import Images
 from layerscope.data.texts import SAMPLE, Texts, read_texts
-from layerscope.data.tokens import TokenizedText, length_limit
-from layerscope.decisions.prune import Budget, Removal, Rule
+from layerscope.data.tokens import TokenizedText
+from layerscope.decisions.prune import Budget, Removal, Rule, refuse_too_many
 from layerscope.decisions.subsets import random_subsets
 from layerscope.errors import InputError
 from layerscope.evaluation.estimates import texts_of_tasks
@@ -29,14 +29,13 @@ from layerscope.export.judge import Criterion, Judge, criteria
 from layerscope.export.outcomes import BudgetOutcome, evidence_of, failures_of, record_of
 from layerscope.export.patches import HealingTexts, patched, runs_of
 from layerscope.export.prune import Saving
-from layerscope.export.removal import removals, tokens_of
+from layerscope.export.removal import removals, tokens_of, with_first_token
 from layerscope.export.request import PruneRequest, fitting, notes_of
 from layerscope.export.ship import Shipped
 from layerscope.export.trial import Cost, Trial, TrialPlan, attempt, costs
 from layerscope.models.backbone import Backbone, writes_text
 from layerscope.results.display import Displayed, in_words_of
 from layerscope.results.table import Run
-from layerscope.states.encode import first_token_for
 from layerscope.states.extract import Progress
 
 HELD_OUT: Final = 16  # texts of the perplexity, unless the caller gives them
@@ -355,8 +354,10 @@ def ready_pruning(
     if place is not None and how is not None:
         export_prune.refuse_unsavable(backbone, how, eligible)
         formats.refuse_full_disk(place, formats.bytes_of(backbone.whole))
-    asked = _with_first_token(backbone, asked)
-    notes = tuple(said)
+    asked, eligible, kept = with_first_token(backbone, asked, eligible)
+    for each in budgets if kept else ():
+        refuse_too_many(each, eligible)
+    notes = (*said, *kept)
     if how is not None:
         how = replace(how, drop_first=asked.settings.first_token is FirstToken.DROP)
         if not sees:
@@ -372,14 +373,6 @@ def ready_pruning(
 
 
 # --- what that changes -----------------------------------------------------------------------------
-
-
-def _with_first_token(backbone: Backbone, asked: PruneRequest) -> PruneRequest:
-    """Decide on the full model what no subset shall decide anew."""
-    settings = asked.settings
-    limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
-    first = first_token_for(backbone, settings.first_token, limit)
-    return asked.changed(settings=settings.changed(first_token=first, max_length=limit))
 
 
 def _tried(

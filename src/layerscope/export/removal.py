@@ -1,4 +1,4 @@
-"""Measure what a rule reads, and choose the blocks that go."""
+"""Measure what a rule reads, and choose the blocks that may go and those that do."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from layerscope.analysis.run import scan_backbone
+from layerscope.config import FirstToken
 from layerscope.data.texts import Texts
-from layerscope.data.tokens import TokenizedText
+from layerscope.data.tokens import TokenizedText, length_limit
 from layerscope.decisions import prune as prune_module
 from layerscope.decisions.prune import Budget, Measured, Removal
 from layerscope.export.request import PruneRequest
@@ -22,9 +23,33 @@ from layerscope.models.backbone import Backbone
 from layerscope.models.processing import read
 from layerscope.results.table import Run, conform, no_contributions
 from layerscope.settings import Part
-from layerscope.states.encode import TokenPolicy
+from layerscope.states.encode import TokenPolicy, sample_ratios
 from layerscope.states.extract import Progress, Site, TokenStates, batches, extract, sites_of
-from layerscope.states.pooling import pool
+from layerscope.states.pooling import decided, pool, sink_builders, worst_ratio
+
+
+def with_first_token(
+    backbone: Backbone, asked: PruneRequest, eligible: Sequence[int]
+) -> tuple[PruneRequest, tuple[int, ...], list[str]]:
+    """Decide on the full model whether position 0 counts, and which blocks stay as they make it a sink.
+
+    No subset of the blocks shall decide either anew. Returns the request, the blocks that may go, and
+    what to say of those that stay.
+    """
+    settings, ratios = asked.settings, dict[int, float]()
+    limit = length_limit(backbone.tokenizer, backbone.model.config, settings.max_length)
+    if settings.first_token is FirstToken.AUTO or asked.protect == "auto":
+        ratios = sample_ratios(backbone, limit)
+    first = decided(settings.first_token, worst_ratio(ratios))
+    asked = asked.changed(settings=settings.changed(first_token=first, max_length=limit))
+    builders = sink_builders(ratios) if asked.protect == "auto" else ()
+    said = [
+        f"block {block} stays: across it the first token's norm becomes {ratios[block]:.0f} times the "
+        "others' (an attention sink), which later blocks rely on; --protect 1,1 lets it go."
+        for block in builders
+        if block in eligible
+    ]
+    return asked, tuple(block for block in eligible if block not in builders), said
 
 
 def removals(

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, model_validator
 
 from layerscope.config import Config, Count, Kind, Listed, Natural, Several, Text, To, scalar
 from layerscope.decisions.prune import (
+    ENDS,
     Budget,
     Rule,
     budgets,
@@ -53,7 +54,7 @@ class PruneRequest(Config):
     budgets: Several[Text]
     """How many, as they were asked for."""
     protect: Protected
-    """Blocks at the start and at the end that stay."""
+    """Blocks at the start and at the end that stay; auto is one each and those that build a sink."""
     scheme: Literal["one-shot", "greedy"]
     """Whether all blocks are scored at once, or anew after each one that goes."""
     parts: Parts
@@ -97,6 +98,11 @@ class PruneRequest(Config):
     def part(self) -> Part | None:
         """The part of a block that goes, None for all of it."""
         return None if self.parts == "blocks" else self.parts
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """How many blocks stay at the start and at the end."""
+        return ENDS if self.protect == "auto" else self.protect
 
     @property
     def scan(self) -> ScanConfig:
@@ -180,7 +186,7 @@ def fitting(
         )
     if saved:
         shorten.refuse_quantized(backbone)
-    eligible = eligible_blocks(backbone.depth, asked.protect)
+    eligible = eligible_blocks(backbone.depth, asked.ends)
     share = 1.0
     if asked.part is not None:
         parts.refuse_parts(backbone, asked.part)

@@ -30,7 +30,7 @@ from layerscope.states.extract import (
     silent,
     sites_of,
 )
-from layerscope.states.pooling import decided, first_token_ratio, pool
+from layerscope.states.pooling import decided, first_token_ratio, first_token_ratios, pool
 from layerscope.states.store import Array
 
 BANK_BUDGET: Final = 20_000_000_000  # bytes; beyond it only the requested pooling is kept
@@ -117,10 +117,16 @@ def sample_ratio(backbone: Backbone, limit: int) -> float | None:
 
     None for a model of images, whose first token is a class token, which is special, or a patch.
     """
-    if backbone.reads_images:
-        return None
-    texts = read_texts(SAMPLE, limit=64).texts
-    return first_token_ratio(backbone, read(backbone, texts, limit))
+    return None if backbone.reads_images else first_token_ratio(backbone, _sample(backbone, limit))
+
+
+def sample_ratios(backbone: Backbone, limit: int) -> dict[int, float]:
+    """Return the same of each layer, 0 to L; nothing for a model of images."""
+    return {} if backbone.reads_images else first_token_ratios(backbone, _sample(backbone, limit))
+
+
+def _sample(backbone: Backbone, limit: int) -> list[TokenizedText]:
+    return read(backbone, read_texts(SAMPLE, limit=64).texts, limit)
 
 
 @dataclass

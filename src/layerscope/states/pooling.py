@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
@@ -60,11 +60,24 @@ _TOKENS: Final = 64
 
 
 def first_token_ratio(backbone: Backbone, texts: Sequence[TokenizedText]) -> float | None:
-    """Return how far the first token's norm exceeds the others', at the worst layer.
+    """Return how far the first token's norm exceeds the others', at the worst layer after a block.
 
-    At each block the norm of position 0 is divided by the median norm of the other ordinary tokens,
-    and the median is taken over the first texts. None if no text has another ordinary token, or if the
-    states are not finite (which the pass itself handles).
+    None if no text has another ordinary token, or if the states are not finite (which the pass itself
+    handles).
+    """
+    return worst_ratio(first_token_ratios(backbone, texts))
+
+
+def worst_ratio(ratios: Mapping[int, float]) -> float | None:
+    """Return the greatest ratio of the layers after a block; None without any."""
+    return max((ratio for layer, ratio in ratios.items() if layer), default=None)
+
+
+def first_token_ratios(backbone: Backbone, texts: Sequence[TokenizedText]) -> dict[int, float]:
+    """Return layer -> the norm of position 0 over the median norm of the other ordinary tokens.
+
+    The median over the first texts, of layers 0 to L; those whose states are not finite are left out,
+    all of them if no text has another ordinary token.
     """
     short = [
         TokenizedText(text.ids[:_TOKENS], text.special[:_TOKENS], truncated=False)
@@ -72,16 +85,30 @@ def first_token_ratio(backbone: Backbone, texts: Sequence[TokenizedText]) -> flo
         if not all(text.special[1:_TOKENS])
     ][:_TEXTS]
     if not short:
-        return None
+        return {}
     counted = [text.counted(special_tokens=False, first_token=False) for text in short]
-    sites = [s for s in sites_of(backbone, range(1, backbone.depth + 1)) if s.stage == "block"]
+    sites = [s for s in sites_of(backbone, range(backbone.depth + 1)) if s.stage == "block"]
     given = batches(backbone, short, counted, _TEXTS * _TOKENS)
     [*results] = extract(backbone, given, sites, _ratios)
-    worst = [
-        float(torch.cat([result.by_site[site] for result in results]).nanmedian())
+    found = {
+        site.layer: float(torch.cat([result.by_site[site] for result in results]).nanmedian())
         for site in results[0].by_site
-    ]
-    return max((ratio for ratio in worst if math.isfinite(ratio)), default=None)
+    }
+    return {layer: ratio for layer, ratio in found.items() if math.isfinite(ratio)}
+
+
+def sink_builders(ratios: Mapping[int, float]) -> tuple[int, ...]:
+    """Return the blocks that build an attention sink, of the ratios of `first_token_ratios`.
+
+    Those after which position 0 is a sink and across which it grew as many times as makes a sink: one
+    block does so in most decoders that have one (Sun et al. 2024, Massive Activations in Large Language
+    Models), and later blocks rely on it.
+    """
+    return tuple(
+        layer
+        for layer, ratio in ratios.items()
+        if ratio >= SINK_RATIO and ratio >= SINK_RATIO * ratios.get(layer - 1, math.inf)
+    )
 
 
 def decided(first_token: FirstToken, ratio: float | None) -> FirstToken:
