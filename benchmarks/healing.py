@@ -44,11 +44,14 @@ from layerscope.models import loading
 from layerscope.models.backbone import Backbone
 from layerscope.results.table import Run, conform, load_run, no_contributions
 from layerscope.settings import ModelOptions
+from layerscope.states.encode import sample_ratios
 from layerscope.states.extract import silent
+from layerscope.states.pooling import sink_builders
 
 KEPT = RUNS / "heal"
 BUDGETS = (0.10, 0.20, 0.05, 0.15, 0.25)  # the ones that are asked about first
 RULES = ("angular", "angular-contiguous", "healing", "gfmi-gain", "nrs", "frenet")
+KEEPING = "angular, sink kept"  # the same without the blocks that build an attention sink
 RANDOM = "random"
 FITTED = 120  # paragraphs of WikiText-2's training part
 SINGLE = 48  # of them are fitted on one by one
@@ -116,14 +119,25 @@ def chosen(name: str, backbone: Backbone, which: str, on: str) -> dict[str, list
     file = folder(name, on) / "chosen.json"
     known: dict[str, dict[str, list[int]]] = json.loads(file.read_text()) if file.exists() else {}
     if which not in known:
-        eligible, counts = eligible_blocks(BLOCKS[name]), counts_of(name)
-        measured = _measured(name, backbone, which, on)
+        by = RULES[0] if which == KEEPING else which
+        stays = builders(name, backbone) if which == KEEPING else ()
+        eligible = [block for block in eligible_blocks(BLOCKS[name]) if block not in stays]
+        measured = _measured(name, backbone, by, on)
         known[which] = {
-            str(count): sorted(rule(which).choose(measured, eligible, count, 0).blocks)
-            for count in counts
+            str(count): sorted(rule(by).choose(measured, eligible, count, 0).blocks)
+            for count in counts_of(name)
         }
         write_json(file, known)
     return known[which]
+
+
+def builders(name: str, backbone: Backbone | None = None) -> list[int]:
+    """The blocks that build an attention sink; kept in a file, none where that was not measured."""
+    file = folder(name) / "builders.json"
+    if not file.exists() and backbone is not None:
+        write_json(file, list(sink_builders(sample_ratios(backbone, 512))))
+    found: list[int] = json.loads(file.read_text()) if file.exists() else []
+    return found
 
 
 def _measured(name: str, backbone: Backbone, which: str, on: str) -> Measured:
@@ -219,7 +233,7 @@ class Bench:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=list(BLOCKS), required=True)
-    parser.add_argument("--rules", nargs="*", default=RULES, choices=(*RULES, RANDOM))
+    parser.add_argument("--rules", nargs="*", default=RULES, choices=(*RULES, KEEPING, RANDOM))
     parser.add_argument("--texts", default=WIKITEXT, choices=tuple(MATERIALS))
     parser.add_argument("--counts", nargs="*", type=int, default=(), help="else all budgets")
     given = parser.parse_args()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from benchmarks.healing import RULES, TASKS, WIKITEXT, counts_of, file_of, folder
+from benchmarks.healing import KEEPING, RULES, TASKS, WIKITEXT, builders, counts_of, file_of, folder
 from benchmarks.subsets import BLOCKS
 from benchmarks.tables import markdown
 from layerscope.decisions.prune import eligible_blocks
@@ -84,9 +84,11 @@ def cells(name: str) -> list[Cell]:
     for count in sorted(counts_of(name)):
         chosen = {
             each: tuple(known[each][str(count)])
-            for each in RULES
+            for each in (*RULES, KEEPING)
             if str(count) in known.get(each, {})
         }
+        if chosen.get(KEEPING) == chosen.get(RULES[0]):
+            chosen.pop(KEEPING, None)
         drawn = random_subsets(eligible, count)
         tried = {each: read(name, each) for each in (*chosen.values(), *drawn.subsets)}
         found = {removed: facts for removed, facts in tried.items() if facts is not None}
@@ -167,6 +169,22 @@ def rules_table(tried: Sequence[Cell]) -> str:
     return markdown(rows)
 
 
+def sink_table(known: Sequence[Cell], block: int) -> str:
+    """Random subsets that drop a block that builds an attention sink, beside those that keep it."""
+    rows = []
+    for cell in known:
+        gone = [each for each in cell.random if block in each]
+        kept = [each for each in cell.random if block not in each]
+        for words, subsets in ((f"block {block} gone", gone), ("kept", kept)):
+            row: dict[str, Any] = {"blocks": cell.count, "": words, "subsets": len(subsets)}
+            for test in _tests(cell) if subsets else ():
+                for state in STATES:
+                    middle = median(cell.value(each, state, test) for each in subsets)
+                    row[f"{test} {state}"] = _number(middle, test)
+            rows += [row] if subsets else []
+    return markdown(rows)
+
+
 def texts_table() -> str:
     """What the default rule chooses on other texts, and what maps that are fitted on them give."""
     rows = []
@@ -237,5 +255,11 @@ def main() -> str:
             said = f"; {PERPLEXITY} {full.perplexity:.2f}" if full.perplexity else ""
             parts += [f"### {name}, {BLOCKS[name]} blocks", f"Full model: {scores}{said}."]
             parts += [model_table(known), cost_table(name)]
+            for block in builders(name) if any(cell.random for cell in known) else ():
+                parts += [
+                    f"Random subsets with and without block {block}, which builds an attention sink; "
+                    "medians:",
+                    sink_table(known, block),
+                ]
     parts += ["### On other texts", texts_table()]
     return "\n\n".join(part for part in parts if part)
