@@ -225,7 +225,7 @@ def test_protected_blocks_stay():
     with pytest.raises(InputError, match="leaves none of the model's 2 to remove"):
         prune_module.eligible_blocks(2)
     [budget] = prune_module.budgets(["5"], 6)
-    with pytest.raises(InputError, match="removes 5 of 6 blocks, but only 4 are not protected"):
+    with pytest.raises(InputError, match="removes 5 of 6 blocks, but only 4 may go"):
         prune_module.refuse_too_many(budget, (2, 3, 4, 5))
 
 
@@ -247,7 +247,7 @@ def test_the_block_that_builds_an_attention_sink_stays_unless_asked_otherwise(mo
     free = prune(1, protect=(1, 1))
     assert (free.eligible, free.removed, free.record["protect"]) == ((2, 3), (3,), [1, 1])
     assert not any("stays" in note for note in free.notes)
-    with pytest.raises(InputError, match="removes 2 of 4 blocks, but only 1 are not protected"):
+    with pytest.raises(InputError, match="removes 2 of 4 blocks, but only 1 may go"):
         prune(2)
 
 
@@ -460,7 +460,7 @@ def test_json_holds_the_blocks(writer, monkeypatch, capsys, text_file):
     ("options", "message"),
     [
         (["--budget", "0"], "expected a budget as a part of the blocks above 0 and below 1"),
-        (["--budget", "3"], "removes 3 of 4 blocks, but only 2 are not protected"),
+        (["--budget", "3"], "removes 3 of 4 blocks, but only 2 may go"),
         (["--rule", "gmfi"], "unknown rule 'gmfi'; did you mean 'gfmi'"),
         (
             ["--protect", "1"],

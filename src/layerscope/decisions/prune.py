@@ -395,7 +395,7 @@ def refuse_too_many(budget: Budget, eligible: Sequence[int]) -> None:
     if budget.count > len(eligible):
         raise InputError(
             f"a budget of {', '.join(budget.asked)} removes {budget.count} of {budget.blocks} blocks, "
-            f"but only {len(eligible)} are not protected; lower --budget or --protect."
+            f"but only {len(eligible)} may go; lower --budget, or protect fewer (--protect 0,0: none)."
         )
 
 
