@@ -124,9 +124,7 @@ def _row(cell: Cell, name: str) -> dict[str, Any]:
 def _random_row(cell: Cell) -> dict[str, Any]:
     row: dict[str, Any] = {"blocks": cell.count}
     row["rule"] = f"Random, median of {'all ' * cell.exhaustive}{len(cell.random)}"
-    for test in _tests(cell):
-        for state in STATES:
-            row[f"{test} {state}"] = _number(median(cell.drawn(state, test)), test)
+    row |= _medians(cell, cell.random)
     better = [
         sum(
             _better(cell.value(each, "healed", test), cell.value(each, "dropped", test), test)
@@ -176,13 +174,19 @@ def sink_table(known: Sequence[Cell], block: int) -> str:
         gone = [each for each in cell.random if block in each]
         kept = [each for each in cell.random if block not in each]
         for words, subsets in ((f"block {block} gone", gone), ("kept", kept)):
-            row: dict[str, Any] = {"blocks": cell.count, "": words, "subsets": len(subsets)}
-            for test in _tests(cell) if subsets else ():
-                for state in STATES:
-                    middle = median(cell.value(each, state, test) for each in subsets)
-                    row[f"{test} {state}"] = _number(middle, test)
-            rows += [row] if subsets else []
+            if subsets:
+                row = {"blocks": cell.count, "": words, "subsets": len(subsets)}
+                rows.append(row | _medians(cell, subsets))
     return markdown(rows)
+
+
+def _medians(cell: Cell, subsets: Sequence[tuple[int, ...]]) -> dict[str, str]:
+    """The median of some subsets by each test, dropped and healed."""
+    return {
+        f"{test} {state}": _number(median(cell.value(each, state, test) for each in subsets), test)
+        for test in _tests(cell)
+        for state in STATES
+    }
 
 
 def texts_table() -> str:

@@ -78,10 +78,8 @@ def test_the_ratio_of_each_layer_from_the_embeddings_on():
     ("ratios", "builders"),
     [
         ({0: 1.0, 1: 1.2, 2: 160.0, 3: 150.0}, (2,)),
-        (
-            {0: 1.0, 1: 29.0, 2: 4.8, 3: 6.8, 4: 12.0},
-            (1,),
-        ),  # what grows little by little has no builder
+        # What grows little by little has no builder.
+        ({0: 1.0, 1: 29.0, 2: 4.8, 3: 6.8, 4: 12.0}, (1,)),
         ({0: 0.02, 1: 0.9, 2: 1.0}, ()),  # grown, yet no sink
         ({0: 2.0, 2: 50.0, 3: 40.0}, ()),  # what was before is not known
         ({}, ()),

@@ -77,10 +77,10 @@ class Healing:
             for patch in self.patches
         )
         said = "; ".join(map(str, self.judgments))
-        without = ", ".join(map(str, self.left_out))
-        worse = (
-            f" Maps in block {without} made the model worse and were left out." if without else ""
-        )
+        worse = ""
+        if self.left_out:
+            blocks = f"block{'s' * (len(self.left_out) > 1)} {', '.join(map(str, self.left_out))}"
+            worse = f" Maps in {blocks} made the model worse and were left out."
         return (
             f"Healed by linear maps folded into block{'s' * (len(self.patches) > 1)} {into}, fitted on "
             f"{self.tokens:,} tokens.{worse} {said[0].upper()}{said[1:]}. "

@@ -355,7 +355,7 @@ def ready_pruning(
         export_prune.refuse_unsavable(backbone, how, eligible)
         formats.refuse_full_disk(place, formats.bytes_of(backbone.whole))
     asked, eligible, kept = with_first_token(backbone, asked, eligible)
-    for each in budgets if kept else ():
+    for each in budgets:
         refuse_too_many(each, eligible)
     notes = (*said, *kept)
     if how is not None:

@@ -117,15 +117,17 @@ def sample_ratio(backbone: Backbone, limit: int) -> float | None:
 
     None for a model of images, whose first token is a class token, which is special, or a patch.
     """
-    return None if backbone.reads_images else first_token_ratio(backbone, _sample(backbone, limit))
+    return first_token_ratio(backbone, _sample(backbone, limit))
 
 
 def sample_ratios(backbone: Backbone, limit: int) -> dict[int, float]:
     """Return the same of each layer, 0 to L; nothing for a model of images."""
-    return {} if backbone.reads_images else first_token_ratios(backbone, _sample(backbone, limit))
+    return first_token_ratios(backbone, _sample(backbone, limit))
 
 
 def _sample(backbone: Backbone, limit: int) -> list[TokenizedText]:
+    if backbone.reads_images:
+        return []
     return read(backbone, read_texts(SAMPLE, limit=64).texts, limit)
 
 
